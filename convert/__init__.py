@@ -1,0 +1,1 @@
+"""Official PyTorch checkpoints to musicgen_jax folders, without torch."""

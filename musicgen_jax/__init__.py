@@ -1,0 +1,1 @@
+"""MusicGen in JAX: text in, music out."""

@@ -1,0 +1,1 @@
+"""Conditions: what the language model is told beside the tokens."""

@@ -1,0 +1,1 @@
+"""The bundled model: its music, its weights and how they were made."""
