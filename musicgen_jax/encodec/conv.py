@@ -1,0 +1,121 @@
+"""Convolutions with EnCodec's padding rules, channels last: [B, W, C]."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def pad_amounts(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Left and right padding of a convolution that keeps every sample in a full window.
+
+    The right side takes what is missing to fill the last window, so that a strided convolution
+    gives ceil(length / stride) frames (audiocraft, modules/conv.py).
+    """
+    total = kernel_size - stride
+    right = total // 2
+    windows = max(math.ceil((length - kernel_size + total) / stride), 0)
+    extra = windows * stride + kernel_size - total - length
+    return total - right, right + extra
+
+
+def pad1d(x: jax.Array, left: int, right: int, mode: str) -> jax.Array:
+    """Pads the W axis of x [B, W, C]; `mode` is "reflect" or "constant" (zeros).
+
+    A reflection longer than the signal first appends zeros, reflects, and cuts them off again, as
+    the original does (`jnp.pad` would bounce to and fro instead).
+    """
+    width = x.shape[1]
+    short = max(left, right) - width + 1 if mode == "reflect" else 0
+    if short > 0:
+        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
+        x = jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")
+        return x[:, : x.shape[1] - short]
+    return jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode=mode)
+
+
+def _init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, dtype) -> nnx.Param:
+    bound = 1.0 / math.sqrt(fan_in)
+    return nnx.Param(jax.random.uniform(rngs.params(), shape, dtype, -bound, bound))
+
+
+class Conv1d(nnx.Module):
+    """Convolution [B, W, I] -> [B, ceil(W / stride), O]; `weight` is [kernel, I, O]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        pad_mode: str = "reflect",
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+        self.pad_mode, self.dtype = pad_mode, dtype
+        fan_in = in_channels * kernel_size
+        shape = (kernel_size, in_channels, out_channels)
+        self.weight = _init(rngs, shape, fan_in, param_dtype)
+        self.bias = _init(rngs, (out_channels,), fan_in, param_dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the convolution to x [B, W, I]."""
+        reach = (self.kernel_size - 1) * self.dilation + 1
+        left, right = pad_amounts(x.shape[1], reach, self.stride)
+        weight = self.weight[...].astype(self.dtype)
+        x = pad1d(x.astype(self.dtype), left, right, self.pad_mode)
+        y = jax.lax.conv_general_dilated(
+            x,
+            weight,
+            window_strides=(self.stride,),
+            padding="VALID",
+            rhs_dilation=(self.dilation,),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        return y + self.bias[...].astype(self.dtype)
+
+
+class ConvTranspose1d(nnx.Module):
+    """Transposed convolution [B, W, I] -> [B, W * stride, O] with a kernel of two strides.
+
+    `weight` is [2 * stride, I, O], meaning y[t * stride + j] += x[t] @ weight[j]. Each output
+    sample sees two inputs, so all phases together are one matrix product over neighbouring inputs:
+    no zeros are inserted, which is what makes decoding fast.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stride, self.dtype = stride, dtype
+        shape = (2 * stride, in_channels, out_channels)
+        self.weight = _init(rngs, shape, 2 * in_channels, param_dtype)
+        self.bias = _init(rngs, (out_channels,), 2 * in_channels, param_dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Upsamples x [B, W, I] by the stride."""
+        batch, width, channels = x.shape
+        stride, out_channels = self.stride, self.bias.shape[0]
+        weight = self.weight[...].astype(self.dtype)
+        x = x.astype(self.dtype)
+        now = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # [B, W + 1, I]
+        before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))
+        pair = jnp.concatenate([now, before], axis=-1)  # [B, W + 1, 2 I]
+        # [2, stride, I, O] -> [2 I, stride * O]
+        phases = weight.reshape(2, stride, channels, out_channels).swapaxes(1, 2)
+        y = pair @ phases.reshape(2 * channels, stride * out_channels)
+        y = y.reshape(batch, (width + 1) * stride, out_channels)
+        right = stride // 2
+        left = stride - right
+        return y[:, left : y.shape[1] - right] + self.bias[...].astype(self.dtype)

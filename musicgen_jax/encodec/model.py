@@ -1,0 +1,61 @@
+"""EnCodec: waveform <-> codes."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.encodec.quantizer import ResidualVectorQuantizer
+from musicgen_jax.encodec.seanet import Decoder, Encoder
+
+
+class Encodec(nnx.Module):
+    """The neural codec (audiocraft, models/encodec.py), without level normalisation.
+
+    Compute stays in float32 unless `dtype` says otherwise: rounding is audible here.
+    """
+
+    def __init__(
+        self, config: EncodecConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.config = config
+        self.encoder = Encoder(config, **kwargs)
+        self.decoder = Decoder(config, **kwargs)
+        self.quantizer = ResidualVectorQuantizer(
+            config.n_q, config.bins, config.dimension, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def encode(self, audio: jax.Array) -> jax.Array:
+        """Codes of a waveform.
+
+        Args:
+          audio: float [B, C, W] at `config.sample_rate`, C = `config.channels`.
+
+        Returns:
+          int32 [B, K, T] with T = ceil(W / hop_length).
+
+        Raises:
+          ValueError: `audio` is not [B, channels, W] with W > 0.
+        """
+        if audio.ndim != 3 or audio.shape[1] != self.config.channels or not audio.shape[2]:
+            raise ValueError(
+                f"audio must be [B, {self.config.channels}, W] with W > 0, got {audio.shape}"
+            )
+        return self.quantizer.encode(self.encoder(audio.swapaxes(1, 2)))
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Waveform of codes.
+
+        Args:
+          codes: int [B, K, T], each in [0, bins).
+
+        Returns:
+          float32 [B, C, T * hop_length].
+
+        Raises:
+          ValueError: `codes` is not [B, n_q, T] with T > 0.
+        """
+        if codes.ndim != 3 or codes.shape[1] != self.config.n_q or not codes.shape[2]:
+            raise ValueError(f"codes must be [B, {self.config.n_q}, T] with T > 0, got {codes.shape}")
+        return self.decoder(self.quantizer.decode(codes)).swapaxes(1, 2)

@@ -1,0 +1,35 @@
+"""Residual vector quantizer: latents <-> codes."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class ResidualVectorQuantizer(nnx.Module):
+    """K codebooks, each coding what the ones before it left over; `embed` is [K, bins, D]."""
+
+    def __init__(
+        self, n_q: int, bins: int, dimension: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        self.embed = nnx.Param(jax.random.normal(rngs.params(), (n_q, bins, dimension), param_dtype))
+
+    def encode(self, latents: jax.Array) -> jax.Array:
+        """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T]."""
+        residual = latents.astype(jnp.float32)
+        codes = []
+        for codebook in self.embed[...].astype(jnp.float32):  # [bins, D]
+            # Always at full precision: a rounded distance picks another code. The terms stand in
+            # the original's order, so that near ties fall the same way.
+            dots = jnp.matmul(residual, codebook.T, precision="highest")
+            norms = jnp.sum(residual**2, -1, keepdims=True)
+            distance = norms - 2 * dots + jnp.sum(codebook**2, -1)
+            index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+            residual = residual - codebook[index]
+            codes.append(index)
+        return jnp.stack(codes, axis=1)
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Sum of the codes' vectors: int [B, K, T] -> float32 [B, T, D]."""
+        embed = self.embed[...].astype(jnp.float32)
+        vectors = [embed[k][codes[:, k]] for k in range(embed.shape[0])]
+        return sum(vectors[1:], start=vectors[0])

@@ -1,0 +1,96 @@
+"""SEANet: the convolutional encoder and decoder around EnCodec's quantizer.
+
+Modules sit under the index that they have in audiocraft's sequential list, so that one name finds
+the same layer in both codes; the ELUs between them have no parameters and appear only as calls.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.encodec.conv import Conv1d, ConvTranspose1d
+from musicgen_jax.encodec.lstm import LSTM
+
+
+class ResnetBlock(nnx.Module):
+    """x + conv1(ELU(conv_k(ELU(x)))), the inner width reduced by `compress`."""
+
+    def __init__(self, dim: int, dilation: int, config: EncodecConfig, **kwargs):
+        hidden = dim // config.compress
+        kernel, pad_mode = config.residual_kernel_size, config.pad_mode
+        wide = Conv1d(dim, hidden, kernel, dilation=dilation, pad_mode=pad_mode, **kwargs)
+        narrow = Conv1d(hidden, dim, 1, pad_mode=pad_mode, **kwargs)
+        self.block = nnx.Dict({"1": wide, "3": narrow})
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block to x [B, W, D]."""
+        return x + self.block["3"](jax.nn.elu(self.block["1"](jax.nn.elu(x))))
+
+
+class _Sequential(nnx.Module):
+    """Layers keyed by their index in audiocraft's list; the indices in between are ELUs."""
+
+    def __init__(self, layers: list[Callable | None]):
+        self.layers = nnx.Dict({str(i): m for i, m in enumerate(layers) if m is not None})
+        self.length = len(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.length):
+            layer = self.layers.get(str(i))
+            x = jax.nn.elu(x) if layer is None else layer(x)
+        return x
+
+
+_ELU = None  # holds an ELU's place in a list of layers
+
+
+def _lstm(dim: int, config: EncodecConfig, kwargs) -> list:
+    return [LSTM(dim, config.lstm, **kwargs)] if config.lstm else []
+
+
+def _resnet_blocks(dim: int, config: EncodecConfig, kwargs) -> list:
+    return [
+        ResnetBlock(dim, config.dilation_base**i, config, **kwargs)
+        for i in range(config.n_residual_layers)
+    ]
+
+
+class Encoder(_Sequential):
+    """Waveform [B, W, C] -> latents [B, ceil(W / hop), dimension]."""
+
+    def __init__(
+        self, config: EncodecConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        pad = {"pad_mode": config.pad_mode}
+        dim = config.n_filters
+        layers = [Conv1d(config.channels, dim, config.kernel_size, **pad, **kwargs)]
+        for ratio in reversed(config.ratios):
+            layers += _resnet_blocks(dim, config, kwargs)
+            layers += [_ELU, Conv1d(dim, 2 * dim, 2 * ratio, stride=ratio, **pad, **kwargs)]
+            dim *= 2
+        layers += _lstm(dim, config, kwargs)
+        layers += [_ELU, Conv1d(dim, config.dimension, config.last_kernel_size, **pad, **kwargs)]
+        super().__init__(layers)
+
+
+class Decoder(_Sequential):
+    """Latents [B, T, dimension] -> waveform [B, T * hop, C]."""
+
+    def __init__(
+        self, config: EncodecConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        pad = {"pad_mode": config.pad_mode}
+        dim = config.n_filters * 2 ** len(config.ratios)
+        layers = [Conv1d(config.dimension, dim, config.kernel_size, **pad, **kwargs)]
+        layers += _lstm(dim, config, kwargs)
+        for ratio in config.ratios:
+            layers += [_ELU, ConvTranspose1d(dim, dim // 2, ratio, **kwargs)]
+            dim //= 2
+            layers += _resnet_blocks(dim, config, kwargs)
+        layers += [_ELU, Conv1d(dim, config.channels, config.last_kernel_size, **pad, **kwargs)]
+        super().__init__(layers)
