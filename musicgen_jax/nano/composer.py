@@ -1,0 +1,428 @@
+"""Writes the tunes that the bundled model is trained on.
+
+Real scores come with unclear rights and with labels that somebody has to guess, so the small
+model learns from music composed here: unlimited, free of anybody's copyright, and every label
+is true. A `PieceSpec` says what a piece is like, `compose` turns it into notes, and
+`musicgen_jax.nano.synth.render` into sound. Everything is a pure function of the spec and of a
+numpy generator.
+
+Two choices serve the codec, which has no clock of its own: given the same token again and
+again, a convolutional decoder can only repeat one frame. Times are therefore whole frames
+(`FRAME_RATE` a second), and the pitches are a just scale whose frequencies are small multiples
+of fractions of the frame rate, so a held note looks the same to the codec every one, two or
+three frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+FRAME_RATE = 25
+"""Codec frames a second; every onset and every end of a note is a whole frame."""
+
+LEADS = ("piano", "guitar", "organ", "strings", "flute", "trumpet", "music_box", "synth")
+ACCOMPANIMENTS = ("piano", "guitar", "organ", "strings")
+CHORDAL_LEADS = frozenset(LEADS) - {"flute", "trumpet"}
+"""Leads that accompany themselves when nobody else does."""
+
+TEMPOS = ("slow", "medium", "fast")
+MODES = ("major", "minor")
+FRAMES_PER_EIGHTH = {"slow": (10, 11, 12), "medium": (7, 8, 9), "fast": (5, 6)}
+STYLE_METRES = {
+    "waltz": ("3/4",),
+    "march": ("4/4",),
+    "lullaby": ("3/4", "6/8"),
+    "ballad": ("4/4",),
+    "jig": ("6/8",),
+    "pop": ("4/4",),
+    "folk": ("4/4",),
+}
+STYLE_TEMPOS = {
+    "waltz": TEMPOS,
+    "march": ("medium", "fast"),
+    "lullaby": ("slow",),
+    "ballad": ("slow", "medium"),
+    "jig": ("fast",),
+    "pop": ("medium", "fast"),
+    "folk": TEMPOS,
+}
+STYLES = tuple(STYLE_METRES)
+EIGHTHS_PER_BAR = {"3/4": 6, "4/4": 8, "6/8": 6}
+
+# ------------------------------------------------------------------------------------ pitch
+
+_G3 = Fraction(200)
+_RATIOS = {  # semitones above G -> just ratio; D sharp is the third of the dominant in minor
+    0: Fraction(1),
+    2: Fraction(9, 8),
+    4: Fraction(5, 4),
+    5: Fraction(4, 3),
+    7: Fraction(3, 2),
+    8: Fraction(25, 16),
+    9: Fraction(5, 3),
+    11: Fraction(15, 8),
+}
+_G3_MIDI = 55
+
+
+def frequency(pitch: int) -> Fraction:
+    """The frequency in Hz of a MIDI note number, in just G major with G3 = 200 Hz.
+
+    Raises:
+        ValueError: the pitch is outside the scale (G A B C D D# E F#).
+    """
+    octave, semitones = divmod(pitch - _G3_MIDI, 12)
+    if semitones not in _RATIOS:
+        raise ValueError(f"MIDI note {pitch} is not in the scale: use G A B C D D# E or F#")
+    return _G3 * _RATIOS[semitones] * Fraction(2) ** octave
+
+
+CHORDS = {  # pitch classes, root first: the triads that are pure in this tuning
+    "G": (7, 11, 2),
+    "C": (0, 4, 7),
+    "D": (2, 6, 9),
+    "Em": (4, 7, 11),
+    "Bm": (11, 2, 6),
+    "B": (11, 3, 6),
+}
+# What a melody may rest on besides the chord: sixths and ninths that are pure too.
+_COLOURS = {"G": (9, 4), "C": (2,), "D": (11,), "Em": (6, 2), "Bm": (), "B": ()}
+_SCALE = (0, 2, 4, 5, 7, 9, 11)  # semitones above G
+
+# Four bars each. "open" ends on the dominant, "closed" with dominant and tonic.
+_PROGRESSIONS = {
+    "major": {
+        "open": (("G", "C", "G", "D"), ("G", "Em", "C", "D"), ("G", "Bm", "C", "D"),
+                 ("G", "D", "Em", "D"), ("G", "G", "C", "D")),
+        "closed": (("G", "C", "D", "G"), ("G", "Em", "D", "G"), ("C", "G", "D", "G")),
+        "contrast": (("Em", "Bm", "C", "D"), ("C", "G", "C", "D"), ("Em", "C", "G", "D"),
+                     ("D", "G", "C", "D"), ("C", "D", "Em", "D")),
+    },
+    "minor": {
+        "open": (("Em", "C", "G", "B"), ("Em", "D", "C", "B"), ("Em", "G", "C", "B"),
+                 ("Em", "Em", "C", "B"), ("Em", "Bm", "C", "B")),
+        "closed": (("Em", "C", "B", "Em"), ("Em", "G", "B", "Em"), ("C", "Em", "B", "Em")),
+        "contrast": (("G", "D", "Em", "B"), ("C", "G", "Em", "B"), ("G", "Bm", "C", "B"),
+                     ("C", "D", "G", "B")),
+    },
+}  # fmt: skip
+
+# ------------------------------------------------------------------------------------- spec
+
+
+@dataclass(frozen=True)
+class PieceSpec:
+    """What a piece is like: everything that a caption may mention.
+
+    Attributes:
+        lead: One of `LEADS`; plays the melody.
+        accompaniment: One of `ACCOMPANIMENTS` other than the lead, or None: then a chordal lead
+            accompanies itself, and a flute or trumpet plays alone.
+        style: A key of `STYLE_METRES`.
+        metre: "3/4", "4/4" or "6/8".
+        tempo: "slow", "medium" or "fast".
+        frames_per_eighth: Length of an eighth note in codec frames.
+        mode: "major" (G major) or "minor" (E minor).
+        bass: Whether a bass guitar plays.
+        drums: Whether drums play.
+    """
+
+    lead: str
+    accompaniment: str | None
+    style: str
+    metre: str
+    tempo: str
+    frames_per_eighth: int
+    mode: str
+    bass: bool
+    drums: bool
+
+    @property
+    def bpm(self) -> float:
+        """Quarter notes a minute, in every metre."""
+        return 60 * FRAME_RATE / (2 * self.frames_per_eighth)
+
+    @property
+    def solo(self) -> bool:
+        """Whether the lead plays alone."""
+        return self.accompaniment is None and not self.bass and not self.drums
+
+
+def _pick(rng: np.random.Generator, choices: Sequence):
+    return choices[int(rng.integers(len(choices)))]
+
+
+def sample_spec(rng: np.random.Generator) -> PieceSpec:
+    """Draws a piece: leads, tempo classes and modes equally often, styles nearly so."""
+    lead, tempo, mode = _pick(rng, LEADS), _pick(rng, TEMPOS), _pick(rng, MODES)
+    # Lullabies and jigs have one tempo each; counted twice there, no style is rare.
+    styles = [s for s in STYLES if tempo in STYLE_TEMPOS[s]]
+    styles += [s for s in styles if len(STYLE_TEMPOS[s]) == 1]
+    style = _pick(rng, styles)
+    alone = 0.6 if lead in CHORDAL_LEADS else 0.35
+    accompaniment = None
+    if rng.random() >= alone:
+        accompaniment = _pick(rng, [a for a in ACCOMPANIMENTS if a != lead])
+    band = accompaniment is not None
+    return PieceSpec(
+        lead=lead,
+        accompaniment=accompaniment,
+        style=style,
+        metre=_pick(rng, STYLE_METRES[style]),
+        tempo=tempo,
+        frames_per_eighth=_pick(rng, FRAMES_PER_EIGHTH[tempo]),
+        mode=mode,
+        bass=style == "pop" or (band and bool(rng.random() < 0.25)),
+        drums=style == "pop" or (style == "march" and bool(rng.random() < 0.4)),
+    )
+
+
+# ------------------------------------------------------------------------------------ notes
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note.
+
+    Attributes:
+        instrument: A lead, "bass", or "kick", "snare" or "hat".
+        onset_frame: First frame.
+        frames: Frames until it is let go; struck and plucked notes ring a little longer.
+        pitch: MIDI note number (see `frequency`); 0 for drums.
+        velocity: Loudness, 1 for a melody note on the downbeat.
+    """
+
+    instrument: str
+    onset_frame: int
+    frames: int
+    pitch: int
+    velocity: float
+
+
+# Rhythms of one bar in eighths. They have about as many notes to the beat in every style, so a
+# faster piece always has more notes a second.
+_RHYTHMS = {
+    ("waltz", "3/4"): ((2, 2, 2), (4, 2), (3, 1, 2), (2, 2, 1, 1), (2, 1, 1, 2)),
+    ("lullaby", "3/4"): ((4, 2), (2, 2, 2), (4, 1, 1), (3, 1, 2)),
+    ("lullaby", "6/8"): ((2, 1, 2, 1), (3, 2, 1), (2, 1, 3), (3, 3)),
+    ("march", "4/4"): ((3, 1, 2, 2), (2, 2, 3, 1), (2, 1, 1, 2, 2), (3, 1, 3, 1)),
+    ("ballad", "4/4"): ((2, 2, 4), (4, 2, 2), (3, 1, 4), (2, 2, 2, 2), (3, 1, 2, 2)),
+    ("jig", "6/8"): ((1, 1, 1, 1, 1, 1), (2, 1, 2, 1), (2, 1, 1, 1, 1), (1, 1, 1, 2, 1)),
+    ("pop", "4/4"): ((3, 3, 2), (2, 2, 1, 2, 1), (2, 1, 1, 2, 2), (3, 1, 2, 2)),
+    ("folk", "4/4"): ((2, 1, 1, 2, 2), (2, 2, 2, 1, 1), (1, 1, 2, 2, 2), (2, 2, 1, 1, 2)),
+}
+_CADENCES = {"3/4": (4, 2), "4/4": (2, 2, 4), "6/8": (2, 1, 3)}
+_FINALS = {"3/4": (6,), "4/4": (2, 6), "6/8": (3, 3)}
+_LONE_FINALS = {"3/4": (2, 4), "4/4": (2, 2, 4), "6/8": (2, 1, 3)}
+
+# Accompaniments: (onset, length, voices) in eighths. R root, F fifth below the chord, U the two
+# upper notes together, 0..3 single chord notes going up.
+_PATTERNS = {
+    ("waltz", "3/4"): ((0, 2, "R"), (2, 1.5, "U"), (4, 1.5, "U")),
+    ("lullaby", "3/4"): ((0, 3, "R"), (1, 2, "0"), (2, 2, "1"), (3, 2, "2"), (4, 2, "1"),
+                         (5, 1, "0")),
+    ("lullaby", "6/8"): ((0, 3, "R"), (1, 2, "0"), (2, 2, "1"), (3, 2, "2"), (4, 2, "1"),
+                         (5, 1, "0")),
+    ("march", "4/4"): ((0, 1.5, "R"), (2, 1, "U"), (4, 1.5, "F"), (6, 1, "U")),
+    ("ballad", "4/4"): ((0, 4, "R"), (1, 2, "0"), (2, 2, "1"), (3, 2, "2"), (4, 2, "3"),
+                        (5, 2, "2"), (6, 2, "1"), (7, 1, "0")),
+    ("jig", "6/8"): ((0, 2, "R"), (2, 1, "U"), (3, 2, "F"), (5, 1, "U")),
+    ("pop", "4/4"): ((0, 2, "U"), (2, 2, "U"), (4, 2, "U"), (6, 2, "U")),
+    ("folk", "4/4"): ((0, 2, "R"), (2, 1, "U"), (3, 1, "U"), (4, 2, "F"), (6, 1, "U"),
+                      (7, 1, "U")),
+}  # fmt: skip
+_DRUMS = {  # onsets in eighths
+    "pop": {"kick": (0, 4), "snare": (2, 6), "hat": (0, 1, 2, 3, 4, 5, 6, 7)},
+    "march": {"kick": (0, 4), "snare": (0, 2, 3, 4, 6, 7)},
+}
+_DRUM_VELOCITY = {"kick": 0.9, "snare": 0.55, "hat": 0.3}
+
+# Lowest melody note: an octave and a half above it belongs to the tune.
+_MELODY_LOW = {"flute": 74, "music_box": 79, "trumpet": 64, "guitar": 64}
+_SUSTAINED = frozenset({"organ", "strings", "flute", "trumpet", "synth"})
+
+
+def _raise_to(pitch_class: int, low: int) -> int:
+    """The lowest pitch of a class that is not below `low`."""
+    return low + (pitch_class - low) % 12
+
+
+def _step_pitch(step: int, chord: str) -> int:
+    """The MIDI pitch of a scale step (0 is G3); over B major, D is sharp."""
+    octave, degree = divmod(step, 7)
+    pitch = _G3_MIDI + 12 * octave + _SCALE[degree]
+    return pitch + 1 if chord == "B" and pitch % 12 == 2 else pitch
+
+
+def _nearest(step: int, chord: str, classes: Sequence[int], low: int) -> int:
+    """The scale step nearest to `step` whose pitch class is allowed, inside the melody range."""
+    fits = [
+        s
+        for s in range(step - 14, step + 15)
+        if low <= (p := _step_pitch(s, chord)) <= low + 18 and p % 12 in classes
+    ]
+    return min(fits, key=lambda s: (abs(s - step), s))
+
+
+@dataclass(frozen=True)
+class _Motif:
+    """A bar's rhythm (in eighths) and the scale steps between its notes."""
+
+    rhythm: tuple[int, ...]
+    intervals: tuple[int, ...]
+
+
+def _motif(rng: np.random.Generator, rhythm: tuple[int, ...]) -> _Motif:
+    """A contour that mostly moves by step, in one direction for a while."""
+    direction = 1 if rng.random() < 0.5 else -1
+    intervals = []
+    for _ in rhythm:
+        size = int(rng.choice([0, 1, 2, 3], p=[0.12, 0.6, 0.2, 0.08]))
+        intervals.append(direction * size)
+        if rng.random() < 0.35:
+            direction = -direction
+    return _Motif(rhythm, tuple(intervals))
+
+
+class _Melody:
+    """Realises motifs over chords for one lead."""
+
+    def __init__(self, spec: PieceSpec, rng: np.random.Generator):
+        self.low = _MELODY_LOW.get(spec.lead, 67)
+        self.beat = 3 if spec.metre == "6/8" else 2
+        alone = spec.solo and spec.lead not in CHORDAL_LEADS
+        rhythms = _RHYTHMS[spec.style, spec.metre]
+        if alone:  # nobody else marks the beat
+            rhythms = tuple(self._every_beat(r) for r in rhythms)
+        order = rng.permutation(len(rhythms))
+        first, second, third = (rhythms[int(i)] for i in order[:3])
+        self.theme = (_motif(rng, first), _motif(rng, second))
+        self.contrast = _motif(rng, third)
+        self.half = _motif(rng, _CADENCES[spec.metre])
+        finals = _LONE_FINALS if alone else _FINALS
+        self.final = _motif(rng, finals[spec.metre])
+        self.sequence = bool(rng.random() < 0.5)  # theme, theme, answer or theme, answer, theme
+        self.home = {"major": 7, "minor": 4}[spec.mode]
+        self.centre = round((self.low + 8 - _G3_MIDI) * 7 / 12)
+
+    def _every_beat(self, rhythm: tuple[int, ...]) -> tuple[int, ...]:
+        """Cuts notes of several beats into beats."""
+        beats = []
+        for length in rhythm:
+            whole = length % self.beat == 0
+            beats += [self.beat] * (length // self.beat) if whole else [length]
+        return tuple(beats)
+
+    def phrase(self, chords: Sequence[str], kind: str) -> list[list[tuple[int, int, int]]]:
+        """Four bars of (onset, length, pitch), in eighths."""
+        a, b = self.theme
+        c = self.contrast
+        motifs = {
+            "contrast": [c, c, a, self.half],
+            "open": [a, a, b, self.half] if self.sequence else [a, b, a, self.half],
+            "closed": [a, a, b, self.final] if self.sequence else [a, b, a, self.final],
+        }[kind]
+        step = self.centre + (3 if kind == "contrast" else 0)
+        bars = []
+        for index, (motif, chord) in enumerate(zip(motifs, chords, strict=True)):
+            last = kind == "closed" and index == 3
+            bar, step = self._bar(motif, chord, step, last)
+            bars.append(bar)
+            # Back towards the middle between bars: contours drift otherwise.
+            step += int(np.sign(self.centre - step)) if abs(self.centre - step) > 4 else 0
+        return bars
+
+    def _bar(self, motif: _Motif, chord: str, step: int, last: bool):
+        triad = CHORDS[chord]
+        bar, onset = [], 0
+        for i, (length, interval) in enumerate(zip(motif.rhythm, motif.intervals, strict=True)):
+            step += interval if i else 0
+            if last and i == len(motif.rhythm) - 1:
+                step = _nearest(step, chord, (self.home,), self.low)
+            elif onset % (2 * self.beat) == 0 or i == 0:
+                step = _nearest(step, chord, triad, self.low)
+            elif length > 1 or onset % self.beat == 0:
+                step = _nearest(step, chord, triad + _COLOURS[chord], self.low)
+            else:  # a short note off the beat may be any step of the scale
+                step = _nearest(
+                    step, chord, [_step_pitch(s, chord) % 12 for s in range(7)], self.low
+                )
+            bar.append((onset, length, _step_pitch(step, chord)))
+            onset += length
+        return bar, step
+
+
+def _accompany(spec: PieceSpec, instrument: str, chord: str, start: int, loudness: float):
+    """One bar of accompaniment notes from frame `start`."""
+    up = 24 if instrument == "music_box" else 12 if instrument == "synth" else 0
+    triad = CHORDS[chord]
+    root = _raise_to(triad[0], 43 + up)
+    fifth = _raise_to(triad[2], 43 + up)
+    close = sorted(_raise_to(pc, 55 + up) for pc in triad)
+    upper = close[1:] if close[0] % 12 == triad[0] else [p for p in close if p % 12 != triad[0]]
+    ladder = [*close, close[0] + 12]
+    voices = {"R": [root], "F": [fifth], "U": upper} | {str(i): [p] for i, p in enumerate(ladder)}
+    n = spec.frames_per_eighth
+    for onset, length, voice in _PATTERNS[spec.style, spec.metre]:
+        frames = max(2, round(length * n) - (1 if instrument in _SUSTAINED else 0))
+        pitches = voices[voice]
+        velocity = loudness * (1.15 if voice in "RF" else 0.8 if len(pitches) > 1 else 1.0)
+        for pitch in pitches:
+            yield Note(instrument, start + onset * n, frames, pitch, velocity)
+
+
+def _rhythm_section(spec: PieceSpec, chord: str, start: int):
+    """One bar of bass and drums from frame `start`."""
+    n = spec.frames_per_eighth
+    eighths = EIGHTHS_PER_BAR[spec.metre]
+    if spec.bass:
+        root = _raise_to(CHORDS[chord][0], 36)
+        beat = {"3/4": 6, "6/8": 3, "4/4": 2 if spec.style == "pop" else 4}[spec.metre]
+        for onset in range(0, eighths, beat):
+            yield Note("bass", start + onset * n, min(beat, 4) * n - 1, root, 0.7)
+    if spec.drums:
+        for drum, onsets in _DRUMS[spec.style].items():
+            for onset in onsets:
+                velocity = _DRUM_VELOCITY[drum] * (1.0 if onset % 2 == 0 else 0.7)
+                yield Note(drum, start + onset * n, n, 0, velocity)
+
+
+def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[Note]:
+    """Writes a tune in the form A A' B A', over again as long as needed.
+
+    Args:
+        spec: What to write.
+        rng: Source of the tune; the same state gives the same tune.
+        num_frames: Length in frames. The music starts at frame 0 with a downbeat and is still
+            going on at the end.
+
+    Returns:
+        The notes whose onset lies before `num_frames`, in order of onset.
+    """
+    progressions = _PROGRESSIONS[spec.mode]
+    chords = {kind: _pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
+    melody = _Melody(spec, rng)
+    phrases = {kind: melody.phrase(chords[kind], kind) for kind in chords}
+    form = ("open", "closed", "contrast", "closed")
+    n = spec.frames_per_eighth
+    bar_frames = EIGHTHS_PER_BAR[spec.metre] * n
+    accompanist = spec.accompaniment
+    if accompanist is None and spec.lead in CHORDAL_LEADS:
+        accompanist = spec.lead
+    loudness = 0.42 if accompanist == spec.lead else 0.38
+    notes = []
+    for bar, start in enumerate(range(0, num_frames, bar_frames)):
+        kind = form[bar // 4 % len(form)]
+        chord = chords[kind][bar % 4]
+        for onset, length, pitch in phrases[kind][bar % 4]:
+            # Oscillators run on between notes: without a gap, a repeated note has no onset.
+            frames = length * n - (1 if spec.lead in _SUSTAINED else 0)
+            velocity = 1.0 if onset == 0 else 0.9 if onset % melody.beat == 0 else 0.8
+            notes.append(Note(spec.lead, start + onset * n, frames, pitch, velocity))
+        if accompanist is not None:
+            notes += _accompany(spec, accompanist, chord, start, loudness)
+        notes += _rhythm_section(spec, chord, start)
+    notes = [note for note in notes if note.onset_frame < num_frames]
+    return sorted(notes, key=lambda note: (note.onset_frame, note.instrument, note.pitch))
