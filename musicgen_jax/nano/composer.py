@@ -256,12 +256,14 @@ def _step_pitch(step: int, chord: str) -> int:
     return pitch + 1 if chord == "B" and pitch % 12 == 2 else pitch
 
 
-def _nearest(step: int, chord: str, classes: Sequence[int], low: int) -> int:
-    """The scale step nearest to `step` whose pitch class is allowed, inside the melody range."""
+def _nearest(
+    step: int, chord: str, classes: Sequence[int], low: int, avoid: int | None = None
+) -> int:
+    """The step nearest to `step`, not `avoid`, of an allowed pitch class and in the range."""
     fits = [
         s
         for s in range(step - 14, step + 15)
-        if low <= (p := _step_pitch(s, chord)) <= low + 18 and p % 12 in classes
+        if low <= (p := _step_pitch(s, chord)) <= low + 18 and p % 12 in classes and s != avoid
     ]
     return min(fits, key=lambda s: (abs(s - step), s))
 
@@ -338,17 +340,17 @@ class _Melody:
         triad = CHORDS[chord]
         bar, onset = [], 0
         for i, (length, interval) in enumerate(zip(motif.rhythm, motif.intervals, strict=True)):
+            # Snapping to the chord must not stop a contour that moves.
+            avoid = step if i and interval else None
             step += interval if i else 0
+            classes = triad
             if last and i == len(motif.rhythm) - 1:
-                step = _nearest(step, chord, (self.home,), self.low)
-            elif onset % (2 * self.beat) == 0 or i == 0:
-                step = _nearest(step, chord, triad, self.low)
-            elif length > 1 or onset % self.beat == 0:
-                step = _nearest(step, chord, triad + _COLOURS[chord], self.low)
-            else:  # a short note off the beat may be any step of the scale
-                step = _nearest(
-                    step, chord, [_step_pitch(s, chord) % 12 for s in range(7)], self.low
-                )
+                classes, avoid = (self.home,), None
+            elif onset % (2 * self.beat) and i:
+                classes = triad + _COLOURS[chord]
+                if length == 1 and onset % self.beat:  # passing: any step of the scale
+                    classes = tuple(_step_pitch(s, chord) % 12 for s in range(7))
+            step = _nearest(step, chord, classes, self.low, avoid)
             bar.append((onset, length, _step_pitch(step, chord)))
             onset += length
         return bar, step

@@ -129,7 +129,7 @@ _VOICES = {
         release=0.05,
     ),
 }
-_DRUM_GAIN = 0.3
+_DRUM_GAIN = 0.22
 _GAIN = 0.16
 
 
