@@ -1,0 +1,245 @@
+"""The language model: K embeddings, a transformer, K heads.
+
+At step s it reads the K tokens of that step (see `patterns`) and predicts those of step s + 1.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax import patterns
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.text import TextConditioner
+from musicgen_jax.config import LMConfig
+from musicgen_jax.linear import fan_in_normal, linear
+from musicgen_jax.transformer import LayerCache, LayerNorm, Transformer, sinusoidal_positions
+
+
+class Embedding(nnx.Module):
+    """K tables of V + 1 vectors, the last for the special token; a step is the sum of K of them."""
+
+    def __init__(self, config: LMConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs):
+        self.dtype = jnp.dtype(dtype)
+        shape = (config.n_q, config.card + 1, config.dim)
+        self.embedding = nnx.Param(fan_in_normal()(rngs.params(), shape, param_dtype))
+
+    def __call__(self, steps: jax.Array) -> jax.Array:
+        """int32 `[B, K, S]` to `[B, S, D]`."""
+        tables = self.embedding[...]  # [K, V + 1, D]
+        return sum(
+            jnp.take(tables[k], steps[:, k], axis=0).astype(self.dtype)
+            for k in range(tables.shape[0])
+        )  # type: ignore[return-value]
+
+
+class Heads(nnx.Module):
+    """K heads of V outputs, as one product. The special token has none: it is never predicted."""
+
+    def __init__(self, config: LMConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        shape = (config.n_q, config.card, config.dim)
+        self.weight = nnx.Param(fan_in_normal()(rngs.params(), shape, param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, S, D]` to float32 logits `[B, K, S, V]`."""
+        K, V, D = self.weight.shape
+        logits = linear(x, self.weight[...].reshape(K * V, D), out_dtype=jnp.float32)
+        return logits.reshape(*x.shape[:2], K, V).swapaxes(1, 2)
+
+
+class LM(nnx.Module):
+    """MusicGen's language model over delayed codebooks.
+
+    In the text models (`conditioning="cross"`) every block attends to `condition.cross`. In the
+    melody and style models (`"prepend"`) `condition.prefix`, then `condition.cross` stand in front
+    of the tokens. Positions are counted row by row over what is not masked, so a row's numbers do
+    not depend on how far its neighbours in the batch reach.
+
+    Args:
+      config: sizes.
+      dtype: of the computation; norms, softmax and logits are float32 whatever it is.
+      param_dtype: of the stored parameters.
+      rngs: stream `params` is used.
+    """
+
+    def __init__(
+        self,
+        config: LMConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.text_conditioner = TextConditioner(config.text_dim, config.dim, **types, rngs=rngs)
+        self.emb = Embedding(config, **types, rngs=rngs)
+        self.transformer = Transformer(
+            config.dim,
+            config.num_heads,
+            config.num_layers,
+            config.ffn_dim,
+            cross_attention=config.conditioning == "cross",
+            **types,
+            rngs=rngs,
+        )
+        self.out_norm = LayerNorm(config.dim, **types)
+        self.heads = Heads(config, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, steps: jax.Array, condition: Condition) -> jax.Array:
+        """The whole sequence at once, each step seeing itself and what came before.
+
+        Args:
+          steps: int32 `[B, K, S]`, the special token where there is no code.
+          condition: B rows.
+
+        Returns:
+          float32 logits `[B, K, S, V]`; those of step s predict step s + 1.
+        """
+        x, prefix_mask = self._with_prefix(self.emb(steps), condition)
+        seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
+        x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
+        x, _ = self.transformer(x, seen, self.cross_kv(condition), self._cross_mask(condition))
+        return self._logits(x[:, -steps.shape[2] :])
+
+    def init_cache(
+        self, batch: int, length: int, dtype: DTypeLike | None = None
+    ) -> tuple[LayerCache, ...]:
+        """Empty caches for `length` slots (prefix and steps), in the compute dtype by default."""
+        heads, dim = self.config.num_heads, self.config.dim
+        zeros = partial(jnp.zeros, (batch, heads, length, dim // heads), dtype or self.dtype)
+        return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
+
+    def cross_kv(self, condition: Condition) -> tuple[LayerCache, ...] | None:
+        """Cross-attention's keys and values, constant over a generation; None without any."""
+        if self.config.conditioning != "cross" or condition.cross is None:
+            return None
+        return self.transformer.cross_kv(condition.cross)
+
+    def prefill(
+        self,
+        steps: jax.Array,
+        cache: tuple[LayerCache, ...],
+        cross_kv: tuple[LayerCache, ...] | None,
+        condition: Condition,
+    ) -> tuple[LayerCache, ...]:
+        """Fills an empty cache with the prefix and the first steps in one pass.
+
+        Steps that are only padding may follow: `decode` overwrites a slot before it looks there.
+
+        Args:
+          steps: int32 `[B, K, S]`; S may be 0.
+          cache: from `init_cache`, at least prefix + S slots long.
+          cross_kv: from `cross_kv`.
+          condition: B rows.
+
+        Returns:
+          the filled cache.
+        """
+        x, prefix_mask = self._with_prefix(self.emb(steps), condition)
+        length = x.shape[1]
+        x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
+        seen = jnp.tril(jnp.ones((length, length), bool)) & prefix_mask[:, None, :]
+        seen = jnp.pad(seen, ((0, 0), (0, 0), (0, cache[0].k.shape[2] - length)))
+        _, cache = self.transformer(x, seen, cross_kv, self._cross_mask(condition), cache)
+        assert cache is not None
+        return cache
+
+    def decode(
+        self,
+        tokens: jax.Array,
+        step: jax.Array | int,
+        cache: tuple[LayerCache, ...],
+        cross_kv: tuple[LayerCache, ...] | None,
+        condition: Condition,
+    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+        """One step, given the cache of all before it.
+
+        Args:
+          tokens: int32 `[B, K]`, those of `step`.
+          step: its number.
+          cache: what came before.
+          cross_kv: from `cross_kv`.
+          condition: B rows, the same at every step.
+
+        Returns:
+          float32 logits `[B, K, V]` that predict step + 1, and the cache with this step in it.
+        """
+        prefix_mask = self._prefix(condition)[1]  # [B or 1, P]
+        slot = prefix_mask.shape[1] + step
+        later = cache[0].k.shape[2] - prefix_mask.shape[1]
+        seen = jnp.pad(prefix_mask, ((0, 0), (0, later)), constant_values=True)
+        seen = seen & (jnp.arange(cache[0].k.shape[2]) <= slot)
+        position = prefix_mask.sum(axis=1, keepdims=True) + step  # [B or 1, 1]
+        x = self.emb(tokens[:, :, None]) + self._positions(position)  # [B, 1, D]
+        x, new_cache = self.transformer(
+            x, seen[:, None], cross_kv, self._cross_mask(condition), cache, slot
+        )
+        assert new_cache is not None
+        return self._logits(x)[:, :, 0], new_cache
+
+    def prefix_length(self, condition: Condition) -> int:
+        """P, the slots that stand in front of step 0, masked ones included."""
+        return self._prefix(condition)[1].shape[1]
+
+    def _prefix(self, condition: Condition) -> tuple[jax.Array | None, jax.Array]:
+        """What stands in front of the tokens, `[B, P, D]` or None, and its mask `[B or 1, P]`."""
+        parts = [
+            (vectors, mask)
+            for vectors, mask in (
+                (condition.prefix, condition.prefix_mask),
+                (condition.cross, condition.cross_mask),
+            )
+            if vectors is not None and mask is not None
+        ]
+        if self.config.conditioning != "prepend" or not parts:
+            return None, jnp.ones((1, 0), bool)
+        vectors = [vectors.astype(self.dtype) for vectors, _ in parts]
+        return jnp.concatenate(vectors, 1), jnp.concatenate([mask for _, mask in parts], 1)
+
+    def _with_prefix(self, x: jax.Array, condition: Condition) -> tuple[jax.Array, jax.Array]:
+        """The prefix in front of `[B, S, D]`, and which of the whole is real: `[B or 1, P + S]`."""
+        prefix, mask = self._prefix(condition)
+        mask = jnp.pad(mask, ((0, 0), (0, x.shape[1])), constant_values=True)
+        return x if prefix is None else jnp.concatenate([prefix, x], axis=1), mask
+
+    def _positions(self, positions: jax.Array) -> jax.Array:
+        return sinusoidal_positions(positions, self.config.dim).astype(self.dtype)
+
+    def _cross_mask(self, condition: Condition) -> jax.Array | None:
+        return condition.cross_mask if self.config.conditioning == "cross" else None
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        return self.heads(self.out_norm(x))
+
+
+def compute_predictions(
+    lm: LM, codes: jax.Array, condition: Condition
+) -> tuple[jax.Array, jax.Array]:
+    """Next-token logits in the order of the codes, for training and scoring.
+
+    As in audiocraft (`LMModel.compute_predictions`) the sequence ends with the last frame of
+    book 0, so a book delayed by d gets no prediction for its last d frames.
+
+    Args:
+      lm: the model.
+      codes: int32 `[B, K, T]`.
+      condition: B rows.
+
+    Returns:
+      float32 logits `[B, K, T, V]`, NaN where there is no prediction; and a mask, bool
+      `[B, K, T]`, True where there is one.
+    """
+    delays = lm.config.delays
+    num_frames = codes.shape[2]
+    steps = patterns.to_steps(codes, delays, lm.config.special_token)[:, :, :num_frames]
+    logits = lm(steps, condition)
+    # Prediction s is about step s + 1; of the last max(delays) steps there is none.
+    around = ((0, 0), (0, 0), (1, max(delays)), (0, 0))
+    logits = patterns.to_codes(jnp.pad(logits, around, constant_values=jnp.nan), delays)
+    predicted = np.arange(num_frames) + np.asarray(delays)[:, None] < num_frames  # [K, T]
+    return logits, jnp.broadcast_to(predicted, codes.shape)

@@ -1,0 +1,72 @@
+"""The delay pattern: codes `[B, K, T]` laid out as the steps `[B, K, S]` the model reads.
+
+Step 0 is all special tokens; frame t of codebook k stands at step `t + 1 + delays[k]`; every
+other slot is special. With delays 0, 1, 2, 3 and three frames:
+
+    step      0  1  2  3  4  5  6
+    book 0    .  0  1  2  .  .  .
+    book 1    .  .  0  1  2  .  .
+    book 2    .  .  .  0  1  2  .
+    book 3    .  .  .  .  0  1  2
+
+(audiocraft: `DelayedPatternProvider`.) Delays are any non-negative numbers, one per codebook.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def num_steps(num_frames: int, delays: Sequence[int]) -> int:
+    """S, the number of steps that hold T frames."""
+    return num_frames + max(delays) + 1
+
+
+def step_mask(num_frames: int, delays: Sequence[int]) -> np.ndarray:
+    """Which slots hold a code: bool `[K, S]`."""
+    frame = np.arange(num_steps(num_frames, delays)) - 1 - np.asarray(delays)[:, None]
+    return (frame >= 0) & (frame < num_frames)
+
+
+def to_steps(codes: jax.Array, delays: Sequence[int], special: int) -> jax.Array:
+    """Lays codes out as steps.
+
+    Args:
+      codes: `[B, K, T]`.
+      delays: K of them.
+      special: the token of every slot without a code.
+
+    Returns:
+      `[B, K, S]`, S = T + max(delays) + 1.
+    """
+    _check_books(codes, delays)
+    rows = [
+        jnp.pad(codes[:, k], ((0, 0), (1 + d, max(delays) - d)), constant_values=special)
+        for k, d in enumerate(delays)
+    ]
+    return jnp.stack(rows, axis=1)
+
+
+def to_codes(steps: jax.Array, delays: Sequence[int]) -> jax.Array:
+    """Reads the codes back.
+
+    Args:
+      steps: `[B, K, S, ...]`, S > max(delays).
+      delays: K of them.
+
+    Returns:
+      `[B, K, T, ...]`, T = S - max(delays) - 1.
+    """
+    _check_books(steps, delays)
+    num_frames = steps.shape[2] - max(delays) - 1
+    if num_frames < 0:
+        raise ValueError(f"{steps.shape[2]} steps are too few for the delays {tuple(delays)}")
+    rows = [steps[:, k, 1 + d : 1 + d + num_frames] for k, d in enumerate(delays)]
+    return jnp.stack(rows, axis=1)
+
+
+def _check_books(x: jax.Array, delays: Sequence[int]) -> None:
+    if x.ndim < 3 or x.shape[1] != len(delays):
+        raise ValueError(f"expected [B, {len(delays)}, time], one book per delay, got {x.shape}")

@@ -1,0 +1,269 @@
+"""The decoder-only transformer: pre-norm blocks, optional cross-attention, explicit caches.
+
+It knows nothing of codebooks or text: rows of vectors come in, rows of vectors go out.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax.linear import Linear, fan_in_normal, fan_in_uniform, linear
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of one attention, heads outside time: each head reads one block."""
+
+    k: jax.Array  # [B, N, S, H]
+    v: jax.Array  # [B, N, S, H]
+
+
+def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
+    """Position vectors, all cosines before all sines.
+
+    The phase is `position / 10000 ** (i / (dim / 2 - 1))`, the power taken in float32, as in
+    audiocraft (`create_sin_embedding`): half minus one, so the last period is exactly 10000.
+
+    Args:
+      positions: integers `[...]`.
+      dim: D, even.
+
+    Returns:
+      float32 `[..., D]`.
+    """
+    half = dim // 2
+    exponent = np.arange(half, dtype=np.float32) / np.float32(max(half - 1, 1))
+    period = np.power(np.float32(10000), exponent)
+    phase = positions[..., None].astype(jnp.float32) / period
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax attention; a query that may look at nothing gives exact zeros.
+
+    Args:
+      q: `[B, N, S, H]`.
+      k: `[B, N, T, H]`.
+      v: `[B, N, T, H]`.
+      mask: bool, broadcasts to `[B, N, S, T]`; True where a query may look.
+
+    Returns:
+      `[B, N, S, H]` in the dtype of `q`. Scores and softmax are float32.
+    """
+    scale = q.shape[-1] ** -0.5
+    scores = jnp.einsum("bnsh,bnth->bnst", q * scale, k, preferred_element_type=jnp.float32)
+    # A finite floor instead of -inf: a row with nothing to see stays free of NaN, also backwards.
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
+    out = jnp.einsum(
+        "bnst,bnth->bnsh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return out.astype(q.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm with scale and bias, eps 1e-5, statistics in float32."""
+
+    def __init__(self, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(dim, param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., D]` to `[..., D]`."""
+        x = x.astype(jnp.float32)
+        # Two passes, not E[x^2] - E[x]^2, which loses digits when the mean is large.
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+        y = x * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return y.astype(self.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention without biases; queries, keys and values share one weight."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        out_init: nnx.Initializer,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.num_heads = num_heads
+        self.dtype = jnp.dtype(dtype)
+        self.in_proj = Linear(dim, 3 * dim, kernel_init=fan_in_uniform(), **kwargs)  # q | k | v
+        self.out_proj = Linear(dim, dim, kernel_init=out_init, **kwargs)
+
+    def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Self-attention's three parts of `[B, S, D]`, each `[B, N, S, H]`."""
+        q, k, v = (self._split_heads(y) for y in jnp.split(self.in_proj(x), 3, axis=-1))
+        return q, k, v
+
+    def query(self, x: jax.Array) -> jax.Array:
+        """Cross-attention's queries: `[B, S, D]` to `[B, N, S, H]`."""
+        weight = self.in_proj.weight[...]
+        return self._split_heads(linear(x.astype(self.dtype), weight[: x.shape[-1]]))
+
+    def keys_values(self, source: jax.Array) -> LayerCache:
+        """Cross-attention's keys and values of `[B, L, D]`."""
+        weight = self.in_proj.weight[...][source.shape[-1] :]
+        k, v = jnp.split(linear(source.astype(self.dtype), weight), 2, axis=-1)
+        return LayerCache(self._split_heads(k), self._split_heads(v))
+
+    def output(self, q: jax.Array, kv: LayerCache, mask: jax.Array) -> jax.Array:
+        """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
+        y = attend(q, kv.k, kv.v, mask)  # [B, N, S, H]
+        return self.out_proj(y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1))
+
+    def _split_heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+
+class Block(nnx.Module):
+    """`x += self-attention; x += cross-attention, if there is one; x += feed-forward`."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        *,
+        cross_attention: bool,
+        depth: int,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        # audiocraft's `depthwise_init="current"`: what is added shrinks with the depth.
+        init = fan_in_normal(1 / (2 * depth))
+        types = {"dtype": dtype, "param_dtype": param_dtype}
+        self.norm1 = LayerNorm(dim, **types)
+        self.self_attn = Attention(dim, num_heads, out_init=init, **types, rngs=rngs)
+        if cross_attention:
+            self.norm_cross = LayerNorm(dim, **types)
+            self.cross_attention = Attention(dim, num_heads, out_init=init, **types, rngs=rngs)
+        self.norm2 = LayerNorm(dim, **types)
+        self.linear1 = Linear(dim, ffn_dim, kernel_init=init, **types, rngs=rngs)
+        self.linear2 = Linear(ffn_dim, dim, kernel_init=init, **types, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        cross: LayerCache | None,
+        cross_mask: jax.Array | None,
+        cache: LayerCache | None,
+        slot: jax.Array | int,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """See `Transformer.__call__`."""
+        q, k, v = self.self_attn.qkv(self.norm1(x))
+        if cache is None:
+            kv = LayerCache(k, v)
+        else:
+            at = (0, 0, slot, 0)
+            kv = cache = LayerCache(
+                jax.lax.dynamic_update_slice(cache.k, k.astype(cache.k.dtype), at),
+                jax.lax.dynamic_update_slice(cache.v, v.astype(cache.v.dtype), at),
+            )
+        x = x + self.self_attn.output(q, kv, mask)
+        if cross is not None and cross_mask is not None:
+            q = self.cross_attention.query(self.norm_cross(x))
+            x = x + self.cross_attention.output(q, cross, cross_mask)
+        hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
+        return x + self.linear2(hidden), cache
+
+
+class Transformer(nnx.Module):
+    """A stack of blocks, unrolled: each layer owns its weights and its cache.
+
+    Args:
+      dim: D.
+      num_heads: N.
+      num_layers: how many blocks.
+      ffn_dim: F.
+      cross_attention: whether every block looks at a second sequence.
+      dtype: of the computation.
+      param_dtype: of the stored parameters.
+      rngs: stream `params` is used.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_dim: int,
+        *,
+        cross_attention: bool,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        self.layers = nnx.List(
+            [
+                Block(
+                    dim,
+                    num_heads,
+                    ffn_dim,
+                    cross_attention=cross_attention,
+                    depth=i + 1,
+                    dtype=dtype,
+                    param_dtype=param_dtype,
+                    rngs=rngs,
+                )
+                for i in range(num_layers)
+            ]
+        )
+
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        cross: tuple[LayerCache, ...] | None = None,
+        cross_mask: jax.Array | None = None,
+        cache: tuple[LayerCache, ...] | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
+        """Runs every block.
+
+        Args:
+          x: `[B, S, D]`, positions already added.
+          mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
+          cross: keys and values of the second sequence, one per layer, or None.
+          cross_mask: bool `[B, L]`, which of those are real.
+          cache: keys and values of what came before, one per layer; those of `x` are written
+            at `slot` and the whole cache is attended under `mask`.
+          slot: where in the cache `x` begins.
+
+        Returns:
+          `[B, S, D]` and the new caches (None if there were none).
+        """
+        mask = mask[:, None]
+        if cross_mask is not None:
+            cross_mask = cross_mask[:, None, None, :]
+        caches = []
+        for i, layer in enumerate(self.layers):
+            x, layer_cache = layer(
+                x,
+                mask,
+                None if cross is None else cross[i],
+                cross_mask,
+                None if cache is None else cache[i],
+                slot,
+            )
+            caches.append(layer_cache)
+        return x, None if cache is None else tuple(caches)
+
+    def cross_kv(self, source: jax.Array) -> tuple[LayerCache, ...]:
+        """Every layer's cross-attention keys and values of `[B, L, D]`."""
+        return tuple(layer.cross_attention.keys_values(source) for layer in self.layers)

@@ -1,0 +1,174 @@
+"""The language model against itself: causality, caches, masks, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.config import LMConfig
+from musicgen_jax.lm import LM, compute_predictions
+from tests.tolerance import assert_close
+
+CONFIG = LMConfig(
+    dim=24, num_heads=3, num_layers=2, n_q=3, card=13, delays=(0, 2, 1), ffn_dim=40, text_dim=7
+)
+
+
+def make_lm(conditioning: str = "cross", **kwargs) -> LM:
+    """A tiny model with weights large enough that every part of it shows."""
+    fields = {f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}
+    lm = LM(LMConfig(**{**fields, "conditioning": conditioning}), **kwargs, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(lm, nnx.Param)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda p: jnp.asarray(rng.normal(0, 0.3, p.shape), p.dtype) + (p.ndim == 1), params
+    )
+    return nnx.merge(graphdef, params)
+
+
+def make_condition(rows: list[int], length: int, dim: int = CONFIG.dim, prefix=0) -> Condition:
+    """Row i has `rows[i]` real vectors out of `length`; what is masked is garbage, not zeros."""
+    vectors = [np.random.default_rng([9, i]).normal(size=(20, dim)) for i in range(len(rows))]
+    cross = np.stack([v[:length] for v in vectors])
+    mask = np.arange(length) < np.asarray(rows)[:, None]
+    cross = np.where(mask[..., None], cross, 7.0)
+    extra = {}
+    if prefix:
+        extra["prefix"] = jnp.asarray([v[-prefix:] for v in vectors], jnp.float32)
+        extra["prefix_mask"] = jnp.ones((len(rows), prefix), bool)
+    return Condition(cross=jnp.asarray(cross, jnp.float32), cross_mask=jnp.asarray(mask), **extra)
+
+
+def random_steps(batch: int, length: int, seed: int = 0) -> jax.Array:
+    shape = (batch, CONFIG.n_q, length)
+    return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.card + 1, shape), jnp.int32)
+
+
+FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]
+
+
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix):
+    lm = make_lm(conditioning)
+    condition = make_condition([5, 2, 0], 5, prefix=prefix)
+    steps = random_steps(3, 9)
+    full = lm(steps, condition)
+    cross_kv = lm.cross_kv(condition)
+    cache = lm.init_cache(3, lm.prefix_length(condition) + 16)
+    # Three known steps and two of padding, which decode must overwrite.
+    padded = jnp.concatenate([steps[:, :, :3], random_steps(3, 2, seed=5)], axis=2)
+    cache = jax.jit(LM.prefill)(lm, padded, cache, cross_kv, condition)
+    decode = jax.jit(LM.decode)
+    for s in range(3, 9):
+        logits, cache = decode(lm, steps[:, :, s], s, cache, cross_kv, condition)
+        assert logits.dtype == jnp.float32
+        assert_close(logits, full[:, :, s], 1e-5)
+
+
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_a_step_sees_only_what_came_before(conditioning, prefix):
+    lm, condition = make_lm(conditioning), make_condition([3], 3, prefix=prefix)
+    steps = random_steps(1, 8)
+    changed = steps.at[:, :, 5].set((steps[:, :, 5] + 1) % CONFIG.card)
+    before, after = lm(steps, condition), lm(changed, condition)
+    np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
+    assert np.abs(before[:, :, 5:] - after[:, :, 5:]).max(axis=(0, 1, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_a_row_does_not_depend_on_its_neighbours_padding(conditioning, prefix):
+    lm, steps = make_lm(conditioning), random_steps(2, 6)
+    alone = lm(steps[:1], make_condition([2], 2, prefix=prefix))
+    beside = lm(steps, make_condition([2, 11], 11, prefix=prefix))
+    assert_close(beside[:1], alone, 1e-5)
+
+
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_the_condition_matters(conditioning, prefix):
+    lm, steps = make_lm(conditioning), random_steps(1, 6)
+    condition = make_condition([4], 4, prefix=prefix)
+    other = make_condition([3], 4, prefix=prefix)
+    assert np.abs(lm(steps, condition) - lm(steps, other)).max() > 1e-2
+
+
+def test_prefix_comes_before_text():
+    """In audiocraft the melody is prepended last, so it stands first."""
+    lm, steps = make_lm("prepend"), random_steps(1, 4)
+    condition = make_condition([3], 3, prefix=2)
+    joined = jnp.concatenate([condition.prefix, condition.cross], axis=1)
+    as_one = Condition(prefix=joined, prefix_mask=jnp.ones((1, 5), bool))
+    assert_close(lm(steps, condition), lm(steps, as_one), 1e-6)
+
+
+@pytest.mark.parametrize("conditioning", ["cross", "prepend"])
+def test_a_null_row_is_no_condition_and_has_finite_gradients(conditioning):
+    lm, steps = make_lm(conditioning), random_steps(2, 5)
+    null = make_condition([0, 0], 4)
+    assert_close(lm(steps, null), lm(steps, Condition()), 1e-6)
+
+    graphdef, params = nnx.split(lm, nnx.Param)
+
+    def loss(params, cross):
+        condition = Condition(cross=cross, cross_mask=null.cross_mask)
+        return jnp.square(nnx.merge(graphdef, params)(steps, condition)).mean()
+
+    grads, cross_grad = jax.grad(loss, argnums=(0, 1))(params, null.cross)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    np.testing.assert_array_equal(cross_grad, 0)
+
+
+def test_predictions_line_up_with_the_codes():
+    """Frame t of book k is predicted from all that stands before its slot, and nothing else."""
+    lm, condition = make_lm(), make_condition([3], 3)
+    T, delays = 7, CONFIG.delays
+    codes = jnp.asarray(np.random.default_rng(3).integers(0, CONFIG.card, (1, 3, T)), jnp.int32)
+    logits, mask = compute_predictions(lm, codes, condition)
+    assert logits.shape == (1, 3, T, CONFIG.card)
+    assert mask.shape == codes.shape
+    np.testing.assert_array_equal(mask[0].sum(1), [T - d for d in delays])
+    np.testing.assert_array_equal(np.isnan(logits).all(-1), ~mask)
+    np.testing.assert_array_equal(np.isnan(logits).any(-1), ~mask)
+    for book, frame in [(0, 4), (1, 2), (2, 5)]:
+        changed = codes.at[0, book, frame].add(1) % CONFIG.card
+        moved = np.abs(compute_predictions(lm, changed, condition)[0] - logits).max(-1)[0] > 1e-6
+        step = np.arange(T) + 1 + np.asarray(delays)[:, None]  # [K, T]
+        expected = (step > frame + 1 + delays[book]) & np.asarray(mask[0])
+        np.testing.assert_array_equal(moved, expected)
+
+
+def test_bfloat16_stays_close_and_float32_where_it_counts():
+    exact, half = make_lm(), make_lm(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    condition, steps = make_condition([3, 1], 3), random_steps(2, 6)
+    logits = half(steps, condition)
+    assert logits.dtype == jnp.float32
+    assert half.init_cache(1, 4)[0].k.dtype == jnp.bfloat16
+    assert_close(logits, exact(steps, condition), 0.1)
+
+
+def test_parameters_are_the_documented_tree():
+    lm = nnx.eval_shape(lambda: LM(CONFIG, rngs=nnx.Rngs(0)))
+    tree = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
+    paths = {
+        "/".join(str(k.key) for k in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+    D, F, K, V = CONFIG.dim, CONFIG.ffn_dim, CONFIG.n_q, CONFIG.card
+    layer = {
+        "self_attn/in_proj/weight": (3 * D, D),
+        "self_attn/out_proj/weight": (D, D),
+        "cross_attention/in_proj/weight": (3 * D, D),
+        "cross_attention/out_proj/weight": (D, D),
+        "linear1/weight": (F, D),
+        "linear2/weight": (D, F),
+    } | {f"{n}/{p}": (D,) for n in ("norm1", "norm_cross", "norm2") for p in ("scale", "bias")}
+    expected = {f"transformer/layers/{i}/{k}": s for i in range(2) for k, s in layer.items()} | {
+        "emb/embedding": (K, V + 1, D),
+        "heads/weight": (K, V, D),
+        "out_norm/scale": (D,),
+        "out_norm/bias": (D,),
+        "text_conditioner/output_proj/weight": (D, CONFIG.text_dim),
+        "text_conditioner/output_proj/bias": (D,),
+    }
+    assert paths == expected
