@@ -75,7 +75,7 @@ class ModelWriter:
         # Float weights barely compress, and compressed chunks are held in memory until the end.
         context.array.saving.use_compression = storage == "int8"
         with context:
-            ocp.save(self._folder / name, params)
+            ocp.save(str(self._folder / name), params)
         files, size = _files_and_bytes(self._folder / name)
         self._components[name] = {"storage": storage, "files": files, "bytes": size}
 
@@ -287,7 +287,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
     wanted = {tuple(str(key.key) for key in path): leaf for path, leaf in leaves}
     int8 = entry["storage"] == "int8"
     try:
-        stored = _flatten(ocp.metadata(folder).metadata)  # type: ignore[arg-type]
+        stored = _flatten(ocp.metadata(str(folder)).metadata)  # type: ignore[arg-type]
     except Exception as error:  # Orbax raises many kinds on damaged files
         raise UserError(damaged) from error
     if () in stored:  # for some damage it gives None in place of a tree
@@ -304,7 +304,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
     else:
         requests = {path: target(leaf) for path, leaf in wanted.items()}
     try:
-        loaded = _flatten(ocp.load(folder, _unflatten(requests)))
+        loaded = _flatten(ocp.load(str(folder), _unflatten(requests)))
     except Exception as error:
         raise UserError(damaged) from error
     if int8:
