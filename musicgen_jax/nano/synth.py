@@ -196,6 +196,8 @@ def _envelopes(instrument: str, frames: int) -> np.ndarray:
         shape[:ramp] *= _rise(ramp)
         shape[held:] *= _rise(release)[::-1]
         shapes.append(shape)
+    # Exactly nothing remains of the burst, so that a held note repeats exactly.
+    shapes[-1] = np.maximum(shapes[-1] - 0.002, 0)
     return np.stack(shapes).astype(np.float32)
 
 
