@@ -413,7 +413,9 @@ def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[
     accompanist = spec.accompaniment
     if accompanist is None and spec.lead in CHORDAL_LEADS:
         accompanist = spec.lead
-    loudness = 0.42 if accompanist == spec.lead else 0.38
+    loudness = 0.42 if accompanist == spec.lead else 0.34
+    if accompanist in _SUSTAINED and spec.lead not in _SUSTAINED:
+        loudness *= 0.7  # held chords would cover a melody that dies away
     notes = []
     for bar, start in enumerate(range(0, num_frames, bar_frames)):
         kind = form[bar // 4 % len(form)]

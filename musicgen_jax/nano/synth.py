@@ -103,7 +103,7 @@ _VOICES = {
     ),
     "trumpet": _Voice(
         _series(16, 0.45),
-        gain=0.6,
+        gain=0.7,
         attack=(0.02, 0.03, 0.05),
         release=0.04,
         formant=(1_500.0, 0.9, 3.0),
@@ -117,7 +117,7 @@ _VOICES = {
     ),
     "synth": _Voice(
         _series(31, 1.0, odd=True),
-        gain=0.55,
+        gain=0.62,
         attack=(0.004, 0.004, 0.004),
         release=0.03,
     ),
