@@ -1,1 +1,29 @@
 """MusicGen in JAX: text in, music out."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from musicgen_jax.errors import UserError
+    from musicgen_jax.model import GenerationOutput, MusicGen
+
+__all__ = ["GenerationOutput", "MusicGen", "UserError", "__version__"]
+
+_HOME = {
+    "GenerationOutput": "musicgen_jax.model",
+    "MusicGen": "musicgen_jax.model",
+    "UserError": "musicgen_jax.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first used: `musicgen-jax --help` must not wait for jax."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,505 @@
+"""MusicGen: text -> tokenizer -> T5 -> condition -> LM over delayed codebooks -> codes -> EnCodec.
+
+This file owns the parts and names the pipeline; the mathematics is in the parts.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax import checkpoint, hub, lm
+from musicgen_jax.audio import convert_audio
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.text import TextConditioner
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.errors import UserError
+from musicgen_jax.generate import generate_codes
+from musicgen_jax.lm import LM
+from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.tokenizer import Tokenizer
+
+Progress = bool | Callable[[int, int], None]
+TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
+
+DEFAULT_DURATION = 8.0
+DEFAULT_TOP_K = 250
+_SHORTEST_TEXT = 16  # prompts of up to so many tokens share one compilation
+_SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS holds nothing to continue
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationOutput:
+    """Generated music, on the host.
+
+    Attributes:
+      audio: float32 [B, C, W], the codec's own output: it may exceed 1 in places. Loudness and
+        clipping belong to saving, see `musicgen_jax.audio`.
+      codes: int32 [B, K, T], what the language model wrote.
+      sample_rate: samples per second and channel.
+    """
+
+    audio: np.ndarray
+    codes: np.ndarray
+    sample_rate: int
+
+
+class MusicGen:
+    """A whole model: text encoder, language model, codec.
+
+    Holds no settings that a call could leave behind: what shapes the music is an argument.
+
+    Args:
+      config: the architecture.
+      t5: text encoder.
+      lm: language model, with its text conditioner.
+      encodec: codec.
+      tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
+        an all-False mask.
+    """
+
+    def __init__(
+        self,
+        config: MusicGenConfig,
+        t5: T5Encoder,
+        lm: LM,
+        encodec: Encodec,
+        tokenizer: TextToTokens,
+    ):
+        self.config = config
+        self.t5 = t5
+        self.lm = lm
+        self.encodec = encodec
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> "MusicGen":
+        """Loads a model.
+
+        Args:
+          name_or_path: "nano" (comes with the package), a converted model's folder, or an
+            official name such as "facebook/musicgen-small" or just "small": converted once,
+            with the extra `[hub]`, into the folder `musicgen_jax.hub.models_home()`.
+          dtype: of the language model, float32 or bfloat16; by default float32 on a CPU and
+            bfloat16 elsewhere. Text encoder and codec are float32.
+
+        Raises:
+          UserError: there is no such model, it is incomplete, or `dtype` is not one of the two.
+        """
+        if dtype is None:
+            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        if dtype not in (jnp.float32, jnp.bfloat16):
+            raise UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+        folder = hub.find_model(name_or_path)
+        config = checkpoint.load_config(folder)
+        tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
+        return cls.build(config, partial(checkpoint.load_params, folder), tokenizer, dtype=dtype)
+
+    @classmethod
+    def build(
+        cls,
+        config: MusicGenConfig,
+        weights: Callable[[str, dict], dict],
+        tokenizer: TextToTokens,
+        *,
+        dtype: DTypeLike = jnp.float32,
+    ) -> "MusicGen":
+        """Puts a model together, without ever holding other weights than those given.
+
+        Args:
+          config: the architecture.
+          weights: called with a component ("t5", "lm", "encodec") and the nested dicts of
+            `jax.ShapeDtypeStruct` it needs; returns the same nested dicts of arrays.
+          tokenizer: see the class.
+          dtype: of the language model.
+        """
+
+        def fill(component: str, module: Callable[..., nnx.Module]):
+            graphdef, state = nnx.split(nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0))))
+            nnx.replace_by_pure_dict(state, weights(component, nnx.to_pure_dict(state)))
+            return nnx.merge(graphdef, state)
+
+        return cls(
+            config,
+            fill("t5", partial(T5Encoder, config.t5)),
+            fill("lm", partial(LM, config.lm, dtype=dtype, param_dtype=dtype)),
+            fill("encodec", partial(Encodec, config.encodec)),
+            tokenizer,
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's name, "" if it has none."""
+        return self.config.name
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second and channel."""
+        return self.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of codes per second."""
+        return self.config.frame_rate
+
+    @property
+    def audio_channels(self) -> int:
+        """C: 1 for mono, 2 for stereo."""
+        return self.config.audio_channels
+
+    @property
+    def max_duration(self) -> float:
+        """Seconds of the longest clip."""
+        return self.config.max_duration
+
+    # --- From text to music ------------------------------------------------------------------
+
+    def generate(
+        self,
+        descriptions: Sequence[str | None],
+        *,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = True,
+        top_k: int = DEFAULT_TOP_K,
+        top_p: float = 0.0,
+        temperature: float = 1.0,
+        cfg_coef: float = 3.0,
+        progress: Progress = False,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+    ) -> GenerationOutput:
+        """Generates one clip per description.
+
+        Args:
+          descriptions: B texts; None or "" asks for music without a description.
+          duration: seconds, the prompt included; at most `max_duration`.
+          seed: an integer, or one per clip. Clip i depends on its text, the seed and i alone, not
+            on the batch; with a seed of its own it is what that seed gives alone.
+          use_sampling: False takes the most likely token each time.
+          top_k: sample among so many most likely tokens; 0 for all.
+          top_p: sample among the most likely tokens that together reach this probability; 0 for
+            all. If both are set, both apply.
+          temperature: above 1 more adventurous, below 1 more predictable; 0 as no sampling.
+          cfg_coef: strength of guidance, how far to follow the description; 1 for none.
+          progress: True for a progress bar, or a function called with (steps done, steps to do).
+          prompt_codes: int [B, K, Tp] or [1, K, Tp], codes to continue; see `encode`.
+
+        Returns:
+          T = int(duration * frame_rate) frames of music, the prompt included.
+
+        Raises:
+          UserError: an argument is out of range; the message names it.
+        """
+        texts = _check_descriptions(descriptions)
+        num_frames = self._num_frames(duration)
+        _check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
+        seed = _check_seed(seed, len(texts))
+        prompt = None
+        if prompt_codes is not None:
+            prompt = self._check_codes(prompt_codes, "prompt_codes")
+            prompt = _match_batch(prompt, len(texts))
+            self._check_prompt_frames(prompt.shape[2], num_frames)
+        condition = self.text_condition(texts)
+        with _progress_callback(progress) as callback:
+            codes = generate_codes(
+                self.lm,
+                condition,
+                num_frames=num_frames,
+                prompt=prompt,
+                seed=seed,
+                use_sampling=use_sampling,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                cfg_coef=cfg_coef,
+                callback=callback,
+            )
+        return GenerationOutput(
+            audio=np.asarray(self.decode(codes)),
+            codes=np.asarray(codes),
+            sample_rate=self.sample_rate,
+        )
+
+    def generate_unconditional(self, num_samples: int = 1, **settings) -> GenerationOutput:
+        """Generates `num_samples` clips without a description.
+
+        Args:
+          num_samples: B.
+          **settings: the keyword arguments of `generate`.
+        """
+        if not _is_int(num_samples) or num_samples < 1:
+            raise UserError(f"num_samples must be a positive integer, got {num_samples!r}")
+        return self.generate([None] * num_samples, **settings)
+
+    def generate_continuation(
+        self,
+        prompt: np.ndarray | jax.Array,
+        prompt_sample_rate: int,
+        descriptions: Sequence[str | None] | None = None,
+        *,
+        duration: float = DEFAULT_DURATION,
+        **settings,
+    ) -> GenerationOutput:
+        """Continues audio. The output begins with the prompt, as the codec reconstructs it.
+
+        Args:
+          prompt: float [C, W] or [B, C, W], B being 1 or the number of descriptions. Another
+            sample rate is resampled; more channels than the model's are averaged into mono, and
+            mono is copied to both of a stereo model's.
+          prompt_sample_rate: samples per second of `prompt`.
+          descriptions: B texts; by default none for any clip.
+          duration: seconds of the output, the prompt included; longer than the prompt.
+          **settings: the other keyword arguments of `generate`.
+
+        Raises:
+          UserError: the prompt is no audio, silent or too long, or as `generate`.
+        """
+        audio = _check_audio(prompt, prompt_sample_rate, "prompt")
+        if np.abs(audio).max() < _SILENCE:
+            raise UserError("the prompt is silent: there is nothing to continue")
+        texts = _check_descriptions([None] * len(audio) if descriptions is None else descriptions)
+        # Before the codec runs: a song of ten minutes would first fill the memory.
+        frames = math.ceil(audio.shape[2] / prompt_sample_rate * self.frame_rate - 1e-6)
+        self._check_prompt_frames(frames, self._num_frames(duration))
+        codes = self.encode(audio, prompt_sample_rate)
+        return self.generate(texts, duration=duration, prompt_codes=codes, **settings)
+
+    # --- The stages, each callable alone -----------------------------------------------------
+
+    def text_condition(self, descriptions: Sequence[str | None]) -> Condition:
+        """What the language model is told: B rows; null rows where there is no text.
+
+        Texts are padded to a power of two, so that prompts of similar length share one
+        compilation. Padding is masked and never attended: it does not change a row.
+        """
+        ids, mask = self.tokenizer(descriptions)
+        longest = ids.shape[1]
+        padding = max(_SHORTEST_TEXT, 1 << (longest - 1).bit_length()) - longest
+        ids, mask = (np.pad(x, ((0, 0), (0, padding))) for x in (ids, mask))
+        if not mask.any():  # nothing to encode: spares the text encoder and its compilation
+            cross = jnp.zeros((*mask.shape, self.config.lm.dim), self.lm.dtype)
+            return Condition(cross=cross, cross_mask=jnp.asarray(mask))
+        return _text_condition(self.t5, self.lm.text_conditioner, ids, mask)
+
+    def lm_logits(
+        self, codes: jax.Array | np.ndarray, descriptions: Sequence[str | None]
+    ) -> jax.Array:
+        """Teacher-forced logits of the codes, without guidance (audiocraft: compute_predictions).
+
+        Args:
+          codes: int [B, K, T].
+          descriptions: B texts, None or "" for none.
+
+        Returns:
+          float32 [B, K, T, V]: at frame t of codebook k the logits that predict `codes[:, k, t]`
+          from all that comes before it in the delay pattern. As in audiocraft the last delays[k]
+          frames of codebook k are NaN: their steps lie beyond the sequence.
+        """
+        texts = _check_descriptions(descriptions)
+        codes = _match_batch(self._check_codes(codes, "codes"), len(texts))
+        return _lm_logits(self.lm, codes, self.text_condition(texts))
+
+    def encode(self, audio: np.ndarray | jax.Array, sample_rate: int) -> jax.Array:
+        """Codes of audio.
+
+        Args:
+          audio: float [C, W] or [B, C, W]; converted to the model's rate and channels.
+          sample_rate: of `audio`, in samples per second.
+
+        Returns:
+          int32 [B, K, T], T = ceil(W / hop_length) at the model's rate. In a stereo model each
+          codebook stands twice, left then right.
+        """
+        wav = _check_audio(audio, sample_rate, "audio")
+        to = self.sample_rate, self.audio_channels
+        wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
+        # The codec is mono: a stereo model's channels are rows of its batch.
+        B, C, W = wav.shape
+        codes = _codec_encode(self.encodec, wav.reshape(B * C, 1, W))
+        T = codes.shape[2]
+        return codes.reshape(B, C, -1, T).swapaxes(1, 2).reshape(B, -1, T)
+
+    def decode(self, codes: jax.Array | np.ndarray) -> jax.Array:
+        """Audio of codes: int [B, K, T] to float32 [B, C, T * hop_length].
+
+        Compiled once per T: the codec's convolutions look ahead and reflect at the true end, so
+        padding the codes to a common length would change the last frames.
+        """
+        codes = self._check_codes(codes, "codes")
+        (B, _, T), C = codes.shape, self.audio_channels
+        rows = codes.reshape(B, -1, C, T).swapaxes(1, 2).reshape(B * C, -1, T)
+        return _codec_decode(self.encodec, rows).reshape(B, C, -1)
+
+    # --- Checks that need the config ---------------------------------------------------------
+
+    def _num_frames(self, duration: float) -> int:
+        if not _is_number(duration) or not 0 < duration <= self.max_duration:
+            raise UserError(
+                f"duration must be more than 0 and at most {self.max_duration:g} seconds, "
+                f"got {duration!r}"
+            )
+        num_frames = int(duration * self.frame_rate)
+        if num_frames < 1:
+            raise UserError(
+                f"duration must be at least one frame, {1 / self.frame_rate:g} seconds, "
+                f"got {duration!r}"
+            )
+        return num_frames
+
+    def _check_prompt_frames(self, prompt: int, total: int) -> None:
+        if prompt >= total:
+            raise UserError(
+                f"the prompt lasts {prompt / self.frame_rate:.2f} s and leaves nothing of the "
+                f"duration of {total / self.frame_rate:.2f} s, which includes it: raise the "
+                f"duration (at most {self.max_duration:g} s) or cut the prompt"
+            )
+
+    def _check_codes(self, codes: jax.Array | np.ndarray, what: str) -> jax.Array:
+        values = np.asarray(codes)
+        K, card = self.config.lm.n_q, self.config.lm.card
+        if values.ndim != 3 or values.shape[1] != K or not values.size:
+            raise UserError(f"{what} must be [B, {K}, T], got the shape {list(values.shape)}")
+        if not np.issubdtype(values.dtype, np.integer):
+            raise UserError(f"{what} must be integers, got {values.dtype}")
+        if values.min() < 0 or values.max() >= card:
+            raise UserError(
+                f"{what} must be from 0 to {card - 1}, got {values.min()} to {values.max()}"
+            )
+        return jnp.asarray(codes, jnp.int32)
+
+
+# --- Jitted stages: modules are pytrees, so one compilation serves every model of a shape -------
+
+
+@jax.jit
+def _text_condition(
+    t5: T5Encoder, project: TextConditioner, ids: jax.Array, mask: jax.Array
+) -> Condition:
+    return Condition(cross=project(t5(ids, mask), mask), cross_mask=mask)
+
+
+@jax.jit
+def _lm_logits(model: LM, codes: jax.Array, condition: Condition) -> jax.Array:
+    return lm.compute_predictions(model, codes, condition)[0]
+
+
+@jax.jit
+def _codec_encode(encodec: Encodec, audio: jax.Array) -> jax.Array:
+    return encodec.encode(audio)
+
+
+@jax.jit
+def _codec_decode(encodec: Encodec, codes: jax.Array) -> jax.Array:
+    return encodec.decode(codes)
+
+
+# --- Arguments ----------------------------------------------------------------------------------
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_int(value) or isinstance(value, float | np.floating)) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:
+    if isinstance(descriptions, str):
+        raise UserError(f"descriptions must be a list of texts: [{descriptions!r}]")
+    try:
+        texts = list(descriptions)
+    except TypeError:
+        raise UserError(f"descriptions must be a list of texts, got {descriptions!r}") from None
+    if not texts:
+        raise UserError("descriptions is empty: give at least one, or use generate_unconditional")
+    for text in texts:
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"a description must be a text or None, got {text!r}")
+    return texts
+
+
+def _check_sampling(
+    top_k: int, top_p: float, temperature: float, cfg_coef: float, *, card: int
+) -> None:
+    most = max(card, DEFAULT_TOP_K)  # the default suits a model of fewer codes too: all of them
+    if not _is_int(top_k) or not 0 <= top_k <= most:
+        raise UserError(f"top_k must be an integer from 0 (all) to {most}, got {top_k!r}")
+    if not _is_number(top_p) or not 0 <= top_p <= 1:
+        raise UserError(f"top_p must be from 0 (all) to 1, got {top_p!r}")
+    if not _is_number(temperature) or temperature < 0:
+        raise UserError(f"temperature must be 0 (no sampling) or more, got {temperature!r}")
+    if not _is_number(cfg_coef):
+        raise UserError(f"cfg_coef must be a finite number, got {cfg_coef!r}")
+
+
+def _check_seed(seed: int | Sequence[int], batch: int) -> int | list[int]:
+    seeds = [seed] if _is_int(seed) else seed
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray):
+        raise UserError(f"seed must be an integer or a list of integers, got {seed!r}")
+    for one in seeds:
+        if not _is_int(one) or not 0 <= one < 2**32:
+            raise UserError(f"a seed must be an integer from 0 to {2**32 - 1}, got {one!r}")
+    if not _is_int(seed) and len(seeds) != batch:
+        raise UserError(f"{len(seeds)} seeds for {batch} clips: give one for each, or one integer")
+    return int(seed) if _is_int(seed) else [int(one) for one in seeds]  # type: ignore[arg-type]
+
+
+def _match_batch(codes: jax.Array, batch: int) -> jax.Array:
+    if codes.shape[0] not in (1, batch):
+        raise UserError(
+            f"{codes.shape[0]} prompts for {batch} descriptions: give one for each, or one for all"
+        )
+    return jnp.broadcast_to(codes, (batch, *codes.shape[1:]))
+
+
+def _check_audio(audio: np.ndarray | jax.Array, sample_rate: int, what: str) -> np.ndarray:
+    """The audio as float32 [B, C, W] on the host."""
+    try:
+        wav = np.asarray(audio)
+    except ValueError:  # clips of different lengths
+        raise UserError(f"the {what} must be one array [C, W] or [B, C, W]") from None
+    if not np.issubdtype(wav.dtype, np.floating):
+        raise UserError(f"the {what} must be float samples from -1 to 1, got {wav.dtype}")
+    if wav.ndim not in (2, 3):
+        raise UserError(f"the {what} must be [C, W] or [B, C, W], got the shape {list(wav.shape)}")
+    if not wav.size:
+        raise UserError(f"the {what} is empty: it has the shape {list(wav.shape)}")
+    if wav.shape[-2] > wav.shape[-1]:
+        raise UserError(
+            f"the {what} must be [C, W] or [B, C, W], channels before samples: "
+            f"the shape {list(wav.shape)} looks transposed"
+        )
+    if not np.isfinite(wav).all():
+        raise UserError(f"the {what} holds NaN or infinity")
+    if not _is_number(sample_rate) or sample_rate != int(sample_rate) or sample_rate < 1:
+        raise UserError(f"the sample rate must be a positive integer in Hz, got {sample_rate!r}")
+    wav = wav.astype(np.float32)
+    return wav[None] if wav.ndim == 2 else wav
+
+
+@contextlib.contextmanager
+def _progress_callback(progress: Progress) -> Iterator[Callable[[int, int], None] | None]:
+    if callable(progress) or not progress:
+        yield progress or None  # type: ignore[misc]
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc="generating", unit="step") as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

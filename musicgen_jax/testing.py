@@ -1,0 +1,123 @@
+"""Small models with random weights: for tests, benchmarks and users' own tests. No downloads."""
+
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.errors import UserError
+from musicgen_jax.model import MusicGen
+
+_T5 = T5Config(
+    vocab_size=80, d_model=12, d_kv=3, d_ff=20, num_layers=2, num_heads=2,
+    relative_attention_num_buckets=8, relative_attention_max_distance=20,
+)  # fmt: skip
+_ENCODEC = EncodecConfig(
+    sample_rate=4000, n_filters=2, ratios=(5, 4, 2, 2), dimension=6, bins=37, n_q=4, lstm=1
+)
+_LM = LMConfig(dim=16, num_heads=2, num_layers=2, card=37, text_dim=12, ffn_dim=24)
+
+# Every part in the proportions of an official model, small enough to compile in a second: 50
+# frames a second, clips of up to 3 seconds.
+DEBUG = MusicGenConfig(_T5, _LM, _ENCODEC, max_duration=3.0, name="debug")
+DEBUG_STEREO = MusicGenConfig(
+    _T5,
+    LMConfig(
+        dim=16, num_heads=2, num_layers=2, card=37, text_dim=12, ffn_dim=24,
+        n_q=8, delays=(0, 0, 1, 1, 2, 2, 3, 3),
+    ),
+    _ENCODEC,
+    audio_channels=2,
+    max_duration=3.0,
+    name="debug-stereo",
+)  # fmt: skip
+
+
+class DummyTokenizer:
+    """A word is a token, its id a checksum: a stand-in for `Tokenizer` that needs no file.
+
+    Args:
+      vocab_size: ids stay below it; 0 and 1 are padding and the end, as in T5.
+    """
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+
+    def __call__(
+        self, texts: Sequence[str | None], length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """B texts to ids int32 [B, L] and mask bool [B, L]; all False where there is no text."""
+        span = self.vocab_size - 2
+        rows = [
+            [2 + zlib.crc32(word.encode()) % span for word in (text or "").split()] + [1]
+            for text in texts
+        ]
+        longest = max(len(row) for row in rows)
+        if length is not None and length < longest:
+            raise UserError(f"a prompt has {longest} tokens, at most {length} fit")
+        ids = np.zeros((len(rows), length or longest), np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = bool(texts[i])
+        return ids, mask
+
+
+def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
+    """Normal numbers in the shapes of `abstract`; around 1 where a norm's scale is, else around 0.
+
+    A standard deviation of 0.3 makes every part of a small model matter: with the usual
+    initialisation attention is flat and a transposed weight may go unnoticed.
+
+    Args:
+      abstract: nested dicts of `jax.ShapeDtypeStruct`.
+      seed: of the numbers.
+      std: their standard deviation.
+
+    Returns:
+      nested dicts of arrays, in the dtypes of `abstract`.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        values = rng.standard_normal(leaf.shape, np.float32) * np.float32(std)
+        return jnp.asarray(values + (str(path[-1].key) == "scale"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+def random_model(
+    config: MusicGenConfig = DEBUG,
+    *,
+    seed: int = 0,
+    std: float = 0.3,
+    dtype: DTypeLike = jnp.float32,
+    tokenizer=None,
+) -> MusicGen:
+    """A whole model with random weights: noise, but through every line of the real code.
+
+    Args:
+      config: the architecture.
+      seed: of the weights.
+      std: their standard deviation, see `random_params`.
+      dtype: of the language model.
+      tokenizer: by default a `DummyTokenizer`.
+    """
+    seeds = {"t5": seed, "lm": seed + 1, "encodec": seed + 2}
+    return MusicGen.build(
+        config,
+        lambda name, abstract: random_params(abstract, seed=seeds[name], std=std),
+        tokenizer or DummyTokenizer(config.t5.vocab_size),
+        dtype=dtype,
+    )
+
+
+def model_params(model: MusicGen) -> dict[str, dict]:
+    """A model's weights by component, as `checkpoint.save_model` takes them."""
+    parts = {"t5": model.t5, "lm": model.lm, "encodec": model.encodec}
+    return {name: nnx.to_pure_dict(nnx.state(part)) for name, part in parts.items()}
