@@ -13,10 +13,12 @@ other slot is special. With delays 0, 1, 2, 3 and three frames:
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+Array = TypeVar("Array", jax.Array, np.ndarray)  # numpy in, numpy out: no compilation per length
 
 
 def num_steps(num_frames: int, delays: Sequence[int]) -> int:
@@ -30,7 +32,7 @@ def step_mask(num_frames: int, delays: Sequence[int]) -> np.ndarray:
     return (frame >= 0) & (frame < num_frames)
 
 
-def to_steps(codes: jax.Array, delays: Sequence[int], special: int) -> jax.Array:
+def to_steps(codes: Array, delays: Sequence[int], special: int) -> Array:
     """Lays codes out as steps.
 
     Args:
@@ -42,14 +44,15 @@ def to_steps(codes: jax.Array, delays: Sequence[int], special: int) -> jax.Array
       `[B, K, S]`, S = T + max(delays) + 1.
     """
     _check_books(codes, delays)
+    xp = codes.__array_namespace__()
     rows = [
-        jnp.pad(codes[:, k], ((0, 0), (1 + d, max(delays) - d)), constant_values=special)
+        xp.pad(codes[:, k], ((0, 0), (1 + d, max(delays) - d)), constant_values=special)
         for k, d in enumerate(delays)
     ]
-    return jnp.stack(rows, axis=1)
+    return xp.stack(rows, axis=1)
 
 
-def to_codes(steps: jax.Array, delays: Sequence[int]) -> jax.Array:
+def to_codes(steps: Array, delays: Sequence[int]) -> Array:
     """Reads the codes back.
 
     Args:
@@ -64,9 +67,9 @@ def to_codes(steps: jax.Array, delays: Sequence[int]) -> jax.Array:
     if num_frames < 0:
         raise ValueError(f"{steps.shape[2]} steps are too few for the delays {tuple(delays)}")
     rows = [steps[:, k, 1 + d : 1 + d + num_frames] for k, d in enumerate(delays)]
-    return jnp.stack(rows, axis=1)
+    return steps.__array_namespace__().stack(rows, axis=1)
 
 
-def _check_books(x: jax.Array, delays: Sequence[int]) -> None:
+def _check_books(x: jax.Array | np.ndarray, delays: Sequence[int]) -> None:
     if x.ndim < 3 or x.shape[1] != len(delays):
         raise ValueError(f"expected [B, {len(delays)}, time], one book per delay, got {x.shape}")

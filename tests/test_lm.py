@@ -22,8 +22,11 @@ def make_lm(conditioning: str = "cross", **kwargs) -> LM:
     lm = LM(LMConfig(**{**fields, "conditioning": conditioning}), **kwargs, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)
-    params = jax.tree.map(
-        lambda p: jnp.asarray(rng.normal(0, 0.3, p.shape), p.dtype) + (p.ndim == 1), params
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.asarray(
+            rng.normal("scale" in jax.tree_util.keystr(path), 0.3, p.shape), p.dtype
+        ),
+        params,
     )
     return nnx.merge(graphdef, params)
 

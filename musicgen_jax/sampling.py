@@ -1,0 +1,129 @@
+"""From logits to tokens: guidance, temperature, top-k, top-p. Pure functions, all in float32.
+
+Both filters are thresholds found by bisection on the bits of the logits, not by sorting: a sort
+of 4 x 2048 logits costs more than a layer of the model, 32 passes of counting cost next to nothing.
+Equal logits share one fate: either all of them pass a filter or none.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What is compiled into the sampler; the numbers it works with are arguments.
+
+    Attributes:
+      greedy: take the likeliest token, ignore the rest.
+      top_k: keep the k likeliest (and what equals the k-th); 0 keeps all.
+      nucleus: keep the likeliest tokens until they hold `top_p` of the mass.
+    """
+
+    greedy: bool = False
+    top_k: int = 250
+    nucleus: bool = False
+
+
+def guide(logits: jax.Array, cfg_coef: jax.Array | float) -> jax.Array:
+    """Classifier-free guidance: `null + (conditional - null) * cfg_coef`.
+
+    Args:
+      logits: `[2B, ...]`, the conditional rows, then the null rows.
+      cfg_coef: 1 is the conditional row itself.
+
+    Returns:
+      `[B, ...]`.
+    """
+    conditional, null = jnp.split(logits, 2)
+    return null + (conditional - null) * cfg_coef
+
+
+def sample(
+    logits: jax.Array,
+    keys: jax.Array,
+    form: Form,
+    temperature: jax.Array | float = 1.0,
+    top_p: jax.Array | float = 0.0,
+) -> jax.Array:
+    """Draws one token per book; each row draws from its own key.
+
+    Temperature, then top-k, then top-p on what top-k left: the filters combine, as in
+    transformers. (audiocraft ignores top_k where top_p is given; pass top_k 0 for that.)
+
+    Args:
+      logits: `[B, K, V]`.
+      keys: B typed keys.
+      form: which filters there are.
+      temperature: above 0.
+      top_p: mass of the nucleus, used if `form.nucleus`.
+
+    Returns:
+      int32 `[B, K]`.
+    """
+    logits = logits.astype(jnp.float32)
+    if form.greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    if form.top_k:
+        logits = jnp.where(top_k_mask(logits, form.top_k), logits, -jnp.inf)
+    if form.nucleus:
+        logits = jnp.where(top_p_mask(logits, top_p), logits, -jnp.inf)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+
+
+def top_k_mask(logits: jax.Array, k: int) -> jax.Array:
+    """Every logit of at least the k-th largest, as bool `[..., V]`; ties can make it more than k.
+
+    Args:
+      logits: float32 `[..., V]`.
+      k: at least 1; V or more keeps all.
+    """
+    order = _sortable(logits)
+    k = min(k, logits.shape[-1])
+
+    def holds(threshold: jax.Array) -> jax.Array:
+        return (order >= threshold).sum(-1, keepdims=True) >= k
+
+    return order >= _largest(holds, (*logits.shape[:-1], 1))
+
+
+def top_p_mask(logits: jax.Array, p: jax.Array | float) -> jax.Array:
+    """Every token with at most `p` of the mass strictly above it, as bool `[..., V]`.
+
+    The likeliest token always stays.
+
+    Args:
+      logits: float32 `[..., V]`, -inf for tokens already out.
+      p: between 0 and 1.
+    """
+    order, mass = _sortable(logits), jax.nn.softmax(logits, axis=-1)
+
+    def excess(threshold: jax.Array) -> jax.Array:
+        return jnp.where(order > threshold, mass, 0).sum(-1, keepdims=True) > p
+
+    last_out = _largest(excess, (*logits.shape[:-1], 1))
+    return (order > last_out) | ~excess(last_out)
+
+
+def _sortable(x: jax.Array) -> jax.Array:
+    """float32 to uint32 with the same order; both zeros are one number."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def _largest(holds: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """The largest uint32 for which `holds`, bit by bit; 0 if there is none.
+
+    `holds` is true up to some number and false above it.
+    """
+
+    def settle(i: int, found: jax.Array) -> jax.Array:
+        candidate = found | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))  # type: ignore
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(shape, jnp.uint32))
