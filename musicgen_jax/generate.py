@@ -19,7 +19,7 @@ from musicgen_jax.conditioning.condition import Condition, concat_batch, null_li
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.sampling import Form, guide, sample
-from musicgen_jax.transformer import LayerCache
+from musicgen_jax.transformer import CrossCache, LayerCache
 
 _UNKNOWN = -1  # a slot whose token is still to be drawn
 _LENGTHS = (256, 512, 1024, 1504)  # steps a cache may hold; 1504 is 30 seconds
@@ -141,7 +141,7 @@ def generate_codes(
 @partial(jax.jit, static_argnames=("graphdef", "prefill_length", "cache_length", "guided"))
 def _start(
     graphdef, params, steps, start, keys, condition, *, prefill_length, cache_length, guided
-) -> tuple[DecodeState, tuple[LayerCache, ...] | None]:
+) -> tuple[DecodeState, tuple[CrossCache, ...] | None]:
     """The state before step `start` is read, and what stays constant from there on."""
     lm: LM = nnx.merge(graphdef, params)
     cross_kv = lm.cross_kv(condition)

@@ -16,7 +16,13 @@ from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import LMConfig
 from musicgen_jax.linear import fan_in_normal, linear
-from musicgen_jax.transformer import LayerCache, LayerNorm, Transformer, sinusoidal_positions
+from musicgen_jax.transformer import (
+    CrossCache,
+    LayerCache,
+    LayerNorm,
+    Transformer,
+    sinusoidal_positions,
+)
 
 
 class Embedding(nnx.Module):
@@ -114,7 +120,7 @@ class LM(nnx.Module):
         zeros = partial(jnp.zeros, (batch, heads, length, dim // heads), dtype or self.dtype)
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
-    def cross_kv(self, condition: Condition) -> tuple[LayerCache, ...] | None:
+    def cross_kv(self, condition: Condition) -> tuple[CrossCache, ...] | None:
         """Cross-attention's keys and values, constant over a generation; None without any."""
         if self.config.conditioning != "cross" or condition.cross is None:
             return None
@@ -124,7 +130,7 @@ class LM(nnx.Module):
         self,
         steps: jax.Array,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[LayerCache, ...] | None,
+        cross_kv: tuple[CrossCache, ...] | None,
         condition: Condition,
     ) -> tuple[LayerCache, ...]:
         """Fills an empty cache with the prefix and the first steps in one pass.
@@ -154,7 +160,7 @@ class LM(nnx.Module):
         tokens: jax.Array,
         step: jax.Array | int,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[LayerCache, ...] | None,
+        cross_kv: tuple[CrossCache, ...] | None,
         condition: Condition,
     ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
         """One step, given the cache of all before it.

@@ -23,6 +23,20 @@ class LayerCache:
     v: jax.Array  # [B, N, S, H]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CrossCache:
+    """What a cross-attention needs of a source that stays the same from step to step.
+
+    The queries' weight is among it, cut out of the fused one: cut inside the decode loop it would
+    be copied at every step.
+    """
+
+    query: jax.Array  # [D, D]
+    k: jax.Array  # [B, N, L, H]
+    v: jax.Array  # [B, N, L, H]
+
+
 def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
     """Position vectors, all cosines before all sines.
 
@@ -108,18 +122,18 @@ class Attention(nnx.Module):
         q, k, v = (self._split_heads(y) for y in jnp.split(self.in_proj(x), 3, axis=-1))
         return q, k, v
 
-    def query(self, x: jax.Array) -> jax.Array:
+    def query(self, x: jax.Array, cross: CrossCache) -> jax.Array:
         """Cross-attention's queries: `[B, S, D]` to `[B, N, S, H]`."""
-        weight = self.in_proj.weight[...]
-        return self._split_heads(linear(x.astype(self.dtype), weight[: x.shape[-1]]))
+        return self._split_heads(linear(x.astype(self.dtype), cross.query))
 
-    def keys_values(self, source: jax.Array) -> LayerCache:
+    def cross_cache(self, source: jax.Array) -> CrossCache:
         """Cross-attention's keys and values of `[B, L, D]`."""
-        weight = self.in_proj.weight[...][source.shape[-1] :]
-        k, v = jnp.split(linear(source.astype(self.dtype), weight), 2, axis=-1)
-        return LayerCache(self._split_heads(k), self._split_heads(v))
+        dim = source.shape[-1]
+        weight = self.in_proj.weight[...]
+        k, v = jnp.split(linear(source.astype(self.dtype), weight[dim:]), 2, axis=-1)
+        return CrossCache(weight[:dim], self._split_heads(k), self._split_heads(v))
 
-    def output(self, q: jax.Array, kv: LayerCache, mask: jax.Array) -> jax.Array:
+    def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
         y = attend(q, kv.k, kv.v, mask)  # [B, N, S, H]
         return self.out_proj(y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1))
@@ -159,7 +173,7 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: LayerCache | None,
+        cross: CrossCache | None,
         cross_mask: jax.Array | None,
         cache: LayerCache | None,
         slot: jax.Array | int,
@@ -176,7 +190,7 @@ class Block(nnx.Module):
             )
         x = x + self.self_attn.output(q, kv, mask)
         if cross is not None and cross_mask is not None:
-            q = self.cross_attention.query(self.norm_cross(x))
+            q = self.cross_attention.query(self.norm_cross(x), cross)
             x = x + self.cross_attention.output(q, cross, cross_mask)
         hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
         return x + self.linear2(hidden), cache
@@ -229,7 +243,7 @@ class Transformer(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: tuple[LayerCache, ...] | None = None,
+        cross: tuple[CrossCache, ...] | None = None,
         cross_mask: jax.Array | None = None,
         cache: tuple[LayerCache, ...] | None = None,
         slot: jax.Array | int = 0,
@@ -239,7 +253,7 @@ class Transformer(nnx.Module):
         Args:
           x: `[B, S, D]`, positions already added.
           mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: keys and values of the second sequence, one per layer, or None.
+          cross: from `cross_kv`, one per layer, or None.
           cross_mask: bool `[B, L]`, which of those are real.
           cache: keys and values of what came before, one per layer; those of `x` are written
             at `slot` and the whole cache is attended under `mask`.
@@ -264,6 +278,6 @@ class Transformer(nnx.Module):
             caches.append(layer_cache)
         return x, None if cache is None else tuple(caches)
 
-    def cross_kv(self, source: jax.Array) -> tuple[LayerCache, ...]:
-        """Every layer's cross-attention keys and values of `[B, L, D]`."""
-        return tuple(layer.cross_attention.keys_values(source) for layer in self.layers)
+    def cross_kv(self, source: jax.Array) -> tuple[CrossCache, ...]:
+        """Every layer's keys and values of the second sequence, `[B, L, D]`."""
+        return tuple(layer.cross_attention.cross_cache(source) for layer in self.layers)

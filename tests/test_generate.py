@@ -1,0 +1,248 @@
+"""Generation: the loop against a plain reference, and what it promises about determinism."""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from musicgen_jax import generate, patterns
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.errors import UserError
+from musicgen_jax.generate import example_keys, generate_codes
+from musicgen_jax.lm import LM
+from tests.test_lm import CONFIG, FORMS, make_condition, make_lm
+
+FRAMES = 9
+greedy = partial(generate_codes, use_sampling=False)
+forward = jax.jit(LM.__call__)
+
+
+def random_prompt(batch: int, frames: int) -> np.ndarray:
+    shape = (batch, CONFIG.n_q, frames)
+    return np.random.default_rng(4).integers(0, CONFIG.card, shape, np.int32)
+
+
+def reference_greedy(lm, condition, num_frames, prompt=None, coef=3.0, null=None) -> np.ndarray:
+    """The textbook loop: the whole sequence again at every step, two passes, no cache."""
+    delays, special = CONFIG.delays, CONFIG.special_token
+    length = patterns.num_steps(num_frames, delays)
+    batch = condition.cross.shape[0]
+    steps = np.full((batch, CONFIG.n_q, length), special, np.int32)
+    null = null or Condition()
+    for s in range(length - 1):
+        # Later steps are still special: causality hides them.
+        logits, base = (np.asarray(forward(lm, steps, c))[:, :, s] for c in (condition, null))
+        best = (base + (logits - base) * coef).argmax(-1)
+        for k, delay in enumerate(delays):
+            frame = s - delay
+            if 0 <= frame < num_frames:
+                known = prompt is not None and frame < prompt.shape[2]
+                steps[:, k, s + 1] = prompt[:, k, frame] if known else best[:, k]
+    return patterns.to_codes(steps, delays)
+
+
+@pytest.mark.parametrize("prompt_frames", [0, 1, 5])
+def test_greedy_equals_the_textbook_loop(prompt_frames):
+    lm, condition = make_lm(), make_condition([4, 2], 4)
+    prompt = random_prompt(2, prompt_frames)
+    codes = greedy(lm, condition, num_frames=FRAMES, prompt=prompt if prompt_frames else None)
+    assert codes.shape == (2, CONFIG.n_q, FRAMES)
+    assert codes.dtype == jnp.int32
+    np.testing.assert_array_equal(codes, reference_greedy(lm, condition, FRAMES, prompt))
+    np.testing.assert_array_equal(codes[:, :, :prompt_frames], prompt)
+    assert len(np.unique(codes)) > 4
+
+
+def test_the_null_row_of_a_prefix_is_zeros_in_its_place():
+    lm, condition = make_lm("prepend"), make_condition([4], 4, prefix=3)
+    null = Condition(
+        jnp.zeros_like(condition.cross),
+        condition.cross_mask,
+        jnp.zeros_like(condition.prefix),
+        condition.prefix_mask,
+    )
+    codes = greedy(lm, condition, num_frames=FRAMES)
+    np.testing.assert_array_equal(codes, reference_greedy(lm, condition, FRAMES, null=null))
+
+
+def test_no_text_in_a_prefix_model_is_one_zero_vector():
+    lm = make_lm("prepend")
+    one = Condition(jnp.zeros((1, 1, CONFIG.dim)), jnp.ones((1, 1), bool))
+    codes = greedy(lm, make_condition([0], 3), num_frames=FRAMES)
+    np.testing.assert_array_equal(codes, reference_greedy(lm, one, FRAMES, coef=1.0))
+
+
+def test_without_condition_guidance_cancels():
+    lm, empty = make_lm(), make_condition([0, 0], 3)
+    codes = generate_codes(lm, empty, num_frames=FRAMES, seed=3)
+    np.testing.assert_array_equal(
+        codes, generate_codes(lm, empty, num_frames=FRAMES, seed=3, cfg_coef=9.0)
+    )
+    np.testing.assert_array_equal(
+        codes, generate_codes(lm, Condition(), num_frames=FRAMES, seed=example_keys(3, 2))
+    )
+    # In a batch with a guided row the empty row is guided too, by itself.
+    mixed = generate_codes(lm, make_condition([0, 4], 4), num_frames=FRAMES, seed=3)
+    np.testing.assert_array_equal(mixed[0], codes[0])
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_a_prompt_does_not_depend_on_its_neighbours(conditioning, prefix, sampled):
+    lm = make_lm(conditioning)
+    run = partial(generate_codes, lm, num_frames=FRAMES, use_sampling=sampled, top_k=7)
+    alone = run(make_condition([2], 2, prefix=prefix), seed=5)
+    together = run(make_condition([2, 19], 19, prefix=prefix), seed=5)
+    np.testing.assert_array_equal(alone[0], together[0])
+    assert not np.array_equal(together[0], together[1])
+
+
+def test_each_seed_gives_in_a_batch_what_it_gives_alone():
+    lm, condition = make_lm(), make_condition([3, 3], 3)
+    same = Condition(*(jnp.stack([p[0], p[0]]) for p in (condition.cross, condition.cross_mask)))
+    one = Condition(same.cross[:1], same.cross_mask[:1])
+    together = generate_codes(lm, same, num_frames=FRAMES, seed=[7, 8])
+    for i, seed in enumerate((7, 8)):
+        alone = generate_codes(lm, one, num_frames=FRAMES, seed=seed)
+        np.testing.assert_array_equal(together[i], alone[0])
+    assert not np.array_equal(together[0], together[1])
+    # One seed for the batch draws differently for equal prompts, and the same every time.
+    spread = generate_codes(lm, same, num_frames=FRAMES, seed=7)
+    np.testing.assert_array_equal(spread[0], together[0])
+    assert not np.array_equal(spread[0], spread[1])
+    np.testing.assert_array_equal(spread, generate_codes(lm, same, num_frames=FRAMES, seed=7))
+
+
+def test_chunks_and_callback(monkeypatch):
+    lm, condition = make_lm(), make_condition([3], 3)
+    run = partial(generate_codes, lm, condition, num_frames=23, seed=1, prompt=random_prompt(1, 2))
+    calls = []
+    codes = run(callback=lambda done, total: calls.append((done, total)))
+    total = 23 + max(CONFIG.delays) - 2
+    assert calls == [(10, total), (20, total), (total, total)]
+    np.testing.assert_array_equal(codes, run())
+    monkeypatch.setattr(generate, "_CALLBACK_STEPS", 3)
+    np.testing.assert_array_equal(codes, run(callback=lambda *_: None))
+
+
+def test_one_compilation_serves_every_duration_and_number_in_a_bucket():
+    lm = make_lm()
+    generate_codes(lm, make_condition([3], 3), num_frames=4)
+    before = generate._decode._cache_size(), generate._start._cache_size()
+    for frames, length, numbers in [(11, 3, {}), (200, 16, {"temperature": 0.7, "cfg_coef": 1.5})]:
+        generate_codes(lm, make_condition([3], length), num_frames=frames, seed=frames, **numbers)
+    other = make_lm()  # other weights of the same model
+    generate_codes(other, make_condition([1], 5), num_frames=7, callback=lambda *_: None)
+    assert (generate._decode._cache_size(), generate._start._cache_size()) == before
+    generate_codes(lm, make_condition([3], 3), num_frames=300)
+    assert generate._decode._cache_size() == before[0] + 1
+
+
+def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
+    lm, condition = make_lm(), make_condition([3], 3)
+    run = partial(generate_codes, lm, condition, num_frames=30, prompt=random_prompt(1, 9))
+    codes = run()
+    monkeypatch.setattr(generate, "_LENGTHS", (40,))
+    monkeypatch.setattr(generate, "_prefill_length", lambda steps: steps)
+    np.testing.assert_array_equal(codes, run())
+
+
+def test_lengths_are_few_and_sufficient():
+    caches = {n: generate._cache_length(n) for n in range(1, 3000)}
+    assert all(c >= n for n, c in caches.items())
+    assert caches[1503] == 1504
+    assert len(set(caches.values())) == 4 + 4  # 1536, 2048, 2560, 3072
+    prefills = {n: generate._prefill_length(n) for n in range(1, 1501)}
+    assert all(n <= p < max(2 * n, 17, n + 256) for n, p in prefills.items())
+    assert len(set(prefills.values())) == 10  # 16 to 256 doubling, then five more
+    assert generate._prefill_length(0) == 0
+
+
+def test_temperature_zero_is_greedy_and_filters_bite():
+    lm, condition = make_lm(), make_condition([3], 3)
+    run = partial(generate_codes, lm, condition, num_frames=FRAMES, seed=2)
+    best = greedy(lm, condition, num_frames=FRAMES)
+    np.testing.assert_array_equal(run(temperature=0.0), best)
+    np.testing.assert_array_equal(run(top_k=1), best)
+    np.testing.assert_array_equal(run(top_k=0, top_p=1e-6), best)
+    free = run(top_k=0)
+    assert not np.array_equal(free, best)
+    np.testing.assert_array_equal(run(top_p=1.0), free)
+
+
+def test_keys_are_never_used_twice():
+    with jax.debug_key_reuse(True):
+        generate_codes(make_lm(), make_condition([2], 2), num_frames=5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be at least 1"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"seed": [1, 2, 3]}, "3 seeds for a batch of 2"),
+        ({"prompt": random_prompt(2, 9)}, "num_frames must be larger"),
+        ({"prompt": random_prompt(1, 2)}, r"must be \[2, 3, frames\]"),
+        ({"prompt": random_prompt(2, 2) + CONFIG.card}, "prompt codes must lie in 0..12"),
+    ],
+)
+def test_bad_input_is_named(kwargs, message):
+    kwargs = {"num_frames": FRAMES} | kwargs
+    with pytest.raises(UserError, match=message):
+        generate_codes(make_lm(), make_condition([2, 2], 2), **kwargs)
+
+
+def reachable(hlo: str, root: str) -> list[str]:
+    """The instructions of an HLO computation and of all it calls."""
+    computations = {
+        block.split(" ", 1)[0].removeprefix("%"): block.splitlines()[1:]
+        for block in re.split(r"\n(?=%|ENTRY)", hlo)
+    }
+    names, lines = [root], []
+    for name in names:
+        body = computations.get(name, [])
+        lines += body
+        called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", "\n".join(body))
+        names += [n for n in called if n not in names]
+    return lines
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_weight_is_copied_or_converted_in_the_loop(dtype):
+    """A weight-sized copy per step and layer costs as much as reading the weight."""
+    config = dataclasses.replace(CONFIG, dim=48, num_heads=3, ffn_dim=112, num_layers=1)
+    lm = LM(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(lm, nnx.Param)
+    weights = {"144,48", "48,48", "112,48", "48,112", "39,48", "3,13,48"}
+    condition = make_condition([3, 0], 16, dim=48)
+    steps = np.zeros((1, CONFIG.n_q, 257), np.int32)
+    state, cross_kv = generate._start(
+        graphdef, params, steps, np.int32(0), example_keys(0, 1), condition,
+        prefill_length=0, cache_length=256, guided=True,
+    )  # fmt: skip
+    one = np.float32(1)
+    hlo = (
+        generate._decode.lower(
+            graphdef, params, state, cross_kv, condition, np.int32(5), one, one, one,
+            form=generate.Form(),
+        )
+        .compile()
+        .as_text()
+    )  # fmt: skip
+    bodies = [reachable(hlo, name) for name in re.findall(r"body=%([\w.-]+)", hlo)]
+    loop = max(bodies, key=len)
+    products = [
+        line for line in loop if re.search(r"[\w.]+\[[\d,]*\]\S* (dot|custom-call)\(", line)
+    ]
+    assert len(products) >= 8  # this is the loop over steps
+    shape = re.compile(r"= \w+\[([\d,]+)\]\S* (copy|convert|transpose|slice)\(")
+    moved = [line for line in loop if (m := shape.search(line)) and m[1] in weights]
+    assert not moved
