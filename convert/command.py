@@ -1,0 +1,56 @@
+"""The command line of the converter, shared by `musicgen-jax convert` and `-m`."""
+
+import argparse
+
+from musicgen_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the converter's arguments to a parser."""
+    parser.add_argument(
+        "source",
+        help="a folder or file from audiocraft or transformers, or a Hugging Face Hub repository",
+    )
+    parser.add_argument("out", help="the folder to make")
+    parser.add_argument("--t5", metavar="SOURCE", help="take T5 and its tokenizer from there")
+    parser.add_argument("--encodec", metavar="SOURCE", help="take the codec from there")
+    parser.add_argument("--revision", help="of the Hub repository")
+    parser.add_argument("--name", help="of the model; by default that of the source")
+    parser.add_argument(
+        "--storage", choices=("plain", "int8"), default="plain", help="int8: a quarter of float32"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="then compare every stage with transformers (needs torch and transformers)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts, and verifies if asked to.
+
+    Raises:
+      UserError: the input is at fault.
+    """
+    from musicgen_jax.convert.pipeline import convert
+
+    if args.verify:
+        from musicgen_jax.convert import verify
+
+        verify.require_packages()  # before the long work, not after it
+        if args.storage != "plain":
+            raise UserError("--verify compares exact weights: use it with --storage plain")
+    places = {"t5_from": args.t5, "encodec_from": args.encodec, "revision": args.revision}
+    convert(
+        args.source,
+        args.out,
+        **places,
+        name=args.name,
+        storage=args.storage,
+        overwrite=args.overwrite,
+        log=print,
+    )
+    print(f"wrote {args.out}")
+    if args.verify:
+        verify.verify(args.source, args.out, **places, log=print)

@@ -1,0 +1,155 @@
+"""The language model's table, in the order of the forward pass."""
+
+import numpy as np
+
+from musicgen_jax.config import LMConfig
+from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.errors import UserError
+
+
+def stack(*tables: np.ndarray) -> np.ndarray:
+    """K x [V, D] -> [K, V, D]."""
+    return np.stack(tables)
+
+
+def fuse(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """3 x [D, D] -> [3 D, D], rows in the order q, k, v."""
+    return np.concatenate([query, key, value])
+
+
+_TEXT = "condition_provider.conditioners.description.output_proj"
+_LAYER, _TO = "transformer.layers.{i}", "transformer/layers/{i}"
+AUDIOCRAFT = Table(
+    rules=(
+        Rule("text_conditioner/output_proj/weight", f"{_TEXT}.weight"),
+        Rule("text_conditioner/output_proj/bias", f"{_TEXT}.bias"),
+        Rule("emb/embedding", "emb.{k}.weight", stack),
+        Rule(f"{_TO}/norm1/scale", f"{_LAYER}.norm1.weight"),
+        Rule(f"{_TO}/norm1/bias", f"{_LAYER}.norm1.bias"),
+        Rule(f"{_TO}/self_attn/in_proj/weight", f"{_LAYER}.self_attn.in_proj_weight"),
+        Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
+        Rule(f"{_TO}/norm_cross/scale", f"{_LAYER}.norm_cross.weight"),
+        Rule(f"{_TO}/norm_cross/bias", f"{_LAYER}.norm_cross.bias"),
+        Rule(f"{_TO}/cross_attention/in_proj/weight", f"{_LAYER}.cross_attention.in_proj_weight"),
+        Rule(f"{_TO}/cross_attention/out_proj/weight", f"{_LAYER}.cross_attention.out_proj.weight"),
+        Rule(f"{_TO}/norm2/scale", f"{_LAYER}.norm2.weight"),
+        Rule(f"{_TO}/norm2/bias", f"{_LAYER}.norm2.bias"),
+        Rule(f"{_TO}/linear1/weight", f"{_LAYER}.linear1.weight"),
+        Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
+        Rule("out_norm/scale", "out_norm.weight"),
+        Rule("out_norm/bias", "out_norm.bias"),
+        Rule("heads/weight", "linears.{k}.weight", stack),
+    ),
+    # Models trained with torch's own attention have its module's name in the key.
+    aliases=((r"(self_attn|cross_attention)\.mha\.", r"\1."),),
+)
+
+
+def _qkv(attention: str) -> tuple[str, ...]:
+    return tuple(f"{attention}.{part}_proj.weight" for part in "qkv")
+
+
+_LAYER = "decoder.model.decoder.layers.{i}"
+TRANSFORMERS = Table(
+    rules=(
+        Rule("text_conditioner/output_proj/weight", "enc_to_dec_proj.weight"),
+        Rule("text_conditioner/output_proj/bias", "enc_to_dec_proj.bias"),
+        Rule("emb/embedding", "decoder.model.decoder.embed_tokens.{k}.weight", stack),
+        Rule(f"{_TO}/norm1/scale", f"{_LAYER}.self_attn_layer_norm.weight"),
+        Rule(f"{_TO}/norm1/bias", f"{_LAYER}.self_attn_layer_norm.bias"),
+        Rule(f"{_TO}/self_attn/in_proj/weight", _qkv(f"{_LAYER}.self_attn"), fuse),
+        Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
+        Rule(f"{_TO}/norm_cross/scale", f"{_LAYER}.encoder_attn_layer_norm.weight"),
+        Rule(f"{_TO}/norm_cross/bias", f"{_LAYER}.encoder_attn_layer_norm.bias"),
+        Rule(f"{_TO}/cross_attention/in_proj/weight", _qkv(f"{_LAYER}.encoder_attn"), fuse),
+        Rule(f"{_TO}/cross_attention/out_proj/weight", f"{_LAYER}.encoder_attn.out_proj.weight"),
+        Rule(f"{_TO}/norm2/scale", f"{_LAYER}.final_layer_norm.weight"),
+        Rule(f"{_TO}/norm2/bias", f"{_LAYER}.final_layer_norm.bias"),
+        Rule(f"{_TO}/linear1/weight", f"{_LAYER}.fc1.weight"),
+        Rule(f"{_TO}/linear2/weight", f"{_LAYER}.fc2.weight"),
+        Rule("out_norm/scale", "decoder.model.decoder.layer_norm.weight"),
+        Rule("out_norm/bias", "decoder.model.decoder.layer_norm.bias"),
+        Rule("heads/weight", "decoder.lm_heads.{k}.weight", stack),
+    ),
+    ignored={
+        r"decoder\.model\.decoder\.embed_positions\.weights": "a table of sines, computed here",
+    },
+)
+TABLES = {"audiocraft": AUDIOCRAFT, "transformers": TRANSFORMERS}
+
+
+def derive_config(part: Part) -> LMConfig:
+    """Sizes from the tensors; heads, delays and the form of the model from the settings.
+
+    Raises:
+      UserError: the model is of a kind that is not supported, or lacks what tells its size.
+    """
+    table, tensors = TABLES[part.family], part.tensors
+    _check_supported(part)
+
+    def template(path: str) -> str:
+        return next(rule.templates[0] for rule in table.rules if rule.target == path)
+
+    n_q = table.count(tensors, template("emb/embedding"))
+    _, text_dim = _matrix(part, "text_conditioner/output_proj/weight")
+    rows, dim = _matrix(part, "emb/embedding")
+    ffn_dim, _ = _matrix(part, "transformer/layers/0/linear1/weight")
+    cross = table.count(tensors, template(f"{_TO}/cross_attention/out_proj/weight")) > 0
+    heads = "transformer_lm.num_heads" if part.family == "audiocraft" else "num_attention_heads"
+    try:
+        return LMConfig(
+            dim=dim,
+            # Heads of 64 in every official model.
+            num_heads=part.number(heads, max(dim // 64, 1)),
+            num_layers=table.count(tensors, template(f"{_TO}/linear1/weight")),
+            n_q=n_q,
+            card=rows - 1,  # one row for the special token
+            delays=_delays(part, n_q),
+            ffn_dim=ffn_dim,
+            text_dim=text_dim,
+            conditioning="cross" if cross else "prepend",
+        )
+    except UserError:
+        raise
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"{part.origin}: {error}") from None
+
+
+def _matrix(part: Part, path: str) -> tuple[int, ...]:
+    shape = TABLES[part.family].shape(part.tensors, path)
+    if len(shape) != 2 or 0 in shape:
+        raise UserError(f"{part.origin}: what makes {path} must be a matrix, not {shape}")
+    return shape
+
+
+def _check_supported(part: Part) -> None:
+    wave = "condition_provider.conditioners.self_wav."
+    if any(key.startswith((wave, "audio_enc_to_dec_proj.")) for key in part.tensors):
+        kind = "style" if f"{wave}embed.weight" in part.tensors else "melody"
+        raise UserError(f"{part.origin} is a {kind} model, which is not supported yet")
+    if part.family == "audiocraft":
+        part.require("codebooks_pattern.modeling", "delay")
+        part.require("codebooks_pattern.delay.flatten_first", "0")
+        part.require("codebooks_pattern.delay.empty_initial", "0")
+        part.require("transformer_lm.positional_embedding", "sin")
+        part.require("transformer_lm.activation", "gelu")
+        part.require("transformer_lm.norm_first", "true")
+    else:
+        part.require("activation_function", "gelu")
+        part.require("scale_embedding", False)
+
+
+def _delays(part: Part, n_q: int) -> tuple[int, ...]:
+    """Written down by audiocraft, derived from the number of channels by transformers."""
+    if part.family == "audiocraft":
+        written = part.settings.get("codebooks_pattern.delay.delays")
+        if isinstance(written, list) and all(delay.isdecimal() for delay in written):
+            return tuple(int(delay) for delay in written)
+        stereo = part.settings.get("interleave_stereo_codebooks.use", str(n_q == 8).lower())
+        channels = 2 if stereo == "true" else 1
+    else:
+        channels = part.number("audio_channels", 1)
+        if channels not in (1, 2):
+            raise UserError(f"{part.origin}: audio_channels must be 1 or 2, got {channels}")
+    return tuple(k // channels for k in range(n_q))

@@ -1,0 +1,237 @@
+"""The whole conversion: finds the components, derives their configs, converts, writes."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from musicgen_jax import checkpoint
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.convert import encodec, lm, t5
+from musicgen_jax.convert.rules import Table, apply_table
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.convert.source import HUB_CODEC, HUB_T5, Source, open_source
+from musicgen_jax.convert.tensors import LazyTensor
+from musicgen_jax.encodec.model import Encodec
+from musicgen_jax.errors import UserError
+from musicgen_jax.lm import LM
+from musicgen_jax.t5 import T5Encoder
+
+ComponentConfig = T5Config | LMConfig | EncodecConfig
+_MODULES = {"t5": T5Encoder, "lm": LM, "encodec": Encodec}
+
+LICENSE = """\
+These weights were converted by musicgen-jax; converting does not change their licence.
+
+The MusicGen and EnCodec weights that Meta published (facebook/musicgen-*, facebook/encodec_32khz)
+are released under the Creative Commons Attribution-NonCommercial 4.0 International licence,
+CC-BY-NC 4.0: https://creativecommons.org/licenses/by-nc/4.0/legalcode
+
+The T5 weights that Google published (t5-base) are released under the Apache License 2.0:
+https://www.apache.org/licenses/LICENSE-2.0
+
+Weights from anyone else are under the licence that their authors chose. `config.json` says where
+these came from.
+"""
+
+
+def convert(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    t5_from: str | None = None,
+    encodec_from: str | None = None,
+    revision: str | None = None,
+    name: str | None = None,
+    storage: str = "plain",
+    overwrite: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> MusicGenConfig | dict[str, ComponentConfig]:
+    """Converts a model and writes it as a folder that `musicgen_jax.checkpoint` reads.
+
+    Weights keep the precision they are stored in (weight norm is folded in float32). Components
+    are read and written one after the other: memory holds the largest of them, not the model.
+
+    Args:
+      source: a folder, a weight file, or a repository of the Hugging Face Hub. A folder with
+        EnCodec or T5 alone gives a folder with that component alone.
+      out: the folder to make.
+      t5_from: takes T5 and its tokenizer from there. audiocraft's files hold no T5; without this
+        it is looked for in a folder `t5-base` in or beside the source, then on the Hub.
+      encodec_from: takes the codec from there, likewise.
+      revision: of the Hub repository.
+      name: of the model; by default that of the source.
+      storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
+      overwrite: replaces a model at `out`.
+      log: is told of each step, in one line.
+
+    Returns:
+      the config of the model, or {component: config} of a part of one.
+
+    Raises:
+      UserError: a file is missing, damaged, refused, or does not fit the architecture.
+    """
+    main, parts, tokenizer, origins = find_parts(
+        str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision, log=log
+    )
+    configs, parts = derive_configs(parts)
+    config = whole_config(configs, name or main.name)
+    with checkpoint.writing_model(out, overwrite=overwrite) as writer:
+        for component in parts:
+            log(f"{component}: {_size(parts[component])} from {origins[component]}")
+            tree = convert_part(component, parts[component], configs[component])
+            writer.write_component(component, tree, storage=storage)
+            del tree  # before the next one is read
+        provenance = {"name": main.name, "components": origins}
+        if main.revision:
+            provenance["revision"] = main.revision
+        writer.finish(config or configs, tokenizer=tokenizer, license=LICENSE, source=provenance)
+    return config or configs
+
+
+def find_parts(
+    source: str,
+    *,
+    t5_from: str | None = None,
+    encodec_from: str | None = None,
+    revision: str | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> tuple[Source, dict[str, Part], Path | None, dict[str, str]]:
+    """Gathers the components from the source, from beside it and from the Hub.
+
+    Returns:
+      the source; its components in the order of the pipeline; the tokenizer; and the name of the
+      place that each component comes from.
+    """
+    main = open_source(source, revision)
+    parts, tokenizer = dict(main.parts), main.tokenizer
+    origins = dict.fromkeys(parts, main.name)
+    needs_all = "lm" in parts
+    wanted = {
+        "t5": (t5_from, main.t5_name or "t5-base", HUB_T5),
+        "encodec": (encodec_from, main.codec_name or HUB_CODEC, HUB_CODEC),
+    }
+    for component, (given, named, hub) in wanted.items():
+        pointed = component == "encodec" and main.codec_name is not None
+        if given is None and (component in parts or not (needs_all or pointed)):
+            continue
+        place = given or _beside(main.folder, named.split("/")[-1])
+        if place is None:
+            if named not in (hub, hub.split("/")[-1]):
+                raise UserError(
+                    f"{source} needs {named}, which is not beside it: give --{component} PATH"
+                )
+            place = hub
+            log(f"{component}: not in {main.name}, taken from the Hub: {hub}")
+        try:
+            other = open_source(place)
+        except UserError as error:
+            if given is not None:
+                raise
+            raise UserError(
+                f"{source} holds no {component}: give --{component} PATH ({error})"
+            ) from None
+        if component not in other.parts:
+            raise UserError(f"{place} holds no {component}, only {', '.join(other.parts)}")
+        parts[component], origins[component] = other.parts[component], other.name
+        if component == "t5":
+            tokenizer = other.tokenizer
+    if "t5" in parts and tokenizer is None:
+        raise UserError(f"spiece.model, T5's tokenizer, is not beside {parts['t5'].origin}")
+    order = [component for component in checkpoint.COMPONENTS if component in parts]
+    return main, {c: parts[c] for c in order}, tokenizer, {c: origins[c] for c in order}
+
+
+def derive_configs(
+    parts: Mapping[str, Part],
+) -> tuple[dict[str, ComponentConfig], dict[str, Part]]:
+    """The config of each component, and the parts with what fits them to each other."""
+    parts, configs = dict(parts), {}
+    if "lm" in parts:
+        parts["lm"] = _with_projection(parts["lm"], parts["t5"])
+        configs["lm"] = lm.derive_config(parts["lm"])
+    if "t5" in parts:
+        configs["t5"] = t5.derive_config(parts["t5"])
+    if "encodec" in parts:
+        codec = encodec.derive_config(parts["encodec"])
+        if "lm" in configs:
+            books = configs["lm"].n_q
+            # Stereo interleaves two runs of one mono codec, which two equal delays in a row show.
+            books //= _audio_channels(configs["lm"])
+            codec = encodec.derive_config(parts["encodec"], books)
+            parts["encodec"] = encodec.without_unused_books(parts["encodec"], books)
+        configs["encodec"] = codec
+    return configs, parts
+
+
+def whole_config(configs: Mapping[str, ComponentConfig], name: str) -> MusicGenConfig | None:
+    """The model's config; None if it is only a part of a model."""
+    if "lm" not in configs:
+        return None
+    channels = _audio_channels(configs["lm"])  # type: ignore[arg-type]
+    try:
+        return MusicGenConfig(**configs, audio_channels=channels, name=name)  # type: ignore
+    except ValueError as error:
+        raise UserError(f"the components of {name} do not fit each other: {error}") from None
+
+
+def convert_part(component: str, part: Part, config: ComponentConfig) -> dict:
+    """One component as nested dicts of numpy arrays."""
+    return apply_table(
+        _table(component, part, config),
+        part.tensors,
+        abstract_params(component, config),
+        part.origin,
+    )
+
+
+def abstract_params(component: str, config: ComponentConfig) -> dict:
+    """The parameter tree of a component as `jax.ShapeDtypeStruct`s; allocates nothing."""
+    module = nnx.eval_shape(lambda: _MODULES[component](config, rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def _table(component: str, part: Part, config: Any) -> Table:
+    if component == "lm":
+        return lm.TABLES[part.family]
+    return t5.table(part) if component == "t5" else encodec.table(config)
+
+
+def _audio_channels(config: LMConfig) -> int:
+    return 2 if config.n_q > 1 and config.delays[0] == config.delays[1] else 1
+
+
+def _beside(folder: Path, name: str) -> str | None:
+    """A folder of that name in the source's folder or beside it."""
+    for place in (folder / name, folder.parent / name):
+        if place.is_dir():
+            return str(place)
+    return None
+
+
+def _with_projection(part: Part, text: Part) -> Part:
+    """Adds the identity where transformers leaves out the text's projection: at equal widths."""
+    weight, bias = "enc_to_dec_proj.weight", "enc_to_dec_proj.bias"
+    norm = part.tensors.get("decoder.model.decoder.layer_norm.weight")
+    table = text.tensors.get("shared.weight", text.tensors.get("encoder.embed_tokens.weight"))
+    if part.family != "transformers" or weight in part.tensors or bias in part.tensors:
+        return part
+    if norm is None or table is None or norm.shape != table.shape[1:]:
+        return part  # the engine or derive_config says what is missing
+    (width,) = norm.shape
+    dtype = np.dtype(norm.dtype)
+    added = {
+        weight: LazyTensor((width, width), dtype, lambda: np.eye(width, dtype=dtype)),
+        bias: LazyTensor((width,), dtype, lambda: np.zeros(width, dtype)),
+    }
+    return part._replace(tensors=part.tensors | added)
+
+
+def _size(part: Part) -> str:
+    numbers = sum(math.prod(tensor.shape) for tensor in part.tensors.values())
+    dtypes = {tensor.dtype.name for tensor in part.tensors.values()}
+    return f"{numbers / 1e6:.1f} M numbers, {' and '.join(sorted(dtypes))}"

@@ -1,0 +1,207 @@
+"""The engine behind the tables: which tensors of the source make which parameter of ours.
+
+A rule has one target and its sources, in placeholders: `{i}` stands for an index. An index that
+the target lacks collects: all `emb.{k}.weight` become one stacked parameter, in order.
+
+Strict both ways: every source key is used exactly once or is ignored for a stated reason, every
+parameter of the abstract tree is written exactly once with its exact shape. All faults come in one
+report.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from musicgen_jax.convert.tensors import LazyTensor, StateDict
+from musicgen_jax.errors import UserError
+
+_SHOWN = 8  # faults of one kind in a report
+
+
+def same(x: np.ndarray) -> np.ndarray:
+    """As it is."""
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`target` = `transform` of `sources`, in this order; collected ones come as further ones."""
+
+    target: str
+    sources: str | tuple[str, ...]
+    transform: Callable[..., np.ndarray] = same
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The sources, always as a tuple."""
+        return (self.sources,) if isinstance(self.sources, str) else self.sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All that is needed to convert one component from one family of files.
+
+    Attributes:
+      rules: in the order of the forward pass.
+      aliases: (regex, replacement) pairs that bring other spellings of a key to the rules' one.
+      ignored: regex -> why a key that matches it is not converted.
+    """
+
+    rules: Sequence[Rule]
+    aliases: Sequence[tuple[str, str]] = ()
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def rename(self, key: str) -> str:
+        """The key in the spelling of the rules."""
+        for pattern, replacement in self.aliases:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    def shape(self, source: StateDict, path: str) -> tuple[int, ...]:
+        """The shape of the first tensor that makes the parameter at `path`."""
+        wanted = _source_of(self, path)
+        for key, tensor in source.items():
+            if self.rename(key) == wanted:
+                return tensor.shape
+        raise UserError(f"the source lacks {wanted}, which tells the size of the model")
+
+    def count(self, source: StateDict, template: str) -> int:
+        """How many keys match a template, such as `emb.{k}.weight`."""
+        pattern = re.compile(_regex(template))
+        return len({name for key in source if pattern.fullmatch(name := self.rename(key))})
+
+
+@dataclasses.dataclass
+class _Target:
+    """The sources found for one parameter: (index of the template, collected index) -> key."""
+
+    rule: Rule
+    indices: dict[str, str]
+    found: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+
+    def missing(self) -> list[str]:
+        """Names of source keys that this parameter needs and the source lacks."""
+        faults = []
+        for number, template in enumerate(self.rule.templates):
+            have = sorted(index for n, index in self.found if n == number)
+            for index in set(range(max(have, default=0) + 1)).difference(have):
+                free = dict.fromkeys(_placeholders(template), str(index)) | self.indices
+                faults.append(template.format(**free))
+        return faults
+
+
+def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -> dict:
+    """Converts one component.
+
+    Args:
+      table: its rules.
+      source: the tensors.
+      abstract: nested dicts of `jax.ShapeDtypeStruct`, from `nnx.eval_shape`; only the paths and
+        shapes count, the dtypes are those of the source.
+      what: the source's name, for messages.
+
+    Returns:
+      The same nested dicts, of numpy arrays.
+
+    Raises:
+      UserError: the first line counts what is wrong, further lines name it.
+    """
+    targets, unexpected = _match(table, source)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    wanted = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+    missing = [name for target in targets.values() for name in target.missing()]
+    for path in wanted.keys() - targets.keys():
+        missing += [_source_of(table, path)]
+    for path in targets.keys() - wanted.keys():
+        unexpected += [f"{key} (no {path} here)" for key in targets[path].found.values()]
+
+    values, shapes = {}, []
+    for path, leaf in wanted.items():
+        if path in targets and not targets[path].missing():
+            target = targets[path]
+            keys = [target.found[slot] for slot in sorted(target.found)]
+            value = _transform(target.rule, [source[key] for key in keys])
+            if value is None or value.shape != leaf.shape:
+                got = ", ".join(f"{key} {source[key].shape}" for key in keys[:3])
+                shapes.append(f"{got} for {path} {leaf.shape}")
+            elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
+                shapes.append(f"{keys[0]} is of type {value.dtype}, not a float")
+            values[path] = value
+    _report(what, {"missing": missing, "unexpected": unexpected, "mis-shaped": shapes})
+    return jax.tree.unflatten(structure, [values[path] for path in wanted])
+
+
+def _transform(rule: Rule, tensors: list[LazyTensor]) -> np.ndarray | None:
+    """The parameter; None where the tensors do not even fit each other."""
+    try:
+        return rule.transform(*(tensor.read() for tensor in tensors))
+    except UserError:
+        raise
+    except (ValueError, TypeError):
+        return None
+
+
+def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[str]]:
+    compiled = [
+        (rule, number, re.compile(_regex(template)))
+        for rule in table.rules
+        for number, template in enumerate(rule.templates)
+    ]
+    targets: dict[str, _Target] = {}
+    unexpected = []
+    for key in source:
+        name = table.rename(key)
+        matches = [(r, n, m) for r, n, p in compiled if (m := p.fullmatch(name))]
+        if not matches:
+            if not any(re.fullmatch(pattern, name) for pattern in table.ignored):
+                unexpected.append(key)
+            continue
+        if len(matches) > 1:
+            raise AssertionError(f"the table is ambiguous: {key} matches {len(matches)} rules")
+        rule, number, match = matches[0]
+        indices = match.groupdict()
+        path = rule.target.format(**indices)
+        bound = {k: v for k, v in indices.items() if k in _placeholders(rule.target)}
+        collected = [int(v) for k, v in indices.items() if k not in bound]
+        target = targets.setdefault(path, _Target(rule, bound))
+        slot = (number, collected[0] if collected else 0)
+        if slot in target.found:
+            unexpected.append(f"{key} (a second {target.found[slot]})")
+        target.found[slot] = key
+    return targets, unexpected
+
+
+def _placeholders(template: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", template)
+
+
+def _regex(template: str) -> str:
+    # No leading zeros: "00" and "0" would be two spellings of one layer.
+    return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>0|[1-9][0-9]{0,4})", re.escape(template))
+
+
+def _source_of(table: Table, path: str) -> str:
+    """The source key that a parameter should have come from."""
+    for rule in table.rules:
+        if match := re.fullmatch(_regex(rule.target), path):
+            template = rule.templates[0]
+            return template.format(
+                **dict.fromkeys(_placeholders(template), "0") | match.groupdict()
+            )
+    raise AssertionError(f"the table has no rule for {path}")
+
+
+def _report(what: str, faults: Mapping[str, list[str]]) -> None:
+    counts = [f"{len(names)} {kind}" for kind, names in faults.items() if names]
+    if not counts:
+        return
+    lines = [f"{what} does not fit the architecture: {', '.join(counts)}"]
+    for kind, names in faults.items():
+        lines += [f"  {kind}: {name}" for name in sorted(names)[:_SHOWN]]
+        if len(names) > _SHOWN:
+            lines.append(f"  {kind}: and {len(names) - _SHOWN} more")
+    raise UserError("\n".join(lines))

@@ -1,0 +1,190 @@
+"""Finds the components in a source: a folder, a file or a repository of the Hub."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from musicgen_jax.convert import encodec
+from musicgen_jax.convert.files import read_json, read_weights, state_dict
+from musicgen_jax.convert.settings import Part, read_xp_cfg
+from musicgen_jax.convert.tensors import StateDict
+from musicgen_jax.convert.torch_zip import is_zip, read_torch
+from musicgen_jax.errors import UserError
+
+TOKENIZER = "spiece.model"
+LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"  # audiocraft's
+# transformers', best first: no pickles where there is a choice.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+HUB_CODEC, HUB_T5 = "facebook/encodec_32khz", "google-t5/t5-base"
+_SHARDS = {
+    "model.safetensors.index.json": "model-*-of-*.safetensors",
+    "pytorch_model.bin.index.json": "pytorch_model-*-of-*.bin",
+}
+
+
+@dataclasses.dataclass
+class Source:
+    """What was found in one place.
+
+    Attributes:
+      name: as the user gave it, a repository or the name of a folder or file.
+      folder: where its files are; other components may lie beside it.
+      parts: by component: "t5", "lm", "encodec".
+      tokenizer: sentencepiece model of T5.
+      codec_name: the codec that an audiocraft file points at in place of holding one.
+      t5_name: the T5 that an audiocraft model was trained with.
+      revision: the commit, from the Hub.
+    """
+
+    name: str
+    folder: Path
+    parts: dict[str, Part] = dataclasses.field(default_factory=dict)
+    tokenizer: Path | None = None
+    codec_name: str | None = None
+    t5_name: str | None = None
+    revision: str | None = None
+
+
+def open_source(place: str, revision: str | None = None) -> Source:
+    """Opens a folder, a file or a Hub repository and looks at the names of its tensors.
+
+    Raises:
+      UserError: there is nothing of that name, or nothing in it that can be converted.
+    """
+    path, commit = Path(place), None
+    if not path.exists():
+        path, commit = download(place, revision)
+        source = Source(place, path, revision=commit)
+    else:
+        folder = path if path.is_dir() else path.parent
+        source = Source(path.absolute().name, folder.absolute())
+    names = [path.name] if path.is_file() else _weight_files(source.folder)
+    for name in names:
+        _read(source, source.folder / name)
+    if (source.folder / TOKENIZER).is_file():
+        source.tokenizer = source.folder / TOKENIZER
+    if not source.parts and not source.codec_name:
+        raise UserError(
+            f"{place} holds no MusicGen, EnCodec or T5 weights: expected "
+            f"{' or '.join((LM_FILE, CODEC_FILE, *WEIGHT_FILES))}"
+        )
+    return source
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Those to read: transformers' file holds everything, audiocraft's two hold all but T5."""
+    whole = [name for name in WEIGHT_FILES if (folder / name).is_file()]
+    pair = [name for name in (LM_FILE, CODEC_FILE) if (folder / name).is_file()]
+    return whole[:1] or pair
+
+
+def _read(source: Source, path: Path) -> None:
+    if path.name.endswith(".json") or not is_zip(path):
+        # Not one of torch's zips: safetensors, an index, or something that says so itself.
+        return _read_transformers(source, path, read_weights(path))
+    value = read_torch(path)
+    if isinstance(value, dict) and type(value.get("pretrained")) is str:
+        source.codec_name = value["pretrained"]
+    elif isinstance(value, dict) and "best_state" in value:
+        _read_audiocraft(source, path, value)
+    else:
+        _read_transformers(source, path, state_dict(value, path))
+
+
+def _read_audiocraft(source: Source, path: Path, value: dict) -> None:
+    state = value["best_state"]
+    if isinstance(state, dict) and set(state) == {"model"}:  # straight from a training run
+        state = state["model"]
+    tensors = state_dict(state, path)
+    text = value.get("xp.cfg", "")
+    settings = read_xp_cfg(text) if isinstance(text, str) else {}
+    component = "lm" if any(key.startswith("transformer.layers.") for key in tensors) else "encodec"
+    source.parts[component] = Part("audiocraft", tensors, settings, str(path))
+    if component == "lm":
+        name = settings.get("conditioners.description.t5.name")
+        source.t5_name = name if isinstance(name, str) else None
+
+
+def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
+    config_file = path.parent / "config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    if "melody" in str(config.get("model_type")):
+        raise UserError(f"{source.name} is a melody model, which is not supported yet")
+
+    def part(component: str, key: str, prefixes: tuple[str, ...], strip: bool) -> None:
+        settings = config.get(key, {}) if whole else config
+        if not isinstance(settings, dict):
+            raise UserError(f"{config_file}: {key} must be an object")
+        if settings and component == "encodec":
+            settings = encodec.TRANSFORMERS_DEFAULTS | settings
+        if settings and component == "lm":
+            settings = {"num_attention_heads": 16} | settings
+        found = {
+            name.removeprefix(prefixes[0]) if strip else name: tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefixes)
+        }
+        source.parts[component] = Part("transformers", found, settings, str(path))
+
+    whole = any(key.startswith("decoder.model.decoder.") for key in tensors)
+    if whole:
+        known = ("decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
+        part("lm", "decoder", known, strip=False)
+        part("t5", "text_encoder", ("text_encoder.",), strip=True)
+        part("encodec", "audio_encoder", ("audio_encoder.",), strip=True)
+        known = (*known, "text_encoder.", "audio_encoder.")
+        if strangers := [key for key in tensors if not key.startswith(known)]:
+            raise UserError(f"{path} holds unexpected tensors: {', '.join(strangers[:5])}")
+    elif any(key.startswith("encoder.block.") for key in tensors):
+        part("t5", "", ("",), strip=False)
+    elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
+        part("encodec", "", ("",), strip=False)
+
+
+# --- The Hub -----------------------------------------------------------------------------------
+
+
+def download(repo: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """Fetches what can be converted from a repository, into the Hub's cache, and nothing more.
+
+    audiocraft's pair of files is preferred where there is one: half the size, and the codec in
+    full precision where transformers' file of the stereo models rounds it.
+
+    Returns:
+      the folder and the commit.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or ".." in repo:
+        raise UserError(f"no such file or folder, and no name of a Hub repository: {repo}")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"{repo} is not a local folder; to download it from the Hugging Face Hub: "
+            'pip install "musicgen-jax[hub]"'
+        ) from None
+    try:
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+        names = {sibling.rfilename for sibling in info.siblings or ()}
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=info.sha, allow_patterns=files_to_download(names)
+        )
+    except Exception as error:  # its own kinds, the network's and the file system's
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"could not download {repo} from the Hugging Face Hub: {reason}") from None
+    return Path(folder), info.sha
+
+
+def files_to_download(names: set[str]) -> list[str]:
+    """The files of a repository that are needed, as patterns without folders."""
+    if LM_FILE in names:
+        return [LM_FILE, CODEC_FILE]
+    for weights in WEIGHT_FILES:
+        if weights in names:
+            shards = [_SHARDS[weights]] if weights in _SHARDS else []
+            return ["config.json", TOKENIZER, weights, *shards]
+    return [LM_FILE, *WEIGHT_FILES]  # none of which is there; `open_source` says so
