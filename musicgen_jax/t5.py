@@ -5,10 +5,13 @@ and no 1/sqrt(H) in the attention: its initialisation folds that factor into the
 Positions enter only as a learnt bias on the attention scores, one table for all layers.
 """
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from musicgen_jax.config import T5Config
 from musicgen_jax.linear import Linear, fan_in_normal
@@ -58,6 +61,11 @@ def relative_position_bias(table: jax.Array, length: int, max_distance: int) -> 
     return by_relative[relative + length - 1].transpose(2, 0, 1)
 
 
+class _Dtypes(typing.TypedDict):
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+
 class RMSNorm(nnx.Module):
     """Scales to unit root mean square, measured in float32; subtracts no mean."""
 
@@ -66,8 +74,8 @@ class RMSNorm(nnx.Module):
         dim: int,
         *,
         epsilon: float,
-        dtype: jax.typing.DTypeLike,
-        param_dtype: jax.typing.DTypeLike,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
     ):
         self.epsilon = epsilon
         self.dtype = dtype
@@ -88,13 +96,13 @@ class Layer(nnx.Module):
         self,
         config: T5Config,
         *,
-        dtype: jax.typing.DTypeLike,
-        param_dtype: jax.typing.DTypeLike,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         width, inner = config.d_model, config.num_heads * config.d_kv
         self.num_heads = config.num_heads
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        dtypes = _Dtypes(dtype=dtype, param_dtype=param_dtype)
         epsilon = config.layer_norm_epsilon
         self.attention_norm = RMSNorm(width, epsilon=epsilon, **dtypes)
         # Scores are not divided by sqrt(H): the query starts smaller by that factor instead.
@@ -143,12 +151,12 @@ class T5Encoder(nnx.Module):
         self,
         config: T5Config,
         *,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.config = config
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        dtypes = _Dtypes(dtype=dtype, param_dtype=param_dtype)
         normal = jax.nn.initializers.normal
         self.shared = nnx.Embed(
             config.vocab_size, config.d_model, embedding_init=normal(1.0), **dtypes, rngs=rngs

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from musicgen_jax.linear import Linear
 
@@ -15,8 +16,8 @@ class TextConditioner(nnx.Module):
         text_dim: int,
         dim: int,
         *,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.output_proj = Linear(
