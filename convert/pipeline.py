@@ -1,5 +1,6 @@
 """The whole conversion: finds the components, derives their configs, converts, writes."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Confi
 from musicgen_jax.convert import encodec, lm, t5
 from musicgen_jax.convert.rules import Table, apply_table
 from musicgen_jax.convert.settings import Part
-from musicgen_jax.convert.source import HUB_CODEC, HUB_T5, Source, open_source
+from musicgen_jax.convert.source import HUB_CODEC, HUB_T5, open_source
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
@@ -22,7 +23,7 @@ from musicgen_jax.lm import LM
 from musicgen_jax.t5 import T5Encoder
 
 ComponentConfig = T5Config | LMConfig | EncodecConfig
-_MODULES = {"t5": T5Encoder, "lm": LM, "encodec": Encodec}
+MODULES = {"t5": T5Encoder, "lm": LM, "encodec": Encodec}
 
 LICENSE = """\
 These weights were converted by musicgen-jax; converting does not change their licence.
@@ -75,22 +76,43 @@ def convert(
     Raises:
       UserError: a file is missing, damaged, refused, or does not fit the architecture.
     """
-    main, parts, tokenizer, origins = find_parts(
+    found = find_parts(
         str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision, log=log
     )
-    configs, parts = derive_configs(parts)
-    config = whole_config(configs, name or main.name)
+    configs, parts = derive_configs(found.parts)
+    config = whole_config(configs, name or found.name)
     with checkpoint.writing_model(out, overwrite=overwrite) as writer:
         for component in parts:
-            log(f"{component}: {_size(parts[component])} from {origins[component]}")
+            log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
             tree = convert_part(component, parts[component], configs[component])
             writer.write_component(component, tree, storage=storage)
             del tree  # before the next one is read
-        provenance = {"name": main.name, "components": origins}
-        if main.revision:
-            provenance["revision"] = main.revision
-        writer.finish(config or configs, tokenizer=tokenizer, license=LICENSE, source=provenance)
+        writer.finish(
+            config or configs,
+            tokenizer=found.tokenizer,
+            license=LICENSE,
+            source={"name": found.name, "revision": found.revision, "components": found.origins},
+        )
     return config or configs
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The components of a source, gathered.
+
+    Attributes:
+      name: of the source.
+      revision: its commit, from the Hub.
+      parts: by component, in the order of the pipeline.
+      tokenizer: sentencepiece model, None without T5.
+      origins: name of the place that each component comes from.
+    """
+
+    name: str
+    revision: str | None
+    parts: dict[str, Part]
+    tokenizer: Path | None
+    origins: dict[str, str]
 
 
 def find_parts(
@@ -100,12 +122,10 @@ def find_parts(
     encodec_from: str | None = None,
     revision: str | None = None,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[Source, dict[str, Part], Path | None, dict[str, str]]:
+) -> Found:
     """Gathers the components from the source, from beside it and from the Hub.
 
-    Returns:
-      the source; its components in the order of the pipeline; the tokenizer; and the name of the
-      place that each component comes from.
+    The arguments are those of `convert`.
     """
     main = open_source(source, revision)
     parts, tokenizer = dict(main.parts), main.tokenizer
@@ -143,7 +163,13 @@ def find_parts(
     if "t5" in parts and tokenizer is None:
         raise UserError(f"spiece.model, T5's tokenizer, is not beside {parts['t5'].origin}")
     order = [component for component in checkpoint.COMPONENTS if component in parts]
-    return main, {c: parts[c] for c in order}, tokenizer, {c: origins[c] for c in order}
+    return Found(
+        main.name,
+        main.revision,
+        {component: parts[component] for component in order},
+        tokenizer,
+        {component: origins[component] for component in order},
+    )
 
 
 def derive_configs(
@@ -191,7 +217,7 @@ def convert_part(component: str, part: Part, config: ComponentConfig) -> dict:
 
 def abstract_params(component: str, config: ComponentConfig) -> dict:
     """The parameter tree of a component as `jax.ShapeDtypeStruct`s; allocates nothing."""
-    module = nnx.eval_shape(lambda: _MODULES[component](config, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: MODULES[component](config, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 

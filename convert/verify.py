@@ -1,0 +1,311 @@
+"""Stage by stage, a converted model against the same weights in transformers' classes.
+
+The one file of the converter that needs torch. Transformers' classes are the reference for
+audiocraft's files too: their tensors are renamed, straight from the source and not from what the
+converter made of them. Everything runs in float32, one component at a time.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from musicgen_jax import checkpoint
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.convert import encodec
+from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.errors import UserError
+from musicgen_jax.patterns import to_steps
+from musicgen_jax.tokenizer import Tokenizer
+
+TOLERANCE = 1e-3  # of the largest reference value; 48 layers in float32 stay well below
+_TEXTS = ("80s pop track with bassy drums and synth", "a flute")
+_FRAMES = 12
+
+
+class Stage(NamedTuple):
+    """How far one stage is off.
+
+    Attributes:
+      name: of the stage.
+      error: largest difference over largest reference value; of codes, the share that differs.
+    """
+
+    name: str
+    error: float
+
+
+def require_packages() -> None:
+    """Raises UserError unless torch and transformers are there."""
+    needed = ("torch", "transformers")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f'verifying needs {" and ".join(missing)}: pip install "musicgen-jax[parity]"'
+        )
+
+
+def verify(
+    source: str | os.PathLike,
+    converted: str | os.PathLike,
+    *,
+    t5_from: str | None = None,
+    encodec_from: str | None = None,
+    revision: str | None = None,
+    log: Callable[[str], None] = print,
+) -> list[Stage]:
+    """Compares every stage and tells `log` the largest error of each.
+
+    Args:
+      source: what was converted, as for `convert`; it must hold a whole model.
+      converted: what it was converted to.
+      t5_from: as for `convert`.
+      encodec_from: as for `convert`.
+      revision: as for `convert`.
+      log: is told one line per stage.
+
+    Returns:
+      the stages in order.
+
+    Raises:
+      UserError: a stage is off by more than `TOLERANCE`, or packages are missing.
+    """
+    require_packages()
+    config = checkpoint.load_config(converted)
+    parts = find_parts(
+        str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision
+    ).parts
+    _, parts = derive_configs(parts)
+    log("comparing with transformers' classes, in float32:")
+    stages = []
+    with jax.default_matmul_precision("highest"):
+        for stage in _stages(config, parts, converted):
+            log(f"  {stage.name}: {stage.error:.1e}")
+            stages.append(stage)
+    if bad := [stage.name for stage in stages if not stage.error <= TOLERANCE]:
+        raise UserError(f"{converted} differs from {source} in {' and '.join(bad)}")
+    return stages
+
+
+def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Iterator[Stage]:
+    ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
+    ids = ids % config.t5.vocab_size  # a test's tokenizer may know more pieces than its model
+    expected = _reference_t5(config.t5, parts["t5"], ids, mask)
+    hidden = _load("t5", config, path)(jnp.asarray(ids), jnp.asarray(mask))
+    yield Stage("T5, hidden states", _error(np.asarray(hidden)[mask], expected[mask]))
+
+    # From transformers' hidden states on both sides, so that each stage shows its own error.
+    hidden = expected
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, config.lm.card, (len(ids), config.lm.n_q, _FRAMES), dtype=np.int32)
+    steps = np.asarray(to_steps(jnp.asarray(codes), config.lm.delays, config.lm.special_token))
+    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask)
+    logits = _logits(_load("lm", config, path), steps, hidden, mask)
+    yield Stage("LM, logits", _error(logits, expected))
+
+    audio = _sweep(config.encodec)
+    expected, sound = _reference_codec(config.encodec, parts["encodec"], audio)
+    codec = _load("encodec", config, path)
+    codes = np.asarray(codec.encode(jnp.asarray(audio)))
+    same_shape = codes.shape == expected.shape
+    differ = float(np.mean(codes != expected)) if same_shape else float("inf")
+    yield Stage("EnCodec, share of other codes", differ)
+    decoded = np.asarray(codec.decode(jnp.asarray(expected)))
+    yield Stage("EnCodec, sound of the same codes", _error(decoded, sound))
+
+
+def _error(actual: np.ndarray, expected: np.ndarray) -> float:
+    if actual.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def _load(component: str, config: MusicGenConfig, path: Any) -> Any:
+    """Our module with the converted weights, in float32."""
+    sizes = getattr(config, component)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: MODULES[component](sizes, rngs=nnx.Rngs(0))))
+    params = checkpoint.load_params(path, component, abstract_params(component, sizes))
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+def _logits(lm: Any, steps: np.ndarray, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    cross = lm.text_conditioner(jnp.asarray(hidden), jnp.asarray(mask))
+    return np.asarray(
+        lm(jnp.asarray(steps), Condition(cross=cross, cross_mask=jnp.asarray(mask, bool)))
+    )
+
+
+def _sweep(config: EncodecConfig) -> np.ndarray:
+    """Twenty frames and a bit of a rising tone in noise, [1, C, W]."""
+    samples = 20 * config.hop_length + 1
+    time = np.arange(samples) / config.sample_rate
+    tone = 0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)
+    noise = np.random.default_rng(1).normal(0, 0.05, (1, config.channels, samples))
+    return (tone + noise).astype(np.float32)
+
+
+# --- The reference -----------------------------------------------------------------------------
+
+
+def _fill(model: Any, tensors: Mapping[str, np.ndarray], tied: tuple[str, ...] = ()) -> Any:
+    """Loads the state dict in float32, strictly but for what is tied."""
+    import torch
+
+    state = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in tensors.items()}
+    result = model.load_state_dict(state, strict=False)
+    missing = [key for key in result.missing_keys if key not in tied]
+    if missing or result.unexpected_keys:
+        raise UserError(
+            f"transformers misses {missing[:3]}, is offered {result.unexpected_keys[:3]}"
+        )
+    return model.eval()
+
+
+def _reference_t5(config: T5Config, part: Part, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    import torch
+    import transformers
+
+    sizes = dict(part.settings) or {
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "d_kv": config.d_kv,
+        "d_ff": config.d_ff,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": config.relative_attention_num_buckets,
+        "relative_attention_max_distance": config.relative_attention_max_distance,
+    }
+    model = transformers.T5EncoderModel(transformers.T5Config(**sizes))
+    tensors = {
+        key: tensor.read()
+        for key, tensor in part.tensors.items()
+        if not key.startswith(("decoder.", "lm_head."))
+    }
+    if "shared.weight" not in tensors:
+        tensors["shared.weight"] = tensors["encoder.embed_tokens.weight"]
+    _fill(model, tensors, tied=("encoder.embed_tokens.weight",))
+    with torch.no_grad():
+        return model(
+            input_ids=torch.from_numpy(ids.astype(np.int64)),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)),
+        ).last_hidden_state.numpy()
+
+
+def _reference_lm(
+    config: LMConfig, part: Part, steps: np.ndarray, hidden: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+    import torch
+    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+
+    sizes = dict(part.settings)
+    if part.family == "audiocraft":
+        sizes = {
+            "vocab_size": config.card,
+            "num_hidden_layers": config.num_layers,
+            "ffn_dim": config.ffn_dim,
+            "num_attention_heads": config.num_heads,
+            "hidden_size": config.dim,
+            "num_codebooks": config.n_q,
+        }
+    sizes |= {"attn_implementation": "eager"}  # without a choice the mask would be left out
+    model = MusicgenForCausalLM(MusicgenDecoderConfig(**sizes))
+    tensors = dict(_lm_tensors(part))
+    weight, bias = tensors.pop("enc_to_dec_proj.weight"), tensors.pop("enc_to_dec_proj.bias")
+    _fill(model, {k: v for k, v in tensors.items() if "embed_positions" not in k})
+    text = hidden @ weight.astype(np.float32).T + bias.astype(np.float32)
+    text = text * mask[..., None]
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.from_numpy(steps.astype(np.int64)).flatten(0, 1),
+            encoder_hidden_states=torch.from_numpy(text.astype(np.float32)),
+            encoder_attention_mask=torch.from_numpy(mask.astype(np.int64)),
+        ).logits.numpy()
+    return logits.reshape(*steps.shape, config.card)
+
+
+# From audiocraft's words to transformers'; `in_proj_weight` is cut apart besides.
+_LM_WORDS = (
+    ("condition_provider.conditioners.description.output_proj.", "enc_to_dec_proj."),
+    ("emb.", "model.decoder.embed_tokens."),
+    ("linears.", "lm_heads."),
+    ("out_norm.", "model.decoder.layer_norm."),
+    ("transformer.layers.", "model.decoder.layers."),
+    (".mha.", "."),
+    (".norm1.", ".self_attn_layer_norm."),
+    (".norm_cross.", ".encoder_attn_layer_norm."),
+    (".norm2.", ".final_layer_norm."),
+    (".cross_attention.", ".encoder_attn."),
+    (".linear1.", ".fc1."),
+    (".linear2.", ".fc2."),
+)
+
+
+def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of either family, by transformers' names."""
+    for key, tensor in part.tensors.items():
+        if part.family == "transformers":
+            yield key.removeprefix("decoder."), tensor.read()
+            continue
+        for old, new in _LM_WORDS:
+            if key.startswith(old) or (old.startswith(".") and old in key):
+                key = key.replace(old, new, 1)
+        if key.endswith(".in_proj_weight"):
+            for letter, rows in zip("qkv", np.split(tensor.read(), 3), strict=True):
+                yield key.replace("in_proj_weight", f"{letter}_proj.weight"), rows
+        else:
+            yield key, tensor.read()
+
+
+def _reference_codec(
+    config: EncodecConfig, part: Part, audio: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [1, K, T] of the audio, and their sound [1, C, W]."""
+    import torch
+    import transformers
+
+    sizes = dict(part.settings) if part.family == "transformers" else {}
+    sizes = sizes or {
+        "audio_channels": config.channels,
+        "sampling_rate": config.sample_rate,
+        "num_filters": config.n_filters,
+        "upsampling_ratios": list(config.ratios),
+        "hidden_size": config.dimension,
+        "codebook_dim": config.dimension,
+        "codebook_size": config.bins,
+        "kernel_size": config.kernel_size,
+        "last_kernel_size": config.last_kernel_size,
+        "residual_kernel_size": config.residual_kernel_size,
+        "num_residual_layers": config.n_residual_layers,
+        "dilation_growth_rate": config.dilation_base,
+        "compress": config.compress,
+        "num_lstm_layers": config.lstm,
+        "pad_mode": config.pad_mode,
+        "norm_type": "weight_norm",
+        "use_causal_conv": False,
+        "use_conv_shortcut": False,
+    }
+    # Transformers counts codebooks by bit rate.
+    bits = transformers.EncodecConfig(**sizes).codebook_nbits
+    frame_rate = -(-config.sample_rate // config.hop_length)
+    sizes["target_bandwidths"] = [(config.n_q + 0.5) * frame_rate * bits / 1000]
+    model = transformers.EncodecModel(transformers.EncodecConfig(**sizes))
+    names = encodec.table(config)
+    tensors = {}
+    for key, tensor in part.tensors.items():
+        name = names.rename(key)
+        for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+            name = name.replace(f".conv.{old}", f".conv.parametrizations.weight.{new}")
+        tensors[name] = tensor.read()
+    _fill(model, tensors)
+    with torch.no_grad():
+        codes = model.quantizer.encode(model.encoder(torch.from_numpy(audio)), None)  # [K, 1, T]
+        sound = model.decoder(model.quantizer.decode(codes))
+    return codes.transpose(0, 1).numpy().astype(np.int32), sound.numpy()
