@@ -407,6 +407,13 @@ def test_loudness_strategy_reaches_its_target(rate):
     assert abs(audio.loudness(default, rate) + 14) < 0.05  # a few peaks are clipped
 
 
+def test_loudness_strategy_measures_clipped_as_audiocraft_does():
+    loud = sine(997, 32000)
+    out = audio.normalize_audio(loud, 32000, "loudness")
+    level = audio.loudness(loud, 32000, clip=True)
+    np.testing.assert_allclose(out, loud * 10 ** ((-14 - level) / 20), atol=1e-6)
+
+
 def test_loudness_compressor_is_tanh_before_the_clip():
     wave = noise(samples=32000, level=0.3)
     plain = audio.normalize_audio(wave, 32000, "loudness", loudness_headroom_db=30)
