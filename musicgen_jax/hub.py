@@ -1,4 +1,4 @@
-"""From a name to a model folder: the bundled model, a path, or an official model, converted once."""
+"""From a name to a model folder: bundled, on disk, or official and then converted once."""
 
 import importlib.util
 import os
@@ -47,7 +47,7 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
     if official is None:
         known = ", ".join((BUNDLED, *CONVERTIBLE))
         raise UserError(
-            f"no model {str(name_or_path)!r}: give the folder of a converted model or one of {known}"
+            f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
     if official not in CONVERTIBLE:
         raise UserError(f"{official} is not supported yet; {', '.join(CONVERTIBLE)} are")

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 
 Progress = bool | Callable[[int, int], None]
+Part = TypeVar("Part", bound=nnx.Module)
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 DEFAULT_DURATION = 8.0
@@ -97,10 +99,7 @@ class MusicGen:
         Raises:
           UserError: there is no such model, it is incomplete, or `dtype` is not one of the two.
         """
-        if dtype is None:
-            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        if dtype not in (jnp.float32, jnp.bfloat16):
-            raise UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+        dtype = _lm_dtype(dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
@@ -125,7 +124,7 @@ class MusicGen:
           dtype: of the language model.
         """
 
-        def fill(component: str, module: Callable[..., nnx.Module]):
+        def fill(component: str, module: Callable[..., Part]) -> Part:
             graphdef, state = nnx.split(nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0))))
             nnx.replace_by_pure_dict(state, weights(component, nnx.to_pure_dict(state)))
             return nnx.merge(graphdef, state)
@@ -323,7 +322,11 @@ class MusicGen:
         """
         wav = _check_audio(audio, sample_rate, "audio")
         to = self.sample_rate, self.audio_channels
-        wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
+        return self._to_codes(
+            np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
+        )
+
+    def _to_codes(self, wav: np.ndarray) -> jax.Array:
         # The codec is mono: a stereo model's channels are rows of its batch.
         B, C, W = wav.shape
         codes = _codec_encode(self.encodec, wav.reshape(B * C, 1, W))
@@ -415,6 +418,19 @@ def _is_number(value: object) -> bool:
     return (_is_int(value) or isinstance(value, float | np.floating)) and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def _lm_dtype(dtype: DTypeLike | None) -> np.dtype:
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    message = f"dtype must be float32 or bfloat16, got {dtype!r}"
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        raise UserError(message) from None
+    if known not in (jnp.float32, jnp.bfloat16):
+        raise UserError(message)
+    return known
+
+
 def _check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:
     if isinstance(descriptions, str):
         raise UserError(f"descriptions must be a list of texts: [{descriptions!r}]")
@@ -445,15 +461,16 @@ def _check_sampling(
 
 
 def _check_seed(seed: int | Sequence[int], batch: int) -> int | list[int]:
-    seeds = [seed] if _is_int(seed) else seed
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence | np.ndarray):
+    if isinstance(seed, str) or not (_is_int(seed) or isinstance(seed, Sequence | np.ndarray)):
         raise UserError(f"seed must be an integer or a list of integers, got {seed!r}")
+    seeds = [seed] if _is_int(seed) else list(seed)  # type: ignore[arg-type]
     for one in seeds:
-        if not _is_int(one) or not 0 <= one < 2**32:
+        if not _is_int(one) or not 0 <= one < 2**32:  # type: ignore[operator]
             raise UserError(f"a seed must be an integer from 0 to {2**32 - 1}, got {one!r}")
     if not _is_int(seed) and len(seeds) != batch:
         raise UserError(f"{len(seeds)} seeds for {batch} clips: give one for each, or one integer")
-    return int(seed) if _is_int(seed) else [int(one) for one in seeds]  # type: ignore[arg-type]
+    numbers = [int(one) for one in seeds]  # type: ignore[arg-type]
+    return numbers[0] if _is_int(seed) else numbers
 
 
 def _match_batch(codes: jax.Array, batch: int) -> jax.Array:

@@ -1,5 +1,8 @@
 """Small models with random weights: for tests, benchmarks and users' own tests. No downloads."""
 
+import io
+import os
+import string
 import zlib
 from collections.abc import Sequence
 
@@ -9,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
@@ -18,7 +22,7 @@ _T5 = T5Config(
     relative_attention_num_buckets=8, relative_attention_max_distance=20,
 )  # fmt: skip
 _ENCODEC = EncodecConfig(
-    sample_rate=4000, n_filters=2, ratios=(5, 4, 2, 2), dimension=6, bins=37, n_q=4, lstm=1
+    sample_rate=4000, n_filters=2, ratios=(10, 8), dimension=6, bins=37, n_q=4, lstm=1
 )
 _LM = LMConfig(dim=16, num_heads=2, num_layers=2, card=37, text_dim=12, ffn_dim=24)
 
@@ -121,3 +125,37 @@ def model_params(model: MusicGen) -> dict[str, dict]:
     """A model's weights by component, as `checkpoint.save_model` takes them."""
     parts = {"t5": model.t5, "lm": model.lm, "encodec": model.encodec}
     return {name: nnx.to_pure_dict(nnx.state(part)) for name, part in parts.items()}
+
+
+def character_tokenizer() -> bytes:
+    """A sentencepiece model with T5's special ids whose pieces are letters and digits."""
+    import sentencepiece
+
+    characters = string.ascii_lowercase + string.digits + ".,-"
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(characters)]),
+        model_writer=model,
+        model_type="char",
+        vocab_size=len(characters) + 4,  # the three below and the space
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def save_random_model(
+    path: str | os.PathLike, config: MusicGenConfig = DEBUG, *, seed: int = 0
+) -> None:
+    """Writes the folder of a random model, for whatever goes through `from_pretrained`."""
+    checkpoint.save_model(
+        path,
+        config,
+        model_params(random_model(config, seed=seed)),
+        tokenizer=character_tokenizer(),
+        license="Random numbers: nobody's.",
+        source={"random seed": seed},
+    )
