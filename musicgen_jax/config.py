@@ -51,7 +51,8 @@ class LMConfig:
         if not self.ffn_dim:
             object.__setattr__(self, "ffn_dim", 4 * self.dim)
         if self.conditioning not in ("cross", "prepend"):
-            raise ValueError(f"conditioning must be 'cross' or 'prepend', got {self.conditioning!r}")
+            known = "'cross' or 'prepend'"
+            raise ValueError(f"conditioning must be {known}, got {self.conditioning!r}")
         if len(self.delays) != self.n_q or min(self.delays) != 0:
             raise ValueError(
                 f"delays must be {self.n_q} numbers (one per codebook), the smallest 0, "

@@ -57,5 +57,7 @@ class Encodec(nnx.Module):
           ValueError: `codes` is not [B, n_q, T] with T > 0.
         """
         if codes.ndim != 3 or codes.shape[1] != self.config.n_q or not codes.shape[2]:
-            raise ValueError(f"codes must be [B, {self.config.n_q}, T] with T > 0, got {codes.shape}")
+            raise ValueError(
+                f"codes must be [B, {self.config.n_q}, T] with T > 0, got {codes.shape}"
+            )
         return self.decoder(self.quantizer.decode(codes)).swapaxes(1, 2)

@@ -11,7 +11,8 @@ class ResidualVectorQuantizer(nnx.Module):
     def __init__(
         self, n_q: int, bins: int, dimension: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs
     ):
-        self.embed = nnx.Param(jax.random.normal(rngs.params(), (n_q, bins, dimension), param_dtype))
+        shape = (n_q, bins, dimension)
+        self.embed = nnx.Param(jax.random.normal(rngs.params(), shape, param_dtype))
 
     def encode(self, latents: jax.Array) -> jax.Array:
         """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T]."""

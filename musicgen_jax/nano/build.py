@@ -1,0 +1,212 @@
+"""Makes the bundled model from nothing: `python -m musicgen_jax.nano.build RUN_DIR`.
+
+Music is composed and rendered, the codec trained on it, the music encoded, the language model
+trained on the codes, and everything packed as the folder that ships in the wheel. Each stage saves
+as it goes and is skipped when its result is there, so an interrupted build goes on where it was.
+"""
+
+import argparse
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from musicgen_jax import checkpoint
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config, to_dict
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.nano import captions, composer, synth
+from musicgen_jax.nano.pieces import Pieces, spec_of
+from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.training import codec as codec_training
+from musicgen_jax.training import lm as lm_training
+
+# The official strides at half the sample rate: 25 frames a second, to which the music is tuned.
+CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
+MODEL = MusicGenConfig(
+    t5=T5Config(vocab_size=1200, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4),
+    lm=LMConfig(dim=192, num_heads=3, num_layers=6, card=1024, text_dim=128),
+    encodec=CODEC,
+    name="nano",
+)
+CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
+LM_TRAINING = lm_training.LMTrainConfig(
+    phases=(
+        lm_training.Phase(steps=1600, frames=200, batch_size=12),
+        lm_training.Phase(steps=500, frames=750, batch_size=4),
+    )
+)
+CODEC_PIECES, LM_PIECES, HELD_OUT_PIECES = 500, 1600, 64
+CLIP_FRAMES = 30 * composer.FRAME_RATE
+TEXT_LENGTH = 48  # tokens; the few longer captions are cut
+
+# Seeds of the pieces: no piece of one purpose is ever heard in another.
+CODEC_SEED, LM_SEED, HELD_OUT_SEED = 10_000_000, 20_000_000, 30_000_000
+
+LICENSE = """The weights in this folder were trained by the musicgen_jax project from scratch, on
+music that its own code composed and synthesised. They are released under the MIT licence, as the
+code is. No weights and no data of anybody else went into them.
+"""
+
+
+def piece(seed: int, num_frames: int = CLIP_FRAMES) -> tuple[composer.PieceSpec, np.ndarray]:
+    """The piece of a seed and its sound, float32 [num_frames * hop]."""
+    rng = np.random.default_rng(seed)
+    spec = composer.sample_spec(rng)
+    return spec, synth.render(composer.compose(spec, rng, num_frames), num_frames)
+
+
+def train_codec(run: Path) -> dict:
+    """Parameters of the trained codec, from `run/codec` or trained into it."""
+    path = run / "codec"
+    abstract = jax.eval_shape(lambda: codec_training.init(CODEC, CODEC_TRAINING))
+    state = checkpoint.load_state(path, abstract) if path.exists() else None
+    if state is None or int(state.step) < CODEC_TRAINING.steps:
+        seeds = range(CODEC_SEED, CODEC_SEED + CODEC_PIECES)
+        clips = np.stack([piece(seed)[1].astype(np.float16) for seed in seeds])
+        state = codec_training.train(
+            CODEC,
+            CODEC_TRAINING,
+            clips,
+            state=state,
+            log=log_to(run / "codec.jsonl"),
+            save=lambda state: checkpoint.save_state(path, state),
+        )
+    return codec_training.codec_params(state)
+
+
+def encode_pieces(path: Path, codec: dict, seeds: range) -> Pieces:
+    """The codes of pieces, from the file or encoded into it."""
+    if path.exists():
+        return Pieces.load(path)
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(CODEC, rngs=nnx.Rngs(0))), nnx.Param)
+    encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
+    codes = [
+        np.asarray(encode(codec, piece(seed)[1][None, None]))[0].astype(np.int16) for seed in seeds
+    ]
+    pieces = Pieces(np.stack(codes), np.asarray(seeds))
+    pieces.save(path)
+    return pieces
+
+
+def train_tokenizer(path: Path) -> Path:
+    """A sentencepiece model with T5's special ids, trained on captions."""
+    if path.exists():
+        return path
+    import sentencepiece
+
+    def texts() -> Iterator[str]:
+        for seed in range(LM_SEED, LM_SEED + 15_000):
+            yield captions.caption(spec_of(seed), np.random.default_rng((seed, 1)))
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=texts(),
+        model_writer=model,
+        vocab_size=MODEL.t5.vocab_size,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc_cf",  # upper and lower case are one
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=2,
+        minloglevel=1,
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def train_lm(run: Path, train: Pieces, held_out: Pieces, tokenizer: Tokenizer) -> dict:
+    """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
+    path = run / "lm"
+    abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))
+    state = checkpoint.load_state(path, abstract) if path.exists() else None
+    if state is None or int(state.step) < LM_TRAINING.steps:
+
+        def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
+            ids, mask = tokenizer(texts)
+            width = ((0, 0), (0, max(0, TEXT_LENGTH - ids.shape[1])))
+            ids, mask = np.pad(ids, width), np.pad(mask, width)
+            return ids[:, :TEXT_LENGTH], mask[:, :TEXT_LENGTH]
+
+        state = lm_training.train(
+            MODEL,
+            LM_TRAINING,
+            train,
+            tokenize,
+            state=state,
+            log=log_to(run / "lm.jsonl"),
+            save=lambda state: checkpoint.save_state(path, state),
+            evaluate=make_evaluation(held_out, tokenize),
+        )
+    return state.params
+
+
+def make_evaluation(held_out: Pieces, tokenize: Callable) -> Callable[[dict], dict]:
+    """Cross-entropies on held-out pieces with their captions and with each other's."""
+    loss = jax.jit(lm_training.make_loss(MODEL))
+    codes = held_out.codes[:32, :, :200].astype(np.int32)
+    rng = np.random.default_rng(0)
+    prompts = [captions.caption(spec_of(int(seed)), rng) for seed in held_out.seeds[:32]]
+    matched, shuffled = tokenize(prompts), tokenize(prompts[1:] + prompts[:1])
+
+    def evaluate(params: dict) -> dict:
+        mean, per_codebook = loss(params, codes, *matched)
+        books = {f"held out, book {k}": value for k, value in enumerate(per_codebook)}
+        return {"held out": mean, "wrong prompts": loss(params, codes, *shuffled)[0], **books}
+
+    return evaluate
+
+
+def pack(path: Path, codec: dict, params: dict, tokenizer: Path) -> None:
+    """Writes the model folder: int8 weights for text and music, float16 for the codec."""
+    half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), codec)
+    with checkpoint.writing_model(path, overwrite=True) as writer:
+        writer.write_component("t5", params["t5"], storage="int8")
+        writer.write_component("lm", params["lm"], storage="int8")
+        writer.write_component("encodec", half)
+        source = {
+            "made by": "python -m musicgen_jax.nano.build",
+            "codec training": to_dict(CODEC_TRAINING),
+            "lm training": to_dict(LM_TRAINING),
+        }
+        writer.finish(MODEL, tokenizer=tokenizer, license=LICENSE, source=source)
+
+
+def log_to(path: Path) -> Callable[[dict], None]:
+    """A function that appends records to a JSONL file and shows them."""
+
+    def log(record: dict) -> None:
+        line = json.dumps({"time": time.strftime("%H:%M:%S"), **record})
+        with path.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+    return log
+
+
+def main() -> None:
+    """Runs every stage that is not done yet."""
+    parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
+    parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
+    run = parser.parse_args().run
+    run.mkdir(parents=True, exist_ok=True)
+    codec = train_codec(run)
+    train = encode_pieces(run / "train.npz", codec, range(LM_SEED, LM_SEED + LM_PIECES))
+    held_out = encode_pieces(
+        run / "held_out.npz", codec, range(HELD_OUT_SEED, HELD_OUT_SEED + HELD_OUT_PIECES)
+    )
+    tokenizer = train_tokenizer(run / "tokenizer.model")
+    params = train_lm(run, train, held_out, Tokenizer(tokenizer))
+    pack(run / "model", codec, params, tokenizer)
+    print(f"made {run / 'model'}: it ships as musicgen_jax/nano/model")
+
+
+if __name__ == "__main__":
+    main()

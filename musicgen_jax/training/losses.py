@@ -1,0 +1,88 @@
+"""Losses: spectral distances for the codec, cross-entropy per codebook for the language model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
+    """Triangular mel filters of unit sum, float32 [window // 2 + 1, n_mels], 20 Hz to Nyquist."""
+
+    def to_mel(hertz):
+        return 2595.0 * np.log10(1.0 + hertz / 700.0)
+
+    nyquist = sample_rate / 2
+    mels = np.linspace(to_mel(20.0), to_mel(nyquist), n_mels + 2)
+    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    bins = np.linspace(0.0, nyquist, window // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    return (filters / np.maximum(filters.sum(0), 1e-8)).astype(np.float32)
+
+
+def magnitudes(audio: jax.Array, window: int) -> jax.Array:
+    """Magnitudes of a centred Hann STFT with a hop of a quarter window.
+
+    Args:
+      audio: float [B, W].
+      window: samples, a multiple of 4.
+
+    Returns:
+      float32 [B, frames, window // 2 + 1], scaled so that a full-scale sine stays near 1.
+    """
+    hop = window // 4
+    padded = jnp.pad(audio, ((0, 0), (window // 2, window // 2)), mode="reflect")
+    count = (padded.shape[1] - window) // hop + 1
+    hops = padded[:, : (count + 3) * hop].reshape(audio.shape[0], count + 3, hop)
+    frames = jnp.concatenate([hops[:, i : i + count] for i in range(4)], axis=-1)
+    spectrum = jnp.fft.rfft(frames * np.hanning(window + 1)[:-1].astype(np.float32))
+    # The floor keeps the gradient of the square root finite in digital silence.
+    power = spectrum.real**2 + spectrum.imag**2 + 1e-7
+    return jnp.sqrt(power) * (4.0 / window)
+
+
+def spectral_loss(
+    target: jax.Array, output: jax.Array, sample_rate: int, windows: tuple[int, ...]
+) -> jax.Array:
+    """Mean over `windows` of a log-mel and a linear-magnitude L1 distance.
+
+    The log distance hears quiet partials, the linear one keeps the loud ones in place.
+
+    Args:
+      target: float [B, W].
+      output: float [B, W].
+      sample_rate: samples per second.
+      windows: STFT sizes in samples.
+
+    Returns:
+      float32 [].
+    """
+    total = jnp.zeros(())
+    for window in windows:
+        filters = mel_filters(sample_rate, window, max(10, min(96, window // 16)))
+        a, b = magnitudes(target, window), magnitudes(output, window)
+        log_a, log_b = jnp.log(a @ filters + 1e-4), jnp.log(b @ filters + 1e-4)
+        total += jnp.abs(log_a - log_b).mean()
+        total += 0.5 * jnp.abs(a - b).mean() / (jnp.abs(a).mean() + 1e-3)
+    return total / len(windows)
+
+
+def codebook_cross_entropy(logits: jax.Array, codes: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean cross-entropy of each codebook over its valid positions, in nats.
+
+    The original's loss is the mean of these K numbers: every codebook weighs the same, however
+    many of its positions are valid (audiocraft, solvers/musicgen.py).
+
+    Args:
+      logits: float32 [B, K, T, V]; anything, NaN included, where `mask` is False.
+      codes: int [B, K, T].
+      mask: bool [B, K, T], True where there is a prediction and a target.
+
+    Returns:
+      float32 [K].
+    """
+    logits = jnp.where(mask[..., None], logits, 0.0)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    picked = jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]  # [B, K, T]
+    return -(picked * mask).sum((0, 2)) / jnp.maximum(mask.sum((0, 2)), 1)
