@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import checkpoint, hub, lm
+from musicgen_jax import arguments, checkpoint, hub, lm
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.conditioning.text import TextConditioner
@@ -34,7 +34,6 @@ Part = TypeVar("Part", bound=nnx.Module)
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 DEFAULT_DURATION = 8.0
-DEFAULT_TOP_K = 250
 _SHORTEST_TEXT = 16  # prompts of up to so many tokens share one compilation
 _SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS holds nothing to continue
 
@@ -99,7 +98,7 @@ class MusicGen:
         Raises:
           UserError: there is no such model, it is incomplete, or `dtype` is not one of the two.
         """
-        dtype = _lm_dtype(dtype)
+        dtype = arguments.lm_dtype(dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
@@ -171,7 +170,7 @@ class MusicGen:
         duration: float = DEFAULT_DURATION,
         seed: int | Sequence[int] = 0,
         use_sampling: bool = True,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int = arguments.DEFAULT_TOP_K,
         top_p: float = 0.0,
         temperature: float = 1.0,
         cfg_coef: float = 3.0,
@@ -200,14 +199,14 @@ class MusicGen:
         Raises:
           UserError: an argument is out of range; the message names it.
         """
-        texts = _check_descriptions(descriptions)
+        texts = arguments.check_descriptions(descriptions)
         num_frames = self._num_frames(duration)
-        _check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
-        seed = _check_seed(seed, len(texts))
+        arguments.check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
+        seed = arguments.check_seed(seed, len(texts))
         prompt = None
         if prompt_codes is not None:
             prompt = self._check_codes(prompt_codes, "prompt_codes")
-            prompt = _match_batch(prompt, len(texts))
+            prompt = arguments.match_batch(prompt, len(texts))
             self._check_prompt_frames(prompt.shape[2], num_frames)
         condition = self.text_condition(texts)
         with _progress_callback(progress) as callback:
@@ -237,7 +236,7 @@ class MusicGen:
           num_samples: B.
           **settings: the keyword arguments of `generate`.
         """
-        if not _is_int(num_samples) or num_samples < 1:
+        if not arguments.is_int(num_samples) or num_samples < 1:
             raise UserError(f"num_samples must be a positive integer, got {num_samples!r}")
         return self.generate([None] * num_samples, **settings)
 
@@ -264,10 +263,12 @@ class MusicGen:
         Raises:
           UserError: the prompt is no audio, silent or too long, or as `generate`.
         """
-        audio = _check_audio(prompt, prompt_sample_rate, "prompt")
+        audio = arguments.check_audio(prompt, prompt_sample_rate, "prompt")
         if np.abs(audio).max() < _SILENCE:
             raise UserError("the prompt is silent: there is nothing to continue")
-        texts = _check_descriptions([None] * len(audio) if descriptions is None else descriptions)
+        texts = arguments.check_descriptions(
+            [None] * len(audio) if descriptions is None else descriptions
+        )
         # Before the codec runs: a song of ten minutes would first fill the memory.
         frames = math.ceil(audio.shape[2] / prompt_sample_rate * self.frame_rate - 1e-6)
         self._check_prompt_frames(frames, self._num_frames(duration))
@@ -305,8 +306,8 @@ class MusicGen:
           from all that comes before it in the delay pattern. As in audiocraft the last delays[k]
           frames of codebook k are NaN: their steps lie beyond the sequence.
         """
-        texts = _check_descriptions(descriptions)
-        codes = _match_batch(self._check_codes(codes, "codes"), len(texts))
+        texts = arguments.check_descriptions(descriptions)
+        codes = arguments.match_batch(self._check_codes(codes, "codes"), len(texts))
         return _lm_logits(self.lm, codes, self.text_condition(texts))
 
     def encode(self, audio: np.ndarray | jax.Array, sample_rate: int) -> jax.Array:
@@ -320,7 +321,7 @@ class MusicGen:
           int32 [B, K, T], T = ceil(W / hop_length) at the model's rate. In a stereo model each
           codebook stands twice, left then right.
         """
-        wav = _check_audio(audio, sample_rate, "audio")
+        wav = arguments.check_audio(audio, sample_rate, "audio")
         to = self.sample_rate, self.audio_channels
         return self._to_codes(
             np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
@@ -347,7 +348,7 @@ class MusicGen:
     # --- Checks that need the config ---------------------------------------------------------
 
     def _num_frames(self, duration: float) -> int:
-        if not _is_number(duration) or not 0 < duration <= self.max_duration:
+        if not arguments.is_number(duration) or not 0 < duration <= self.max_duration:
             raise UserError(
                 f"duration must be more than 0 and at most {self.max_duration:g} seconds, "
                 f"got {duration!r}"
@@ -405,105 +406,6 @@ def _codec_encode(encodec: Encodec, audio: jax.Array) -> jax.Array:
 @jax.jit
 def _codec_decode(encodec: Encodec, codes: jax.Array) -> jax.Array:
     return encodec.decode(codes)
-
-
-# --- Arguments ----------------------------------------------------------------------------------
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return (_is_int(value) or isinstance(value, float | np.floating)) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _lm_dtype(dtype: DTypeLike | None) -> np.dtype:
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    message = f"dtype must be float32 or bfloat16, got {dtype!r}"
-    try:
-        known = jnp.dtype(dtype)
-    except TypeError:
-        raise UserError(message) from None
-    if known not in (jnp.float32, jnp.bfloat16):
-        raise UserError(message)
-    return known
-
-
-def _check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:
-    if isinstance(descriptions, str):
-        raise UserError(f"descriptions must be a list of texts: [{descriptions!r}]")
-    try:
-        texts = list(descriptions)
-    except TypeError:
-        raise UserError(f"descriptions must be a list of texts, got {descriptions!r}") from None
-    if not texts:
-        raise UserError("descriptions is empty: give at least one, or use generate_unconditional")
-    for text in texts:
-        if text is not None and not isinstance(text, str):
-            raise UserError(f"a description must be a text or None, got {text!r}")
-    return texts
-
-
-def _check_sampling(
-    top_k: int, top_p: float, temperature: float, cfg_coef: float, *, card: int
-) -> None:
-    most = max(card, DEFAULT_TOP_K)  # the default suits a model of fewer codes too: all of them
-    if not _is_int(top_k) or not 0 <= top_k <= most:
-        raise UserError(f"top_k must be an integer from 0 (all) to {most}, got {top_k!r}")
-    if not _is_number(top_p) or not 0 <= top_p <= 1:
-        raise UserError(f"top_p must be from 0 (all) to 1, got {top_p!r}")
-    if not _is_number(temperature) or temperature < 0:
-        raise UserError(f"temperature must be 0 (no sampling) or more, got {temperature!r}")
-    if not _is_number(cfg_coef):
-        raise UserError(f"cfg_coef must be a finite number, got {cfg_coef!r}")
-
-
-def _check_seed(seed: int | Sequence[int], batch: int) -> int | list[int]:
-    if isinstance(seed, str) or not (_is_int(seed) or isinstance(seed, Sequence | np.ndarray)):
-        raise UserError(f"seed must be an integer or a list of integers, got {seed!r}")
-    seeds = [seed] if _is_int(seed) else list(seed)  # type: ignore[arg-type]
-    for one in seeds:
-        if not _is_int(one) or not 0 <= one < 2**32:  # type: ignore[operator]
-            raise UserError(f"a seed must be an integer from 0 to {2**32 - 1}, got {one!r}")
-    if not _is_int(seed) and len(seeds) != batch:
-        raise UserError(f"{len(seeds)} seeds for {batch} clips: give one for each, or one integer")
-    numbers = [int(one) for one in seeds]  # type: ignore[arg-type]
-    return numbers[0] if _is_int(seed) else numbers
-
-
-def _match_batch(codes: jax.Array, batch: int) -> jax.Array:
-    if codes.shape[0] not in (1, batch):
-        raise UserError(
-            f"{codes.shape[0]} prompts for {batch} descriptions: give one for each, or one for all"
-        )
-    return jnp.broadcast_to(codes, (batch, *codes.shape[1:]))
-
-
-def _check_audio(audio: np.ndarray | jax.Array, sample_rate: int, what: str) -> np.ndarray:
-    """The audio as float32 [B, C, W] on the host."""
-    try:
-        wav = np.asarray(audio)
-    except ValueError:  # clips of different lengths
-        raise UserError(f"the {what} must be one array [C, W] or [B, C, W]") from None
-    if not np.issubdtype(wav.dtype, np.floating):
-        raise UserError(f"the {what} must be float samples from -1 to 1, got {wav.dtype}")
-    if wav.ndim not in (2, 3):
-        raise UserError(f"the {what} must be [C, W] or [B, C, W], got the shape {list(wav.shape)}")
-    if not wav.size:
-        raise UserError(f"the {what} is empty: it has the shape {list(wav.shape)}")
-    if wav.shape[-2] > wav.shape[-1]:
-        raise UserError(
-            f"the {what} must be [C, W] or [B, C, W], channels before samples: "
-            f"the shape {list(wav.shape)} looks transposed"
-        )
-    if not np.isfinite(wav).all():
-        raise UserError(f"the {what} holds NaN or infinity")
-    if not _is_number(sample_rate) or sample_rate != int(sample_rate) or sample_rate < 1:
-        raise UserError(f"the sample rate must be a positive integer in Hz, got {sample_rate!r}")
-    wav = wav.astype(np.float32)
-    return wav[None] if wav.ndim == 2 else wav
 
 
 @contextlib.contextmanager
