@@ -87,10 +87,9 @@ def generate_codes(
     batch = _batch_size(condition, prompt, seed)
     _check_numbers(num_frames, temperature, top_k, top_p)
     prompt = _check_prompt(prompt, batch, num_frames, lm)
-    if not (isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)):
-        seed = example_keys(seed if isinstance(seed, int) else [int(s) for s in seed], batch)
-    if len(seed) != batch:
-        raise UserError(f"{len(seed)} seeds for a batch of {batch}: give one, or one per example")
+    keys = seed if isinstance(seed, jax.Array) else example_keys(seed, batch)
+    if len(keys) != batch:
+        raise UserError(f"{len(keys)} seeds for a batch of {batch}: give one, or one per example")
     condition, guided = _prepare(condition, lm, cfg_coef)
 
     steps = _initial_steps(prompt, num_frames, lm)  # [B, K, S]
@@ -107,7 +106,7 @@ def generate_codes(
         params,
         steps,
         np.int32(start),
-        seed,
+        keys,
         condition,
         prefill_length=min(_prefill_length(start), length),
         cache_length=length,

@@ -151,9 +151,9 @@ class LM(nnx.Module):
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
         seen = jnp.tril(jnp.ones((length, length), bool)) & prefix_mask[:, None, :]
         seen = jnp.pad(seen, ((0, 0), (0, 0), (0, cache[0].k.shape[2] - length)))
-        _, cache = self.transformer(x, seen, cross_kv, self._cross_mask(condition), cache)
-        assert cache is not None
-        return cache
+        _, filled = self.transformer(x, seen, cross_kv, self._cross_mask(condition), cache)
+        assert filled is not None
+        return filled
 
     def decode(
         self,

@@ -4,6 +4,8 @@ It knows nothing of codebooks or text: rows of vectors come in, rows of vectors 
 """
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,11 +113,11 @@ class Attention(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        make = partial(Linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.num_heads = num_heads
         self.dtype = jnp.dtype(dtype)
-        self.in_proj = Linear(dim, 3 * dim, kernel_init=fan_in_uniform(), **kwargs)  # q | k | v
-        self.out_proj = Linear(dim, dim, kernel_init=out_init, **kwargs)
+        self.in_proj = make(dim, 3 * dim, kernel_init=fan_in_uniform())  # q | k | v
+        self.out_proj = make(dim, dim, kernel_init=out_init)
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Self-attention's three parts of `[B, S, D]`, each `[B, N, S, H]`."""
@@ -159,7 +161,7 @@ class Block(nnx.Module):
     ):
         # audiocraft's `depthwise_init="current"`: what is added shrinks with the depth.
         init = fan_in_normal(1 / (2 * depth))
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Any = {"dtype": dtype, "param_dtype": param_dtype}
         self.norm1 = LayerNorm(dim, **types)
         self.self_attn = Attention(dim, num_heads, out_init=init, **types, rngs=rngs)
         if cross_attention:
