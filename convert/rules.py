@@ -1,7 +1,7 @@
 """The engine behind the tables: which tensors of the source make which parameter of ours.
 
 A rule has one target and its sources, in placeholders: `{i}` stands for an index. An index that
-the target lacks collects: all `emb.{k}.weight` become one stacked parameter, in order.
+the target lacks collects: all `emb.{k}.weight` become one parameter, stacked in order.
 
 Strict both ways: every source key is used exactly once or is ignored for a stated reason, every
 parameter of the abstract tree is written exactly once with its exact shape. All faults come in one
@@ -82,14 +82,15 @@ class _Target:
     indices: dict[str, str]
     found: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
-    def missing(self) -> list[str]:
-        """Names of source keys that this parameter needs and the source lacks."""
+    def missing(self, stacked: int) -> list[str]:
+        """Names of source keys that this parameter, of so many stacked ones, lacks."""
         faults = []
         for number, template in enumerate(self.rule.templates):
-            have = sorted(index for n, index in self.found if n == number)
-            for index in set(range(max(have, default=0) + 1)).difference(have):
-                free = dict.fromkeys(_placeholders(template), str(index)) | self.indices
-                faults.append(template.format(**free))
+            collects = set(_placeholders(template)) - set(self.indices)
+            for index in range(stacked if collects else 1):
+                if (number, index) not in self.found:
+                    free = dict.fromkeys(collects, str(index)) | self.indices
+                    faults.append(template.format(**free))
         return faults
 
 
@@ -113,15 +114,16 @@ def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
     wanted = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
-    missing = [name for target in targets.values() for name in target.missing()]
-    for path in wanted.keys() - targets.keys():
-        missing += [_source_of(table, path)]
     for path in targets.keys() - wanted.keys():
         unexpected += [f"{key} (no {path} here)" for key in targets[path].found.values()]
 
-    values, shapes = {}, []
+    missing, shapes, values = [], [], {}
     for path, leaf in wanted.items():
-        if path in targets and not targets[path].missing():
+        if path not in targets:
+            missing.append(_source_of(table, path))
+        elif lacking := targets[path].missing(leaf.shape[0]):
+            missing += lacking
+        else:
             target = targets[path]
             keys = [target.found[slot] for slot in sorted(target.found)]
             value = _transform(target.rule, [source[key] for key in keys])

@@ -3,7 +3,7 @@
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,27 +20,26 @@ _STORAGES = {
 _CHUNK = 16 << 20
 
 
-def write_torch(path: str | Path, value: Any) -> None:
+def write_torch(path: str | Path | BinaryIO, value: Any) -> None:
     """Writes what `torch.load` reads back as `value`.
 
     Args:
-      path: of the file.
+      path: of the file, or an open one.
       value: dicts, lists, strings, integers, None and numpy arrays or `LazyTensor`s (which become
         tensors; lazy ones are read one at a time).
     """
     tensors: list[np.ndarray | LazyTensor] = []
     program = b"\x80\x02" + _program(value, tensors) + b"."
-    root = Path(path).stem
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{root}/data.pkl", program)
-        archive.writestr(f"{root}/byteorder", b"little")
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/byteorder", b"little")
         for number, tensor in enumerate(tensors):
             array = tensor.read() if isinstance(tensor, LazyTensor) else tensor
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            with archive.open(f"{root}/data/{number}", "w", force_zip64=True) as member:
+            with archive.open(f"archive/data/{number}", "w", force_zip64=True) as member:
                 for start in range(0, len(data), _CHUNK):
                     member.write(data[start : start + _CHUNK].data)
-        archive.writestr(f"{root}/version", b"3\n")
+        archive.writestr("archive/version", b"3\n")
 
 
 def _program(value: Any, tensors: list) -> bytes:
