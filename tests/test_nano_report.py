@@ -1,0 +1,235 @@
+"""The report on how the bundled model obeys its prompts: its judges and its arithmetic."""
+
+import dataclasses
+import json
+
+import nano_probes
+import nano_report
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nano_probes import features, same_tempo, tempo_bpm
+
+from musicgen_jax import testing
+from musicgen_jax.nano import captions, composer
+from musicgen_jax.nano.pieces import spec_of
+from musicgen_jax.nano.synth import SAMPLE_RATE
+
+small = settings(max_examples=20, deadline=None)
+
+
+def clicks(bpm: float, seconds: float = 8.0, offbeat: float = 0.0) -> np.ndarray:
+    """Short bursts of noise on every beat, weaker ones in between."""
+    rng = np.random.default_rng(0)
+    audio = 1e-4 * rng.standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+    burst = rng.standard_normal(400) * np.exp(-np.arange(400) / 100)
+    for i, start in enumerate(np.arange(0.1, seconds - 0.1, 30 / bpm)):
+        at = int(start * SAMPLE_RATE)
+        audio[at : at + 400] += burst * (1.0 if i % 2 == 0 else offbeat)
+    return audio
+
+
+def tone(hertz: float, seconds: float = 5.0) -> np.ndarray:
+    return np.sin(2 * np.pi * hertz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)
+
+
+# ------------------------------------------------------------------------------------- judges
+
+
+@small
+@given(st.floats(50, 180), st.sampled_from((0.0, 0.4)))
+def test_the_tempo_of_clicks_is_found_up_to_octaves(bpm, offbeat):
+    found = tempo_bpm(features(clicks(bpm, offbeat=offbeat)).onset)
+    octaves = np.log2(found / bpm)
+    assert abs(octaves - round(octaves)) < np.log2(1.03)
+    assert 74 < found <= 150
+
+
+def test_a_tempo_is_right_within_eight_percent_of_any_octave():
+    waltz = dataclasses.replace(spec_of(0), metre="3/4", frames_per_eighth=10)
+    assert waltz.bpm == 75
+    assert all(same_tempo(75 * 2.0**k * off, waltz) for k in (-1, 0, 1) for off in (0.93, 1.079))
+    assert not any(same_tempo(75 * off, waltz) for off in (0.92, 1.09, 2 / 3, 1.5, 3))
+    jig = dataclasses.replace(waltz, metre="6/8")
+    assert same_tempo(50, jig)
+    assert same_tempo(75, jig)
+    assert not same_tempo(60, jig)
+
+
+def test_loudness_is_no_feature():
+    audio = nano_probes.rendered(3, 150)[1]
+    loud, soft = features(audio), features(0.3 * audio)
+    for field in dataclasses.fields(loud):
+        a, b = (getattr(x, field.name) for x in (loud, soft))
+        np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(a).max())
+
+
+@pytest.mark.parametrize(("hertz", "pitch_class"), [(200, 0), (450, 2), (500, 4), (1600, 0)])
+def test_harmony_counts_pitch_classes_from_the_composers_g(hertz, pitch_class):
+    assert features(tone(hertz)).harmony[:12].argmax() == pitch_class
+
+
+def test_features_need_a_whole_bar_in_mono():
+    with pytest.raises(ValueError, match="more than 4 s"):
+        features(tone(200, 4.0))
+    with pytest.raises(ValueError, match=r"\(2, 80000\)"):
+        features(np.zeros((2, 80000)))
+
+
+def test_a_worn_clip_is_noisier_but_the_same_music():
+    audio = nano_probes.rendered(5, 150)[1]
+    results = [nano_probes.worn(audio, np.random.default_rng(i)) for i in range(5)]
+    for copy in results:
+        assert copy.shape == audio.shape
+        assert 0.5 < np.corrcoef(audio, copy)[0, 1] < 0.9999
+    assert np.abs(results[0] - results[1]).max() > 0.01
+
+
+def test_probes_tell_what_they_were_fitted_to_tell():
+    pytest.importorskip("sklearn")
+    specs, items = nano_report.training_clips(160, 125)
+    probes = nano_probes.Probes(specs[:120], items[:120])
+    answers = probes.predict(items[120:])
+    assert set(answers) == set(nano_probes.ATTRIBUTES)
+    for attribute, least in (("lead", 0.25), ("tempo", 0.6)):  # chance: an eighth, a third
+        truth = [nano_probes.label(spec, attribute) for spec in specs[120:]]
+        assert np.mean(answers[attribute] == truth) > least
+
+
+def test_the_probes_features_are_kept_for_the_same_question_only(tmp_path, monkeypatch):
+    path = tmp_path / "features.npz"
+    specs, items = nano_report.training_clips(2, 125, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(nano_probes, "rendered", None)  # must not be called again
+        again = nano_report.training_clips(2, 125, path)
+        with pytest.raises(TypeError):
+            nano_report.training_clips(2, 126, path)
+    assert again[0] == specs
+    for old, new in zip(items, again[1], strict=True):
+        np.testing.assert_array_equal(old.rhythm, new.rhythm)
+
+
+# ----------------------------------------------------------------------------------- requests
+
+
+@small
+@given(st.integers(0, 1000))
+def test_requests_say_what_they_are_scored_on(index):
+    request = nano_report.make_request(index)
+    spec, prompt = request.spec, request.prompt
+    assert request == nano_report.make_request(index)
+    assert captions.NOUNS[spec.style][0] in prompt
+    assert any(name in prompt for name in captions.INSTRUMENTS[spec.lead])
+    assert request.plain == (index % 2 == 0)
+    assert request.tells("bpm") == (f"{round(spec.bpm)} bpm" in prompt)
+    if request.tells("metre"):
+        assert spec.metre in prompt or composer.STYLE_METRES[spec.style] == (spec.metre,)
+    else:
+        assert spec.metre not in prompt
+
+
+# --------------------------------------------------------------------------------- arithmetic
+
+
+def test_chance_is_that_of_shuffled_requests():
+    requests = [nano_report.make_request(i) for i in range(400)]
+    truth = np.array([request.spec.lead for request in requests])
+    assert nano_report.hits("lead", truth, requests).all()
+    assert nano_report.chance("lead", truth, requests) == pytest.approx(1 / 8, abs=0.02)
+    one = np.full(400, "organ")
+    assert nano_report.chance("lead", one, requests) == pytest.approx(np.mean(truth == "organ"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "count", "expected"), [(0.5, 100, 0.0962), (0.0, 100, 0.0185), (1.0, 20, 0.0806)]
+)
+def test_half_width_is_wilsons(rate, count, expected):
+    assert nano_report.half_width(rate, count) == pytest.approx(expected, abs=1e-4)
+
+
+def test_silence_is_found_wherever_it_is():
+    clip = tone(300, 8.0)
+    assert not nano_report.has_silence(clip)
+    for start in (0.0, 3.2, 6.75):
+        holed = clip.copy()
+        at = int(start * SAMPLE_RATE)
+        holed[at : at + int(1.25 * SAMPLE_RATE)] *= 1e-3
+        assert nano_report.has_silence(holed)
+    assert nano_report.has_silence(0 * clip)
+
+
+def test_repetition_looks_at_the_first_book():
+    codes = np.zeros((1, 2, 5), int)
+    codes[0, 0] = [1, 1, 2, 2, 3]
+    assert nano_report.repetition(codes) == 0.5
+
+
+def test_si_sdr_is_blind_to_scale():
+    rng = np.random.default_rng(0)
+    clean, noise = rng.standard_normal((2, 1, 100_000))
+    assert nano_report.si_sdr(clean, 3 * (clean + 0.1 * noise)) == pytest.approx(20, abs=0.1)
+
+
+def test_frechet_distance_of_known_gaussians():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((5000, 3))
+    assert nano_report.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert nano_report.frechet(a, a + np.array([3, 0, 4])) == pytest.approx(25, abs=1e-9)
+    # tr(S + 4S - 2 * 2S) = tr(S)
+    expected = np.trace(np.cov(a, rowvar=False)) + np.sum(a.mean(0) ** 2)
+    assert nano_report.frechet(a, 2 * a) == pytest.approx(expected, rel=1e-9)
+
+
+def test_cross_entropy_is_that_of_the_logits():
+    class Model:
+        def lm_logits(self, codes, texts):
+            logits = np.zeros((*codes.shape, 4), np.float32)
+            logits[:, 0, :, 1] = np.log(5)  # book 0: token 1 has 5/8
+            logits[:, 1, -1] = np.nan
+            return logits
+
+    codes = np.ones((5, 2, 6), int)
+    codes[:, 1, -1] = 3
+    got = nano_report.cross_entropies(Model(), codes, ["a"] * 5, 2)  # type: ignore[arg-type]
+    np.testing.assert_allclose(got, [-np.log(5 / 8), np.log(4)], rtol=1e-6)
+
+
+# -------------------------------------------------------------------------------------- report
+
+
+def test_the_whole_report_runs_on_a_random_model(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    config = dataclasses.replace(testing.DEBUG, max_duration=6.0)
+    model = testing.random_model(config)
+    monkeypatch.setattr(nano_report.MusicGen, "from_pretrained", lambda name: model)
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr(
+        "sys.argv",
+        f"nano_report --n 30 --batch 15 --duration 4.2 --probe-clips 60 --results {results} "
+        f"--figures {tmp_path / 'figures'}".split(),
+    )
+    nano_report.main()
+    printed = capsys.readouterr().out
+    record = json.loads(results.read_text())
+    assert record["benchmark"] == "nano_report"
+    assert record["cfg_coef"] == 3.0
+    assert set(record["obedience"]) == set(nano_report.ROWS)
+    for row, title in nano_report.ROWS.items():
+        assert title in printed
+        rates = record["obedience"][row]
+        # Noise is not music: what is heard in it has nothing to do with the prompts.
+        assert rates["generated"] <= rates["chance"] + 2 * rates["half_width"]
+    assert record["obedience"]["pulse"]["rendered"] > 0.9
+    assert record["health"]["generated"]["frechet"] > 3 * record["health"]["rendered"]["frechet"]
+    assert len(record["cross_entropy"]["own_prompt"]) == 4
+    for values in record["cross_entropy"].values():
+        assert np.isfinite(values).all()
+
+
+def test_a_short_duration_is_refused_in_one_line(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("sys.argv", ["nano_report", "--duration", "3"])
+    with pytest.raises(SystemExit):
+        nano_report.main()
+    assert "--duration must be more than 4.1" in capsys.readouterr().err
