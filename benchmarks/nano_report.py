@@ -36,6 +36,7 @@ from pathlib import Path
 import jax
 import nano_probes
 import numpy as np
+from clip_measures import frechet, has_silence, principal, repetition, si_sdr
 from nano_probes import PROBE_SEED, Features, Probes, features, label, same_tempo, tempo_bpm
 
 from musicgen_jax import MusicGen
@@ -47,9 +48,8 @@ from musicgen_jax.nano.pieces import spec_of
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
 HERE = Path(__file__).parent
-SILENT, CLIPPED = 0.005, 0.999  # RMS of a second; magnitude of a sample
+CLIPPED = 0.999  # magnitude of a sample
 SHUFFLES = 50
-COMPONENTS = 24
 
 ROWS = {
     "lead": "instrument",
@@ -159,44 +159,6 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 # ---------------------------------------------------------------------------- health of clips
-
-
-def has_silence(clip: np.ndarray) -> bool:
-    """Whether any second of a clip, a quarter of a second apart, is silent."""
-    energy = np.cumsum(np.concatenate([[0.0], clip.astype(np.float64) ** 2]))
-    starts = np.arange(0, max(1, len(clip) - SAMPLE_RATE + 1), SAMPLE_RATE // 4)
-    ends = np.minimum(starts + SAMPLE_RATE, len(clip))
-    means = (energy[ends] - energy[starts]) / (ends - starts)
-    return bool((means < SILENT**2).any())
-
-
-def repetition(codes: np.ndarray) -> float:
-    """How often a frame has the same token of the first codebook as the one before: [N, K, T]."""
-    return float((codes[:, 0, 1:] == codes[:, 0, :-1]).mean())
-
-
-def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
-    """Scale-invariant signal to distortion in dB: [N, W], [N, W] to [N]."""
-    scale = (reference * estimate).sum(1) / (reference**2).sum(1)
-    target = scale[:, None] * reference
-    return 10 * np.log10((target**2).sum(1) / ((estimate - target) ** 2).sum(1))
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The Frechet distance between Gaussians fitted to two sets of rows, [N, D] and [M, D]."""
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    mixed = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
-    shift = a.mean(0) - b.mean(0)
-    return float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
-
-
-def principal(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Standardises by `reference` [N, D] and projects onto its first principal components."""
-    mean, scale = reference.mean(0), reference.std(0) + 1e-3
-    axes = np.linalg.svd((reference - mean) / scale, full_matrices=False)[2][:COMPONENTS]
-    return lambda rows: (rows - mean) / scale @ axes.T
 
 
 def _timbre(items: Sequence[Features]) -> np.ndarray:
