@@ -6,6 +6,7 @@ converter made of them. Everything runs in float32, one component at a time.
 """
 
 import importlib.util
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Confi
 from musicgen_jax.convert import encodec
 from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
+from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
+from musicgen_jax.lm import LM
 from musicgen_jax.patterns import to_steps
 from musicgen_jax.tokenizer import Tokenizer
 
@@ -98,8 +101,8 @@ def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Ite
     ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
     ids = ids % config.t5.vocab_size  # a test's tokenizer may know more pieces than its model
     expected = _reference_t5(config.t5, parts["t5"], ids, mask)
-    hidden = _load("t5", config, path)(jnp.asarray(ids), jnp.asarray(mask))
-    yield Stage("T5, hidden states", _error(np.asarray(hidden)[mask], expected[mask]))
+    hidden = call(load("t5", config, path), ids, mask)
+    yield Stage("T5, hidden states", _error(hidden[mask], expected[mask]))
 
     # From transformers' hidden states on both sides, so that each stage shows its own error.
     hidden = expected
@@ -107,17 +110,17 @@ def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Ite
     codes = rng.integers(0, config.lm.card, (len(ids), config.lm.n_q, _FRAMES), dtype=np.int32)
     steps = np.asarray(to_steps(jnp.asarray(codes), config.lm.delays, config.lm.special_token))
     expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask)
-    logits = _logits(_load("lm", config, path), steps, hidden, mask)
+    logits = call(load("lm", config, path), steps, hidden, mask, method=_logits)
     yield Stage("LM, logits", _error(logits, expected))
 
     audio = _sweep(config.encodec)
     expected, sound = _reference_codec(config.encodec, parts["encodec"], audio)
-    codec = _load("encodec", config, path)
-    codes = np.asarray(codec.encode(jnp.asarray(audio)))
+    codec = load("encodec", config, path)
+    codes = call(codec, audio, method=Encodec.encode)
     same_shape = codes.shape == expected.shape
     differ = float(np.mean(codes != expected)) if same_shape else float("inf")
     yield Stage("EnCodec, share of other codes", differ)
-    decoded = np.asarray(codec.decode(jnp.asarray(expected)))
+    decoded = call(codec, expected, method=Encodec.decode)
     yield Stage("EnCodec, sound of the same codes", _error(decoded, sound))
 
 
@@ -127,7 +130,12 @@ def _error(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
 
 
-def _load(component: str, config: MusicGenConfig, path: Any) -> Any:
+def call(module: Any, *arrays: np.ndarray, method: Callable = operator.call) -> np.ndarray:
+    """The output of a module, op by op: layers share compiled ops, and it runs only once."""
+    return np.asarray(method(module, *map(jnp.asarray, arrays)))
+
+
+def load(component: str, config: MusicGenConfig, path: Any) -> Any:
     """Our module with the converted weights, in float32."""
     sizes = getattr(config, component)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: MODULES[component](sizes, rngs=nnx.Rngs(0))))
@@ -136,11 +144,10 @@ def _load(component: str, config: MusicGenConfig, path: Any) -> Any:
     return nnx.merge(graphdef, state)
 
 
-def _logits(lm: Any, steps: np.ndarray, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    cross = lm.text_conditioner(jnp.asarray(hidden), jnp.asarray(mask))
-    return np.asarray(
-        lm(jnp.asarray(steps), Condition(cross=cross, cross_mask=jnp.asarray(mask, bool)))
-    )
+def _logits(lm: LM, steps: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """From T5's hidden states to logits [B, K, S, V]."""
+    cross = lm.text_conditioner(hidden, mask)
+    return lm(steps, Condition(cross=cross, cross_mask=mask))
 
 
 def _sweep(config: EncodecConfig) -> np.ndarray:
