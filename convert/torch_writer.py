@@ -34,7 +34,7 @@ def write_torch(path: str | Path | BinaryIO, value: Any) -> None:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/byteorder", b"little")
         for number, tensor in enumerate(tensors):
-            array = tensor.read() if isinstance(tensor, LazyTensor) else tensor
+            array = tensor if isinstance(tensor, np.ndarray) else tensor.read()
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             with archive.open(f"archive/data/{number}", "w", force_zip64=True) as member:
                 for start in range(0, len(data), _CHUNK):

@@ -180,7 +180,7 @@ def _reference_t5(config: T5Config, part: Part, ids: np.ndarray, mask: np.ndarra
     import torch
     import transformers
 
-    sizes = dict(part.settings) or {
+    sizes: dict[str, Any] = dict(part.settings) or {
         "vocab_size": config.vocab_size,
         "d_model": config.d_model,
         "d_kv": config.d_kv,
@@ -212,7 +212,7 @@ def _reference_lm(
     import torch
     from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
-    sizes = dict(part.settings)
+    sizes: dict[str, Any] = dict(part.settings)
     if part.family == "audiocraft":
         sizes = {
             "vocab_size": config.card,
@@ -278,7 +278,7 @@ def _reference_codec(
     import torch
     import transformers
 
-    sizes = dict(part.settings) if part.family == "transformers" else {}
+    sizes: dict[str, Any] = dict(part.settings) if part.family == "transformers" else {}
     sizes = sizes or {
         "audio_channels": config.channels,
         "sampling_rate": config.sample_rate,

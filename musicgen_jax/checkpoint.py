@@ -133,7 +133,11 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
     if target.exists():
         empty = target.is_dir() and not any(target.iterdir())
         if not empty and not (overwrite and (target / CONFIG).is_file()):
-            hint = "it is not a model" if overwrite else "choose another folder or overwrite it"
+            hint = (
+                "it is not a model"
+                if overwrite
+                else "choose another folder, or ask to overwrite it"
+            )
             raise UserError(f"{target} exists already: {hint}")
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
