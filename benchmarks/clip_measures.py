@@ -1,4 +1,4 @@
-"""Figures about sets of clips that need no judge: silence, repetition, distortion, distance."""
+"""Figures about clips that need no judge: silence, repetition, distortion, distance, doubt."""
 
 from collections.abc import Callable
 
@@ -46,3 +46,10 @@ def principal(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     mean, scale = reference.mean(0), reference.std(0) + 1e-3
     axes = np.linalg.svd((reference - mean) / scale, full_matrices=False)[2][:COMPONENTS]
     return lambda rows: (rows - mean) / scale @ axes.T
+
+
+def half_width(rate: float, count: int) -> float:
+    """Half of Wilson's 95 % interval of a rate: not nothing even when all or none are right."""
+    z = 1.96
+    inside = rate * (1 - rate) / count + z**2 / (4 * count**2)
+    return z * inside**0.5 / (1 + z**2 / count)

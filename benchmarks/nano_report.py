@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import nano_probes
 import numpy as np
-from clip_measures import frechet, has_silence, principal, repetition, si_sdr
+from clip_measures import frechet, half_width, has_silence, principal, repetition, si_sdr
 from nano_probes import PROBE_SEED, Features, Probes, features, label, same_tempo, tempo_bpm
 
 from musicgen_jax import MusicGen
@@ -126,13 +126,6 @@ def chance(row: str, answers: np.ndarray, requests: Sequence[Request]) -> float:
     return float(np.mean([hits(row, answers[o], requests).mean() for o in order]))
 
 
-def half_width(rate: float, count: int) -> float:
-    """Half of Wilson's 95 % interval of a rate: not nothing even when all or none are right."""
-    z = 1.96
-    inside = rate * (1 - rate) / count + z**2 / (4 * count**2)
-    return z * inside**0.5 / (1 + z**2 / count)
-
-
 def obedience(heard: Mapping[str, Heard], requests: Sequence[Request]) -> dict[str, dict]:
     """Per row: n, and by condition the hit rate, over the prompts that tell the attribute."""
     table = {}
@@ -168,8 +161,14 @@ def _timbre(items: Sequence[Features]) -> np.ndarray:
 def health(
     heard: Mapping[str, Heard], codes: Mapping[str, np.ndarray], reference: np.ndarray
 ) -> dict[str, dict]:
-    """Faults of the clips, and how far their log-mel statistics are from `reference` [M, D]."""
+    """Faults of the clips, and how far their log-mel statistics are from `reference` [M, D].
+
+    A codec colours everything. The distance to real clips that went through it, too, is between
+    halves of the requests, so that no two clips compared are of the same piece.
+    """
     project = principal(reference)
+    half = len(heard["codec"].items) // 2
+    coloured = project(_timbre(heard["codec"].items[half:]))
     table = {}
     for name, h in heard.items():
         leads = collections.Counter(h.answers["lead"].tolist())
@@ -182,6 +181,7 @@ def health(
             "leads_heard": dict(leads),
             "repetition": repetition(codes[name]) if name in codes else None,
             "frechet": frechet(project(_timbre(h.items)), project(reference)),
+            "frechet_codec": frechet(project(_timbre(h.items[:half])), coloured),
         }
     return table
 
@@ -369,6 +369,7 @@ def as_markdown(result: dict) -> str:
         ),
         line("first-book token repeated", lambda v: _rate(v["repetition"])),
         line("Frechet distance to real", lambda v: f"{v['frechet']:.1f}"),
+        line("... to real through the codec", lambda v: f"{v['frechet_codec']:.1f}"),
     ]
     parts.append(_table(["", "generated", "real, through the codec", "real"], rows))
 
@@ -403,7 +404,7 @@ def draw(folder: Path, requests: Sequence[Request], heard: Mapping[str, Heard]) 
             lead = heard[name].answers["lead"][i]
             extent = (0, len(clip) / SAMPLE_RATE, 0, nano_probes.MEL_BANDS)
             mel = nano_probes.log_mel(clip).T
-            axes.imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=-6, vmax=3)
+            axes.imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=-1, vmax=6)
             axes.set(title=f"{name}, heard as {lead}", ylabel="mel band")
         axes.set_xlabel("seconds")
         figure.suptitle(request.prompt, fontsize=9)

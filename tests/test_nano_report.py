@@ -146,7 +146,7 @@ def test_chance_is_that_of_shuffled_requests():
     ("rate", "count", "expected"), [(0.5, 100, 0.0962), (0.0, 100, 0.0185), (1.0, 20, 0.0806)]
 )
 def test_half_width_is_wilsons(rate, count, expected):
-    assert nano_report.half_width(rate, count) == pytest.approx(expected, abs=1e-4)
+    assert clip_measures.half_width(rate, count) == pytest.approx(expected, abs=1e-4)
 
 
 def test_silence_is_found_wherever_it_is():
@@ -223,6 +223,8 @@ def test_the_whole_report_runs_on_a_random_model(tmp_path, monkeypatch, capsys):
         assert rates["generated"] <= rates["chance"] + 2 * rates["half_width"]
     assert record["obedience"]["pulse"]["rendered"] > 0.9
     assert record["health"]["generated"]["frechet"] > 3 * record["health"]["rendered"]["frechet"]
+    coloured = {name: values["frechet_codec"] for name, values in record["health"].items()}
+    assert coloured["codec"] < coloured["rendered"]  # a random codec colours a lot
     assert len(record["cross_entropy"]["own_prompt"]) == 4
     for values in record["cross_entropy"].values():
         assert np.isfinite(values).all()
