@@ -4,9 +4,10 @@ Question: how fast does the decode loop run at musicgen-small's true shape, batc
 float32, on this machine? Random weights, 16 text tokens, top-k 250; text encoder and codec left
 out on both sides. The two run in turn, so that what disturbs one disturbs the other; only the
 ratio means something. Each round prints how many cores other processes used meanwhile: compare
-rounds where that is near zero.
+rounds where that is near zero. On a machine that is never quiet pin it to one core.
 
     python benchmarks/lm_steps.py --steps 250 --rounds 5
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/lm_steps.py --steps 50 --rounds 3
 
 Appends one JSON line to benchmarks/results.jsonl.
 """
@@ -145,6 +146,9 @@ def main() -> None:
     if max(max(v) for v in foreign.values()) > 0.2:
         print("note: other processes were busy; do not quote these numbers")
 
+    # The process may have been pinned (taskset), which a fair comparison on a busy machine needs:
+    # torch's threads wait for each other, and one that is preempted stops them all.
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
     ).stdout.strip()
@@ -152,7 +156,7 @@ def main() -> None:
         "benchmark": "lm_steps",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores",
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores}",
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("jax", "flax", "torch", "transformers")

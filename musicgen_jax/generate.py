@@ -39,7 +39,10 @@ class DecodeState:
 
 def example_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
     """B typed keys: example i of `seed`, or example 0 of each of B seeds."""
-    pairs = [(seed, i) for i in range(batch)] if isinstance(seed, int) else [(s, 0) for s in seed]
+    if isinstance(seed, int | np.integer):
+        pairs = [(int(seed), i) for i in range(batch)]
+    else:
+        pairs = [(int(s), 0) for s in seed]
     # The algorithm is named, so that no global setting changes what a seed stands for.
     key = partial(jax.random.key, impl="threefry2x32")
     return jnp.stack([jax.random.fold_in(key(s), i) for s, i in pairs])
@@ -243,7 +246,7 @@ def _batch_size(condition: Condition, prompt, seed) -> int:
     for part in (condition.cross, condition.prefix, prompt):
         if part is not None:
             return part.shape[0]
-    return 1 if isinstance(seed, int) else len(seed)
+    return 1 if isinstance(seed, int | np.integer) else len(seed)
 
 
 def _check_numbers(num_frames: int, temperature: float, top_k: int, top_p: float) -> None:

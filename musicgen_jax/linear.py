@@ -10,8 +10,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-# Up to so many rows of float32, one mat-vec per row beats one product of all rows on a CPU
-# (`benchmarks/linear_rows.py`): a mat-vec streams the weight at full memory bandwidth.
+# Up to so many rows of float32 (one example with guidance), a mat-vec per row beats one product of
+# all rows on a CPU: a mat-vec streams the weight at full memory bandwidth, a thin product does not.
 _MAX_MATVEC_ROWS = 2
 
 
