@@ -28,7 +28,7 @@ from musicgen_jax.training import lm as lm_training
 # The official strides at half the sample rate: 25 frames a second, to which the music is tuned.
 CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
 MODEL = MusicGenConfig(
-    t5=T5Config(vocab_size=1200, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4),
+    t5=T5Config(vocab_size=800, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4),
     lm=LMConfig(dim=192, num_heads=3, num_layers=6, card=1024, text_dim=128),
     encodec=CODEC,
     name="nano",
@@ -36,8 +36,8 @@ MODEL = MusicGenConfig(
 CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
-        lm_training.Phase(steps=1600, frames=200, batch_size=12),
-        lm_training.Phase(steps=500, frames=750, batch_size=4),
+        lm_training.Phase(steps=1450, frames=200, batch_size=12),
+        lm_training.Phase(steps=350, frames=750, batch_size=4),
     )
 )
 CODEC_PIECES, LM_PIECES, HELD_OUT_PIECES = 500, 1600, 64
