@@ -122,9 +122,7 @@ def codec_runs():
         every=4,
         save_every=5,
     )
-    resumed = codec.train(
-        CODEC, CODEC_RUN, sine_clips(), state=jax.tree.map(jnp.asarray, saved[5])
-    )
+    resumed = codec.train(CODEC, CODEC_RUN, sine_clips(), state=jax.tree.map(jnp.asarray, saved[5]))
     return logs, whole, resumed
 
 

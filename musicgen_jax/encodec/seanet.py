@@ -14,6 +14,8 @@ from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec.conv import Conv1d, ConvTranspose1d
 from musicgen_jax.encodec.lstm import LSTM
 
+Layer = Callable[[jax.Array], jax.Array] | None  # None holds an ELU's place
+
 
 class ResnetBlock(nnx.Module):
     """x + conv1(ELU(conv_k(ELU(x)))), the inner width reduced by `compress`."""
@@ -33,7 +35,7 @@ class ResnetBlock(nnx.Module):
 class _Sequential(nnx.Module):
     """Layers keyed by their index in audiocraft's list; the indices in between are ELUs."""
 
-    def __init__(self, layers: list[Callable | None]):
+    def __init__(self, layers: list[Layer]):
         self.layers = nnx.Dict({str(i): m for i, m in enumerate(layers) if m is not None})
         self.length = len(layers)
 
@@ -44,7 +46,7 @@ class _Sequential(nnx.Module):
         return x
 
 
-_ELU = None  # holds an ELU's place in a list of layers
+_ELU = None
 
 
 def _lstm(dim: int, config: EncodecConfig, kwargs) -> list:
@@ -67,7 +69,7 @@ class Encoder(_Sequential):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         pad = {"pad_mode": config.pad_mode}
         dim = config.n_filters
-        layers = [Conv1d(config.channels, dim, config.kernel_size, **pad, **kwargs)]
+        layers: list[Layer] = [Conv1d(config.channels, dim, config.kernel_size, **pad, **kwargs)]
         for ratio in reversed(config.ratios):
             layers += _resnet_blocks(dim, config, kwargs)
             layers += [_ELU, Conv1d(dim, 2 * dim, 2 * ratio, stride=ratio, **pad, **kwargs)]
@@ -86,7 +88,7 @@ class Decoder(_Sequential):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         pad = {"pad_mode": config.pad_mode}
         dim = config.n_filters * 2 ** len(config.ratios)
-        layers = [Conv1d(config.dimension, dim, config.kernel_size, **pad, **kwargs)]
+        layers: list[Layer] = [Conv1d(config.dimension, dim, config.kernel_size, **pad, **kwargs)]
         layers += _lstm(dim, config, kwargs)
         for ratio in config.ratios:
             layers += [_ELU, ConvTranspose1d(dim, dim // 2, ratio, **kwargs)]

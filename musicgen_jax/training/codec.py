@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ class CodecTrainState:
     """Everything that changes while a codec trains."""
 
     step: jax.Array
-    nets: dict  # {"encoder": ..., "decoder": ...}
+    nets: Any  # {"encoder": ..., "decoder": ...}
     optimizer: optax.OptState
     codebooks: codebooks.CodebookState
 
@@ -170,15 +171,15 @@ def train(
       every: steps between log records.
       save_every: steps between saves.
     """
-    state = init(model, config) if state is None else state
+    now = init(model, config) if state is None else state
     step_fn = make_step(model, config)
     recent, began = collections.defaultdict(list), time.monotonic()
-    for step, audio in segments(clips, model.hop_length, config, int(state.step)):
+    for step, audio in segments(clips, model.hop_length, config, int(now.step)):
         if step == config.unquantized_steps:
-            latents = _latents(model, state, clips, config)
+            latents = _latents(model, now, clips, config)
             books = codebooks.kmeans(latents, model.n_q, model.bins, seed=config.seed)
-            state = dataclasses.replace(state, codebooks=books)
-        state, metrics = step_fn(state, audio, step >= config.unquantized_steps)
+            now = dataclasses.replace(now, codebooks=books)
+        now, metrics = step_fn(now, audio, step >= config.unquantized_steps)
         for name, value in metrics.items():
             recent[name].append(value)
         if (step + 1) % every == 0:
@@ -186,8 +187,8 @@ def train(
             log({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **means})
             recent.clear()
         if (step + 1) % save_every == 0 or step + 1 == config.steps:
-            save(state)
-    return state
+            save(now)
+    return now
 
 
 def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.ndarray:

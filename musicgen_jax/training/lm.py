@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class LMTrainState:
     """Everything that changes while a language model trains."""
 
     step: jax.Array
-    params: dict  # {"t5": ..., "lm": ...}
+    params: Any  # {"t5": ..., "lm": ...}
     optimizer: optax.OptState
 
 
@@ -85,11 +85,9 @@ def init(model: MusicGenConfig, config: LMTrainConfig) -> LMTrainState:
 
 def make_loss(model: MusicGenConfig) -> Callable:
     """The loss (params, codes [B, K, T], ids [B, L], mask [B, L]) -> (mean, per codebook [K])."""
-
-    def graphs():
-        return T5Encoder(model.t5, rngs=nnx.Rngs(0)), LM(model.lm, rngs=nnx.Rngs(0))
-
-    t5_graph, lm_graph = (nnx.split(part, nnx.Param)[0] for part in nnx.eval_shape(graphs))
+    t5_shape = nnx.eval_shape(lambda: T5Encoder(model.t5, rngs=nnx.Rngs(0)))
+    lm_shape = nnx.eval_shape(lambda: LM(model.lm, rngs=nnx.Rngs(0)))
+    t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
     def loss(params, codes, ids, mask):
         t5 = nnx.merge(t5_graph, params["t5"])
@@ -159,11 +157,11 @@ def train(
       every: steps between log records.
       save_every: steps between saves.
     """
-    state = init(model, config) if state is None else state
+    now = init(model, config) if state is None else state
     step_fn = make_step(model, config)
     recent, began = collections.deque(maxlen=every), time.monotonic()
-    for step, batch in batches(examples, tokenize, config, int(state.step)):
-        state, per_codebook = step_fn(state, *batch)
+    for step, batch in batches(examples, tokenize, config, int(now.step)):
+        now, per_codebook = step_fn(now, *batch)
         recent.append(per_codebook)
         last = step + 1 == config.steps
         if (step + 1) % every == 0 or last:
@@ -172,10 +170,10 @@ def train(
             seconds = round(time.monotonic() - began, 1)
             log({"step": step + 1, "seconds": seconds, **_rounded(figures)})
         if (step + 1) % save_every == 0 or last:
-            save(state)
-            if figures := evaluate(state.params):
+            save(now)
+            if figures := evaluate(now.params):
                 log({"step": step + 1, **_rounded(figures)})
-    return state
+    return now
 
 
 def _rounded(figures: dict) -> dict:

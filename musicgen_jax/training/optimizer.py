@@ -1,6 +1,7 @@
 """The language model's optimizer: Muon for the matrices inside layers, AdamW for the rest."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import optax
@@ -48,7 +49,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
 
 
-def _matrices(params: dict) -> dict:
+def _matrices(params: Any) -> Any:
     """Which leaves Muon takes: [O, I] weights inside layers; None for the others."""
 
     def choose(path, leaf):

@@ -1,18 +1,17 @@
 """EnCodec against transformers, random weights: equal codes, equal waveforms."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-import jax.numpy as jnp
 from flax import nnx
 
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from tests.parity.encodec_weights import from_transformers
 from tests.tolerance import assert_close
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 RATIOS = {"hop 640": (8, 5, 4, 4), "hop 15": (5, 3), "hop 6": (3, 2)}
 
