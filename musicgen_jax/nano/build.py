@@ -20,7 +20,7 @@ from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config, to_dict
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano import captions, composer, synth
-from musicgen_jax.nano.pieces import Pieces, spec_of
+from musicgen_jax.nano.pieces import Library, Pieces, spec_of
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import lm as lm_training
@@ -36,12 +36,16 @@ MODEL = MusicGenConfig(
 CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
-        lm_training.Phase(steps=1450, frames=200, batch_size=12),
-        lm_training.Phase(steps=350, frames=750, batch_size=4),
-    )
+        lm_training.Phase(steps=3000, frames=200, batch_size=8),
+        lm_training.Phase(steps=150, frames=750, batch_size=3),
+    ),
+    # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
+    codebook_weights=(4.0, 2.0, 1.0, 1.0),
 )
-CODEC_PIECES, LM_PIECES, HELD_OUT_PIECES = 500, 1600, 64
+CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 3400, 600, 64
+TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
+SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
 TEXT_LENGTH = 48  # tokens; the few longer captions are cut
 
 # Seeds of the pieces: no piece of one purpose is ever heard in another.
@@ -79,14 +83,15 @@ def train_codec(run: Path) -> dict:
     return codec_training.codec_params(state)
 
 
-def encode_pieces(path: Path, codec: dict, seeds: range) -> Pieces:
+def encode_pieces(path: Path, codec: dict, seeds: range, num_frames: int) -> Pieces:
     """The codes of pieces, from the file or encoded into it."""
     if path.exists():
         return Pieces.load(path)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(CODEC, rngs=nnx.Rngs(0))), nnx.Param)
     encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
     codes = [
-        np.asarray(encode(codec, piece(seed)[1][None, None]))[0].astype(np.int16) for seed in seeds
+        np.asarray(encode(codec, piece(seed, num_frames)[1][None, None]))[0].astype(np.int16)
+        for seed in seeds
     ]
     pieces = Pieces(np.stack(codes), np.asarray(seeds))
     pieces.save(path)
@@ -100,7 +105,7 @@ def train_tokenizer(path: Path) -> Path:
     import sentencepiece
 
     def texts() -> Iterator[str]:
-        for seed in range(LM_SEED, LM_SEED + 15_000):
+        for seed in range(LM_SEED, LM_SEED + TOKENIZER_CAPTIONS):
             yield captions.caption(spec_of(seed), np.random.default_rng((seed, 1)))
 
     model = io.BytesIO()
@@ -122,7 +127,7 @@ def train_tokenizer(path: Path) -> Path:
     return path
 
 
-def train_lm(run: Path, train: Pieces, held_out: Pieces, tokenizer: Tokenizer) -> dict:
+def train_lm(run: Path, train: Library, held_out: Pieces, tokenizer: Tokenizer) -> dict:
     """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
     path = run / "lm"
     abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))
@@ -191,22 +196,26 @@ def log_to(path: Path) -> Callable[[dict], None]:
     return log
 
 
-def main() -> None:
-    """Runs every stage that is not done yet."""
-    parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
-    parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
-    run = parser.parse_args().run
+def build(run: Path) -> Path:
+    """Runs every stage that is not done yet and returns the model's folder."""
     run.mkdir(parents=True, exist_ok=True)
     codec = train_codec(run)
-    train = encode_pieces(run / "train.npz", codec, range(LM_SEED, LM_SEED + LM_PIECES))
-    held_out = encode_pieces(
-        run / "held_out.npz", codec, range(HELD_OUT_SEED, HELD_OUT_SEED + HELD_OUT_PIECES)
-    )
+    encoded = {
+        name: encode_pieces(run / f"{name}.npz", codec, range(seed, seed + count), frames)
+        for name, seed, count, frames in (
+            ("short", LM_SEED, SHORT_PIECES, SHORT_FRAMES),
+            ("long", LM_SEED + SHORT_PIECES, LONG_PIECES, CLIP_FRAMES),
+            ("held_out", HELD_OUT_SEED, HELD_OUT_PIECES, SHORT_FRAMES),
+        )
+    }
+    train = Library((encoded["short"], encoded["long"]))
     tokenizer = train_tokenizer(run / "tokenizer.model")
-    params = train_lm(run, train, held_out, Tokenizer(tokenizer))
+    params = train_lm(run, train, encoded["held_out"], Tokenizer(tokenizer))
     pack(run / "model", codec, params, tokenizer)
-    print(f"made {run / 'model'}: it ships as musicgen_jax/nano/model")
+    return run / "model"
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
+    parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
+    print(f"made {build(parser.parse_args().run)}: it ships as musicgen_jax/nano/model")

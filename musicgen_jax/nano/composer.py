@@ -29,7 +29,7 @@ CHORDAL_LEADS = frozenset(LEADS) - {"flute", "trumpet"}
 
 TEMPOS = ("slow", "medium", "fast")
 MODES = ("major", "minor")
-FRAMES_PER_EIGHTH = {"slow": (10, 11, 12), "medium": (7, 8, 9), "fast": (5, 6)}
+FRAMES_PER_EIGHTH = {"slow": (12,), "medium": (8,), "fast": (5,)}
 STYLE_METRES = {
     "waltz": ("3/4",),
     "march": ("4/4",),

@@ -1,4 +1,4 @@
-"""Encoded pieces as training examples: codes of a stretch of music and words for it."""
+"""Encoded pieces, and the training examples cut from them: codes and words for them."""
 
 import dataclasses
 from pathlib import Path
@@ -27,22 +27,37 @@ class Pieces:
         np.savez(aside, codes=self.codes, seeds=self.seeds)
         aside.replace(path)
 
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Pieces of several lengths, as the examples that training draws from."""
+
+    shelves: tuple[Pieces, ...]
+
     def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
         """A stretch that starts where a phrase starts, and a fresh caption.
 
         Args:
           rng: draws the piece, the phrase and the words.
-          frames: length of the stretch, at most T.
+          frames: length of the stretch; only pieces that are long enough are drawn.
 
         Returns:
           codes [K, frames] and the caption.
+
+        Raises:
+          ValueError: no piece is so long.
         """
-        index = int(rng.integers(len(self.codes)))
-        spec = spec_of(int(self.seeds[index]))
+        shelves = [shelf for shelf in self.shelves if shelf.codes.shape[2] >= frames]
+        if not shelves:
+            raise ValueError(f"no piece has {frames} frames")
+        counts = np.array([len(shelf.codes) for shelf in shelves])
+        shelf = shelves[rng.choice(len(shelves), p=counts / counts.sum())]
+        index = int(rng.integers(len(shelf.codes)))
+        spec = spec_of(int(shelf.seeds[index]))
         bar = composer.EIGHTHS_PER_BAR[spec.metre] * spec.frames_per_eighth
-        starts = range(0, self.codes.shape[2] - frames + 1, 4 * bar)
+        starts = range(0, shelf.codes.shape[2] - frames + 1, 4 * bar)
         start = int(rng.choice(starts))
-        return self.codes[index, :, start : start + frames], captions.caption(spec, rng)
+        return shelf.codes[index, :, start : start + frames], captions.caption(spec, rng)
 
 
 def spec_of(seed: int) -> composer.PieceSpec:

@@ -37,6 +37,7 @@ class LMTrainConfig:
     phases: tuple[Phase, ...]
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     text_dropout: float = 0.15  # how often the whole prompt is dropped, for guidance
+    codebook_weights: tuple[float, ...] = ()  # of the loss; (): all alike, as the original
     seed: int = 0
 
     @property
@@ -83,8 +84,10 @@ def init(model: MusicGenConfig, config: LMTrainConfig) -> LMTrainState:
     return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def make_loss(model: MusicGenConfig) -> Callable:
+def make_loss(model: MusicGenConfig, codebook_weights: tuple[float, ...] = ()) -> Callable:
     """The loss (params, codes [B, K, T], ids [B, L], mask [B, L]) -> (mean, per codebook [K])."""
+    weights = jnp.asarray(codebook_weights or (1.0,) * model.lm.n_q)
+    weights = weights / weights.sum()
     t5_shape = nnx.eval_shape(lambda: T5Encoder(model.t5, rngs=nnx.Rngs(0)))
     lm_shape = nnx.eval_shape(lambda: LM(model.lm, rngs=nnx.Rngs(0)))
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
@@ -95,14 +98,14 @@ def make_loss(model: MusicGenConfig) -> Callable:
         text = lm.text_conditioner(t5(ids, mask), mask)  # [B, L, D]
         logits, predicted = compute_predictions(lm, codes, Condition(text, mask, None, None))
         per_codebook = codebook_cross_entropy(logits, codes, predicted)
-        return per_codebook.mean(), per_codebook
+        return weights @ per_codebook, per_codebook
 
     return loss
 
 
 def make_step(model: MusicGenConfig, config: LMTrainConfig) -> Callable:
     """The jitted training step (state, codes, ids, mask) -> (state, cross-entropies [K])."""
-    loss = make_loss(model)
+    loss = make_loss(model, config.codebook_weights)
     optimizer = make_optimizer(config.optimizer, config.steps)
 
     @functools.partial(jax.jit, donate_argnames="state")

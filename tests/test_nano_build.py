@@ -1,0 +1,81 @@
+"""The one command that makes the bundled model, at a hundredth of its size."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from musicgen_jax import MusicGen
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.nano import build, composer
+from musicgen_jax.nano.pieces import Library, Pieces, spec_of
+from musicgen_jax.training.lm import Phase
+
+CODEC = EncodecConfig(sample_rate=16000, n_filters=2, dimension=4, bins=16, lstm=0)
+MODEL = MusicGenConfig(
+    t5=T5Config(vocab_size=150, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
+    lm=LMConfig(dim=16, num_heads=2, num_layers=1, card=16, text_dim=8),
+    encodec=CODEC,
+    name="nano",
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    codec_training = dataclasses.replace(
+        build.CODEC_TRAINING,
+        steps=4,
+        unquantized_steps=2,
+        warmup_steps=1,
+        batch_size=2,
+        segment_frames=8,
+        windows=(256,),
+    )
+    lm_training = dataclasses.replace(build.LM_TRAINING, phases=(Phase(2, 8, 2),))
+    sizes = {
+        "CODEC": CODEC,
+        "MODEL": MODEL,
+        "CODEC_TRAINING": codec_training,
+        "LM_TRAINING": lm_training,
+        "CODEC_PIECES": 2,
+        "SHORT_PIECES": 2,
+        "LONG_PIECES": 1,
+        "HELD_OUT_PIECES": 2,
+        "TOKENIZER_CAPTIONS": 500,
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(build, name, value)
+
+
+def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp_path):
+    folder = build.build(tmp_path / "run")
+    model = MusicGen.from_pretrained(folder)
+    out = model.generate(["a calm waltz for solo piano"], duration=1.0)
+    assert out.audio.shape == (1, 1, 16000)
+    assert out.codes.shape == (1, 4, 25)
+    logs = (tmp_path / "run" / "lm.jsonl").read_text()
+    assert "held out" in logs
+    config = (folder / "config.json").read_bytes()
+    assert build.build(tmp_path / "run") == folder  # every stage is there: nothing is trained
+    assert (tmp_path / "run" / "lm.jsonl").read_text() == logs
+    assert (folder / "config.json").read_bytes() == config
+
+
+def test_segments_start_with_a_phrase_and_carry_a_caption(tmp_path):
+    frames = build.CLIP_FRAMES
+    codes = np.arange(frames, dtype=np.int16) * np.ones((3, 4, 1), np.int16)
+    pieces = Pieces(codes, np.arange(build.LM_SEED, build.LM_SEED + 3))
+    pieces.save(tmp_path / "pieces.npz")
+    pieces = Pieces.load(tmp_path / "pieces.npz")
+    phrases = set()
+    for spec in map(spec_of, pieces.seeds):
+        phrases.add(4 * composer.EIGHTHS_PER_BAR[spec.metre] * spec.frames_per_eighth)
+    short = Pieces(codes[:, :, :90], pieces.seeds)  # too short: never drawn
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        segment, caption = Library((short, pieces)).segment(rng, 100)
+        assert segment.shape == (4, 100)
+        assert any(segment[0, 0] % phrase == 0 for phrase in phrases)
+        assert caption
+    with pytest.raises(ValueError, match="800 frames"):
+        Library((short, pieces)).segment(rng, 800)
