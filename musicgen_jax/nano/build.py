@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax import checkpoint
-from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config, to_dict
+from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano import captions, composer, synth
 from musicgen_jax.nano.pieces import Library, Pieces, spec_of
@@ -176,11 +176,7 @@ def pack(path: Path, codec: dict, params: dict, tokenizer: Path) -> None:
         writer.write_component("t5", params["t5"], storage="int8")
         writer.write_component("lm", params["lm"], storage="int8")
         writer.write_component("encodec", half)
-        source = {
-            "made by": "python -m musicgen_jax.nano.build",
-            "codec training": to_dict(CODEC_TRAINING),
-            "lm training": to_dict(LM_TRAINING),
-        }
+        source = {"made by": "musicgen_jax.nano.build", "described in": "MODEL_CARD.md"}
         writer.finish(MODEL, tokenizer=tokenizer, license=LICENSE, source=source)
 
 
