@@ -172,7 +172,7 @@ def make_evaluation(held_out: Pieces, tokenize: Callable) -> Callable[[dict], di
 def pack(path: Path, codec: dict, params: dict, tokenizer: Path) -> None:
     """Writes the model folder: int8 weights for text and music, float16 for the codec."""
     half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), codec)
-    with checkpoint.writing_model(path, overwrite=True) as writer:
+    with checkpoint.writing_model(path) as writer:
         writer.write_component("t5", params["t5"], storage="int8")
         writer.write_component("lm", params["lm"], storage="int8")
         writer.write_component("encodec", half)
@@ -207,7 +207,8 @@ def build(run: Path) -> Path:
     train = Library((encoded["short"], encoded["long"]))
     tokenizer = train_tokenizer(run / "tokenizer.model")
     params = train_lm(run, train, encoded["held_out"], Tokenizer(tokenizer))
-    pack(run / "model", codec, params, tokenizer)
+    if not (run / "model").exists():
+        pack(run / "model", codec, params, tokenizer)
     return run / "model"
 
 
