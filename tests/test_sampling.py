@@ -14,6 +14,8 @@ from musicgen_jax.sampling import Form, guide, sample, top_k_mask, top_p_mask
 VALUES = st.sampled_from(
     [-np.inf, -3e38, -7.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, 1.5, 2.0, 3e38]
 )
+# Without denormals: a CPU may flush them to zero, and then what they order is tied.
+LOGITS = st.floats(-8, 8, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, (2, 3, 11), elements=VALUES | st.floats(-5, 5, width=32))
 top_k = jax.jit(top_k_mask, static_argnums=1)
 top_p = jax.jit(top_p_mask)
@@ -40,7 +42,7 @@ def test_top_k_at_the_size_of_the_model():
 
 
 @settings(deadline=None)
-@given(hnp.arrays(np.float32, (4, 11), elements=st.floats(-8, 8, width=32)), st.floats(0, 1))
+@given(hnp.arrays(np.float32, (4, 11), elements=LOGITS), st.floats(0, 1))
 def test_top_p_keeps_what_has_little_mass_above_it(logits, p):
     mass = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     mass /= mass.sum(-1, keepdims=True)

@@ -24,6 +24,7 @@ from musicgen_jax.nano.pieces import Library, Pieces, spec_of
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import lm as lm_training
+from musicgen_jax.training import text as text_training
 
 # The official strides at half the sample rate: 25 frames a second, to which the music is tuned.
 CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
@@ -36,13 +37,15 @@ MODEL = MusicGenConfig(
 CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
-        lm_training.Phase(steps=3000, frames=200, batch_size=8),
-        lm_training.Phase(steps=150, frames=750, batch_size=3),
+        lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
+        lm_training.Phase(steps=4500, frames=200, batch_size=8),
+        lm_training.Phase(steps=200, frames=750, batch_size=2),
     ),
     # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
     codebook_weights=(4.0, 2.0, 1.0, 1.0),
 )
-CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 3400, 600, 64
+TEXT_TRAINING = text_training.TextTrainConfig()
+CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 600, 64
 TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
 SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
@@ -127,19 +130,47 @@ def train_tokenizer(path: Path) -> Path:
     return path
 
 
-def train_lm(run: Path, train: Library, held_out: Pieces, tokenizer: Tokenizer) -> dict:
+def fixed_length(tokenizer: Tokenizer) -> lm_training.Tokenize:
+    """The tokenizer with every text padded or cut to `TEXT_LENGTH`: one compilation for all."""
+
+    def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        ids, mask = tokenizer(texts)
+        width = ((0, 0), (0, max(0, TEXT_LENGTH - ids.shape[1])))
+        ids, mask = np.pad(ids, width), np.pad(mask, width)
+        return ids[:, :TEXT_LENGTH], mask[:, :TEXT_LENGTH]
+
+    return tokenize
+
+
+def train_text_encoder(run: Path, tokenize: lm_training.Tokenize) -> dict:
+    """Parameters of the text encoder, trained to tell the attributes of pieces from captions."""
+
+    def batch(rng: np.random.Generator, size: int) -> text_training.Batch:
+        specs = [composer.sample_spec(rng) for _ in range(size)]
+        ids, mask = tokenize([captions.training_caption(spec, rng) for spec in specs])
+        labels = {
+            name: np.array([values.index(getattr(spec, name)) for spec in specs])
+            for name, values in composer.ATTRIBUTES.items()
+        }
+        return ids, mask, labels
+
+    classes = {name: len(values) for name, values in composer.ATTRIBUTES.items()}
+    return text_training.train(
+        MODEL.t5, TEXT_TRAINING, classes, batch, log=log_to(run / "text.jsonl")
+    )
+
+
+def train_lm(
+    run: Path, train: Library, held_out: Pieces, tokenize: lm_training.Tokenize
+) -> dict:
     """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
     path = run / "lm"
     abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))
-    state = checkpoint.load_state(path, abstract) if path.exists() else None
-    if state is None or int(state.step) < LM_TRAINING.steps:
-
-        def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
-            ids, mask = tokenizer(texts)
-            width = ((0, 0), (0, max(0, TEXT_LENGTH - ids.shape[1])))
-            ids, mask = np.pad(ids, width), np.pad(mask, width)
-            return ids[:, :TEXT_LENGTH], mask[:, :TEXT_LENGTH]
-
+    if path.exists():
+        state = checkpoint.load_state(path, abstract)
+    else:
+        state = lm_training.init(MODEL, LM_TRAINING, train_text_encoder(run, tokenize))
+    if int(state.step) < LM_TRAINING.steps:
         state = lm_training.train(
             MODEL,
             LM_TRAINING,
@@ -206,7 +237,7 @@ def build(run: Path) -> Path:
     }
     train = Library((encoded["short"], encoded["long"]))
     tokenizer = train_tokenizer(run / "tokenizer.model")
-    params = train_lm(run, train, encoded["held_out"], Tokenizer(tokenizer))
+    params = train_lm(run, train, encoded["held_out"], fixed_length(Tokenizer(tokenizer)))
     if not (run / "model").exists():
         pack(run / "model", codec, params, tokenizer)
     return run / "model"

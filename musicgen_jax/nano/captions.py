@@ -344,6 +344,11 @@ def full_caption(spec: PieceSpec) -> str:
     return f"a {tempo} {mood} {NOUNS[spec.style][0]} for {who} in {spec.metre}"
 
 
+def training_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
+    """One of many ways to ask for a piece, or in a quarter of the cases the plain full form."""
+    return full_caption(spec) if rng.random() < 0.25 else caption(spec, rng)
+
+
 # Whole phrasings that `caption` cannot produce. What fills them, it says often.
 _HELD_OUT = (
     "could we hear the {lead} in {a_tempo} {style}{band}? it should be {mode}",

@@ -150,6 +150,19 @@ class PieceSpec:
         return self.accompaniment is None and not self.bass and not self.drums
 
 
+ATTRIBUTES: dict[str, tuple] = {
+    "lead": LEADS,
+    "accompaniment": (None, *ACCOMPANIMENTS),
+    "style": STYLES,
+    "metre": tuple(EIGHTHS_PER_BAR),
+    "tempo": TEMPOS,
+    "mode": MODES,
+    "bass": (False, True),
+    "drums": (False, True),
+}
+"""What a spec may say: the values of every field that is chosen, not derived."""
+
+
 def _pick(rng: np.random.Generator, choices: Sequence):
     return choices[int(rng.integers(len(choices)))]
 

@@ -57,7 +57,7 @@ class Library:
         bar = composer.EIGHTHS_PER_BAR[spec.metre] * spec.frames_per_eighth
         starts = range(0, shelf.codes.shape[2] - frames + 1, 4 * bar)
         start = int(rng.choice(starts))
-        return shelf.codes[index, :, start : start + frames], captions.caption(spec, rng)
+        return shelf.codes[index, :, start : start + frames], captions.training_caption(spec, rng)
 
 
 def spec_of(seed: int) -> composer.PieceSpec:

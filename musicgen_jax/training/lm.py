@@ -37,6 +37,7 @@ class LMTrainConfig:
     phases: tuple[Phase, ...]
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     text_dropout: float = 0.15  # how often the whole prompt is dropped, for guidance
+    freeze_text: bool = True  # the text encoder stays as it is, as the original's
     codebook_weights: tuple[float, ...] = ()  # of the loss; (): all alike, as the original
     seed: int = 0
 
@@ -75,13 +76,20 @@ class LMTrainState:
     optimizer: optax.OptState
 
 
-def init(model: MusicGenConfig, config: LMTrainConfig) -> LMTrainState:
-    """A new language model and text encoder before their first step."""
+def init(model: MusicGenConfig, config: LMTrainConfig, t5: Any = None) -> LMTrainState:
+    """A new language model before its first step, with a trained text encoder or a new one."""
     rngs = nnx.Rngs(config.seed)
     parts = {"t5": T5Encoder(model.t5, rngs=rngs), "lm": LM(model.lm, rngs=rngs)}
     params = {name: nnx.to_pure_dict(nnx.state(part, nnx.Param)) for name, part in parts.items()}
+    if t5 is not None:
+        params["t5"] = t5
     optimizer = make_optimizer(config.optimizer, config.steps)
-    return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained(params, config)))
+
+
+def trained(params: Any, config: LMTrainConfig) -> Any:
+    """The part of the parameters that training changes."""
+    return {"lm": params["lm"]} if config.freeze_text else params
 
 
 def make_loss(model: MusicGenConfig, codebook_weights: tuple[float, ...] = ()) -> Callable:
@@ -110,9 +118,13 @@ def make_step(model: MusicGenConfig, config: LMTrainConfig) -> Callable:
 
     @functools.partial(jax.jit, donate_argnames="state")
     def step(state: LMTrainState, codes, ids, mask):
-        grads, per_codebook = jax.grad(loss, has_aux=True)(state.params, codes, ids, mask)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def of_trained(part):
+            return loss({**state.params, **part}, codes, ids, mask)
+
+        part = trained(state.params, config)
+        grads, per_codebook = jax.grad(of_trained, has_aux=True)(part)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, part)
+        params = {**state.params, **optax.apply_updates(part, updates)}
         return LMTrainState(state.step + 1, params, optimizer_state), per_codebook
 
     return step
