@@ -1,22 +1,21 @@
 """Reads what `torch.save` writes, without torch and without running anything from the file.
 
 The file is a zip: `<root>/data.pkl` holds the structure, `<root>/data/<key>` the raw little-endian
-storages. A pickle is a program; this reader knows the few instructions and the few names that a
-dict of tensors needs, refuses every other one by name, and never imports what a file names.
+storages. Of the names in the structure only those of tensors and dicts mean anything here; others
+are refused, or kept as names where the caller lists them. See `pickled`.
 """
 
 import functools
-import io
 import math
-import pickle
-import pickletools
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
 
+from musicgen_jax.convert.pickled import Name, Refused, read_pickle
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.errors import UserError
 
@@ -32,21 +31,6 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-_NAMES = {f"torch.{name}" for name in _DTYPES} | {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-}
-# fmt: off
-_OPCODES = {
-    "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID",
-    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
-    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
-}
-# fmt: on
 _MAX_PICKLE = 64 << 20  # bytes; the structure of an official model takes about 100 kB
 _MAX_AXES = 16
 _CHUNK = 16 << 20
@@ -58,12 +42,18 @@ def is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def read_torch(path: str | Path) -> Any:
+def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
     """The object that `torch.save` wrote: dicts, lists, strings, numbers and `LazyTensor`s.
+
+    Args:
+      path: of the file.
+      inert: full names of further classes and functions that the file may mention, such as
+        "fractions.Fraction". They are not imported and not called: see `pickled.Name` and
+        `pickled.Inert`, which stand in the object for them.
 
     Raises:
       UserError: the file is not one of torch's zips, is truncated or damaged, or names anything
-        but tensors and dicts. Nothing that the file names is imported or called.
+        but tensors, dicts and what is in `inert`.
     """
     path = Path(path)
     if not is_zip(path):
@@ -72,9 +62,13 @@ def read_torch(path: str | Path) -> Any:
             "it again: torch.save(torch.load(PATH, weights_only=True), NEW_PATH)"
         )
     try:
-        return _Archive(path).load()
+        return _Archive(path).load(inert)
     except (UserError, MemoryError):
         raise
+    except Refused as error:
+        raise UserError(
+            f"{path} is refused: {error}, and only tensors and plain data are read"
+        ) from None
     except Exception as error:  # damaged bytes fail in as many ways as there are bytes
         raise UserError(f"{path} is truncated or damaged: {_first_line(error)}") from None
 
@@ -98,13 +92,36 @@ class _Archive:
         self.pickle = pickles[0]
         self.root = self.pickle.removesuffix("data.pkl")
 
-    def load(self) -> Any:
+    def load(self, inert: Collection[str]) -> Any:
         order = self.root + "byteorder"
         if order in self.members and self.read(order, 16).tobytes() != b"little":
             raise UserError(f"{self.path} was written on a big-endian machine: save it again")
         program = self.read(self.pickle, _MAX_PICKLE).tobytes()
-        _check_program(program, self.path)
-        return _Unpickler(io.BytesIO(program), self).load()
+        functions = {
+            "collections.OrderedDict": _dict,
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+            "torch._utils._rebuild_parameter": lambda data, *_: data,
+        }
+        if "collections.defaultdict" in inert:
+            functions["collections.defaultdict"] = lambda *_: {}
+        storages = {f"torch.{name}" for name in _DTYPES}
+        return read_pickle(program, functions, storages | set(inert), self.storage)
+
+    def storage(self, pid: Any) -> "_Storage":
+        """("storage", type, key, device, number of elements) -> where the storage lies."""
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            self.fail("a persistent id that is no storage")
+        _, kind, key, _, numel = pid
+        dtype = _DTYPES.get(kind.name.removeprefix("torch.")) if type(kind) is Name else None
+        if dtype is None or type(key) is not str or type(numel) is not int:
+            self.fail("a storage of unknown type")
+        member = f"{self.root}data/{key}"
+        if self.check(member).file_size != numel * dtype.itemsize:
+            self.fail(f"{member} has not the size of {numel} numbers of {dtype}")
+        return _Storage(self, member, dtype, numel)
+
+    def fail(self, what: str) -> NoReturn:
+        raise UserError(f"{self.path} is damaged: {what}")
 
     def check(self, name: str) -> zipfile.ZipInfo:
         """The member `name`, which must be stored as it is and lie inside the file."""
@@ -144,77 +161,18 @@ class _Archive:
         return view if whole else view.copy()
 
 
-class _Storage(NamedTuple):  # immutable even for pickle's BUILD, as LazyTensor is
+class _Storage(NamedTuple):
     archive: _Archive
     member: str
     dtype: np.dtype
     numel: int
 
 
-class _Dict(dict):
-    """Stands for OrderedDict; drops the attributes that torch hangs on a state dict."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def _check_program(program: bytes, path: Path) -> None:
-    """Refuses instructions and names beyond those of a dict of tensors, before any of it runs.
-
-    It also bounds the memo's indices: C's unpickler allocates up to the largest one named.
-    """
-    argument: Any
-    for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name in ("GLOBAL", "INST"):
-            _check_name(argument.replace(" ", ".", 1), path)
-        if opcode.name not in _OPCODES:
-            raise UserError(f"{path} is refused: pickle instruction {opcode.name} is not data")
-        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(program):
-            raise UserError(f"{path} is damaged: its pickle has an impossible memo")
-
-
-def _check_name(name: str, path: Path) -> None:
-    if name not in _NAMES:
-        raise UserError(
-            f"{path} is refused: it names {name[:100]!r}, and only tensors and dicts are read "
-            "(from a training run, export the model first: audiocraft.utils.export)"
-        )
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, archive: _Archive):
-        super().__init__(file)
-        self._archive = archive
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        _check_name(full, self._archive.path)
-        if name in _DTYPES:
-            return name  # a plain string: only `persistent_load` makes something of it
-        # New functions for each name, so that no file can leave a mark on the module's own.
-        return {
-            "OrderedDict": _Dict,
-            "_rebuild_tensor_v2": lambda *arguments: _rebuild_tensor(*arguments),
-            "_rebuild_parameter": lambda data, *_: data,
-        }[name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """("storage", type, key, device, number of elements) -> where the storage lies."""
-        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            self._fail("a persistent id that is no storage")
-        _, kind, key, _, numel = pid
-        known = type(kind) is str and kind in _DTYPES and type(key) is str
-        if not known or type(numel) is not int:
-            self._fail("a storage of unknown type")
-        member, dtype = f"{self._archive.root}data/{key}", _DTYPES[kind]
-        if self._archive.check(member).file_size != numel * dtype.itemsize:
-            self._fail(f"{member} has not the size of {numel} numbers of {dtype}")
-        return _Storage(self._archive, member, dtype, numel)
-
-    def _fail(self, what: str) -> NoReturn:
-        raise UserError(f"{self._archive.path} is damaged: {what}")
+def _dict(*args: Any) -> dict:
+    """OrderedDict, which a state dict is; torch fills it later, with SETITEMS."""
+    if args:
+        raise ValueError("a dict made from arguments")
+    return {}
 
 
 def _rebuild_tensor(storage, offset, shape, stride, *_) -> LazyTensor:
