@@ -116,6 +116,18 @@ def derive_config(part: Part) -> LMConfig:
         raise UserError(f"{part.origin}: {error}") from None
 
 
+def max_duration(part: Part) -> float:
+    """Seconds of the segments in training: audiocraft says it, transformers' models have 30.
+
+    Raises:
+      UserError: the number makes no sense.
+    """
+    seconds = part.number("dataset.segment_duration", 30.0)
+    if not 0 < seconds <= 3600:
+        raise UserError(f"{part.origin}: dataset.segment_duration = {seconds} makes no sense")
+    return seconds
+
+
 def _matrix(part: Part, path: str) -> tuple[int, ...]:
     shape = TABLES[part.family].shape(part.tensors, path)
     if len(shape) != 2 or 0 in shape:

@@ -80,7 +80,8 @@ def convert(
         str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision, log=log
     )
     configs, parts = derive_configs(found.parts)
-    config = whole_config(configs, name or found.name)
+    seconds = lm.max_duration(parts["lm"]) if "lm" in parts else None
+    config = whole_config(configs, name or found.name, max_duration=seconds)
     with checkpoint.writing_model(out, overwrite=overwrite) as writer:
         for component in parts:
             log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
@@ -194,13 +195,20 @@ def derive_configs(
     return configs, parts
 
 
-def whole_config(configs: Mapping[str, ComponentConfig], name: str) -> MusicGenConfig | None:
+def whole_config(
+    configs: Mapping[str, ComponentConfig], name: str, *, max_duration: float | None = None
+) -> MusicGenConfig | None:
     """The model's config; None if it is only a part of a model."""
     if "lm" not in configs:
         return None
     channels = _audio_channels(configs["lm"])  # type: ignore[arg-type]
     try:
-        return MusicGenConfig(**configs, audio_channels=channels, name=name)  # type: ignore
+        return MusicGenConfig(
+            **configs,  # type: ignore[arg-type]
+            audio_channels=channels,
+            max_duration=max_duration or 30.0,
+            name=name,
+        )
     except ValueError as error:
         raise UserError(f"the components of {name} do not fit each other: {error}") from None
 

@@ -147,9 +147,7 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
         yield writer
         if not (aside / CONFIG).is_file():
             raise ValueError("writing_model left without a call of finish()")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(aside, target)
+        _replace_folder(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -329,14 +327,25 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     Written aside and renamed: at every moment either the old state or the new one is whole.
     """
     target = Path(path).absolute()
-    aside, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
+    aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     ocp.save(str(aside), _named_leaves(state))
+    _replace_folder(aside, target)
+
+
+def _replace_folder(aside: Path, target: Path) -> None:
+    """Puts a folder in another's place; that one is deleted last, when the new one stands."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
-    os.replace(aside, target)
+    try:
+        os.replace(aside, target)
+    except BaseException:
+        if old.exists():
+            os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 """A model folder survives the round trip, and a damaged one says so."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -138,6 +139,21 @@ def test_existing_folder_is_kept_unless_overwritten(folder, tmp_path):
     with pytest.raises(UserError, match="not a model"):
         _save(tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter").exists()
+
+
+def test_an_overwrite_that_fails_keeps_the_old_model(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "m")
+    replace = os.replace
+
+    def fail_at_the_end(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_end)
+    with pytest.raises(OSError, match="no space"):
+        _save(tmp_path / "m", source={"from": "there"}, overwrite=True)
+    assert checkpoint.load_info(tmp_path / "m").source == {"from": "here"}
 
 
 def test_interrupted_write_leaves_nothing(tmp_path):

@@ -295,6 +295,8 @@ def test_xp_cfg_takes_any_text(text):
         ("transformer_lm:\n  positional_embedding: rope\n", CODEC_CFG, "positional_embedding"),
         ("codebooks_pattern:\n  modeling: parallel\n", CODEC_CFG, "modeling = parallel"),
         ("codebooks_pattern:\n  delay:\n    delays:\n    - 1\n", CODEC_CFG, "delays must be 4"),
+        ("dataset:\n  segment_duration: -3\n", CODEC_CFG, "segment_duration = -3"),
+        ("dataset:\n  segment_duration: long\n", CODEC_CFG, "segment_duration must be a number"),
         (LM_CFG, "encodec:\n  causal: true\n", "encodec.causal = true"),
         (LM_CFG, "encodec:\n  renormalize: true\n", "renormalize"),
         (LM_CFG, "seanet:\n  norm: time_group_norm\n", "seanet.norm"),
@@ -306,6 +308,12 @@ def test_unsupported_audiocraft_settings(tmp_path, lm_cfg, codec_cfg, message):
         convert(folder, tmp_path / "ours")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ours").exists()
+
+
+def test_window_is_as_long_as_the_segments_of_training(tmp_path):
+    cfg = f"{LM_CFG}dataset:\n  segment_duration: 10\n"
+    folder = write_audiocraft(tmp_path / "m", lm_cfg=cfg)
+    assert convert(folder, tmp_path / "ours").max_duration == 10.0
 
 
 def test_stereo_by_its_delays(tmp_path):
