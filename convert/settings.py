@@ -4,8 +4,33 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from musicgen_jax.convert.pickled import Inert
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.errors import UserError
+
+_OMEGACONF = "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"
+_BUILTINS = ("dict", "list", "tuple", "set", "str", "unicode", "int", "long", "float", "bool")
+# What a training run's file mentions besides tensors: its settings are pickled as they are.
+TRAINING_NAMES = frozenset(
+    {
+        *_OMEGACONF,
+        "omegaconf.base.Metadata",
+        "omegaconf.base.ContainerMetadata",
+        *(
+            f"omegaconf.nodes.{kind}Node"
+            for kind in ("Any", "String", "Integer", "Float", "Boolean", "Bytes", "Path")
+        ),
+        "typing.Any",
+        "collections.defaultdict",
+        *(f"{module}.{kind}" for kind in _BUILTINS for module in ("builtins", "__builtin__")),
+        "pathlib.PosixPath",
+        "pathlib._local.PosixPath",  # since Python 3.13
+        "torch.Size",
+        "torch.device",
+        "torch.torch_version.TorchVersion",
+    }
+)
+_MAX_DEPTH, _MAX_SETTINGS = 30, 100_000  # audiocraft's own: 8 and a thousand
 
 
 class Part(NamedTuple):
@@ -65,6 +90,63 @@ def read_xp_cfg(text: str) -> dict[str, str | list[str]]:
             if pair[2]:
                 values[".".join(key for _, key in stack)] = _scalar(pair[2])
     return {name: _resolve(value, values) for name, value in values.items()}
+
+
+def read_config(value: Any) -> dict[str, str | list[str]]:
+    """Settings that are pickled in place of being written as YAML, in the form of `read_xp_cfg`.
+
+    Args:
+      value: an omegaconf DictConfig, as the inert record of one, or plain dicts and lists.
+
+    Raises:
+      ValueError: it is nested deeper or is larger than any settings are.
+    """
+    values: dict[str, str | list[str]] = {}
+    count = 0
+
+    def walk(value: Any, name: str, depth: int) -> None:
+        nonlocal count
+        count += 1
+        if depth > _MAX_DEPTH or count > _MAX_SETTINGS or len(name) > 1000:
+            raise ValueError("its settings are too large or nested too deep")
+        value = _content(value)
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                walk(item, f"{name}.{key}" if name else str(key), depth + 1)
+        elif isinstance(value, list) and value:
+            items = [_content(item) for item in value]
+            count += len(items)
+            values[name] = [_yaml(item) for item in items if not isinstance(item, (dict, list))]
+        else:
+            values[name] = _yaml(value)
+
+    walk(value, "", 0)
+    return {name: _resolve(value, values) for name, value in values.items()}
+
+
+def _content(value: Any) -> Any:
+    """What an omegaconf object holds; anything else as it is."""
+    if not isinstance(value, Inert):
+        return value
+    state = value.state if isinstance(value.state, dict) else {}
+    return state.get("_content" if value.name in _OMEGACONF else "_val")
+
+
+def _yaml(value: Any) -> str:
+    """A scalar as OmegaConf writes it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case float():
+            text = str(value)
+            return text.replace("e", ".0e", 1) if "e" in text and "." not in text else text
+        case str() | int():
+            return str(value)
+        case dict() | list():
+            return "{}" if isinstance(value, dict) else "[]"
+    return ""  # a path, a name: no setting used here is one
 
 
 def _scalar(text: str) -> str:

@@ -4,15 +4,16 @@ import dataclasses
 import re
 from pathlib import Path
 
-from musicgen_jax.convert import encodec
+from musicgen_jax.convert import encodec, mert
 from musicgen_jax.convert.files import read_json, read_weights, state_dict
-from musicgen_jax.convert.settings import Part, read_xp_cfg
+from musicgen_jax.convert.settings import TRAINING_NAMES, Part, read_config, read_xp_cfg
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.convert.torch_zip import is_zip, read_torch
 from musicgen_jax.errors import UserError
 
 TOKENIZER = "spiece.model"
 LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"  # audiocraft's
+RUN_FILE = "checkpoint.th"  # of audiocraft's trainer
 # transformers', best first: no pickles where there is a choice.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -21,6 +22,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 HUB_CODEC, HUB_T5 = "facebook/encodec_32khz", "google-t5/t5-base"
+HUB_MERT = "m-a-p/MERT-v1-95M"
 _SHARDS = {
     "model.safetensors.index.json": "model-*-of-*.safetensors",
     "pytorch_model.bin.index.json": "pytorch_model-*-of-*.bin",
@@ -34,7 +36,7 @@ class Source:
     Attributes:
       name: as the user gave it, a repository or the name of a folder or file.
       folder: where its files are; other components may lie beside it.
-      parts: by component: "t5", "lm", "encodec".
+      parts: by component: "t5", "mert", "lm", "encodec".
       tokenizer: sentencepiece model of T5.
       codec_name: the codec that an audiocraft file points at in place of holding one.
       t5_name: the T5 that an audiocraft model was trained with.
@@ -70,7 +72,7 @@ def open_source(place: str, revision: str | None = None) -> Source:
         source.tokenizer = source.folder / TOKENIZER
     if not source.parts and not source.codec_name:
         raise UserError(
-            f"{place} holds no MusicGen, EnCodec or T5 weights: expected "
+            f"{place} holds no MusicGen, EnCodec, T5 or MERT weights: expected "
             f"{' or '.join((LM_FILE, CODEC_FILE, *WEIGHT_FILES))}"
         )
     return source
@@ -80,34 +82,66 @@ def _weight_files(folder: Path) -> list[str]:
     """Those to read: transformers' file holds everything, audiocraft's two hold all but T5."""
     whole = [name for name in WEIGHT_FILES if (folder / name).is_file()]
     pair = [name for name in (LM_FILE, CODEC_FILE) if (folder / name).is_file()]
-    return whole[:1] or pair
+    run = [RUN_FILE] if (folder / RUN_FILE).is_file() else []
+    return whole[:1] or pair or run
 
 
 def _read(source: Source, path: Path) -> None:
     if path.name.endswith(".json") or not is_zip(path):
         # Not one of torch's zips: safetensors, an index, or something that says so itself.
         return _read_transformers(source, path, read_weights(path))
-    value = read_torch(path)
+    value = read_torch(path, inert=TRAINING_NAMES)
     if isinstance(value, dict) and type(value.get("pretrained")) is str:
         source.codec_name = value["pretrained"]
-    elif isinstance(value, dict) and "best_state" in value:
+    elif isinstance(value, dict) and value.keys() & {"best_state", "fsdp_best_state", "ema"}:
         _read_audiocraft(source, path, value)
     else:
         _read_transformers(source, path, state_dict(value, path))
 
 
 def _read_audiocraft(source: Source, path: Path, value: dict) -> None:
-    state = value["best_state"]
-    if isinstance(state, dict) and set(state) == {"model"}:  # straight from a training run
-        state = state["model"]
-    tensors = state_dict(state, path)
-    text = value.get("xp.cfg", "")
-    settings = read_xp_cfg(text) if isinstance(text, str) else {}
+    tensors = state_dict(_best_state(value, path), path)
+    settings = _settings(value.get("xp.cfg", ""), path)
     component = "lm" if any(key.startswith("transformer.layers.") for key in tensors) else "encodec"
     source.parts[component] = Part("audiocraft", tensors, settings, str(path))
     if component == "lm":
         name = settings.get("conditioners.description.t5.name")
         source.t5_name = name if isinstance(name, str) else None
+        if "exported" not in value and "optimizer" in value:  # a run's own file, with its codec
+            codec = settings.get("compression_model_checkpoint", f"//pretrained/{HUB_CODEC}")
+            source.codec_name = str(codec).removeprefix("//pretrained/")
+
+
+def _best_state(value: dict, path: Path) -> object:
+    """The state dict that audiocraft itself would export: the best of the run.
+
+    It was measured and kept with the moving average of the weights where the run had one, so the
+    average of the last epoch (`ema`) and the last weights (`model`) are not looked at; only files
+    from before there was a best state are exported from `ema` (utils/export_legacy.py). A run
+    with FSDP keeps the whole model in `fsdp_best_state`; its `best_state` is one process's part.
+    """
+    average = value.get("ema")
+    candidates = (
+        value.get("fsdp_best_state"),
+        value.get("best_state"),
+        average.get("state") if isinstance(average, dict) else None,
+    )
+    if re.search(r"\.th\.\d+$", path.name):
+        raise UserError(f"{path} is one process's part of a model: checkpoint.th has the whole")
+    state = next((state for state in candidates if isinstance(state, dict) and state), None)
+    if state is None:
+        raise UserError(f"{path} holds no dict of tensors as best_state")
+    return state.get("model", state)  # a run's file has "model" around it, an exported one not
+
+
+def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
+    """`xp.cfg`: YAML in an exported file, omegaconf's object in a run's own."""
+    if isinstance(value, str):
+        return read_xp_cfg(value)
+    try:
+        return read_config(value)
+    except ValueError as error:
+        raise UserError(f"{path} is refused: {error}") from None
 
 
 def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
@@ -142,6 +176,8 @@ def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
             raise UserError(f"{path} holds unexpected tensors: {', '.join(strangers[:5])}")
     elif any(key.startswith("encoder.block.") for key in tensors):
         part("t5", "", ("",), strip=False)
+    elif mert.KEY in tensors:
+        part("mert", "", ("",), strip=False)
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
         part("encodec", "", ("",), strip=False)
 
