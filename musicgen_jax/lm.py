@@ -3,6 +3,7 @@
 At step s it reads the K tokens of that step (see `patterns`) and predicts those of step s + 1.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -12,7 +13,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax import patterns
+from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.style import StyleConditioner
 from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import LMConfig
 from musicgen_jax.linear import fan_in_normal, linear
@@ -83,6 +86,15 @@ class LM(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **types, rngs=rngs)
+        self.chroma_conditioner = (
+            ChromaConditioner(config.chroma_bins, config.dim, **types, rngs=rngs)
+            if config.chroma_bins
+            else None
+        )
+        # In float32 whatever the language model is: a rounded distance picks another code.
+        self.style_conditioner = (
+            StyleConditioner(config.style, config.dim, rngs=rngs) if config.style else None
+        )
         self.emb = Embedding(config, **types, rngs=rngs)
         self.transformer = Transformer(
             config.dim,
@@ -111,6 +123,47 @@ class LM(nnx.Module):
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
         x, _ = self.transformer(x, seen, self.cross_kv(condition), self._cross_mask(condition))
         return self._logits(x[:, -steps.shape[2] :])
+
+    def fill_nulls(self, condition: Condition) -> Condition:
+        """Null rows as a prefix model was trained with them: attended, and taking up positions.
+
+        Where there is no text stands one zero vector (audiocraft tokenizes it to a lone, masked
+        </s>), and one where there is no style; where there is no melody, the melody of silence. In
+        text models nothing is attended in place of nothing: there this changes nothing.
+
+        Args:
+          condition: B rows; a part of a row is null if its mask is all False.
+
+        Returns:
+          B rows, no part of them null.
+        """
+        if self.config.conditioning != "prepend":
+            return condition
+        if condition.cross is not None and condition.cross_mask is not None:
+            vectors, mask = condition.cross, condition.cross_mask
+            empty = ~mask.any(axis=1, keepdims=True)
+            mask = mask | (empty & (jnp.arange(mask.shape[1]) == 0))
+            cross = jnp.where(empty[..., None], 0, vectors)
+            condition = dataclasses.replace(condition, cross=cross, cross_mask=mask)
+        if self.config.style and condition.prefix is None and condition.cross is not None:
+            absent = jnp.zeros((condition.cross.shape[0], 1), bool)
+            prefix = jnp.zeros((*absent.shape, self.config.dim), self.dtype)
+            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=absent)
+        if condition.prefix is not None and condition.prefix_mask is not None:
+            vectors, mask = condition.prefix, condition.prefix_mask
+            empty = ~mask.any(axis=1, keepdims=True)
+            null, attended = self._null_prefix(vectors.shape[1])
+            prefix = jnp.where(empty[..., None], null.astype(vectors.dtype), vectors)
+            mask = mask | (empty & attended)
+            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=mask)
+        return condition
+
+    def _null_prefix(self, length: int) -> tuple[jax.Array, jax.Array]:
+        """What stands where audio is missing, `[P, D]`, and which of it is attended, `[P]`."""
+        if self.chroma_conditioner is None:
+            null = jnp.zeros((length, self.config.dim), self.dtype)
+            return null, jnp.arange(length) == 0
+        return self.chroma_conditioner.null(length), jnp.ones(length, bool)
 
     def init_cache(
         self, batch: int, length: int, dtype: DTypeLike | None = None

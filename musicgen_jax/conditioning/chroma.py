@@ -1,0 +1,179 @@
+"""Melody as a condition: which of the twelve pitch classes sounds loudest, eight times a second.
+
+audiocraft's `modules/chroma.py` and `ChromaStemConditioner`, with librosa's chroma filters.
+"""
+
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from musicgen_jax.linear import Linear
+
+WINDOW = 16384  # samples that one frame hears
+HOP = 4096  # samples from one frame to the next
+PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+SILENCE = 0  # the bin of silence, and so of "no melody": the first among equals is C
+
+_A0 = 27.5  # Hz; octaves are counted from here
+_CENTRE_OCTAVE, _OCTAVE_WIDTH = 5.0, 2.0  # a bell over octaves: the ear's middle counts most
+_LEAST = 1e-6  # what a frame is divided by at least
+
+
+def frame_count(samples: int) -> int:
+    """Frames of audio of so many samples; shorter audio is padded to one window."""
+    return max(samples, WINDOW) // HOP + 1
+
+
+def samples_heard(num_frames: int) -> int:
+    """Samples that the first so many frames depend on, in longer audio."""
+    return (num_frames - 1) * HOP + WINDOW // 2
+
+
+@lru_cache(maxsize=4)
+def filter_bank(sample_rate: int, num_chroma: int = len(PITCHES)) -> np.ndarray:
+    """How much each frequency of the spectrum adds to each pitch class.
+
+    librosa's `filters.chroma` with `tuning=0` and its defaults: around every pitch class a bell of
+    a semitone's width, or of the distance of two frequencies where that is more; each frequency
+    adds with Euclidean norm 1, times a bell over octaves around the sixth A.
+
+    Args:
+      sample_rate: in Hz.
+      num_chroma: pitch classes in an octave, a multiple of 12; the first is C.
+
+    Returns:
+      float64 [num_chroma, WINDOW // 2 + 1].
+    """
+    frequencies = np.arange(1, WINDOW) * (sample_rate / WINDOW)
+    pitch = num_chroma * np.log2(frequencies / _A0)
+    pitch = np.append(pitch[0] - 1.5 * num_chroma, pitch)  # 0 Hz has none: far below the lowest
+    width = np.append(np.maximum(np.diff(pitch), 1.0), 1.0)
+    # From each pitch class to the nearest octave of each frequency, within half an octave.
+    half = num_chroma // 2
+    classes = np.arange(num_chroma)[:, None]
+    distance = np.mod(pitch - classes + half, num_chroma) - half
+    bells = np.exp(-2.0 * np.square(distance / width))
+    bells /= np.linalg.norm(bells, axis=0)
+    bells *= np.exp(-0.5 * np.square((pitch / num_chroma - _CENTRE_OCTAVE) / _OCTAVE_WIDTH))
+    from_c = np.roll(bells, -3 * (num_chroma // 12), axis=0)  # counted from A until here
+    bank = from_c[:, : WINDOW // 2 + 1]
+    bank.setflags(write=False)  # it is cached
+    return bank
+
+
+@partial(jax.jit, static_argnames=("sample_rate", "num_frames", "num_chroma"))
+def chromagram(
+    audio: jax.Array,
+    length: jax.Array | int,
+    *,
+    sample_rate: int,
+    num_frames: int,
+    num_chroma: int = len(PITCHES),
+) -> jax.Array:
+    """Energy of every pitch class, frame by frame, relative to the loudest one.
+
+    One compilation serves all lengths: the audio's end is an argument, not a shape.
+
+    Args:
+      audio: float32 [W'], padded behind its end with anything.
+      length: W, samples that are real, at least `WINDOW`.
+      sample_rate: in Hz.
+      num_frames: T, how many to compute; from `frame_count(W)` on they mean nothing.
+      num_chroma: pitch classes.
+
+    Returns:
+      float32 [T, num_chroma], from 0 to 1; all zero in silence.
+    """
+    centres = jnp.arange(num_frames)[:, None] * HOP
+    at = jnp.abs(centres + jnp.arange(-(WINDOW // 2), WINDOW // 2))  # mirrored at the beginning
+    at = jnp.where(at < length, at, 2 * (length - 1) - at)  # and at the end
+    frames = audio[jnp.clip(at, 0, audio.shape[0] - 1)]  # [T, WINDOW]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # periodic
+    hann /= np.sqrt(np.sum(np.square(hann)))
+    spectrum = jnp.fft.rfft(frames * hann.astype(np.float32))
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    bank = filter_bank(sample_rate, num_chroma).astype(np.float32)
+    chroma = jnp.einsum("cf,tf->tc", bank, power, precision=lax.Precision.HIGHEST)
+    return chroma / jnp.maximum(chroma.max(axis=1, keepdims=True), _LEAST)
+
+
+def melody_chroma(
+    audio: np.ndarray, *, sample_rate: int, num_frames: int, num_chroma: int = len(PITCHES)
+) -> np.ndarray:
+    """What the language model is told of a melody: one pitch class per frame.
+
+    Shorter audio is repeated, frame by frame, from its beginning; of longer audio the end is
+    neither looked at nor counted. Silence sounds like C.
+
+    Args:
+      audio: float32 [W], mono.
+      sample_rate: in Hz, the model's.
+      num_frames: T, the model's.
+      num_chroma: pitch classes.
+
+    Returns:
+      float32 [T, num_chroma], one-hot.
+    """
+    # Room for all that can be heard, whatever there is: one compilation.
+    room = max(samples_heard(num_frames) + 1, WINDOW)
+    audio = audio[:room]
+    if len(audio) < WINDOW:
+        missing = WINDOW - len(audio)
+        audio = np.pad(audio, (missing // 2, missing - missing // 2))
+    length = len(audio)
+    audio = np.pad(audio, (0, room - length)).astype(np.float32)
+    chroma = chromagram(
+        audio, length, sample_rate=sample_rate, num_frames=num_frames, num_chroma=num_chroma
+    )
+    loudest = np.argmax(np.asarray(chroma), axis=1)
+    heard = loudest[: frame_count(length)]
+    return np.eye(num_chroma, dtype=np.float32)[np.resize(heard, num_frames)]
+
+
+def window_at(audio: np.ndarray, offset: float, *, sample_rate: int, seconds: float) -> np.ndarray:
+    """What a later window of a long piece hears: the melody moves on with time, and wraps.
+
+    Args:
+      audio: float32 [W], mono.
+      offset: seconds into the piece.
+      sample_rate: in Hz.
+      seconds: of the window.
+
+    Returns:
+      float32 [int(seconds * sample_rate)].
+    """
+    first = int(offset * sample_rate)
+    positions = np.arange(first, first + int(seconds * sample_rate))
+    return audio[positions % len(audio)]
+
+
+class ChromaConditioner(nnx.Module):
+    """Projects a chromagram to the width of the language model: one token per frame."""
+
+    def __init__(
+        self,
+        num_chroma: int,
+        dim: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.num_chroma = num_chroma
+        self.output_proj = Linear(
+            num_chroma, dim, use_bias=True, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(self, chroma: jax.Array) -> jax.Array:
+        """[B, T, num_chroma] to [B, T, D]."""
+        return self.output_proj(chroma)
+
+    def null(self, num_frames: int) -> jax.Array:
+        """[T, D], what stands for "no melody": not zeros, but the melody of silence."""
+        silence = jax.nn.one_hot(SILENCE, self.num_chroma)
+        return jnp.broadcast_to(self(silence), (num_frames, self.output_proj.weight.shape[0]))
