@@ -5,7 +5,7 @@ depends on the seed and the index of the example alone: not on the batch, the ch
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -33,7 +33,7 @@ class DecodeState:
 
     step: jax.Array  # [] the last step that is complete; the next one is predicted from it
     steps: jax.Array  # [B, K, S] tokens; _UNKNOWN where still to be drawn
-    cache: tuple[LayerCache, ...]  # of B rows, or 2B with guidance
+    cache: tuple[LayerCache, ...]  # of B rows, 2B with guidance, 3B with double guidance
     keys: jax.Array  # [B] one typed key per example
 
 
@@ -48,7 +48,7 @@ def example_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
     return jnp.stack([jax.random.fold_in(key(s), i) for s, i in pairs])
 
 
-def generate_codes(
+def stream_codes(
     lm: LM,
     condition: Condition,
     *,
@@ -60,9 +60,14 @@ def generate_codes(
     top_k: int = 250,
     top_p: float = 0.0,
     cfg_coef: float = 3.0,
+    cfg_coef_beta: float | None = None,
     callback: Callable[[int, int], None] | None = None,
-) -> jax.Array:
-    """Generates codes, guided by a condition, perhaps continuing a prompt.
+    chunk: int = 0,
+    reserve: int = 0,
+) -> Iterator[np.ndarray]:
+    """Generates codes, guided by a condition, perhaps continuing a prompt, and yields them.
+
+    What is yielded, put together, depends neither on `chunk` nor on `reserve` nor on `callback`.
 
     Args:
       lm: the model.
@@ -79,10 +84,16 @@ def generate_codes(
       top_p: then from the likeliest that hold this mass; 0 (or 1) for all of them. Unlike in
         audiocraft both filters combine.
       cfg_coef: strength of the guidance; 1 for none.
+      cfg_coef_beta: of double guidance, for a condition that has a prefix (melody or style) and
+        text: above 1 the text counts for more; None or 1 is ordinary guidance. See
+        `sampling.guide`.
       callback: called now and then with (steps done, steps to do), and once at the end.
+      chunk: yield whenever so many more frames are complete in every book; 0 for all at the end.
+      reserve: compile for at least so many frames, so that a short last window of a long piece
+        shares the compilation of those before it.
 
-    Returns:
-      int32 `[B, K, T]`.
+    Yields:
+      int32 `[B, K, t]` on the host, one after the other the T frames, those of the prompt included.
 
     Raises:
       UserError: an argument is out of range, or shapes do not fit.
@@ -93,11 +104,11 @@ def generate_codes(
     keys = seed if isinstance(seed, jax.Array) else example_keys(seed, batch)
     if len(keys) != batch:
         raise UserError(f"{len(keys)} seeds for a batch of {batch}: give one, or one per example")
-    condition, guided = _prepare(condition, lm, cfg_coef)
+    condition, copies = _prepare(condition, lm, cfg_coef, cfg_coef_beta)
 
     steps = _initial_steps(prompt, num_frames, lm)  # [B, K, S]
     start, total = prompt.shape[2], steps.shape[2] - 1
-    length = _cache_length(total)
+    length = _cache_length(max(total, reserve + max(lm.config.delays)))
     steps = np.pad(
         steps,
         ((0, 0), (0, 0), (0, length + 1 - steps.shape[2])),
@@ -113,13 +124,15 @@ def generate_codes(
         condition,
         prefill_length=min(_prefill_length(start), length),
         cache_length=length,
-        guided=guided,
+        copies=copies,
     )
     greedy = not use_sampling or temperature == 0
     form = Form(greedy=True) if greedy else Form(False, top_k, 0 < top_p < 1)
-    done, chunk = start, _CALLBACK_STEPS if callback else total
+    delay = max(lm.config.delays)
+    stride = min(chunk or total, _CALLBACK_STEPS if callback else total)
+    done, given = start, 0
     while done < total:
-        count = min(chunk, total - done)
+        count = min(stride, total - done)
         state = _decode(
             graphdef,
             params,
@@ -130,44 +143,71 @@ def generate_codes(
             np.float32(temperature),
             np.float32(top_p),
             np.float32(cfg_coef),
+            np.float32(cfg_coef_beta) if copies == 3 else None,
             form=form,
         )
         done += count
         if callback:
             state.step.block_until_ready()
             callback(done - start, total - start)
-    steps = np.asarray(state.steps)[:, :, : total + 1]
-    return jnp.asarray(patterns.to_codes(steps, lm.config.delays))
+        ready = done - delay  # frames whose most delayed book is drawn too
+        if done == total or (chunk and ready - given >= chunk):
+            # All of it, cut on the host: a slice on the device compiles anew for each place.
+            steps = np.asarray(state.steps)[:, :, given : done + 1]
+            yield patterns.to_codes(steps, lm.config.delays)
+            given = ready
 
 
-@partial(jax.jit, static_argnames=("graphdef", "prefill_length", "cache_length", "guided"))
+def generate_codes(lm: LM, condition: Condition, **settings) -> jax.Array:
+    """What `stream_codes` yields, in one piece: int32 `[B, K, T]`.
+
+    Args:
+      lm: the model.
+      condition: B conditional rows.
+      **settings: the keyword arguments of `stream_codes`.
+    """
+    return jnp.asarray(np.concatenate(list(stream_codes(lm, condition, **settings)), axis=2))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "prefill_length", "cache_length", "copies"))
 def _start(
-    graphdef, params, steps, start, keys, condition, *, prefill_length, cache_length, guided
+    graphdef, params, steps, start, keys, condition, *, prefill_length, cache_length, copies
 ) -> tuple[DecodeState, tuple[CrossCache, ...] | None]:
     """The state before step `start` is read, and what stays constant from there on."""
     lm: LM = nnx.merge(graphdef, params)
     cross_kv = lm.cross_kv(condition)
     prefix = lm.prefix_length(condition)
-    cache = lm.init_cache(steps.shape[0] * (1 + guided), prefix + cache_length)
+    cache = lm.init_cache(steps.shape[0] * copies, prefix + cache_length)
     if prefix + prefill_length:
         # Of the steps before `start` every token is known; what stands behind them is padding.
         known = jnp.maximum(steps[:, :, :prefill_length], 0)
-        cache = lm.prefill(_rows(known, guided), cache, cross_kv, condition)
+        cache = lm.prefill(_rows(known, copies), cache, cross_kv, condition)
     return DecodeState(start, steps, cache, keys), cross_kv
 
 
 @partial(jax.jit, static_argnames=("graphdef", "form"), donate_argnames=("state",))
 def _decode(
-    graphdef, params, state, cross_kv, condition, count, temperature, top_p, cfg_coef, *, form
+    graphdef,
+    params,
+    state,
+    cross_kv,
+    condition,
+    count,
+    temperature,
+    top_p,
+    cfg_coef,
+    cfg_coef_beta,
+    *,
+    form,
 ) -> DecodeState:
     """Runs `count` steps."""
     lm: LM = nnx.merge(graphdef, params)
-    guided = state.cache[0].k.shape[0] > state.steps.shape[0]
+    copies = state.cache[0].k.shape[0] // state.steps.shape[0]
 
     def advance(_, state: DecodeState) -> DecodeState:
-        tokens = _rows(_at(state.steps, state.step), guided)
+        tokens = _rows(_at(state.steps, state.step), copies)
         logits, cache = lm.decode(tokens, state.step, state.cache, cross_kv, condition)
-        logits = guide(logits, cfg_coef) if guided else logits
+        logits = guide(logits, cfg_coef, cfg_coef_beta) if copies > 1 else logits
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
         drawn = sample(logits, keys, form, temperature, top_p)
         # A delayed book's prompt ends later: what is known wins over what is drawn.
@@ -183,9 +223,9 @@ def _at(steps: jax.Array, step: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(steps, step, axis=2, keepdims=False)
 
 
-def _rows(x: jax.Array, guided: bool) -> jax.Array:
-    """Both halves of a guided batch read the same tokens."""
-    return jnp.concatenate([x, x]) if guided else x
+def _rows(x: jax.Array, copies: int) -> jax.Array:
+    """All parts of a guided batch read the same tokens."""
+    return jnp.concatenate([x] * copies)
 
 
 def _cache_length(steps: int) -> int:
@@ -207,38 +247,45 @@ def _initial_steps(prompt: np.ndarray, num_frames: int, lm: LM) -> np.ndarray:
     return patterns.to_steps(codes, lm.config.delays, lm.config.special_token)
 
 
-def _prepare(condition: Condition, lm: LM, cfg_coef: float) -> tuple[Condition, bool]:
-    """The rows the model runs, and whether they are conditional rows, then null rows."""
+def _prepare(
+    condition: Condition, lm: LM, cfg_coef: float, cfg_coef_beta: float | None
+) -> tuple[Condition, int]:
+    """The rows the model runs, and how many there are of each example.
+
+    They are conditional rows; with guidance then null rows; with double guidance between these the
+    rows without text.
+    """
     masks = (condition.cross_mask, condition.prefix_mask)
     given = any(mask is not None and bool(np.asarray(mask).any()) for mask in masks)
     prepend = lm.config.conditioning == "prepend"
+    if cfg_coef_beta is not None and not prepend:
+        raise UserError("cfg_coef_beta is for models that take a melody or a style, beside text")
     if not given and not prepend:
-        return Condition(), False
-    condition = _pad_text(condition, prepend)
-    guided = given and cfg_coef != 1
-    if not guided:
-        return condition, False
+        return Condition(), 1
+    # Without text in any row its pull is nothing, however strong.
+    text = condition.cross_mask is not None and bool(np.asarray(condition.cross_mask).any())
+    double = text and cfg_coef_beta is not None and cfg_coef_beta != 1
+    condition = lm.fill_nulls(_pad_text(condition))
+    if not given or (cfg_coef == 1 and not double):
+        return condition, 1
     null = null_like(condition)
     if prepend:
-        # audiocraft's null row of a prefix is zeros that are attended and take up positions.
-        null = dataclasses.replace(
-            null, cross_mask=condition.cross_mask, prefix_mask=condition.prefix_mask
-        )
-    return concat_batch(condition, null), True
+        # A null row takes up as many positions as the row beside it, as in audiocraft.
+        null = lm.fill_nulls(dataclasses.replace(null, cross_mask=condition.cross_mask))
+        null = dataclasses.replace(null, prefix_mask=condition.prefix_mask)
+    if not double:
+        return concat_batch(condition, null), 2
+    audio = dataclasses.replace(condition, cross=null.cross)
+    return concat_batch(condition, concat_batch(audio, null)), 3
 
 
-def _pad_text(condition: Condition, prepend: bool) -> Condition:
+def _pad_text(condition: Condition) -> Condition:
     """Text padded to a multiple of 16, so that prompts of similar length share a compilation."""
     if condition.cross is None or condition.cross_mask is None:
         return condition
     pad = -condition.cross.shape[1] % 16
     cross = jnp.pad(condition.cross, ((0, 0), (0, pad), (0, 0)))
     mask = jnp.pad(condition.cross_mask, ((0, 0), (0, pad)))
-    if prepend:
-        # No text is one zero vector in front: audiocraft tokenizes it to a lone, masked </s>.
-        empty = ~mask.any(axis=1, keepdims=True)
-        cross = jnp.where(empty[..., None], 0, cross)
-        mask = mask | (empty & (jnp.arange(mask.shape[1]) == 0))
     return dataclasses.replace(condition, cross=cross, cross_mask=mask)
 
 

@@ -5,6 +5,7 @@ This file owns the parts and names the pipeline; the mathematics is in the parts
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,16 +25,18 @@ from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
-from musicgen_jax.generate import generate_codes
+from musicgen_jax.generate import example_keys
 from musicgen_jax.lm import LM
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.windows import Window, assemble, generate_windows, layout
 
 Progress = bool | Callable[[int, int], None]
 Part = TypeVar("Part", bound=nnx.Module)
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 DEFAULT_DURATION = 8.0
+MAX_DURATION = 24 * 3600  # seconds; a bound on slips of the finger
 _SHORTEST_TEXT = 16  # prompts of up to so many tokens share one compilation
 _SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS holds nothing to continue
 
@@ -158,7 +161,7 @@ class MusicGen:
 
     @property
     def max_duration(self) -> float:
-        """Seconds of the longest clip."""
+        """Seconds that the model sees at once; longer pieces take several windows."""
         return self.config.max_duration
 
     # --- From text to music ------------------------------------------------------------------
@@ -176,12 +179,15 @@ class MusicGen:
         cfg_coef: float = 3.0,
         progress: Progress = False,
         prompt_codes: jax.Array | np.ndarray | None = None,
+        extend_stride: float | None = None,
+        join: str = "hard",
     ) -> GenerationOutput:
         """Generates one clip per description.
 
         Args:
           descriptions: B texts; None or "" asks for music without a description.
-          duration: seconds, the prompt included; at most `max_duration`.
+          duration: seconds, the prompt included; up to a day. A piece longer than `max_duration`
+            is generated window by window, see `musicgen_jax.windows`.
           seed: an integer, or one per clip. Clip i depends on its text, the seed and i alone, not
             on the batch; with a seed of its own it is what that seed gives alone.
           use_sampling: False takes the most likely token each time.
@@ -192,6 +198,10 @@ class MusicGen:
           cfg_coef: strength of guidance, how far to follow the description; 1 for none.
           progress: True for a progress bar, or a function called with (steps done, steps to do).
           prompt_codes: int [B, K, Tp] or [1, K, Tp], codes to continue; see `encode`.
+          extend_stride: seconds from one window to the next in a piece longer than `max_duration`,
+            which is more than it. Less of it leaves more context and takes longer. By default three
+            fifths of `max_duration`: the official models' 18 s of 30.
+          join: "hard", or "crossfade"; see `musicgen_jax.windows`.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -200,33 +210,20 @@ class MusicGen:
           UserError: an argument is out of range; the message names it.
         """
         texts = arguments.check_descriptions(descriptions)
-        num_frames = self._num_frames(duration)
-        arguments.check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
-        seed = arguments.check_seed(seed, len(texts))
-        prompt = None
-        if prompt_codes is not None:
-            prompt = self._check_codes(prompt_codes, "prompt_codes")
-            prompt = arguments.match_batch(prompt, len(texts))
-            self._check_prompt_frames(prompt.shape[2], num_frames)
-        condition = self.text_condition(texts)
-        with _progress_callback(progress) as callback:
-            codes = generate_codes(
-                self.lm,
-                condition,
-                num_frames=num_frames,
-                prompt=prompt,
-                seed=seed,
-                use_sampling=use_sampling,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                cfg_coef=cfg_coef,
-                callback=callback,
-            )
-        return GenerationOutput(
-            audio=np.asarray(self.decode(codes)),
-            codes=np.asarray(codes),
-            sample_rate=self.sample_rate,
+        return self._generate(
+            texts,
+            self._text_only(texts),
+            duration=duration,
+            prompt_codes=prompt_codes,
+            seed=seed,
+            progress=progress,
+            extend_stride=extend_stride,
+            join=join,
+            use_sampling=use_sampling,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            cfg_coef=cfg_coef,
         )
 
     def generate_unconditional(self, num_samples: int = 1, **settings) -> GenerationOutput:
@@ -274,6 +271,90 @@ class MusicGen:
         self._check_prompt_frames(frames, self._num_frames(duration))
         codes = self.encode(audio, prompt_sample_rate)
         return self.generate(texts, duration=duration, prompt_codes=codes, **settings)
+
+    # --- The core that everything above goes through -----------------------------------------
+
+    def _text_only(self, texts: Sequence[str | None]) -> Callable[[float], Condition]:
+        """The condition of every window where nothing but text conditions; made once, when due."""
+        condition = functools.cache(lambda: self.text_condition(texts))
+        return lambda offset: condition()
+
+    def _generate(
+        self,
+        texts: Sequence[str | None],
+        condition_at: Callable[[float], Condition],
+        *,
+        duration: float = DEFAULT_DURATION,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+        seed: int | Sequence[int] = 0,
+        progress: Progress = False,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        top_k: int = arguments.DEFAULT_TOP_K,
+        top_p: float = 0.0,
+        temperature: float = 1.0,
+        cfg_coef: float = 3.0,
+        **sampling,
+    ) -> GenerationOutput:
+        """Generates under any condition.
+
+        Args:
+          texts: B checked descriptions.
+          condition_at: the condition (B rows, the same shapes each time) of the window that begins
+            so many seconds into the piece. Not called before all else is checked.
+          duration: this and the others as in `generate`.
+          prompt_codes: see there.
+          seed: see there.
+          progress: see there.
+          extend_stride: see there.
+          join: see there.
+          top_k: see there.
+          top_p: see there.
+          temperature: see there.
+          cfg_coef: see there.
+          **sampling: further arguments of `generate.stream_codes`, already checked.
+        """
+        batch = len(texts)
+        num_frames = self._num_frames(duration)
+        arguments.check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
+        keys = example_keys(arguments.check_seed(seed, batch), batch)
+        prompt = None
+        if prompt_codes is not None:
+            prompt = arguments.match_batch(self._check_codes(prompt_codes, "prompt_codes"), batch)
+            self._check_prompt_frames(prompt.shape[2], num_frames)
+        windows = self._layout(num_frames, 0 if prompt is None else prompt.shape[2], extend_stride)
+        with _progress_callback(progress) as callback:
+            pieces = generate_windows(
+                self.lm,
+                condition_at,
+                windows,
+                keys=keys,
+                prompt=None if prompt is None else np.asarray(prompt),
+                frame_rate=self.frame_rate,
+                callback=callback,
+                top_k=top_k,
+                top_p=top_p,
+                temperature=temperature,
+                cfg_coef=cfg_coef,
+                **sampling,
+            )
+            codes = assemble(pieces)
+        return GenerationOutput(
+            audio=np.asarray(self.decode(codes)), codes=codes, sample_rate=self.sample_rate
+        )
+
+    def _layout(self, num_frames: int, prompt: int, extend_stride: float | None) -> list[Window]:
+        window = int(self.max_duration * self.frame_rate)
+        longest = self.max_duration
+        stride = 0.6 * longest if extend_stride is None else extend_stride
+        if not arguments.is_number(stride) or not 1 / self.frame_rate <= stride < longest:
+            raise UserError(
+                f"extend_stride must be at least one frame, {1 / self.frame_rate:g} s, and less "
+                f"than {longest:g} s, got {extend_stride!r}"
+            )
+        return layout(
+            num_frames, window=window, stride=int(stride * self.frame_rate), prompt=prompt
+        )
 
     # --- The stages, each callable alone -----------------------------------------------------
 
@@ -348,9 +429,9 @@ class MusicGen:
     # --- Checks that need the config ---------------------------------------------------------
 
     def _num_frames(self, duration: float) -> int:
-        if not arguments.is_number(duration) or not 0 < duration <= self.max_duration:
+        if not arguments.is_number(duration) or not 0 < duration <= MAX_DURATION:
             raise UserError(
-                f"duration must be more than 0 and at most {self.max_duration:g} seconds, "
+                f"duration must be more than 0 and at most {MAX_DURATION} seconds (a day), "
                 f"got {duration!r}"
             )
         num_frames = int(duration * self.frame_rate)
@@ -366,7 +447,13 @@ class MusicGen:
             raise UserError(
                 f"the prompt lasts {prompt / self.frame_rate:.2f} s and leaves nothing of the "
                 f"duration of {total / self.frame_rate:.2f} s, which includes it: raise the "
-                f"duration (at most {self.max_duration:g} s) or cut the prompt"
+                f"duration or cut the prompt"
+            )
+        window = int(self.max_duration * self.frame_rate)
+        if prompt >= window:
+            raise UserError(
+                f"the prompt lasts {prompt / self.frame_rate:.2f} s: it must be shorter than the "
+                f"{self.max_duration:g} s that the model sees at once"
             )
 
     def _check_codes(self, codes: jax.Array | np.ndarray, what: str) -> jax.Array:

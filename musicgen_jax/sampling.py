@@ -27,17 +27,31 @@ class Form:
     nucleus: bool = False
 
 
-def guide(logits: jax.Array, cfg_coef: jax.Array | float) -> jax.Array:
+def guide(
+    logits: jax.Array,
+    cfg_coef: jax.Array | float,
+    cfg_coef_beta: jax.Array | float | None = None,
+) -> jax.Array:
     """Classifier-free guidance: `null + (conditional - null) * cfg_coef`.
 
+    Double guidance first moves the condition from what audio alone asks for towards the text, or
+    beyond it: `audio + (conditional - audio) * cfg_coef_beta` takes the conditional rows' place
+    (arxiv.org/abs/2407.12563, section 4.3).
+
     Args:
-      logits: `[2B, ...]`, the conditional rows, then the null rows.
-      cfg_coef: 1 is the conditional row itself.
+      logits: `[2B, ...]`, the conditional rows, then the null rows; with double guidance
+        `[3B, ...]`, between them the rows that know the audio but not the text.
+      cfg_coef: 1 is the condition itself.
+      cfg_coef_beta: of double guidance, None for ordinary guidance, which 1 amounts to.
 
     Returns:
       `[B, ...]`.
     """
-    conditional, null = jnp.split(logits, 2)
+    if cfg_coef_beta is None:
+        conditional, null = jnp.split(logits, 2)
+    else:
+        conditional, audio, null = jnp.split(logits, 3)
+        conditional = audio + (conditional - audio) * cfg_coef_beta
     return null + (conditional - null) * cfg_coef
 
 

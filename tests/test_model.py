@@ -299,11 +299,11 @@ def test_models_of_a_later_day_say_so():
 NAN, INF = math.nan, math.inf
 
 BAD_SETTINGS = [
-    ({"duration": 0}, "duration must be more than 0 and at most 3 seconds, got 0"),
+    ({"duration": 0}, "duration must be more than 0 and at most 86400 seconds .* got 0"),
     ({"duration": -1.0}, "duration must be more than 0"),
     ({"duration": NAN}, "duration must be more than 0"),
     ({"duration": INF}, "duration must be more than 0"),
-    ({"duration": 3.01}, "at most 3 seconds, got 3.01"),
+    ({"duration": 86401}, "at most 86400 seconds .* got 86401"),
     ({"duration": "8"}, "duration must be"),
     ({"duration": None}, "duration must be"),
     ({"duration": True}, "duration must be"),
@@ -326,6 +326,10 @@ BAD_SETTINGS = [
     ({"seed": None}, "seed must be an integer"),
     ({"seed": "7"}, "seed must be an integer"),
     ({"seed": [1, 2]}, "2 seeds for 1 clips"),
+    ({"extend_stride": 0}, "extend_stride must be at least one frame, 0.02 s, and less than 3 s"),
+    ({"extend_stride": 3}, "extend_stride must be"),
+    ({"extend_stride": NAN}, "extend_stride must be"),
+    ({"extend_stride": "1"}, "extend_stride must be"),
 ]
 
 
