@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="the folder to make")
     parser.add_argument("--t5", metavar="SOURCE", help="take T5 and its tokenizer from there")
     parser.add_argument("--encodec", metavar="SOURCE", help="take the codec from there")
+    parser.add_argument("--mert", metavar="SOURCE", help="take the style model's MERT from there")
     parser.add_argument("--revision", help="of the Hub repository")
     parser.add_argument("--name", help="of the model; by default that of the source")
     parser.add_argument(
@@ -41,7 +42,12 @@ def run(args: argparse.Namespace) -> None:
         verify.require_packages()  # before the long work, not after it
         if args.storage != "plain":
             raise UserError("--verify compares exact weights: use it with --storage plain")
-    places = {"t5_from": args.t5, "encodec_from": args.encodec, "revision": args.revision}
+    places = {
+        "t5_from": args.t5,
+        "encodec_from": args.encodec,
+        "mert_from": args.mert,
+        "revision": args.revision,
+    }
     convert(
         args.source,
         args.out,

@@ -1,9 +1,10 @@
 """The whole conversion: finds the components, derives their configs, converts, writes."""
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax import checkpoint
-from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
-from musicgen_jax.convert import encodec, lm, t5
-from musicgen_jax.convert.rules import Table, apply_table
+from musicgen_jax.checkpoint import ComponentConfig
+from musicgen_jax.conditioning.chroma import frame_count
+from musicgen_jax.config import LMConfig, MusicGenConfig
+from musicgen_jax.convert import encodec, lm, mert, t5
+from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
-from musicgen_jax.convert.source import HUB_CODEC, HUB_T5, open_source
+from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, open_source
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
+from musicgen_jax.mert import Mert
 from musicgen_jax.t5 import T5Encoder
 
-ComponentConfig = T5Config | LMConfig | EncodecConfig
-MODULES = {"t5": T5Encoder, "lm": LM, "encodec": Encodec}
+MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec}
 
 LICENSE = """\
 These weights were converted by musicgen-jax; converting does not change their licence.
@@ -34,6 +37,9 @@ CC-BY-NC 4.0: https://creativecommons.org/licenses/by-nc/4.0/legalcode
 
 The T5 weights that Google published (t5-base) are released under the Apache License 2.0:
 https://www.apache.org/licenses/LICENSE-2.0
+
+The MERT weights that the Multimodal Art Projection published (m-a-p/MERT-v1-95M; in the folder
+`mert` of a style model, other models have none) are released under CC-BY-NC 4.0 as well.
 
 Weights from anyone else are under the licence that their authors chose. `config.json` says where
 these came from.
@@ -46,6 +52,7 @@ def convert(
     *,
     t5_from: str | None = None,
     encodec_from: str | None = None,
+    mert_from: str | None = None,
     revision: str | None = None,
     name: str | None = None,
     storage: str = "plain",
@@ -64,6 +71,8 @@ def convert(
       t5_from: takes T5 and its tokenizer from there. audiocraft's files hold no T5; without this
         it is looked for in a folder `t5-base` in or beside the source, then on the Hub.
       encodec_from: takes the codec from there, likewise.
+      mert_from: takes MERT from there; needed by the style model alone. Without this it is looked
+        for in a folder `MERT-v1-95M` in or beside the source, then on the Hub.
       revision: of the Hub repository.
       name: of the model; by default that of the source.
       storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
@@ -77,15 +86,22 @@ def convert(
       UserError: a file is missing, damaged, refused, or does not fit the architecture.
     """
     found = find_parts(
-        str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision, log=log
+        str(source),
+        t5_from=t5_from,
+        encodec_from=encodec_from,
+        mert_from=mert_from,
+        revision=revision,
+        log=log,
     )
-    configs, parts = derive_configs(found.parts)
+    with _way_out(found.parts):
+        configs, parts = derive_configs(found.parts)
     seconds = lm.max_duration(parts["lm"]) if "lm" in parts else None
     config = whole_config(configs, name or found.name, max_duration=seconds)
     with checkpoint.writing_model(out, overwrite=overwrite) as writer:
         for component in parts:
             log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
-            tree = convert_part(component, parts[component], configs[component])
+            with _way_out(found.parts):
+                tree = convert_part(component, parts[component], configs[component])
             writer.write_component(component, tree, storage=storage)
             del tree  # before the next one is read
         writer.finish(
@@ -121,6 +137,7 @@ def find_parts(
     *,
     t5_from: str | None = None,
     encodec_from: str | None = None,
+    mert_from: str | None = None,
     revision: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Found:
@@ -136,6 +153,10 @@ def find_parts(
         "t5": (t5_from, main.t5_name or "t5-base", HUB_T5),
         "encodec": (encodec_from, main.codec_name or HUB_CODEC, HUB_CODEC),
     }
+    if needs_all and lm.needs_mert(parts["lm"]):
+        wanted["mert"] = (mert_from, HUB_MERT, HUB_MERT)
+    elif mert_from is not None:
+        raise UserError(f"{source} is no style model and has no use for --mert {mert_from}")
     for component, (given, named, hub) in wanted.items():
         pointed = component == "encodec" and main.codec_name is not None
         if given is None and (component in parts or not (needs_all or pointed)):
@@ -183,10 +204,15 @@ def derive_configs(
         configs["lm"] = lm.derive_config(parts["lm"])
     if "t5" in parts:
         configs["t5"] = t5.derive_config(parts["t5"])
+    if "mert" in parts:
+        configs["mert"] = mert.derive_config(parts["mert"])
     if "encodec" in parts:
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
             books = configs["lm"].n_q
+            if configs["lm"].chroma_bins:
+                samples = int(lm.max_duration(parts["lm"]) * codec.sample_rate)
+                parts["lm"].require("chroma_length", frame_count(samples))
             # Stereo interleaves two runs of one mono codec, which two equal delays in a row show.
             books //= _audio_channels(configs["lm"])
             codec = encodec.derive_config(parts["encodec"], books)
@@ -231,12 +257,28 @@ def abstract_params(component: str, config: ComponentConfig) -> dict:
 
 def _table(component: str, part: Part, config: Any) -> Table:
     if component == "lm":
-        return lm.TABLES[part.family]
+        return lm.table(part)
+    if component == "mert":
+        return mert.TABLE
     return t5.table(part) if component == "t5" else encodec.table(config)
 
 
 def _audio_channels(config: LMConfig) -> int:
     return 2 if config.n_q > 1 and config.delays[0] == config.delays[1] else 1
+
+
+@contextlib.contextmanager
+def _way_out(parts: Mapping[str, Part]) -> Iterator[None]:
+    """Adds to a report of missing tensors what it most likely comes from."""
+    try:
+        yield
+    except IncompleteError as error:
+        if "lm" not in parts or not lm.is_melody_of_transformers(parts["lm"]):
+            raise
+        raise UserError(
+            f"{error}\nthe first uploads of the melody models to the Hub lacked tensors: fetch a "
+            "newer revision (--revision main), or convert audiocraft's state_dict.bin"
+        ) from None
 
 
 def _beside(folder: Path, name: str) -> str | None:

@@ -147,8 +147,6 @@ def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
 def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
     config_file = path.parent / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    if "melody" in str(config.get("model_type")):
-        raise UserError(f"{source.name} is a melody model, which is not supported yet")
 
     def part(component: str, key: str, prefixes: tuple[str, ...], strip: bool) -> None:
         settings = config.get(key, {}) if whole else config
@@ -158,6 +156,8 @@ def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
             settings = encodec.TRANSFORMERS_DEFAULTS | settings
         if settings and component == "lm":
             settings = {"num_attention_heads": 16} | settings
+            if "chroma_length" in config:  # what belongs to the melody stands one level up
+                settings["chroma_length"] = config["chroma_length"]
         found = {
             name.removeprefix(prefixes[0]) if strip else name: tensor
             for name, tensor in tensors.items()

@@ -4,7 +4,8 @@
       config.json        architecture, format version, source; written last
       tokenizer.model    sentencepiece
       LICENSE
-      lm/  t5/  encodec/ Orbax trees of plain nested dicts, each loadable alone
+      lm/  t5/  encodec/ Orbax trees of plain nested dicts, each loadable alone; of the style model
+                         also mert/
 
 A folder is filled under a temporary name and renamed when complete, so an interrupted run leaves
 nothing that loads. `config.json` also counts the files and bytes of every tree: a deleted or
@@ -31,6 +32,7 @@ from musicgen_jax.config import (
     FORMAT_VERSION,
     EncodecConfig,
     LMConfig,
+    MertConfig,
     MusicGenConfig,
     T5Config,
     from_dict,
@@ -38,7 +40,8 @@ from musicgen_jax.config import (
 )
 from musicgen_jax.errors import UserError
 
-COMPONENTS = {"t5": T5Config, "lm": LMConfig, "encodec": EncodecConfig}
+COMPONENTS = {"t5": T5Config, "mert": MertConfig, "lm": LMConfig, "encodec": EncodecConfig}
+ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig
 TOKENIZER = "tokenizer.model"
 CONFIG = "config.json"
 STORAGES = ("plain", "int8")
@@ -57,7 +60,7 @@ class ModelWriter:
         """Writes one tree. Host arrays are written from where they lie, without a second copy.
 
         Args:
-          name: "t5", "lm" or "encodec".
+          name: "t5", "mert", "lm" or "encodec".
           params: nested dicts of numpy or jax arrays, of any float dtype, kept as they are.
           storage: "plain", or "int8": every leaf of two or more axes as int8 with one float32
             scale per output channel (at most 1/254 of the channel's largest weight away).
@@ -81,7 +84,7 @@ class ModelWriter:
 
     def finish(
         self,
-        config: MusicGenConfig | Mapping[str, T5Config | LMConfig | EncodecConfig],
+        config: MusicGenConfig | Mapping[str, ComponentConfig],
         *,
         tokenizer: str | os.PathLike | bytes | None,
         license: str,
@@ -96,7 +99,7 @@ class ModelWriter:
           source: where the weights come from, in plain JSON types.
         """
         if isinstance(config, MusicGenConfig):
-            architecture, expected = to_dict(config), set(COMPONENTS)
+            architecture, expected = to_dict(config), set(component_configs(config))
         else:
             architecture = {name: to_dict(part) for name, part in config.items()}
             expected = set(config)
@@ -116,6 +119,12 @@ class ModelWriter:
         }
         text = json.dumps(document, indent=2) + "\n"
         (self._folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def component_configs(config: MusicGenConfig) -> dict[str, ComponentConfig]:
+    """The configs of those components that a model has, in the order of the pipeline."""
+    parts = {name: getattr(config, name) for name in COMPONENTS}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 @contextlib.contextmanager
@@ -169,7 +178,7 @@ def save_model(
     Args:
       path: the folder to make.
       config: architecture.
-      params: {"t5" | "lm" | "encodec": nested dicts of arrays}.
+      params: {"t5" | "mert" | "lm" | "encodec": nested dicts of arrays}, those of the model.
       tokenizer: sentencepiece model, as a path or as bytes.
       license: text under which the weights may be used.
       source: where the weights come from, in plain JSON types.
@@ -177,7 +186,7 @@ def save_model(
       overwrite: replaces a model that is there already.
     """
     with writing_model(path, overwrite=overwrite) as writer:
-        for name in COMPONENTS:
+        for name in component_configs(config):
             writer.write_component(name, params[name], storage=storage)
         writer.finish(config, tokenizer=tokenizer, license=license, source=source)
 
@@ -190,7 +199,7 @@ class ModelInfo:
     """What `config.json` says."""
 
     config: MusicGenConfig | None  # None: the folder holds only some components
-    parts: dict[str, T5Config | LMConfig | EncodecConfig]  # config by component
+    parts: dict[str, ComponentConfig]  # config by component
     source: dict
     components: dict[str, dict]  # storage, files, bytes by component
 
@@ -241,7 +250,7 @@ def load_info(path: str | os.PathLike) -> ModelInfo:
             parts = {n: from_dict(COMPONENTS[n], architecture[n], n) for n in architecture}
         else:
             config = from_dict(MusicGenConfig, architecture, "architecture")
-            parts = {name: getattr(config, name) for name in COMPONENTS}
+            parts = component_configs(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: {error}") from None
     if set(parts) != set(components):
@@ -266,7 +275,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
 
     Args:
       path: the model folder.
-      component: "t5", "lm" or "encodec".
+      component: "t5", "mert", "lm" or "encodec".
       abstract: nested dicts of `jax.ShapeDtypeStruct`, as `nnx.eval_shape` gives them. Leaves
         without a sharding go to the default device. Stored values are cast to the leaf's dtype.
 
@@ -440,7 +449,7 @@ def _quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
         return value
     # One scale per output channel: the last axis of a convolution [k, in, out], the rows of
     # everything else ([out, in]; tables of embeddings, codes and heads [K, V, D]).
-    convolution = component == "encodec" and value.ndim == 3 and path[-1] == "weight"
+    convolution = component in ("encodec", "mert") and value.ndim == 3 and path[-1] == "weight"
     axes = (0, 1) if convolution else (-1,)
     scale = np.abs(value).max(axis=axes, keepdims=True) / np.float32(127)
     whole = np.rint(value / np.where(scale > 0, scale, 1)).astype(np.int8)

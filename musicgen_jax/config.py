@@ -7,6 +7,7 @@ Field names follow audiocraft; sizes of the official models are at the end of th
 import dataclasses
 import json
 import math
+import types
 import typing
 
 FORMAT_VERSION = 1
@@ -28,6 +29,64 @@ class T5Config:
 
 
 @dataclasses.dataclass(frozen=True)
+class MertConfig:
+    """MERT, which hears the style of a clip: HuBERT's network, trained on music at 24 kHz.
+
+    The defaults are m-a-p/MERT-v1-95M.
+    """
+
+    sample_rate: int = 24000
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    dim: int = 768
+    num_heads: int = 12
+    num_layers: int = 12
+    ffn_dim: int = 3072
+    conv_pos_kernel: int = 128
+    conv_pos_groups: int = 16
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
+        if len(lengths) != 1 or not self.conv_dim:
+            raise ValueError("conv_dim, conv_kernel and conv_stride must be of one length")
+        if self.dim % self.num_heads or self.dim % self.conv_pos_groups:
+            raise ValueError(
+                f"dim {self.dim} must divide by {self.num_heads} heads and by "
+                f"{self.conv_pos_groups} groups"
+            )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that it makes of so many samples, about 75 a second; 0 of too few."""
+        for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+            num_samples = (num_samples - kernel) // stride + 1
+        return max(num_samples, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleConfig:
+    """The style conditioner: features of a clip through a transformer and a quantizer.
+
+    The defaults are those of facebook/musicgen-style.
+    """
+
+    feature_dim: int = 768  # width of MERT
+    dim: int = 512
+    num_heads: int = 8
+    num_layers: int = 8
+    ffn_dim: int = 2048
+    n_q: int = 6
+    bins: int = 1024
+    ds_factor: int = 15  # of so many frames one becomes a token: 5 tokens a second
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or self.dim % 2:
+            raise ValueError(f"dim {self.dim} must be even and divide by {self.num_heads} heads")
+        if self.n_q < 1 or self.ds_factor < 1:
+            raise ValueError(f"n_q and ds_factor must be at least 1, got {self}")
+
+
+@dataclasses.dataclass(frozen=True)
 class LMConfig:
     """Transformer language model over `n_q` delayed codebooks of `card` entries.
 
@@ -45,7 +104,7 @@ class LMConfig:
     text_dim: int = 768
     conditioning: str = "cross"
     chroma_bins: int = 0  # 12 in the melody models, else 0
-    style_dim: int = 0  # width of the style tokens (512) in the style model, else 0
+    style: StyleConfig | None = None  # in the style model
 
     def __post_init__(self) -> None:
         if not self.ffn_dim:
@@ -69,7 +128,11 @@ class LMConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EncodecConfig:
-    """EnCodec: SEANet encoder and decoder around a residual vector quantizer."""
+    """EnCodec: SEANet encoder and decoder around a residual vector quantizer.
+
+    The defaults are the 32 kHz model of MusicGen; the last fields are what the general models at
+    24 and 48 kHz do differently.
+    """
 
     sample_rate: int = 32000
     channels: int = 1
@@ -86,6 +149,60 @@ class EncodecConfig:
     compress: int = 2
     lstm: int = 2  # number of layers, 0 for none
     pad_mode: str = "reflect"
+    causal: bool = False  # convolutions see no later samples
+    trim_right_ratio: float = 1.0  # share of a transposed convolution cut off at its end, if causal
+    norm: str = "weight_norm"  # folded into the weights; or "time_group_norm", over a whole segment
+    conv_shortcut: bool = False  # a 1x1 convolution as the skip of residual blocks
+    normalize: bool = False  # each segment is brought to one level, its own is kept beside the codes
+    chunk_length_s: float | None = None  # segments of so many seconds; None: a clip is one
+    overlap: float = 0.0  # share of a segment that the next one covers again
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("weight_norm", "time_group_norm"):
+            known = "'weight_norm' or 'time_group_norm'"
+            raise ValueError(f"norm must be {known}, got {self.norm!r}")
+        if not 0 <= self.trim_right_ratio <= 1 or not 0 <= self.overlap < 1:
+            raise ValueError(
+                "trim_right_ratio must be from 0 to 1 and overlap from 0 to below 1, got "
+                f"{self.trim_right_ratio} and {self.overlap}"
+            )
+        if self.chunk_length_s is not None and self.segment_length < 1:
+            raise ValueError(f"chunk_length_s must be positive, got {self.chunk_length_s}")
+
+    @property
+    def segment_length(self) -> int:
+        """Samples of a segment; 0 if a clip is one segment."""
+        return int((self.chunk_length_s or 0) * self.sample_rate)
+
+    @property
+    def segment_stride(self) -> int:
+        """Samples from the start of one segment to that of the next."""
+        return max(1, int((1 - self.overlap) * self.segment_length))
+
+    @property
+    def bandwidth(self) -> float:
+        """Kilobits per second with all codebooks."""
+        return self.n_q * self._kbps_per_book
+
+    @property
+    def _kbps_per_book(self) -> float:
+        return math.ceil(self.frame_rate) * (self.bins - 1).bit_length() / 1000
+
+    def num_books(self, bandwidth: float | None) -> int:
+        """The most codebooks that fit in `bandwidth` kilobits per second; None: all.
+
+        Raises:
+          ValueError: it is too little for one codebook or more than all of them take.
+        """
+        if bandwidth is None:
+            return self.n_q
+        books = bandwidth / self._kbps_per_book + 1e-6  # 2.2 / 0.55 must not be 3.99
+        if not 1 <= books < self.n_q + 1:
+            raise ValueError(
+                f"bandwidth must be from {self._kbps_per_book:g} to {self.bandwidth:g} kb/s, "
+                f"got {bandwidth:g}"
+            )
+        return int(books)
 
     @property
     def hop_length(self) -> int:
@@ -99,6 +216,64 @@ class EncodecConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class HTDemucsConfig:
+    """Hybrid Transformer Demucs, which splits music into stems; names and meanings as in demucs.
+
+    The defaults are those of the released `htdemucs`. Only its kind is described: two branches that
+    never merge, complex numbers as channels, no norms in the convolutions outside DConv.
+    """
+
+    sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")
+    sample_rate: int = 44100
+    audio_channels: int = 2
+    segment_length: int = 343980  # samples that it was trained on: 7.8 s; it always sees so many
+    channels: int = 48
+    growth: int = 2
+    depth: int = 4
+    nfft: int = 4096
+    kernel_size: int = 8
+    stride: int = 4
+    context: int = 1  # neighbours on each side that a decoder layer looks at
+    freq_emb: float = 0.2  # weight of the frequency embedding, 0 for none
+    emb_scale: float = 10.0  # the embedding is stored smaller by this
+    dconv_mode: int = 3  # 1: residual branches in the encoder, 2: in the decoder, 3: in both
+    dconv_depth: int = 2
+    dconv_comp: int = 8
+    bottom_channels: int = 512  # width of the transformer, 0: that of the last encoder layer
+    t_layers: int = 5
+    t_heads: int = 8
+    t_hidden_scale: float = 4.0
+    t_cross_first: bool = False
+    t_weight_pos_embed: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.sources)) != len(self.sources) or not self.sources:
+            raise ValueError(f"sources must be different names, got {self.sources}")
+        if self.kernel_size != 2 * self.stride or self.stride % 2:
+            raise ValueError(
+                f"kernel_size must be twice an even stride, got {self.kernel_size}, {self.stride}"
+            )
+        bins = self.nfft // 2 // self.stride ** (self.depth - 1)
+        if self.nfft % (2 * self.stride**self.depth) or bins <= self.kernel_size:
+            raise ValueError(
+                f"nfft {self.nfft} must divide by {2 * self.stride**self.depth} and leave more than "
+                f"{self.kernel_size} bins to the last of {self.depth} layers: merging branches are "
+                "not supported"
+            )
+        if self.segment_length <= self.nfft:
+            raise ValueError(f"segment_length {self.segment_length} must exceed nfft {self.nfft}")
+        if self.dim % 4 or self.dim % self.t_heads:
+            raise ValueError(f"width {self.dim} must divide by 4 and by {self.t_heads} heads")
+        if self.channels < self.dconv_comp and self.dconv_mode:
+            raise ValueError(f"channels {self.channels} must be at least {self.dconv_comp}")
+
+    @property
+    def dim(self) -> int:
+        """Width of the transformer."""
+        return self.bottom_channels or self.channels * self.growth ** (self.depth - 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class MusicGenConfig:
     """A whole model: text encoder, language model, codec and how they fit together."""
 
@@ -108,6 +283,7 @@ class MusicGenConfig:
     audio_channels: int = 1  # 2: stereo, codebooks interleaved left and right
     max_duration: float = 30.0  # seconds in one window, as in training
     name: str = ""
+    mert: MertConfig | None = None  # in the style model
 
     def __post_init__(self) -> None:
         if self.lm.n_q != self.encodec.n_q * self.audio_channels:
@@ -115,6 +291,8 @@ class MusicGenConfig:
                 f"the LM has {self.lm.n_q} codebooks, the codec {self.encodec.n_q} on each of "
                 f"{self.audio_channels} channels"
             )
+        if self.encodec.normalize or self.encodec.chunk_length_s is not None:
+            raise ValueError("a codec with levels or segments beside its codes suits no LM")
         if self.lm.card != self.encodec.bins:
             raise ValueError(
                 f"the LM knows {self.lm.card} codes, the codec has {self.encodec.bins}"
@@ -122,6 +300,13 @@ class MusicGenConfig:
         if self.lm.text_dim != self.t5.d_model:
             raise ValueError(
                 f"the LM takes text of width {self.lm.text_dim}, T5 gives {self.t5.d_model}"
+            )
+        if (self.lm.style is None) != (self.mert is None):
+            raise ValueError("a style conditioner and MERT belong together: one of them is missing")
+        if self.lm.style and self.mert and self.lm.style.feature_dim != self.mert.dim:
+            raise ValueError(
+                f"the style conditioner takes features of width {self.lm.style.feature_dim}, "
+                f"MERT gives {self.mert.dim}"
             )
 
     @property
@@ -162,7 +347,10 @@ def from_dict(cls: type, values: dict, where: str = "config"):
     return cls(**kwargs)
 
 
-def _parse(hint: type, value: object, where: str):
+def _parse(hint: typing.Any, value: object, where: str):
+    if isinstance(hint, types.UnionType):  # `X | None`, the only union in use
+        (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        return None if value is None else _parse(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if typing.get_origin(hint) is tuple:
@@ -180,6 +368,33 @@ def _parse(hint: type, value: object, where: str):
 
 T5_BASE = T5Config()
 ENCODEC_32KHZ = EncodecConfig()
+ENCODEC_24KHZ = EncodecConfig(
+    sample_rate=24000,
+    n_filters=32,
+    ratios=(8, 5, 4, 2),
+    n_q=32,
+    bins=1024,
+    causal=True,
+    conv_shortcut=True,
+)
+ENCODEC_48KHZ = EncodecConfig(
+    sample_rate=48000,
+    channels=2,
+    n_filters=32,
+    ratios=(8, 5, 4, 2),
+    n_q=16,
+    bins=1024,
+    norm="time_group_norm",
+    conv_shortcut=True,
+    normalize=True,
+    chunk_length_s=1.0,
+    overlap=0.01,
+)
+OFFICIAL_CODECS: dict[str, EncodecConfig] = {
+    "facebook/encodec_24khz": ENCODEC_24KHZ,
+    "facebook/encodec_32khz": ENCODEC_32KHZ,
+    "facebook/encodec_48khz": ENCODEC_48KHZ,
+}
 STEREO_DELAYS = (0, 0, 1, 1, 2, 2, 3, 3)
 
 
@@ -192,10 +407,16 @@ def _official(name: str, dim: int, layers: int, *, melody=False, style=False, st
         delays=STEREO_DELAYS if stereo else (0, 1, 2, 3),
         conditioning="prepend" if melody or style else "cross",
         chroma_bins=12 if melody else 0,
-        style_dim=512 if style else 0,
+        style=StyleConfig() if style else None,
     )
-    channels = 2 if stereo else 1
-    return MusicGenConfig(T5_BASE, lm, ENCODEC_32KHZ, audio_channels=channels, name=name)
+    return MusicGenConfig(
+        T5_BASE,
+        lm,
+        ENCODEC_32KHZ,
+        audio_channels=2 if stereo else 1,
+        name=name,
+        mert=MertConfig() if style else None,
+    )
 
 
 OFFICIAL_MODELS: dict[str, MusicGenConfig] = {

@@ -14,11 +14,16 @@ class ResidualVectorQuantizer(nnx.Module):
         shape = (n_q, bins, dimension)
         self.embed = nnx.Param(jax.random.normal(rngs.params(), shape, param_dtype))
 
-    def encode(self, latents: jax.Array) -> jax.Array:
-        """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T]."""
+    def encode(self, latents: jax.Array, n_q: int | None = None) -> jax.Array:
+        """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T].
+
+        Args:
+          latents: float [B, T, D].
+          n_q: K, how many codebooks to use, from the first on; None for all.
+        """
         residual = latents.astype(jnp.float32)
         codes = []
-        for codebook in self.embed[...].astype(jnp.float32):  # [bins, D]
+        for codebook in self.embed[:n_q].astype(jnp.float32):  # [bins, D]
             # Always at full precision: a rounded distance picks another code. The terms stand in
             # the original's order, so that near ties fall the same way.
             dots = jnp.matmul(residual, codebook.T, precision="highest")
@@ -30,7 +35,10 @@ class ResidualVectorQuantizer(nnx.Module):
         return jnp.stack(codes, axis=1)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Sum of the codes' vectors: int [B, K, T] -> float32 [B, T, D]."""
+        """Sum of the codes' vectors: int [B, K, T] -> float32 [B, T, D].
+
+        K may be less than there are codebooks: the first ones, a coarser sum.
+        """
         embed = self.embed[...].astype(jnp.float32)
-        vectors = [embed[k][codes[:, k]] for k in range(embed.shape[0])]
+        vectors = [embed[k][codes[:, k]] for k in range(codes.shape[1])]
         return sum(vectors[1:], start=vectors[0])

@@ -1,0 +1,128 @@
+"""MERT's table, in the order of the forward pass. Its keys are those of transformers' HuBERT."""
+
+import numpy as np
+
+from musicgen_jax.config import MertConfig
+from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.errors import UserError
+
+KEY = "encoder.pos_conv_embed.conv.bias"  # no other component has it
+
+
+def kernel(weight: np.ndarray) -> np.ndarray:
+    """torch's convolution [out, in, k] -> [k, in, out]."""
+    return np.ascontiguousarray(weight.transpose(2, 1, 0))
+
+
+def folded(g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Magnitude [1, 1, k] and direction [out, in, k] -> [k, in, out], float32.
+
+    Weight norm along the last axis here: one magnitude for each tap.
+    """
+    g, v = g.astype(np.float32), v.astype(np.float32)
+    norm = np.sqrt(np.sum(np.square(v), axis=(0, 1), keepdims=True))
+    if g.shape != norm.shape:
+        raise ValueError(f"magnitudes {g.shape} for directions {v.shape}")
+    return kernel(g * v / norm)
+
+
+_CONV = "feature_extractor.conv_layers"
+_POSITIONS = "encoder.pos_conv_embed.conv"
+_LAYER = "encoder.layers.{i}"
+TABLE = Table(
+    rules=(
+        Rule("convolutions/{i}/weight", f"{_CONV}.{{i}}.conv.weight", kernel),
+        Rule("conv_norm/scale", f"{_CONV}.0.layer_norm.weight"),
+        Rule("conv_norm/bias", f"{_CONV}.0.layer_norm.bias"),
+        Rule("feature_norm/scale", "feature_projection.layer_norm.weight"),
+        Rule("feature_norm/bias", "feature_projection.layer_norm.bias"),
+        Rule("projection/weight", "feature_projection.projection.weight"),
+        Rule("projection/bias", "feature_projection.projection.bias"),
+        Rule(
+            "positions/weight", (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"), folded
+        ),
+        Rule("positions/bias", f"{_POSITIONS}.bias"),
+        Rule("norm/scale", "encoder.layer_norm.weight"),
+        Rule("norm/bias", "encoder.layer_norm.bias"),
+        *(
+            Rule(f"layers/{{i}}/{ours}/{kind}", f"{_LAYER}.attention.{theirs}.{kind}")
+            for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"))
+            for kind in ("weight", "bias")
+        ),
+        Rule("layers/{i}/out/weight", f"{_LAYER}.attention.out_proj.weight"),
+        Rule("layers/{i}/out/bias", f"{_LAYER}.attention.out_proj.bias"),
+        Rule("layers/{i}/attention_norm/scale", f"{_LAYER}.layer_norm.weight"),
+        Rule("layers/{i}/attention_norm/bias", f"{_LAYER}.layer_norm.bias"),
+        Rule("layers/{i}/linear1/weight", f"{_LAYER}.feed_forward.intermediate_dense.weight"),
+        Rule("layers/{i}/linear1/bias", f"{_LAYER}.feed_forward.intermediate_dense.bias"),
+        Rule("layers/{i}/linear2/weight", f"{_LAYER}.feed_forward.output_dense.weight"),
+        Rule("layers/{i}/linear2/bias", f"{_LAYER}.feed_forward.output_dense.bias"),
+        Rule("layers/{i}/ffn_norm/scale", f"{_LAYER}.final_layer_norm.weight"),
+        Rule("layers/{i}/ffn_norm/bias", f"{_LAYER}.final_layer_norm.bias"),
+    ),
+    aliases=(
+        # torch's newer name of weight norm: original0 is the magnitude, original1 the direction.
+        (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+        (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+    ),
+    ignored={r"masked_spec_embed": "stands for masked frames, in training only"},
+)
+
+
+def derive_config(part: Part) -> MertConfig:
+    """Sizes from the tensors; strides, heads and groups from the settings.
+
+    Raises:
+      UserError: the network is not that of MERT-v1-95M, or lacks what tells its size.
+    """
+    for name, value in (
+        ("feat_extract_norm", "group"),
+        ("feat_extract_activation", "gelu"),
+        ("hidden_act", "gelu"),
+        ("conv_bias", False),
+        ("feat_proj_layer_norm", True),
+        ("do_stable_layer_norm", False),
+        ("layer_norm_eps", 1e-5),
+        # Names that HuBERT's config has not, or not in every version.
+        ("conv_pos_batch_norm", False),
+        ("feature_extractor_cqt", False),
+        ("deepnorm", False),
+        ("attention_relax", -1.0),
+    ):
+        part.require(name, value)
+    shapes = {TABLE.rename(key): tensor.shape for key, tensor in part.tensors.items()}
+    count = 0
+    while f"{_CONV}.{count}.conv.weight" in shapes:
+        count += 1
+    default = MertConfig()
+    try:
+        convolutions = [shapes[f"{_CONV}.{i}.conv.weight"] for i in range(count)]
+        dim, per_group, conv_pos_kernel = shapes[f"{_POSITIONS}.weight_v"]
+        ffn_dim, _ = shapes["encoder.layers.0.feed_forward.intermediate_dense.weight"]
+        return MertConfig(
+            sample_rate=part.number("sample_rate", default.sample_rate),
+            conv_dim=tuple(out for out, _, _ in convolutions),
+            conv_kernel=tuple(k for _, _, k in convolutions),
+            conv_stride=_strides(part, default.conv_stride),
+            dim=dim,
+            # Heads of 64, as in the official model.
+            num_heads=part.number("num_attention_heads", max(dim // 64, 1)),
+            num_layers=TABLE.count(part.tensors, f"{_LAYER}.final_layer_norm.weight"),
+            ffn_dim=ffn_dim,
+            conv_pos_kernel=conv_pos_kernel,
+            conv_pos_groups=dim // per_group,
+        )
+    except UserError:
+        raise
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{part.origin} is not MERT-v1-95M's network: {error}") from None
+
+
+def _strides(part: Part, default: tuple[int, ...]) -> tuple[int, ...]:
+    strides = part.settings.get("conv_stride", default)
+    if not isinstance(strides, list | tuple) or not all(
+        type(stride) is int and 0 < stride < 1000 for stride in strides
+    ):
+        raise UserError(f"{part.origin}: conv_stride must be a list of numbers, got {strides!r}")
+    return tuple(strides)
