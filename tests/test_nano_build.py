@@ -37,6 +37,7 @@ def tiny(monkeypatch):
         "MODEL": MODEL,
         "CODEC_TRAINING": codec_training,
         "LM_TRAINING": lm_training,
+        "TEXT_TRAINING": dataclasses.replace(build.TEXT_TRAINING, steps=2, batch_size=3),
         "CODEC_PIECES": 2,
         "SHORT_PIECES": 2,
         "LONG_PIECES": 1,

@@ -10,7 +10,7 @@ import pytest
 from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
-from musicgen_jax.training import codebooks, codec, lm
+from musicgen_jax.training import codebooks, codec, lm, text
 from musicgen_jax.training.losses import (
     codebook_cross_entropy,
     magnitudes,
@@ -184,6 +184,31 @@ def test_language_model_learns_a_pattern_and_resumes_exactly(tmp_path):
     state = checkpoint.load_state(tmp_path / "state-50", abstract)
     resumed = lm.train(MODEL, run, Patterns(), tokenize, state=state)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_text_encoder_moves_only_unless_it_is_frozen(freeze):
+    run = dataclasses.replace(LM_RUN, phases=(lm.Phase(2, 6, 3),), freeze_text=freeze)
+    began = jax.device_get(lm.init(MODEL, run).params)
+    ended = lm.train(MODEL, run, Patterns(), tokenize).params
+    equal = jax.tree.map(np.array_equal, began, jax.device_get(ended))
+    assert all(jax.tree.leaves(equal["t5"])) == freeze
+    assert not all(jax.tree.leaves(equal["lm"]))
+
+
+def test_text_encoder_learns_what_words_mean():
+    def batch(rng, size):
+        ids = rng.integers(2, 6, (size, 4)).astype(np.int32)
+        ids[:, 0] = rng.integers(2, 5, size)  # what matters stands first
+        mask = np.arange(4) < rng.integers(1, 5, (size, 1))
+        return ids, mask, {"first": ids[:, 0] - 2, "odd": ids[:, 0] % 2}
+
+    logs = []
+    run = text.TextTrainConfig(steps=200, batch_size=16)
+    params = text.train(MODEL.t5, run, {"first": 3, "odd": 2}, batch, log=logs.append, every=50)
+    assert logs[0]["first"] < logs[-1]["first"] > 0.8
+    assert logs[-1]["odd"] > 0.8
+    assert jax.tree.structure(params) == jax.tree.structure(lm.init(MODEL, LM_RUN).params["t5"])
 
 
 def test_a_state_is_replaced_whole(tmp_path):
