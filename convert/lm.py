@@ -1,8 +1,12 @@
 """The language model's table, in the order of the forward pass."""
 
+import dataclasses
+import re
+
 import numpy as np
 
 from musicgen_jax.config import LMConfig
+from musicgen_jax.convert import style
 from musicgen_jax.convert.rules import Rule, Table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
@@ -44,6 +48,23 @@ AUDIOCRAFT = Table(
     # Models trained with torch's own attention have its module's name in the key.
     aliases=((r"(self_attn|cross_attention)\.mha\.", r"\1."),),
 )
+_WAVE = "condition_provider.conditioners.self_wav"
+MELODY = dataclasses.replace(
+    AUDIOCRAFT,
+    rules=(
+        Rule("chroma_conditioner/output_proj/weight", f"{_WAVE}.output_proj.weight"),
+        Rule("chroma_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
+        *AUDIOCRAFT.rules,
+    ),
+    ignored={
+        rf"{re.escape(_WAVE)}\.chroma\.spec\.window": (
+            "a Hann window, rounded to half precision; computed here"
+        ),
+    },
+)
+STYLE = dataclasses.replace(
+    AUDIOCRAFT, rules=(*style.RULES, *AUDIOCRAFT.rules), ignored=style.IGNORED
+)
 
 
 def _qkv(attention: str) -> tuple[str, ...]:
@@ -53,6 +74,8 @@ def _qkv(attention: str) -> tuple[str, ...]:
 _LAYER = "decoder.model.decoder.layers.{i}"
 TRANSFORMERS = Table(
     rules=(
+        Rule("chroma_conditioner/output_proj/weight", "audio_enc_to_dec_proj.weight"),
+        Rule("chroma_conditioner/output_proj/bias", "audio_enc_to_dec_proj.bias"),
         Rule("text_conditioner/output_proj/weight", "enc_to_dec_proj.weight"),
         Rule("text_conditioner/output_proj/bias", "enc_to_dec_proj.bias"),
         Rule("emb/embedding", "decoder.model.decoder.embed_tokens.{k}.weight", stack),
@@ -76,7 +99,20 @@ TRANSFORMERS = Table(
         r"decoder\.model\.decoder\.embed_positions\.weights": "a table of sines, computed here",
     },
 )
-TABLES = {"audiocraft": AUDIOCRAFT, "transformers": TRANSFORMERS}
+
+
+def table(part: Part) -> Table:
+    """The rules for a language model; audiocraft names the two kinds of audio conditions alike."""
+    if part.family == "transformers":
+        return TRANSFORMERS
+    if _hears_melody(part):
+        return MELODY
+    return STYLE if needs_mert(part) else AUDIOCRAFT
+
+
+def needs_mert(part: Part) -> bool:
+    """Whether it is a style model: its conditioner reads MERT's features."""
+    return part.family == "audiocraft" and style.KEY in part.tensors
 
 
 def derive_config(part: Part) -> LMConfig:
@@ -85,30 +121,40 @@ def derive_config(part: Part) -> LMConfig:
     Raises:
       UserError: the model is of a kind that is not supported, or lacks what tells its size.
     """
-    table, tensors = TABLES[part.family], part.tensors
+    rules, tensors = table(part), part.tensors
     _check_supported(part)
 
     def template(path: str) -> str:
-        return next(rule.templates[0] for rule in table.rules if rule.target == path)
+        return next(rule.templates[0] for rule in rules.rules if rule.target == path)
 
-    n_q = table.count(tensors, template("emb/embedding"))
+    n_q = rules.count(tensors, template("emb/embedding"))
     _, text_dim = _matrix(part, "text_conditioner/output_proj/weight")
     rows, dim = _matrix(part, "emb/embedding")
     ffn_dim, _ = _matrix(part, "transformer/layers/0/linear1/weight")
-    cross = table.count(tensors, template(f"{_TO}/cross_attention/out_proj/weight")) > 0
+    cross = rules.count(tensors, template(f"{_TO}/cross_attention/out_proj/weight")) > 0
+    melody = is_melody_of_transformers(part) or _hears_melody(part)
+    chroma_bins = _matrix(part, "chroma_conditioner/output_proj/weight")[1] if melody else 0
+    if melody and (cross or chroma_bins != 12):
+        raise UserError(
+            f"{part.origin} takes a melody of {chroma_bins} pitch classes"
+            f"{' beside cross-attention' if cross else ''}, which is not supported: only 12, "
+            "in front of the tokens, are"
+        )
     heads = "transformer_lm.num_heads" if part.family == "audiocraft" else "num_attention_heads"
     try:
         return LMConfig(
             dim=dim,
             # Heads of 64 in every official model.
             num_heads=part.number(heads, max(dim // 64, 1)),
-            num_layers=table.count(tensors, template(f"{_TO}/linear1/weight")),
+            num_layers=rules.count(tensors, template(f"{_TO}/linear1/weight")),
             n_q=n_q,
             card=rows - 1,  # one row for the special token
             delays=_delays(part, n_q),
             ffn_dim=ffn_dim,
             text_dim=text_dim,
             conditioning="cross" if cross else "prepend",
+            chroma_bins=chroma_bins,
+            style=style.derive_config(part, rules) if needs_mert(part) else None,
         )
     except UserError:
         raise
@@ -129,17 +175,13 @@ def max_duration(part: Part) -> float:
 
 
 def _matrix(part: Part, path: str) -> tuple[int, ...]:
-    shape = TABLES[part.family].shape(part.tensors, path)
+    shape = table(part).shape(part.tensors, path)
     if len(shape) != 2 or 0 in shape:
         raise UserError(f"{part.origin}: what makes {path} must be a matrix, not {shape}")
     return shape
 
 
 def _check_supported(part: Part) -> None:
-    wave = "condition_provider.conditioners.self_wav."
-    if any(key.startswith((wave, "audio_enc_to_dec_proj.")) for key in part.tensors):
-        kind = "style" if f"{wave}embed.weight" in part.tensors else "melody"
-        raise UserError(f"{part.origin} is a {kind} model, which is not supported yet")
     if part.family == "audiocraft":
         part.require("codebooks_pattern.modeling", "delay")
         part.require("codebooks_pattern.delay.flatten_first", "0")
@@ -147,9 +189,25 @@ def _check_supported(part: Part) -> None:
         part.require("transformer_lm.positional_embedding", "sin")
         part.require("transformer_lm.activation", "gelu")
         part.require("transformer_lm.norm_first", "true")
+        part.require("interleave_stereo_codebooks.per_timestep", "false")
+        part.require("conditioners.self_wav.chroma_stem.radix2_exp", "14")
+        part.require("conditioners.self_wav.chroma_stem.argmax", "true")
     else:
         part.require("activation_function", "gelu")
         part.require("scale_embedding", False)
+
+
+def is_melody_of_transformers(part: Part) -> bool:
+    """Even if its projection is missing: it knows no other model without cross-attention."""
+    crosses = any(".encoder_attn." in key for key in part.tensors)
+    return part.family == "transformers" and not crosses
+
+
+def _hears_melody(part: Part) -> bool:
+    """A melody, not a style: both are projected under one name."""
+    names = (f"{_WAVE}.output_proj.", "audio_enc_to_dec_proj.")
+    projected = any(key.startswith(names) for key in part.tensors)
+    return projected and style.KEY not in part.tensors
 
 
 def _delays(part: Part, n_q: int) -> tuple[int, ...]:

@@ -21,6 +21,10 @@ from musicgen_jax.errors import UserError
 _SHOWN = 8  # faults of one kind in a report
 
 
+class IncompleteError(UserError):
+    """The source lacks tensors."""
+
+
 def same(x: np.ndarray) -> np.ndarray:
     """As it is."""
     return x
@@ -66,7 +70,7 @@ class Table:
         for key, tensor in source.items():
             if self.rename(key) == wanted:
                 return tensor.shape
-        raise UserError(f"the source lacks {wanted}, which tells the size of the model")
+        raise IncompleteError(f"the source lacks {wanted}, which tells the size of the model")
 
     def count(self, source: StateDict, template: str) -> int:
         """How many keys match a template, such as `emb.{k}.weight`."""
@@ -206,4 +210,5 @@ def _report(what: str, faults: Mapping[str, list[str]]) -> None:
         lines += [f"  {kind}: {name}" for name in sorted(names)[:_SHOWN]]
         if len(names) > _SHOWN:
             lines.append(f"  {kind}: and {len(names) - _SHOWN} more")
-    raise UserError("\n".join(lines))
+    error = IncompleteError if faults["missing"] else UserError
+    raise error("\n".join(lines))

@@ -8,11 +8,6 @@ from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 
 BUNDLED = "nano"
-CONVERTIBLE = tuple(
-    name
-    for name, config in OFFICIAL_MODELS.items()
-    if config.lm.conditioning == "cross" and config.audio_channels == 1
-)
 _PYTORCH = ("state_dict.bin", "model.safetensors", "pytorch_model.bin")
 
 
@@ -45,12 +40,10 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
         return path
     official = _official_name(str(name_or_path))
     if official is None:
-        known = ", ".join((BUNDLED, *CONVERTIBLE))
+        known = ", ".join((BUNDLED, *OFFICIAL_MODELS))
         raise UserError(
             f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
-    if official not in CONVERTIBLE:
-        raise UserError(f"{official} is not supported yet; {', '.join(CONVERTIBLE)} are")
     folder = models_home() / official.replace("/", "--")
     if not folder.is_dir():
         _convert(official, folder)

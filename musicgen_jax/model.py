@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 
 from musicgen_jax import arguments, checkpoint, hub, lm
 from musicgen_jax.audio import convert_audio
+from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import MusicGenConfig
@@ -27,6 +28,7 @@ from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
 from musicgen_jax.lm import LM
+from musicgen_jax.melody import Audio, Melodies, check_melodies, chroma_frames
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.windows import Window, assemble, generate_windows, layout
@@ -272,12 +274,90 @@ class MusicGen:
         codes = self.encode(audio, prompt_sample_rate)
         return self.generate(texts, duration=duration, prompt_codes=codes, **settings)
 
+    def generate_with_chroma(
+        self,
+        descriptions: Sequence[str | None],
+        melody: Audio | Sequence[Audio | None],
+        melody_sample_rate: int,
+        *,
+        separate: bool | None = None,
+        duration: float = DEFAULT_DURATION,
+        **settings,
+    ) -> GenerationOutput:
+        """Generates music that follows the melody of given audio, and a description.
+
+        Of the audio only its chroma is used: which of the twelve pitch classes is the loudest, at
+        235 moments of the 30 s that an official model sees at once. A shorter melody repeats, of a
+        longer one the beginning counts; in a piece longer than `max_duration` the melody moves on
+        with the windows, and wraps. What is not needed is not looked at: hours of audio cost no
+        more than the beginning. Silence is a melody of C, which is also what stands for none.
+
+        Args:
+          descriptions: B texts; None or "" asks for music without a description.
+          melody: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+            [C, W] or None (no melody) per clip; of any length. Clips do not touch each other.
+          melody_sample_rate: samples per second of `melody`, any.
+          separate: True: take drums and bass away first, as the original does, with the converted
+            separator `htdemucs`; False: hear the audio as it is; None: separate if that separator
+            is at hand, else say so once through the logger `musicgen_jax`.
+          duration: seconds, as in `generate`.
+          **settings: the other keyword arguments of `generate`.
+
+        Raises:
+          UserError: this model takes no melody, the melody is no audio, or as `generate`.
+        """
+        texts = arguments.check_descriptions(descriptions)
+        self._num_frames(duration)
+        condition_at = self._with_melody(texts, melody, melody_sample_rate, separate, duration)
+        return self._generate(texts, condition_at, duration=duration, **settings)
+
     # --- The core that everything above goes through -----------------------------------------
 
     def _text_only(self, texts: Sequence[str | None]) -> Callable[[float], Condition]:
         """The condition of every window where nothing but text conditions; made once, when due."""
         condition = functools.cache(lambda: self.text_condition(texts))
         return lambda offset: condition()
+
+    def _with_melody(
+        self,
+        texts: Sequence[str | None],
+        melody: Audio | Sequence[Audio | None],
+        sample_rate: int,
+        separate: bool | None,
+        duration: float,
+    ) -> Callable[[float], Condition]:
+        """The condition of every window: the text once, the melody as it moves on."""
+        melodies = self._melodies(melody, sample_rate, separate, duration)
+        if len(melodies) not in (1, len(texts)):
+            raise UserError(
+                f"{len(melodies)} melodies for {len(texts)} descriptions: give one for each, or "
+                "one for all"
+            )
+        text = functools.cache(lambda: self.text_condition(texts))
+
+        def condition_at(offset: float) -> Condition:
+            return _melody_condition(
+                self.lm.chroma_conditioner, text(), *melodies.chroma_at(offset)
+            )
+
+        return condition_at
+
+    def _melodies(
+        self,
+        melody: Audio | Sequence[Audio | None],
+        sample_rate: int,
+        separate: bool | None,
+        duration: float,
+    ) -> Melodies:
+        if not self.config.lm.chroma_bins:
+            raise UserError(
+                f"{self.name or 'this model'} takes no melody: use a melody model, such as "
+                "facebook/musicgen-melody"
+            )
+        clips = check_melodies(melody, sample_rate, seconds=duration + self.max_duration)
+        return Melodies(
+            clips, int(sample_rate), config=self.config, duration=duration, separate=separate
+        )
 
     def _generate(
         self,
@@ -368,10 +448,30 @@ class MusicGen:
         longest = ids.shape[1]
         padding = max(_SHORTEST_TEXT, 1 << (longest - 1).bit_length()) - longest
         ids, mask = (np.pad(x, ((0, 0), (0, padding))) for x in (ids, mask))
-        if not mask.any():  # nothing to encode: spares the text encoder and its compilation
+        if mask.any():
+            condition = _text_condition(self.t5, self.lm.text_conditioner, ids, mask)
+        else:  # nothing to encode: spares the text encoder and its compilation
             cross = jnp.zeros((*mask.shape, self.config.lm.dim), self.lm.dtype)
-            return Condition(cross=cross, cross_mask=jnp.asarray(mask))
-        return _text_condition(self.t5, self.lm.text_conditioner, ids, mask)
+            condition = Condition(cross=cross, cross_mask=jnp.asarray(mask))
+        if not self.config.lm.chroma_bins:
+            return condition
+        absent = jnp.zeros((len(mask), chroma_frames(self.config)), bool)
+        prefix = jnp.zeros((*absent.shape, self.config.lm.dim), self.lm.dtype)
+        return dataclasses.replace(condition, prefix=prefix, prefix_mask=absent)
+
+    def chroma(self, audio: Audio, sample_rate: int, *, separate: bool | None = None) -> np.ndarray:
+        """What a melody model hears of audio: the loudest pitch class, moment by moment.
+
+        Args:
+          audio: float [C, W] or [B, C, W], as in `generate_with_chroma`.
+          sample_rate: of `audio`, in samples per second.
+          separate: see `generate_with_chroma`.
+
+        Returns:
+          float32 [1 or B, T, 12], one-hot, beginning with C; T frames span `max_duration`.
+        """
+        melodies = self._melodies(audio, sample_rate, separate, self.max_duration)
+        return melodies.chroma_at(0.0)[0]
 
     def lm_logits(
         self, codes: jax.Array | np.ndarray, descriptions: Sequence[str | None]
@@ -481,8 +581,20 @@ def _text_condition(
 
 
 @jax.jit
+def _melody_condition(
+    project: ChromaConditioner, text: Condition, chroma: jax.Array, given: jax.Array
+) -> Condition:
+    """`chroma` [1 or B, T, bins]; a row of which nothing is `given` [1 or B] stays null."""
+    assert text.prefix is not None
+    assert text.prefix_mask is not None
+    prefix = jnp.where(given[:, None, None], project(chroma), text.prefix)
+    mask = text.prefix_mask | given[:, None]
+    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
+
+
+@jax.jit
 def _lm_logits(model: LM, codes: jax.Array, condition: Condition) -> jax.Array:
-    return lm.compute_predictions(model, codes, condition)[0]
+    return lm.compute_predictions(model, codes, model.fill_nulls(condition))[0]
 
 
 @jax.jit
