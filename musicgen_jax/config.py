@@ -151,9 +151,9 @@ class EncodecConfig:
     pad_mode: str = "reflect"
     causal: bool = False  # convolutions see no later samples
     trim_right_ratio: float = 1.0  # share of a transposed convolution cut off at its end, if causal
-    norm: str = "weight_norm"  # folded into the weights; or "time_group_norm", over a whole segment
+    norm: str = "weight_norm"  # which is folded; or "time_group_norm", of whole segments
     conv_shortcut: bool = False  # a 1x1 convolution as the skip of residual blocks
-    normalize: bool = False  # each segment is brought to one level, its own is kept beside the codes
+    normalize: bool = False  # segments to one level, their own kept beside the codes
     chunk_length_s: float | None = None  # segments of so many seconds; None: a clip is one
     overlap: float = 0.0  # share of a segment that the next one covers again
 

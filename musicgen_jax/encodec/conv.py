@@ -1,20 +1,23 @@
 """Convolutions with EnCodec's padding rules, channels last: [B, W, C]."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 
-def pad_amounts(length: int, kernel_size: int, stride: int) -> tuple[int, int]:
+def pad_amounts(
+    length: int, kernel_size: int, stride: int, *, causal: bool = False
+) -> tuple[int, int]:
     """Left and right padding of a convolution that keeps every sample in a full window.
 
     The right side takes what is missing to fill the last window, so that a strided convolution
     gives ceil(length / stride) frames (audiocraft, modules/conv.py).
     """
     total = kernel_size - stride
-    right = total // 2
+    right = 0 if causal else total // 2
     windows = max(math.ceil((length - kernel_size + total) / stride), 0)
     extra = windows * stride + kernel_size - total - length
     return total - right, right + extra
@@ -40,6 +43,30 @@ def _init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, dtype) -> nnx.Par
     return nnx.Param(jax.random.uniform(rngs.params(), shape, dtype, -bound, bound))
 
 
+def _norm(group_norm: bool, channels: int, dtype, param_dtype) -> Callable[[jax.Array], jax.Array]:
+    return TimeGroupNorm(channels, dtype=dtype, param_dtype=param_dtype) if group_norm else _same
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
+class TimeGroupNorm(nnx.Module):
+    """Layer norm over time and channels together, [B, W, C] -> the same: GroupNorm of one group."""
+
+    def __init__(self, channels: int, *, dtype=jnp.float32, param_dtype=jnp.float32):
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises each row of x [B, W, C]."""
+        y = x.astype(jnp.float32)
+        y = y - y.mean((1, 2), keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + 1e-5)
+        return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
 class Conv1d(nnx.Module):
     """Convolution [B, W, I] -> [B, ceil(W / stride), O]; `weight` is [kernel, I, O]."""
 
@@ -52,21 +79,24 @@ class Conv1d(nnx.Module):
         stride: int = 1,
         dilation: int = 1,
         pad_mode: str = "reflect",
+        causal: bool = False,
+        group_norm: bool = False,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-        self.pad_mode, self.dtype = pad_mode, dtype
+        self.pad_mode, self.causal, self.dtype = pad_mode, causal, dtype
         fan_in = in_channels * kernel_size
         shape = (kernel_size, in_channels, out_channels)
         self.weight = _init(rngs, shape, fan_in, param_dtype)
         self.bias = _init(rngs, (out_channels,), fan_in, param_dtype)
+        self.norm = _norm(group_norm, out_channels, dtype, param_dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the convolution to x [B, W, I]."""
         reach = (self.kernel_size - 1) * self.dilation + 1
-        left, right = pad_amounts(x.shape[1], reach, self.stride)
+        left, right = pad_amounts(x.shape[1], reach, self.stride, causal=self.causal)
         weight = self.weight[...].astype(self.dtype)
         x = pad1d(x.astype(self.dtype), left, right, self.pad_mode)
         y = jax.lax.conv_general_dilated(
@@ -77,7 +107,7 @@ class Conv1d(nnx.Module):
             rhs_dilation=(self.dilation,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
-        return y + self.bias[...].astype(self.dtype)
+        return self.norm(y + self.bias[...].astype(self.dtype))
 
 
 class ConvTranspose1d(nnx.Module):
@@ -94,14 +124,19 @@ class ConvTranspose1d(nnx.Module):
         out_channels: int,
         stride: int,
         *,
+        trim_right: int | None = None,
+        group_norm: bool = False,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
+        """`trim_right`: of the `stride` samples too many, those cut off at the end; or half."""
         self.stride, self.dtype = stride, dtype
+        self.trim_right = stride // 2 if trim_right is None else trim_right
         shape = (2 * stride, in_channels, out_channels)
         self.weight = _init(rngs, shape, 2 * in_channels, param_dtype)
         self.bias = _init(rngs, (out_channels,), 2 * in_channels, param_dtype)
+        self.norm = _norm(group_norm, out_channels, dtype, param_dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Upsamples x [B, W, I] by the stride."""
@@ -116,6 +151,5 @@ class ConvTranspose1d(nnx.Module):
         phases = weight.reshape(2, stride, channels, out_channels).swapaxes(1, 2)
         y = pair @ phases.reshape(2 * channels, stride * out_channels)
         y = y.reshape(batch, (width + 1) * stride, out_channels)
-        right = stride // 2
-        left = stride - right
-        return y[:, left : y.shape[1] - right] + self.bias[...].astype(self.dtype)
+        y = self.norm(y + self.bias[...].astype(self.dtype))
+        return y[:, stride - self.trim_right : y.shape[1] - self.trim_right]

@@ -1,10 +1,13 @@
 """The codec's LSTM: layers over time with a skip around the whole stack."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+State = tuple[jax.Array, jax.Array]  # hidden and cell
 
 
 class LSTMLayer(nnx.Module):
@@ -28,23 +31,58 @@ class LSTMLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Runs the layer over x [B, T, I] from a zero state."""
-        weight_hh = self.weight_hh[...].astype(self.dtype)
-        # The input's share of all gates at all times is one product outside the recurrence.
-        from_input = x @ self.weight_ih[...].astype(self.dtype).T + self.bias[...].astype(
-            self.dtype
-        )  # [B, T, 4 H]
-
-        def step(carry, gates):
-            hidden, cell = carry
-            gates = gates + hidden @ weight_hh.T
-            i, f, g, o = jnp.split(gates, 4, axis=-1)
-            cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-            hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
-            return (hidden, cell), hidden
-
         zeros = jnp.zeros((x.shape[0], self.dim), self.dtype)
-        _, hidden = jax.lax.scan(step, (zeros, zeros), from_input.swapaxes(0, 1))
+        step = self._step()
+
+        def advance(state: State, gates: jax.Array) -> tuple[State, jax.Array]:
+            state = step(state, gates)
+            return state, state[0]
+
+        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x))
         return hidden.swapaxes(0, 1)
+
+    def resume(self, x: jax.Array, state: State, start: jax.Array) -> tuple[jax.Array, State]:
+        """Runs the layer from a given state.
+
+        Args:
+          x: [B, T, I].
+          state: hidden and cell, each [B, H], before frame `start`.
+          start: int32 [], frames before it are skipped; their output means nothing.
+
+        Returns:
+          [B, T, H], and the states before each frame and behind the last, each [T + 1, B, H].
+        """
+        step = self._step()
+
+        def advance(state: State, now: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
+            frame, gates = now
+            state = jax.tree.map(
+                lambda new, old: jnp.where(frame >= start, new, old), step(state, gates), state
+            )
+            return state, state
+
+        frames = jnp.arange(x.shape[1])
+        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)))
+        before = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[None], rest]), state, states
+        )
+        return states[0].swapaxes(0, 1), before
+
+    def _from_input(self, x: jax.Array) -> jax.Array:
+        """The input's share of all gates at all times, [T, B, 4 H]: outside the recurrence."""
+        weight_ih = self.weight_ih[...].astype(self.dtype)
+        return (x @ weight_ih.T + self.bias[...].astype(self.dtype)).swapaxes(0, 1)
+
+    def _step(self) -> Callable[[State, jax.Array], State]:
+        weight_hh = self.weight_hh[...].astype(self.dtype)
+
+        def step(state: State, gates: jax.Array) -> State:
+            hidden, cell = state
+            i, f, g, o = jnp.split(gates + hidden @ weight_hh.T, 4, axis=-1)
+            cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
+
+        return step
 
 
 class LSTM(nnx.Module):
@@ -66,3 +104,13 @@ class LSTM(nnx.Module):
         for layer in self.lstm:
             y = layer(y)
         return x + y
+
+    def resume(
+        self, x: jax.Array, states: tuple[State, ...], start: jax.Array
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """As a call, from given states of all layers; see `LSTMLayer.resume`."""
+        y, befores = x, []
+        for layer, state in zip(self.lstm, states, strict=True):
+            y, before = layer.resume(y, state, start)
+            befores.append(before)
+        return x + y, tuple(befores)

@@ -10,8 +10,9 @@ from musicgen_jax.encodec.seanet import Decoder, Encoder
 
 
 class Encodec(nnx.Module):
-    """The neural codec (audiocraft, models/encodec.py), without level normalisation.
+    """The neural codec (audiocraft, models/encodec.py), of one segment at one level.
 
+    What a codec in segments does with levels and overlaps is around this: see `segments`.
     Compute stays in float32 unless `dtype` says otherwise: rounding is audible here.
     """
 
@@ -26,11 +27,12 @@ class Encodec(nnx.Module):
             config.n_q, config.bins, config.dimension, param_dtype=param_dtype, rngs=rngs
         )
 
-    def encode(self, audio: jax.Array) -> jax.Array:
+    def encode(self, audio: jax.Array, n_q: int | None = None) -> jax.Array:
         """Codes of a waveform.
 
         Args:
           audio: float [B, C, W] at `config.sample_rate`, C = `config.channels`.
+          n_q: K, the first so many codebooks; None for all.
 
         Returns:
           int32 [B, K, T] with T = ceil(W / hop_length).
@@ -42,22 +44,21 @@ class Encodec(nnx.Module):
             raise ValueError(
                 f"audio must be [B, {self.config.channels}, W] with W > 0, got {audio.shape}"
             )
-        return self.quantizer.encode(self.encoder(audio.swapaxes(1, 2)))
+        return self.quantizer.encode(self.encoder(audio.swapaxes(1, 2)), n_q)
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Waveform of codes.
 
         Args:
-          codes: int [B, K, T], each in [0, bins).
+          codes: int [B, K, T], each in [0, bins), of all codebooks or the first K.
 
         Returns:
           float32 [B, C, T * hop_length].
 
         Raises:
-          ValueError: `codes` is not [B, n_q, T] with T > 0.
+          ValueError: `codes` is not [B, K, T] with K from 1 to n_q and T > 0.
         """
-        if codes.ndim != 3 or codes.shape[1] != self.config.n_q or not codes.shape[2]:
-            raise ValueError(
-                f"codes must be [B, {self.config.n_q}, T] with T > 0, got {codes.shape}"
-            )
+        n_q = self.config.n_q
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_q or not codes.shape[2]:
+            raise ValueError(f"codes must be [B, 1 to {n_q}, T] with T > 0, got {codes.shape}")
         return self.decoder(self.quantizer.decode(codes)).swapaxes(1, 2)

@@ -4,7 +4,9 @@ Modules sit under the index that they have in audiocraft's sequential list, so t
 the same layer in both codes; the ELUs between them have no parameters and appear only as calls.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +19,41 @@ from musicgen_jax.encodec.lstm import LSTM
 Layer = Callable[[jax.Array], jax.Array] | None  # None holds an ELU's place
 
 
+def _conv(config: EncodecConfig, kwargs: dict) -> Callable[..., Conv1d]:
+    return partial(
+        Conv1d,
+        pad_mode=config.pad_mode,
+        causal=config.causal,
+        group_norm=config.norm == "time_group_norm",
+        **kwargs,
+    )
+
+
 class ResnetBlock(nnx.Module):
-    """x + conv1(ELU(conv_k(ELU(x)))), the inner width reduced by `compress`."""
+    """skip(x) + conv1(ELU(conv_k(ELU(x)))), the inner width reduced by `compress`."""
 
     def __init__(self, dim: int, dilation: int, config: EncodecConfig, **kwargs):
-        hidden = dim // config.compress
-        kernel, pad_mode = config.residual_kernel_size, config.pad_mode
-        wide = Conv1d(dim, hidden, kernel, dilation=dilation, pad_mode=pad_mode, **kwargs)
-        narrow = Conv1d(hidden, dim, 1, pad_mode=pad_mode, **kwargs)
-        self.block = nnx.Dict({"1": wide, "3": narrow})
+        conv, hidden = _conv(config, kwargs), dim // config.compress
+        wide = conv(dim, hidden, config.residual_kernel_size, dilation=dilation)
+        self.block = nnx.Dict({"1": wide, "3": conv(hidden, dim, 1)})
+        self.shortcut = conv(dim, dim, 1) if config.conv_shortcut else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block to x [B, W, D]."""
-        return x + self.block["3"](jax.nn.elu(self.block["1"](jax.nn.elu(x))))
+        skip = x if self.shortcut is None else self.shortcut(x)
+        return skip + self.block["3"](jax.nn.elu(self.block["1"](jax.nn.elu(x))))
+
+
+def _upsampling(dim: int, ratio: int, config: EncodecConfig, kwargs: dict) -> ConvTranspose1d:
+    """Halves the width. A causal one is cut at its end, where it would wait for later frames."""
+    return ConvTranspose1d(
+        dim,
+        dim // 2,
+        ratio,
+        trim_right=math.ceil(ratio * config.trim_right_ratio) if config.causal else None,
+        group_norm=config.norm == "time_group_norm",
+        **kwargs,
+    )
 
 
 class _Sequential(nnx.Module):
@@ -67,15 +91,14 @@ class Encoder(_Sequential):
         self, config: EncodecConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        pad = {"pad_mode": config.pad_mode}
-        dim = config.n_filters
-        layers: list[Layer] = [Conv1d(config.channels, dim, config.kernel_size, **pad, **kwargs)]
+        conv, dim = _conv(config, kwargs), config.n_filters
+        layers: list[Layer] = [conv(config.channels, dim, config.kernel_size)]
         for ratio in reversed(config.ratios):
             layers += _resnet_blocks(dim, config, kwargs)
-            layers += [_ELU, Conv1d(dim, 2 * dim, 2 * ratio, stride=ratio, **pad, **kwargs)]
+            layers += [_ELU, conv(dim, 2 * dim, 2 * ratio, stride=ratio)]
             dim *= 2
         layers += _lstm(dim, config, kwargs)
-        layers += [_ELU, Conv1d(dim, config.dimension, config.last_kernel_size, **pad, **kwargs)]
+        layers += [_ELU, conv(dim, config.dimension, config.last_kernel_size)]
         super().__init__(layers)
 
 
@@ -86,13 +109,12 @@ class Decoder(_Sequential):
         self, config: EncodecConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
     ):
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        pad = {"pad_mode": config.pad_mode}
-        dim = config.n_filters * 2 ** len(config.ratios)
-        layers: list[Layer] = [Conv1d(config.dimension, dim, config.kernel_size, **pad, **kwargs)]
+        conv, dim = _conv(config, kwargs), config.n_filters * 2 ** len(config.ratios)
+        layers: list[Layer] = [conv(config.dimension, dim, config.kernel_size)]
         layers += _lstm(dim, config, kwargs)
         for ratio in config.ratios:
-            layers += [_ELU, ConvTranspose1d(dim, dim // 2, ratio, **kwargs)]
+            layers += [_ELU, _upsampling(dim, ratio, config, kwargs)]
             dim //= 2
             layers += _resnet_blocks(dim, config, kwargs)
-        layers += [_ELU, Conv1d(dim, config.channels, config.last_kernel_size, **pad, **kwargs)]
+        layers += [_ELU, conv(dim, config.channels, config.last_kernel_size)]
         super().__init__(layers)
