@@ -61,6 +61,7 @@ def verify(
     *,
     t5_from: str | None = None,
     encodec_from: str | None = None,
+    mert_from: str | None = None,
     revision: str | None = None,
     log: Callable[[str], None] = print,
 ) -> list[Stage]:
@@ -71,6 +72,7 @@ def verify(
       converted: what it was converted to.
       t5_from: as for `convert`.
       encodec_from: as for `convert`.
+      mert_from: as for `convert`.
       revision: as for `convert`.
       log: is told one line per stage.
 
@@ -83,7 +85,11 @@ def verify(
     require_packages()
     config = checkpoint.load_config(converted)
     parts = find_parts(
-        str(source), t5_from=t5_from, encodec_from=encodec_from, revision=revision
+        str(source),
+        t5_from=t5_from,
+        encodec_from=encodec_from,
+        mert_from=mert_from,
+        revision=revision,
     ).parts
     _, parts = derive_configs(parts)
     log("comparing with transformers' classes, in float32:")

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.errors import UserError
 
 DEFAULT_TOP_K = 250
+Audio = np.ndarray | jax.Array
 
 
 def is_int(value: object) -> bool:
@@ -57,7 +58,13 @@ def check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:
 
 
 def check_sampling(
-    top_k: int, top_p: float, temperature: float, cfg_coef: float, *, card: int
+    top_k: int,
+    top_p: float,
+    temperature: float,
+    cfg_coef: float,
+    cfg_coef_beta: float | None = None,
+    *,
+    card: int,
 ) -> None:
     """The numbers that shape sampling; `card` is the number of codes."""
     most = max(card, DEFAULT_TOP_K)  # the default suits a model of fewer codes too: all of them
@@ -69,6 +76,8 @@ def check_sampling(
         raise UserError(f"temperature must be 0 (no sampling) or more, got {temperature!r}")
     if not is_number(cfg_coef):
         raise UserError(f"cfg_coef must be a finite number, got {cfg_coef!r}")
+    if cfg_coef_beta is not None and not is_number(cfg_coef_beta):
+        raise UserError(f"cfg_coef_beta must be a finite number or None, got {cfg_coef_beta!r}")
 
 
 def check_seed(seed: int | Sequence[int], batch: int) -> int | list[int]:
@@ -92,6 +101,23 @@ def match_batch(codes: jax.Array, batch: int) -> jax.Array:
             f"{codes.shape[0]} prompts for {batch} descriptions: give one for each, or one for all"
         )
     return jnp.broadcast_to(codes, (batch, *codes.shape[1:]))
+
+
+def check_clips(
+    audio: Audio | Sequence[Audio | None], sample_rate: int, what: str
+) -> list[np.ndarray | None]:
+    """Float [C, W], [B, C, W] or a list of [C, W] and None, as a list of float32 [C, W] and None."""
+    if not isinstance(audio, list | tuple):
+        return list(check_audio(audio, sample_rate, what))  # type: ignore[arg-type]
+    if not audio:
+        raise UserError(f"the list of {what}s is empty: give one array or None per clip")
+    clips: list[np.ndarray | None] = []
+    for one in audio:
+        clip = None if one is None else check_audio(one, sample_rate, what)
+        if clip is not None and len(clip) != 1:
+            raise UserError(f"each {what} of a list must be [C, W], got {list(clip.shape)}")
+        clips.append(None if clip is None else clip[0])
+    return clips
 
 
 def check_audio(audio: np.ndarray | jax.Array, sample_rate: int, what: str) -> np.ndarray:

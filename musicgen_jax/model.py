@@ -22,13 +22,17 @@ from musicgen_jax import arguments, checkpoint, hub, lm
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.resample import resample_frac
+from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, StyleConditioner
 from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
 from musicgen_jax.lm import LM
+from musicgen_jax.mert import Mert
 from musicgen_jax.melody import Audio, Melodies, check_melodies, chroma_frames
+from musicgen_jax.style import Styles, check_eval_q, check_styles
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.windows import Window, assemble, generate_windows, layout
@@ -71,6 +75,7 @@ class MusicGen:
       encodec: codec.
       tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
         an all-False mask.
+      mert: hears the style of a clip; in the style model.
     """
 
     def __init__(
@@ -80,12 +85,14 @@ class MusicGen:
         lm: LM,
         encodec: Encodec,
         tokenizer: TextToTokens,
+        mert: Mert | None = None,
     ):
         self.config = config
         self.t5 = t5
         self.lm = lm
         self.encodec = encodec
         self.tokenizer = tokenizer
+        self.mert = mert
 
     @classmethod
     def from_pretrained(
@@ -122,8 +129,9 @@ class MusicGen:
 
         Args:
           config: the architecture.
-          weights: called with a component ("t5", "lm", "encodec") and the nested dicts of
-            `jax.ShapeDtypeStruct` it needs; returns the same nested dicts of arrays.
+          weights: called with a component ("t5", "mert", "lm", "encodec"), those that `config`
+            has, and the nested dicts of `jax.ShapeDtypeStruct` it needs; returns the same nested
+            dicts of arrays.
           tokenizer: see the class.
           dtype: of the language model.
         """
@@ -139,6 +147,7 @@ class MusicGen:
             fill("lm", partial(LM, config.lm, dtype=dtype, param_dtype=dtype)),
             fill("encodec", partial(Encodec, config.encodec)),
             tokenizer,
+            fill("mert", partial(Mert, config.mert)) if config.mert else None,
         )
 
     @property
@@ -311,6 +320,77 @@ class MusicGen:
         condition_at = self._with_melody(texts, melody, melody_sample_rate, separate, duration)
         return self._generate(texts, condition_at, duration=duration, **settings)
 
+    def generate_with_style(
+        self,
+        descriptions: Sequence[str | None] | None,
+        style: Audio | Sequence[Audio | None],
+        style_sample_rate: int,
+        *,
+        eval_q: int = DEFAULT_EVAL_Q,
+        excerpt_length: float = DEFAULT_EXCERPT,
+        cfg_coef: float = 3.0,
+        cfg_coef_beta: float | None = None,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        **settings,
+    ) -> GenerationOutput:
+        """Generates music in the style of given audio, and after a description.
+
+        Of the audio one short excerpt is heard. Where it begins is drawn by the seed of the clip,
+        anew in every window of a piece longer than `max_duration`; to choose it yourself, give
+        audio that is as long as the excerpt. Silence is a style like any other and does not stand
+        for none, which is None.
+
+        Args:
+          descriptions: B texts, None or "" for a clip that only the style shapes; by default none
+            for any clip.
+          style: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+            [C, W] or None (no style) per clip; at least as long as the excerpt. Clips do not touch
+            each other.
+          style_sample_rate: samples per second of `style`, any.
+          eval_q: codebooks that describe the style, 1 to 6 in the official model: the fewer, the
+            freer the music.
+          excerpt_length: seconds; the official model was trained with 1.5 to 4.5.
+          cfg_coef: strength of guidance, as in `generate`.
+          cfg_coef_beta: strength of the text beside a style (double guidance, which takes half as
+            long again). audiocraft advises 5 where both are given, within 1 to 9, and otherwise
+            None: ordinary guidance, under which a style drowns the text.
+          duration: seconds, as in `generate`.
+          seed: as in `generate`.
+          **settings: the other keyword arguments of `generate`.
+
+        Raises:
+          UserError: this model takes no style, the style is no audio or shorter than the excerpt,
+            or as `generate`.
+        """
+        if self.config.lm.style is None:
+            raise UserError(
+                f"{self.name or 'this model'} takes no style: use facebook/musicgen-style"
+            )
+        if descriptions is None:
+            clips = arguments.check_clips(style, style_sample_rate, "style")
+            descriptions = [None] * len(clips)
+        texts = arguments.check_descriptions(descriptions)
+        check_eval_q(eval_q, self.config.lm.style.n_q)
+        self._num_frames(duration)
+        styles = Styles(
+            check_styles(style, style_sample_rate, len(texts)),
+            int(style_sample_rate),
+            config=self.config,
+            keys=example_keys(arguments.check_seed(seed, len(texts)), len(texts)),
+            duration=duration,
+            excerpt_length=excerpt_length,
+        )
+        return self._generate(
+            texts,
+            self._with_style(texts, styles, eval_q),
+            duration=duration,
+            seed=seed,
+            cfg_coef=cfg_coef,
+            cfg_coef_beta=cfg_coef_beta,
+            **settings,
+        )
+
     # --- The core that everything above goes through -----------------------------------------
 
     def _text_only(self, texts: Sequence[str | None]) -> Callable[[float], Condition]:
@@ -359,6 +439,28 @@ class MusicGen:
             clips, int(sample_rate), config=self.config, duration=duration, separate=separate
         )
 
+    def _with_style(
+        self, texts: Sequence[str | None], styles: Styles, eval_q: int
+    ) -> Callable[[float], Condition]:
+        """The condition of every window: the text once, an excerpt of the style for each."""
+        if not styles.given.any():
+            return self._text_only(texts)
+        text = functools.cache(lambda: self.text_condition(texts))
+
+        def condition_at(offset: float) -> Condition:
+            assert self.mert is not None
+            return _style_condition(
+                self.mert,
+                self.lm.style_conditioner,
+                text(),
+                styles.excerpts_at(offset),
+                styles.given,
+                sample_rate=self.sample_rate,
+                eval_q=eval_q,
+            )
+
+        return condition_at
+
     def _generate(
         self,
         texts: Sequence[str | None],
@@ -374,6 +476,7 @@ class MusicGen:
         top_p: float = 0.0,
         temperature: float = 1.0,
         cfg_coef: float = 3.0,
+        cfg_coef_beta: float | None = None,
         **sampling,
     ) -> GenerationOutput:
         """Generates under any condition.
@@ -392,11 +495,14 @@ class MusicGen:
           top_p: see there.
           temperature: see there.
           cfg_coef: see there.
+          cfg_coef_beta: see `generate_with_style`.
           **sampling: further arguments of `generate.stream_codes`, already checked.
         """
         batch = len(texts)
         num_frames = self._num_frames(duration)
-        arguments.check_sampling(top_k, top_p, temperature, cfg_coef, card=self.config.lm.card)
+        arguments.check_sampling(
+            top_k, top_p, temperature, cfg_coef, cfg_coef_beta, card=self.config.lm.card
+        )
         keys = example_keys(arguments.check_seed(seed, batch), batch)
         prompt = None
         if prompt_codes is not None:
@@ -416,6 +522,7 @@ class MusicGen:
                 top_p=top_p,
                 temperature=temperature,
                 cfg_coef=cfg_coef,
+                cfg_coef_beta=cfg_coef_beta,
                 **sampling,
             )
             codes = assemble(pieces)
@@ -589,6 +696,26 @@ def _melody_condition(
     assert text.prefix_mask is not None
     prefix = jnp.where(given[:, None, None], project(chroma), text.prefix)
     mask = text.prefix_mask | given[:, None]
+    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
+
+
+@partial(jax.jit, static_argnames=("sample_rate", "eval_q"))
+def _style_condition(
+    mert: Mert,
+    conditioner: StyleConditioner,
+    text: Condition,
+    excerpts: jax.Array,
+    given: jax.Array,
+    *,
+    sample_rate: int,
+    eval_q: int,
+) -> Condition:
+    """`excerpts` [b, W] of those rows that are `given` [B]; the others stay null."""
+    audio = resample_frac(excerpts, sample_rate, mert.config.sample_rate)
+    tokens = conditioner(mert(audio), eval_q)  # [b, P, D]
+    row = jnp.maximum(jnp.cumsum(given) - 1, 0)
+    prefix = jnp.where(given[:, None, None], tokens[row], 0)
+    mask = jnp.broadcast_to(given[:, None], prefix.shape[:2])
     return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
 
 

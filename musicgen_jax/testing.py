@@ -13,7 +13,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax import checkpoint
-from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.config import (
+    EncodecConfig,
+    LMConfig,
+    MertConfig,
+    MusicGenConfig,
+    StyleConfig,
+    T5Config,
+)
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 
@@ -39,6 +46,25 @@ DEBUG_STEREO = MusicGenConfig(
     audio_channels=2,
     max_duration=3.0,
     name="debug-stereo",
+)  # fmt: skip
+
+# Hears styles: MERT makes 300 frames a second, of which every fourth becomes a token.
+DEBUG_STYLE = MusicGenConfig(
+    _T5,
+    LMConfig(
+        dim=16, num_heads=2, num_layers=2, card=37, text_dim=12, ffn_dim=24, conditioning="prepend",
+        style=StyleConfig(
+            feature_dim=12, dim=8, num_heads=2, num_layers=2, ffn_dim=12, n_q=4, bins=11,
+            ds_factor=4,
+        ),
+    ),
+    _ENCODEC,
+    max_duration=3.0,
+    name="debug-style",
+    mert=MertConfig(
+        sample_rate=3000, conv_dim=(5, 7), conv_kernel=(10, 3), conv_stride=(5, 2), dim=12,
+        num_heads=2, num_layers=2, ffn_dim=14, conv_pos_kernel=4, conv_pos_groups=2,
+    ),
 )  # fmt: skip
 
 
@@ -112,7 +138,7 @@ def random_model(
       dtype: of the language model.
       tokenizer: by default a `DummyTokenizer`.
     """
-    seeds = {"t5": seed, "lm": seed + 1, "encodec": seed + 2}
+    seeds = {"t5": seed, "lm": seed + 1, "encodec": seed + 2, "mert": seed + 3}
     return MusicGen.build(
         config,
         lambda name, abstract: random_params(abstract, seed=seeds[name], std=std),
@@ -123,7 +149,7 @@ def random_model(
 
 def model_params(model: MusicGen) -> dict[str, dict]:
     """A model's weights by component, as `checkpoint.save_model` takes them."""
-    parts = {"t5": model.t5, "lm": model.lm, "encodec": model.encodec}
+    parts = {name: getattr(model, name) for name in checkpoint.component_configs(model.config)}
     return {name: nnx.to_pure_dict(nnx.state(part)) for name, part in parts.items()}
 
 

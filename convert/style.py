@@ -1,0 +1,93 @@
+"""The style conditioner's part of the language model's table, in the order of the forward pass."""
+
+import re
+
+import numpy as np
+
+from musicgen_jax.config import StyleConfig
+from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.errors import UserError
+
+_WAVE = "condition_provider.conditioners.self_wav"
+KEY = f"{_WAVE}.embed.weight"  # tells a style conditioner from a melody conditioner
+_HEADS = {"xsmall": 8, "default": 8, "large": 16}  # by audiocraft's `transformer_scale`
+
+
+def stack(*books: np.ndarray) -> np.ndarray:
+    """K x [bins, D] -> [K, bins, D]."""
+    return np.stack(books)
+
+
+def inverse_deviation(variance: np.ndarray) -> np.ndarray:
+    """Batch norm's running variance -> what it multiplies with. The file rounds it to half."""
+    return 1 / np.sqrt(variance.astype(np.float32) + np.float32(1e-5))
+
+
+_LAYER, _TO = f"{_WAVE}.transformer.layers.{{i}}", "style_conditioner/transformer/layers/{i}"
+_BOOK = f"{_WAVE}.rvq.vq.layers.{{k}}._codebook"
+RULES = (
+    Rule("style_conditioner/embed/weight", KEY),
+    Rule("style_conditioner/embed/bias", f"{_WAVE}.embed.bias"),
+    Rule(f"{_TO}/norm1/scale", f"{_LAYER}.norm1.weight"),
+    Rule(f"{_TO}/norm1/bias", f"{_LAYER}.norm1.bias"),
+    Rule(f"{_TO}/self_attn/in_proj/weight", f"{_LAYER}.self_attn.in_proj_weight"),
+    Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
+    Rule(f"{_TO}/norm2/scale", f"{_LAYER}.norm2.weight"),
+    Rule(f"{_TO}/norm2/bias", f"{_LAYER}.norm2.bias"),
+    Rule(f"{_TO}/linear1/weight", f"{_LAYER}.linear1.weight"),
+    Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
+    Rule("style_conditioner/batch_norm/mean", f"{_WAVE}.batch_norm.running_mean"),
+    Rule(
+        "style_conditioner/batch_norm/scale", f"{_WAVE}.batch_norm.running_var", inverse_deviation
+    ),
+    Rule("style_conditioner/rvq/embed", f"{_BOOK}.embed", stack),
+    Rule("style_conditioner/output_proj/weight", f"{_WAVE}.output_proj.weight"),
+    Rule("style_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
+)
+IGNORED = {
+    rf"{re.escape(_WAVE)}\.rvq\.vq\.layers\.\d+\._codebook\.(inited|cluster_size|embed_avg)": (
+        "the state of training: running statistics of the codebooks"
+    ),
+    rf"{re.escape(_WAVE)}\.batch_norm\.num_batches_tracked": (
+        "the state of training: how many batches the statistics have seen"
+    ),
+}
+
+
+def derive_config(part: Part, table: Table) -> StyleConfig:
+    """Sizes from the tensors; heads and downsampling from the settings.
+
+    Args:
+      part: the language model.
+      table: its rules, those of this file among them.
+
+    Raises:
+      UserError: the conditioner is of a kind that is not supported, or lacks what tells its size.
+    """
+    settings = "conditioners.self_wav.style"
+    part.require(f"{settings}.model_name", "mert")
+    part.require(f"{settings}.batch_norm", "true")
+    part.require(f"{settings}.use_middle_of_segment", "false")
+    part.require(f"{settings}.transformer_scale", "default", *_HEADS)
+
+    def shape(path: str, axes: int) -> tuple[int, ...]:
+        found = table.shape(part.tensors, f"style_conditioner/{path}")
+        if len(found) != axes or 0 in found:
+            raise UserError(f"{part.origin}: what makes {path} must have {axes} axes, not {found}")
+        return found
+
+    dim, feature_dim = shape("embed/weight", 2)
+    ffn_dim, _ = shape("transformer/layers/0/linear1/weight", 2)
+    bins, _ = shape("rvq/embed", 2)
+    default = StyleConfig()
+    return StyleConfig(
+        feature_dim=feature_dim,
+        dim=dim,
+        num_heads=_HEADS[part.settings.get(f"{settings}.transformer_scale", "default")],
+        num_layers=table.count(part.tensors, f"{_LAYER}.linear1.weight"),
+        ffn_dim=ffn_dim,
+        n_q=table.count(part.tensors, f"{_BOOK}.embed"),
+        bins=bins,
+        ds_factor=part.number(f"{settings}.ds_factor", default.ds_factor),
+    )
