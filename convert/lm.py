@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import statistics
 
 import numpy as np
 
@@ -146,7 +147,13 @@ def derive_config(part: Part) -> LMConfig:
             dim=dim,
             # Heads of 64 in every official model.
             num_heads=part.number(heads, max(dim // 64, 1)),
-            num_layers=rules.count(tensors, template(f"{_TO}/linear1/weight")),
+            # What most of a layer's parts say: one that is missing is the report's to name.
+            num_layers=statistics.mode(
+                count
+                for rule in rules.rules
+                if rule.target.startswith(_TO)
+                and (count := rules.count(tensors, rule.templates[0]))
+            ),
             n_q=n_q,
             card=rows - 1,  # one row for the special token
             delays=_delays(part, n_q),

@@ -115,8 +115,12 @@ def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Ite
     rng = np.random.default_rng(0)
     codes = rng.integers(0, config.lm.card, (len(ids), config.lm.n_q, _FRAMES), dtype=np.int32)
     steps = np.asarray(to_steps(jnp.asarray(codes), config.lm.delays, config.lm.special_token))
-    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask)
-    logits = call(load("lm", config, path), steps, hidden, mask, method=_logits)
+    chroma = None
+    if bins := config.lm.chroma_bins:
+        chroma = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(ids), _FRAMES))]
+    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask, chroma)
+    given = () if chroma is None else (chroma,)
+    logits = call(load("lm", config, path), steps, hidden, mask, *given, method=_logits)
     yield Stage("LM, logits", _error(logits, expected))
 
     audio = _sweep(config.encodec)
@@ -150,10 +154,20 @@ def load(component: str, config: MusicGenConfig, path: Any) -> Any:
     return nnx.merge(graphdef, state)
 
 
-def _logits(lm: LM, steps: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    """From T5's hidden states to logits [B, K, S, V]."""
+def _logits(
+    lm: LM,
+    steps: jax.Array,
+    hidden: jax.Array,
+    mask: jax.Array,
+    chroma: jax.Array | None = None,
+) -> jax.Array:
+    """From T5's hidden states, and a melody [B, T, 12], to logits [B, K, S, V]."""
+    prefix = prefix_mask = None
+    if chroma is not None:
+        prefix = lm.chroma_conditioner(chroma)
+        prefix_mask = jnp.ones(prefix.shape[:2], bool)
     cross = lm.text_conditioner(hidden, mask)
-    return lm(steps, Condition(cross=cross, cross_mask=mask))
+    return lm(steps, Condition(cross, mask, prefix, prefix_mask))
 
 
 def _sweep(config: EncodecConfig) -> np.ndarray:
@@ -213,11 +227,22 @@ def _reference_t5(config: T5Config, part: Part, ids: np.ndarray, mask: np.ndarra
 
 
 def _reference_lm(
-    config: LMConfig, part: Part, steps: np.ndarray, hidden: np.ndarray, mask: np.ndarray
+    config: LMConfig,
+    part: Part,
+    steps: np.ndarray,
+    hidden: np.ndarray,
+    mask: np.ndarray,
+    chroma: np.ndarray | None,
 ) -> np.ndarray:
     import torch
-    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+    import transformers
 
+    melody = chroma is not None
+    decoder_config, decoder = (
+        (transformers.MusicgenMelodyDecoderConfig, transformers.MusicgenMelodyForCausalLM)
+        if melody
+        else (transformers.MusicgenDecoderConfig, transformers.MusicgenForCausalLM)
+    )
     sizes: dict[str, Any] = dict(part.settings)
     if part.family == "audiocraft":
         sizes = {
@@ -229,12 +254,28 @@ def _reference_lm(
             "num_codebooks": config.n_q,
         }
     sizes |= {"attn_implementation": "eager"}  # without a choice the mask would be left out
-    model = MusicgenForCausalLM(MusicgenDecoderConfig(**sizes))
+    model = decoder(decoder_config(**sizes))
     tensors = dict(_lm_tensors(part))
-    weight, bias = tensors.pop("enc_to_dec_proj.weight"), tensors.pop("enc_to_dec_proj.bias")
+
+    def project(x: np.ndarray, name: str) -> np.ndarray:
+        weight, bias = (tensors.pop(f"{name}.{kind}") for kind in ("weight", "bias"))
+        return x @ weight.astype(np.float32).T + bias.astype(np.float32)
+
+    text = project(hidden, "enc_to_dec_proj") * mask[..., None]
+    audio = project(chroma, "audio_enc_to_dec_proj") if chroma is not None else None
     _fill(model, {k: v for k, v in tensors.items() if "embed_positions" not in k})
-    text = hidden @ weight.astype(np.float32).T + bias.astype(np.float32)
-    text = text * mask[..., None]
+    if audio is not None:
+        # One by one: transformers attends to the padding of a prefix, and counts it.
+        rows = []
+        for i, row in enumerate(steps):
+            prefix = np.concatenate([audio[i], text[i][mask[i]]])[None].astype(np.float32)
+            with torch.no_grad():
+                logits = model(
+                    input_ids=torch.from_numpy(row.astype(np.int64)),
+                    encoder_hidden_states=torch.from_numpy(prefix),
+                ).logits.numpy()
+            rows.append(logits[:, -row.shape[1] :])
+        return np.stack(rows)
     with torch.no_grad():
         logits = model(
             input_ids=torch.from_numpy(steps.astype(np.int64)).flatten(0, 1),
@@ -247,6 +288,7 @@ def _reference_lm(
 # From audiocraft's words to transformers'; `in_proj_weight` is cut apart besides.
 _LM_WORDS = (
     ("condition_provider.conditioners.description.output_proj.", "enc_to_dec_proj."),
+    ("condition_provider.conditioners.self_wav.output_proj.", "audio_enc_to_dec_proj."),
     ("emb.", "model.decoder.embed_tokens."),
     ("linears.", "lm_heads."),
     ("out_norm.", "model.decoder.layer_norm."),
@@ -264,6 +306,8 @@ _LM_WORDS = (
 def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of either family, by transformers' names."""
     for key, tensor in part.tensors.items():
+        if key.endswith(".chroma.spec.window"):
+            continue
         if part.family == "transformers":
             yield key.removeprefix("decoder."), tensor.read()
             continue
