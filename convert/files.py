@@ -58,6 +58,15 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says besides its tensors."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or damaged: {error}") from None
+
+
 def _read_safetensors(path: Path) -> StateDict:
     tensors = {}
     try:

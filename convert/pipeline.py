@@ -15,7 +15,7 @@ from musicgen_jax import checkpoint
 from musicgen_jax.checkpoint import ComponentConfig
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import LMConfig, MusicGenConfig
-from musicgen_jax.convert import encodec, lm, mert, t5
+from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, open_source
@@ -24,9 +24,10 @@ from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.mert import Mert
+from musicgen_jax.separation.model import HTDemucs
 from musicgen_jax.t5 import T5Encoder
 
-MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec}
+MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec, "separator": HTDemucs}
 
 LICENSE = """\
 These weights were converted by musicgen-jax; converting does not change their licence.
@@ -40,6 +41,9 @@ https://www.apache.org/licenses/LICENSE-2.0
 
 The MERT weights that the Multimodal Art Projection published (m-a-p/MERT-v1-95M; in the folder
 `mert` of a style model, other models have none) are released under CC-BY-NC 4.0 as well.
+
+The Demucs weights that Meta published (htdemucs; in a folder `separator`) came with the code of
+Demucs, which is under the MIT licence: https://github.com/adefossez/demucs/blob/main/LICENSE
 
 Weights from anyone else are under the licence that their authors chose. `config.json` says where
 these came from.
@@ -206,6 +210,8 @@ def derive_configs(
         configs["t5"] = t5.derive_config(parts["t5"])
     if "mert" in parts:
         configs["mert"] = mert.derive_config(parts["mert"])
+    if "separator" in parts:
+        configs["separator"] = htdemucs.derive_config(parts["separator"])
     if "encodec" in parts:
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
@@ -260,6 +266,8 @@ def _table(component: str, part: Part, config: Any) -> Table:
         return lm.table(part)
     if component == "mert":
         return mert.TABLE
+    if component == "separator":
+        return htdemucs.TABLE
     return t5.table(part) if component == "t5" else encodec.table(config)
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from musicgen_jax.convert import encodec, mert
-from musicgen_jax.convert.files import read_json, read_weights, state_dict
+from musicgen_jax.convert import encodec, htdemucs, mert
+from musicgen_jax.convert.files import read_json, read_metadata, read_weights, state_dict
 from musicgen_jax.convert.settings import TRAINING_NAMES, Part, read_config, read_xp_cfg
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.convert.torch_zip import is_zip, read_torch
@@ -36,7 +36,7 @@ class Source:
     Attributes:
       name: as the user gave it, a repository or the name of a folder or file.
       folder: where its files are; other components may lie beside it.
-      parts: by component: "t5", "mert", "lm", "encodec".
+      parts: by component: "t5", "mert", "lm", "encodec", "separator".
       tokenizer: sentencepiece model of T5.
       codec_name: the codec that an audiocraft file points at in place of holding one.
       t5_name: the T5 that an audiocraft model was trained with.
@@ -72,7 +72,7 @@ def open_source(place: str, revision: str | None = None) -> Source:
         source.tokenizer = source.folder / TOKENIZER
     if not source.parts and not source.codec_name:
         raise UserError(
-            f"{place} holds no MusicGen, EnCodec, T5 or MERT weights: expected "
+            f"{place} holds no MusicGen, EnCodec, T5, MERT or HTDemucs weights: expected "
             f"{' or '.join((LM_FILE, CODEC_FILE, *WEIGHT_FILES))}"
         )
     return source
@@ -83,18 +83,27 @@ def _weight_files(folder: Path) -> list[str]:
     whole = [name for name in WEIGHT_FILES if (folder / name).is_file()]
     pair = [name for name in (LM_FILE, CODEC_FILE) if (folder / name).is_file()]
     run = [RUN_FILE] if (folder / RUN_FILE).is_file() else []
-    return whole[:1] or pair or run
+    demucs = sorted(file.name for file in folder.iterdir() if htdemucs.FILE.fullmatch(file.name))
+    return whole[:1] or pair or run or demucs
 
 
 def _read(source: Source, path: Path) -> None:
     if path.name.endswith(".json") or not is_zip(path):
         # Not one of torch's zips: safetensors, an index, or something that says so itself.
-        return _read_transformers(source, path, read_weights(path))
-    value = read_torch(path, inert=TRAINING_NAMES)
+        tensors, settings = read_weights(path), None
+        if path.suffix == ".safetensors":
+            settings = htdemucs.settings_of_metadata(read_metadata(path), str(path))
+        if settings is not None:
+            return _add_separator(source, path, tensors, settings)
+        return _read_transformers(source, path, tensors)
+    value = read_torch(path, inert=TRAINING_NAMES | htdemucs.NAMES)
     if isinstance(value, dict) and type(value.get("pretrained")) is str:
         source.codec_name = value["pretrained"]
     elif isinstance(value, dict) and value.keys() & {"best_state", "fsdp_best_state", "ema"}:
         _read_audiocraft(source, path, value)
+    elif isinstance(value, dict) and "klass" in value:
+        tensors = state_dict(value.get("state"), path)
+        _add_separator(source, path, tensors, htdemucs.settings_of_package(value, str(path)))
     else:
         _read_transformers(source, path, state_dict(value, path))
 
@@ -142,6 +151,12 @@ def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
         return read_config(value)
     except ValueError as error:
         raise UserError(f"{path} is refused: {error}") from None
+
+
+def _add_separator(source: Source, path: Path, tensors: StateDict, settings: dict) -> None:
+    if "separator" in source.parts:
+        raise UserError(f"{path.parent} holds several models of demucs: name one of the files")
+    source.parts["separator"] = Part(htdemucs.FAMILY, tensors, settings, str(path))
 
 
 def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
@@ -223,4 +238,6 @@ def files_to_download(names: set[str]) -> list[str]:
         if weights in names:
             shards = [_SHARDS[weights]] if weights in _SHARDS else []
             return ["config.json", TOKENIZER, weights, *shards]
+    if demucs := [name for name in sorted(names) if htdemucs.FILE.fullmatch(name)]:
+        return demucs
     return [LM_FILE, *WEIGHT_FILES]  # none of which is there; `open_source` says so

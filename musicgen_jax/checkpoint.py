@@ -31,6 +31,7 @@ from orbax.checkpoint import v1 as ocp
 from musicgen_jax.config import (
     FORMAT_VERSION,
     EncodecConfig,
+    HTDemucsConfig,
     LMConfig,
     MertConfig,
     MusicGenConfig,
@@ -40,8 +41,14 @@ from musicgen_jax.config import (
 )
 from musicgen_jax.errors import UserError
 
-COMPONENTS = {"t5": T5Config, "mert": MertConfig, "lm": LMConfig, "encodec": EncodecConfig}
-ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig
+COMPONENTS = {
+    "t5": T5Config,
+    "mert": MertConfig,
+    "lm": LMConfig,
+    "encodec": EncodecConfig,
+    "separator": HTDemucsConfig,  # a folder of its own, no part of any model
+}
+ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig
 TOKENIZER = "tokenizer.model"
 CONFIG = "config.json"
 STORAGES = ("plain", "int8")
@@ -123,7 +130,7 @@ class ModelWriter:
 
 def component_configs(config: MusicGenConfig) -> dict[str, ComponentConfig]:
     """The configs of those components that a model has, in the order of the pipeline."""
-    parts = {name: getattr(config, name) for name in COMPONENTS}
+    parts = {name: getattr(config, name, None) for name in COMPONENTS}
     return {name: part for name, part in parts.items() if part is not None}
 
 

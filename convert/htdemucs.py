@@ -1,0 +1,294 @@
+"""HTDemucs' table, in the order of the forward pass, and its settings.
+
+demucs saves a model with the arguments of its constructor: as a pickle (`955717e8-8726e21a.th`:
+klass, args, kwargs, state) or, on the Hub, as safetensors with the same in its metadata.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax.config import HTDemucsConfig
+from musicgen_jax.convert.pickled import Inert, Name
+from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.settings import Part
+from musicgen_jax.errors import UserError
+
+FAMILY = "demucs"
+# As demucs names its files: eight digits of the training run, in .th eight of a checksum.
+FILE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8})?\.th|[0-9a-f]{8}\.safetensors")
+KLASS = "demucs.htdemucs.HTDemucs"
+# What its pickles name besides tensors. Earlier models are named so that they can be told apart.
+NAMES = frozenset({KLASS, "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs", "fractions.Fraction"})
+_MOST = 1 << 20  # of any size: beyond it no tensor could fit, and powers take for ever
+_MOST_SECONDS = 600
+
+
+def pointwise(weight: np.ndarray) -> np.ndarray:
+    """From a convolution [out, in, 1] or [out, in, 1, 1] -> [out, in]."""
+    if any(size != 1 for size in weight.shape[2:]):
+        raise ValueError(f"not pointwise: {weight.shape}")
+    return weight.reshape(weight.shape[:2])
+
+
+def strided(weight: np.ndarray) -> np.ndarray:
+    """From Conv1d [out, in, k] or Conv2d [out, in, k, 1] -> [k, in, out]."""
+    return np.ascontiguousarray(_one_axis(weight).transpose(2, 1, 0))
+
+
+def transposed(weight: np.ndarray) -> np.ndarray:
+    """From ConvTranspose1d [in, out, k] or 2d [in, out, k, 1] -> [k, in, out]."""
+    return np.ascontiguousarray(_one_axis(weight).transpose(2, 0, 1))
+
+
+def over_time(weight: np.ndarray) -> np.ndarray:
+    """From Conv1d [out, in, kT] -> [kT, 1, in, out]."""
+    return np.ascontiguousarray(weight.transpose(2, 1, 0)[:, None])
+
+
+def over_both(weight: np.ndarray) -> np.ndarray:
+    """From Conv2d [out, in, kF, kT] -> [kT, kF, in, out]."""
+    return np.ascontiguousarray(weight.transpose(3, 2, 1, 0))
+
+
+def _one_axis(weight: np.ndarray) -> np.ndarray:
+    if weight.ndim == 4 and weight.shape[3] == 1:
+        return weight[..., 0]
+    if weight.ndim != 3:
+        raise ValueError(f"not along one axis: {weight.shape}")
+    return weight
+
+
+def _with_bias(target: str, source: str, transform: Callable[..., np.ndarray]) -> list[Rule]:
+    return [
+        Rule(f"{target}/weight", f"{source}.weight", transform),
+        Rule(f"{target}/bias", f"{source}.bias"),
+    ]
+
+
+def _norm(target: str, source: str) -> list[Rule]:
+    return [Rule(f"{target}/scale", f"{source}.weight"), Rule(f"{target}/bias", f"{source}.bias")]
+
+
+def _linear(path: str) -> list[Rule]:
+    return [Rule(f"{path}/{kind}", f"{path}.{kind}".replace("/", ".")) for kind in _KINDS]
+
+
+_KINDS = ("weight", "bias")
+
+
+def _dconv(side: str) -> list[Rule]:
+    target, source = f"{side}/{{i}}/dconv/layers/{{j}}", f"{side}.{{i}}.dconv.layers.{{j}}"
+    return [
+        *_with_bias(f"{target}/conv1", f"{source}.0", over_time),
+        *_norm(f"{target}/norm1", f"{source}.1"),
+        *_with_bias(f"{target}/conv2", f"{source}.3", pointwise),
+        *_norm(f"{target}/norm2", f"{source}.4"),
+        Rule(f"{target}/gamma/scale", f"{source}.6.scale"),
+    ]
+
+
+def _encoder(side: str) -> list[Rule]:
+    return [
+        *_with_bias(f"{side}/{{i}}/conv", f"{side}.{{i}}.conv", strided),
+        *_dconv(side),
+        *_with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", pointwise),
+    ]
+
+
+def _decoder(side: str, rewrite: Callable[..., np.ndarray]) -> list[Rule]:
+    return [
+        *_with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", rewrite),
+        *_dconv(side),
+        *_with_bias(f"{side}/{{i}}/conv_tr", f"{side}.{{i}}.conv_tr", transposed),
+    ]
+
+
+def _transformer(layers: str) -> list[Rule]:
+    target, source = f"{layers}/{{i}}", f"{layers}.{{i}}".replace("/", ".")
+    norms = [_norm(f"{target}/{n}", f"{source}.{n}") for n in ("norm1", "norm2", "norm3")]
+    return [
+        Rule(f"{target}/attn/in_proj/weight", f"{source}.attn.in_proj_weight"),
+        Rule(f"{target}/attn/in_proj/bias", f"{source}.attn.in_proj_bias"),
+        *_linear(f"{target}/attn/out_proj"),
+        *_linear(f"{target}/linear1"),
+        *_linear(f"{target}/linear2"),
+        *(rule for rules in norms for rule in rules),
+        *_norm(f"{target}/norm_out", f"{source}.norm_out"),
+        Rule(f"{target}/gamma_1/scale", f"{source}.gamma_1.scale"),
+        Rule(f"{target}/gamma_2/scale", f"{source}.gamma_2.scale"),
+    ]
+
+
+def _resampler(name: str) -> list[Rule]:
+    return _with_bias(name, name, pointwise)
+
+
+TABLE = Table(
+    rules=(
+        *_encoder("encoder"),
+        Rule("freq_emb", "freq_emb.embedding.weight"),
+        *_encoder("tencoder"),
+        *_resampler("channel_upsampler"),
+        *_resampler("channel_upsampler_t"),
+        *_norm("crosstransformer/norm_in", "crosstransformer.norm_in"),
+        *_norm("crosstransformer/norm_in_t", "crosstransformer.norm_in_t"),
+        *_transformer("crosstransformer/layers"),
+        *_transformer("crosstransformer/layers_t"),
+        *_resampler("channel_downsampler"),
+        *_resampler("channel_downsampler_t"),
+        *_decoder("decoder", over_both),
+        *_decoder("tdecoder", over_time),
+    ),
+    aliases=((r"\.(self|cross)_attn\.", ".attn."),),
+)
+
+
+# --- Settings ----------------------------------------------------------------------------------
+
+
+def settings_of_package(value: Mapping, origin: str) -> dict[str, Any]:
+    """The constructor's arguments from a pickled package.
+
+    Raises:
+      UserError: it is of another class, or not as demucs writes it.
+    """
+    klass = value.get("klass")
+    name = klass.name if isinstance(klass, Name) else str(klass)
+    return _arguments(name, value.get("args"), value.get("kwargs"), origin)
+
+
+def settings_of_metadata(metadata: Mapping[str, str], origin: str) -> dict[str, Any] | None:
+    """The constructor's arguments from the metadata of safetensors; None if they are no model's."""
+    if "klass" not in metadata:
+        return None
+    try:
+        args, kwargs = (json.loads(metadata[name]) for name in ("args", "kwargs"))
+    except (KeyError, ValueError, RecursionError):
+        raise UserError(f"{origin} is damaged: its args or kwargs are no JSON") from None
+    return _arguments(metadata["klass"], args, kwargs, origin)
+
+
+def _arguments(klass: str, args: Any, kwargs: Any, origin: str) -> dict[str, Any]:
+    if klass != KLASS:
+        raise UserError(f"{origin} is a {klass[:100]}, which is not supported: only HTDemucs is")
+    if not isinstance(args, (tuple, list)) or len(args) > 1 or not isinstance(kwargs, dict):
+        raise UserError(f"{origin} is damaged: it does not say how it is built")
+    return {**dict(zip(["sources"], args, strict=False)), **kwargs}
+
+
+def derive_config(part: Part) -> HTDemucsConfig:
+    """The config from the constructor's arguments; demucs' defaults where they say nothing.
+
+    Raises:
+      UserError: the model is of a kind that is not supported, or its settings make no sense.
+    """
+    for name, allowed in _REQUIRED.items():
+        part.require(name, *allowed)
+    settings = part.settings
+    sources = settings.get("sources")
+    if not isinstance(sources, (list, tuple)) or not all(type(name) is str for name in sources):
+        raise UserError(f"{part.origin} does not name its sources")
+    sizes = {name: _whole(part, name, default) for name, default in _SIZES.items()}
+    if settings.get("channels_time") not in (None, sizes["channels"]):
+        raise UserError(f"{part.origin} has branches of different width, which are not supported")
+    if sizes.pop("norm_starts") < sizes["depth"]:
+        raise UserError(f"{part.origin} has norms in its encoder, which are not supported")
+    rate = _whole(part, "samplerate", 44100)
+    try:
+        return HTDemucsConfig(
+            sources=tuple(sources),
+            sample_rate=rate,
+            segment_length=int(_segment(part) * rate),
+            freq_emb=_fraction(part, "freq_emb", 0.2),
+            emb_scale=_fraction(part, "emb_scale", 10.0),
+            t_hidden_scale=_fraction(part, "t_hidden_scale", 4.0),
+            t_weight_pos_embed=_fraction(part, "t_weight_pos_embed", 1.0),
+            t_cross_first=bool(settings.get("t_cross_first", False)),
+            **sizes,
+        )
+    except ValueError as error:
+        raise UserError(f"{part.origin} is not supported: {error}") from None
+
+
+# The names, defaults and meanings are those of HTDemucs' constructor. What trains alone (rescale,
+# t_dropout, dconv_init ...) is not looked at, nor what has no meaning with complex numbers as
+# channels (wiener_iters ...) or with branches that never merge (time_stride).
+_REQUIRED: dict[str, tuple] = {
+    "cac": (True,),
+    "rewrite": (True,),
+    "multi_freqs": (None, [], ()),
+    "context_enc": (0,),
+    "use_train_segment": (True,),
+    "t_emb": ("sin",),
+    "t_norm_in": (True,),
+    "t_group_norm": (False, 0),
+    "t_norm_first": (True,),
+    "t_norm_out": (True,),
+    "t_max_period": (10000.0,),
+    "t_layer_scale": (True,),
+    "t_gelu": (True,),
+    "t_sin_random_shift": (0,),
+    "t_sparse_self_attn": (False,),
+    "t_sparse_cross_attn": (False,),
+}
+_SIZES = {
+    "audio_channels": 2,
+    "channels": 48,
+    "growth": 2,
+    "nfft": 4096,
+    "depth": 4,
+    "kernel_size": 8,
+    "stride": 4,
+    "context": 1,
+    "norm_starts": 4,
+    "dconv_mode": 1,
+    "dconv_depth": 2,
+    "dconv_comp": 8,
+    "bottom_channels": 0,
+    "t_layers": 5,
+    "t_heads": 8,
+}
+
+
+def _whole(part: Part, name: str, default: int) -> int:
+    value = part.settings.get(name, default)
+    lowest = 0 if name in ("context", "dconv_mode", "bottom_channels", "t_layers") else 1
+    limit = 8 if name == "depth" else _MOST
+    if type(value) not in (int, float) or value != value or not lowest <= value <= limit:
+        raise UserError(f"{part.origin}: {name} must be from {lowest} to {limit}, got {value!r}")
+    if value != int(value):
+        raise UserError(f"{part.origin}: {name} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def _fraction(part: Part, name: str, default: float) -> float:
+    value = part.settings.get(name, default)
+    if type(value) not in (int, float, bool, type(None)) or not 0 <= (value or 0) <= _MOST:
+        raise UserError(f"{part.origin}: {name} must be a number from 0 to {_MOST}, got {value!r}")
+    return float(value or 0)
+
+
+def _segment(part: Part) -> Fraction:
+    """Seconds, exact: 7.8 in binary could lose a sample."""
+    value = part.settings.get("segment", 10)
+    if isinstance(value, Inert):  # since Python 3.11 of two numbers, before of "39/5"
+        value = value.args if value.name == "fractions.Fraction" else ()
+    elif isinstance(value, dict):  # in JSON
+        value = (value.get("numerator"), value.get("denominator"))
+    else:
+        value = (value,)
+    try:
+        # A number of thousands of digits takes for ever.
+        if not all(type(v) in (int, float, str) and len(str(v)) < 40 for v in value):
+            raise ValueError
+        seconds = Fraction(*value)
+    except (ValueError, TypeError, ArithmeticError):
+        raise UserError(f"{part.origin}: segment must be a number of seconds") from None
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise UserError(f"{part.origin}: segment must be at most {_MOST_SECONDS} s, got {seconds}")
+    return seconds
