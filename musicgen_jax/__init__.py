@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from musicgen_jax.codec import Codec, EncodedAudio
     from musicgen_jax.errors import UserError
     from musicgen_jax.model import GenerationOutput, MusicGen
 
-__all__ = ["GenerationOutput", "MusicGen", "UserError", "__version__"]
+__all__ = ["Codec", "EncodedAudio", "GenerationOutput", "MusicGen", "UserError", "__version__"]
 
 _HOME = {
+    "Codec": "musicgen_jax.codec",
+    "EncodedAudio": "musicgen_jax.codec",
     "GenerationOutput": "musicgen_jax.model",
     "MusicGen": "musicgen_jax.model",
     "UserError": "musicgen_jax.errors",

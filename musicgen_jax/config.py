@@ -166,8 +166,9 @@ class EncodecConfig:
                 "trim_right_ratio must be from 0 to 1 and overlap from 0 to below 1, got "
                 f"{self.trim_right_ratio} and {self.overlap}"
             )
-        if self.chunk_length_s is not None and self.segment_length < 1:
-            raise ValueError(f"chunk_length_s must be positive, got {self.chunk_length_s}")
+        seconds = self.chunk_length_s
+        if seconds is not None and not (0 < seconds < math.inf and self.segment_length):
+            raise ValueError(f"chunk_length_s must be at least a sample, got {seconds}")
 
     @property
     def segment_length(self) -> int:
@@ -182,10 +183,11 @@ class EncodecConfig:
     @property
     def bandwidth(self) -> float:
         """Kilobits per second with all codebooks."""
-        return self.n_q * self._kbps_per_book
+        return self.n_q * self.bandwidth_per_book
 
     @property
-    def _kbps_per_book(self) -> float:
+    def bandwidth_per_book(self) -> float:
+        """Kilobits per second of one codebook."""
         return math.ceil(self.frame_rate) * (self.bins - 1).bit_length() / 1000
 
     def num_books(self, bandwidth: float | None) -> int:
@@ -196,10 +198,10 @@ class EncodecConfig:
         """
         if bandwidth is None:
             return self.n_q
-        books = bandwidth / self._kbps_per_book + 1e-6  # 2.2 / 0.55 must not be 3.99
+        books = bandwidth / self.bandwidth_per_book + 1e-6  # 2.2 / 0.55 must not be 3.99
         if not 1 <= books < self.n_q + 1:
             raise ValueError(
-                f"bandwidth must be from {self._kbps_per_book:g} to {self.bandwidth:g} kb/s, "
+                f"bandwidth must be from {self.bandwidth_per_book:g} to {self.bandwidth:g} kb/s, "
                 f"got {bandwidth:g}"
             )
         return int(books)

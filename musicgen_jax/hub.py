@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from musicgen_jax.config import OFFICIAL_MODELS
+from musicgen_jax.config import OFFICIAL_CODECS, OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 
 BUNDLED = "nano"
@@ -44,6 +44,25 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
         raise UserError(
             f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
+    folder = models_home() / official.replace("/", "--")
+    if not folder.is_dir():
+        _convert(official, folder)
+    return folder
+
+
+def find_codec(name_or_path: str | os.PathLike) -> Path:
+    """The folder of a converted codec or of a model with one, made first as in `find_model`.
+
+    Args:
+      name_or_path: "encodec_24khz", "encodec_32khz" or "encodec_48khz", with or without
+        "facebook/", or what `find_model` takes.
+
+    Raises:
+      UserError: there is no such codec or model.
+    """
+    official = f"facebook/{str(name_or_path).removeprefix('facebook/')}"
+    if official not in OFFICIAL_CODECS or Path(name_or_path).is_dir():
+        return find_model(name_or_path)
     folder = models_home() / official.replace("/", "--")
     if not folder.is_dir():
         _convert(official, folder)

@@ -4,6 +4,7 @@ A segment's network sees nothing outside it, so a file of any length is coded in
 one segment. The joins are cross-faded. A codec without segments takes a clip as a single one.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -30,14 +31,14 @@ class Segment(NamedTuple):
 
 
 def segments(config: EncodecConfig, num_samples: int) -> list[Segment]:
-    """Cuts a clip of so many samples; a codec without segments takes it whole."""
+    """Cuts a clip of so many samples; a codec without segments takes it whole.
+
+    A clip a little longer than n strides ends in two short segments, the second all overlap.
+    """
     length = config.segment_length or num_samples
-    stride = config.segment_stride if config.segment_length else max(num_samples, 1)
-    return [
-        Segment(start, width, -(-width // config.hop_length))
-        for start in range(0, num_samples, stride)
-        for width in (min(length, num_samples - start),)
-    ]
+    stride = config.segment_stride if config.segment_length else num_samples
+    widths = {s: min(length, num_samples - s) for s in range(0, num_samples, max(stride, 1))}
+    return [Segment(s, width, -(-width // config.hop_length)) for s, width in widths.items()]
 
 
 def level(audio: jax.Array) -> jax.Array:
@@ -46,39 +47,38 @@ def level(audio: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(mono), axis=1)) + _QUIETEST
 
 
-class OverlapAdd:
-    """Cross-fades decoded segments, in order, without holding more than their overlap.
+def overlap_add(
+    config: EncodecConfig, num_samples: int, decoded: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Cross-fades decoded segments, holding one at a time.
 
-    Each segment is weighted by a triangle over its full length, the sum by the sum of the weights:
-    where two overlap, one fades linearly into the other (encodec, `_linear_overlap_add`).
+    Each is weighted by a triangle over the first one's width, the sum divided by that of the
+    weights: where two overlap, one fades linearly into the other (encodec,
+    `_linear_overlap_add`, which fails at lengths where the last but one reaches beyond the last).
+
+    Args:
+      config: of a codec that works in segments.
+      num_samples: of the clip.
+      decoded: one [B, C, W] for each of `segments`, its frames whole.
+
+    Yields:
+      The clip in pieces [B, C, W].
     """
-
-    def __init__(self, config: EncodecConfig, num_samples: int):
-        length = config.segment_length or num_samples
-        ramp = np.linspace(0, 1, length + 2, dtype=np.float32)[1:-1]
-        self._weight = np.float32(0.5) - np.abs(ramp - np.float32(0.5))
-        self._stride = config.segment_stride if config.segment_length else num_samples
-        self._left = num_samples
-        self._sum: np.ndarray | None = None  # [B, C, at most `length`], weighted
-        self._weights = np.zeros(0, np.float32)
-
-    def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Takes the next segment [B, C, W] and gives the samples that are now final."""
-        weight = self._weight[: audio.shape[2]]
-        audio = audio[..., : len(weight)] * weight  # a decoder's last frame reaches too far
-        if self._sum is None:
-            self._sum = np.zeros((*audio.shape[:2], 0), np.float32)
-        width = max(len(weight), len(self._weights))
-        total = _extended(self._sum, width)
-        weights = _extended(self._weights, width)
-        total[..., : len(weight)] += audio
+    stride = config.segment_stride
+    triangle = total = weights = np.zeros(0, np.float32)
+    for start, audio in zip(range(0, num_samples, stride), decoded, strict=True):
+        if not start:
+            ramp = np.linspace(0, 1, audio.shape[2] + 2, dtype=np.float32)[1:-1]
+            triangle = np.float32(0.5) - np.abs(ramp - np.float32(0.5))
+            total, weights = np.zeros_like(audio), np.zeros_like(triangle)
+        weight = triangle[: audio.shape[2]]
+        total[..., : len(weight)] += weight * audio
         weights[: len(weight)] += weight
-        ready = min(self._stride, width) if self._left > self._stride else min(self._left, width)
-        out = total[..., :ready] / weights[:ready]
-        self._sum, self._weights = total[..., ready:], weights[ready:]
-        self._left -= ready
-        return out
+        ready = min(stride, num_samples - start)
+        yield total[..., :ready] / weights[:ready]
+        total, weights = _shifted(total, stride), _shifted(weights, stride)
 
 
-def _extended(x: np.ndarray, width: int) -> np.ndarray:
-    return np.concatenate([x, np.zeros((*x.shape[:-1], width - x.shape[-1]), x.dtype)], axis=-1)
+def _shifted(x: np.ndarray, by: int) -> np.ndarray:
+    """Without its first numbers along the last axis, zeros behind."""
+    return np.concatenate([x[..., by:], np.zeros_like(x[..., :by])], axis=-1)

@@ -26,7 +26,10 @@ def _conv(module) -> dict:
     weight = _array(module.conv.weight)  # the parametrization folds the weight norm
     transposed = type(module).__name__ == "EncodecConvTranspose1d"
     axes = (2, 0, 1) if transposed else (2, 1, 0)
-    return {"weight": weight.transpose(axes), "bias": _array(module.conv.bias)}
+    tree = {"weight": weight.transpose(axes), "bias": _array(module.conv.bias)}
+    if module.norm_type == "time_group_norm":
+        tree["norm"] = {"scale": _array(module.norm.weight), "bias": _array(module.norm.bias)}
+    return tree
 
 
 def _lstm(lstm) -> dict:
@@ -50,4 +53,6 @@ def _layers(side) -> dict:
             tree[str(i)] = {"lstm": _lstm(module.lstm)}
         elif name == "EncodecResnetBlock":
             tree[str(i)] = {"block": {k: _conv(module.block[int(k)]) for k in ("1", "3")}}
+            if type(module.shortcut).__name__ == "EncodecConv1d":
+                tree[str(i)]["shortcut"] = _conv(module.shortcut)
     return tree

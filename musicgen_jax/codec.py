@@ -1,0 +1,197 @@
+"""A codec by itself: audio -> codes -> audio, for any of the EnCodecs.
+
+Of a MusicGen folder this is its codec alone: the stereo models' is mono, and what makes them
+stereo is in `MusicGen.encode` and `decode`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from musicgen_jax import arguments, checkpoint, hub
+from musicgen_jax.audio import convert_audio
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.encodec.segments import level, overlap_add, segments
+from musicgen_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedAudio:
+    """Clips as codes, with all that `Codec.decode` needs besides the codec.
+
+    Attributes:
+      codes: int32 [B, K, T]: the frames of all segments, one segment after the other.
+      scales: float32 [B, number of segments], their levels; None of a codec that keeps none.
+      length: samples of the clips at the codec's rate.
+      config: the codec's.
+      codec: its name, "" if it has none.
+      fingerprint: tells whether another codec has the same weights, see `Codec.fingerprint`.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray | None
+    length: int
+    config: EncodecConfig
+    codec: str
+    fingerprint: str
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second and channel."""
+        return self.config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """C of the decoded audio."""
+        return self.config.channels
+
+    @property
+    def bandwidth(self) -> float:
+        """Kilobits per second of the codes, without the levels."""
+        return self.codes.shape[1] * self.config.bandwidth_per_book
+
+
+class Codec:
+    """An EnCodec with weights.
+
+    Codecs with segments (48 kHz) need the memory of one segment, however long a clip is. The
+    others (24 and 32 kHz) take a clip whole, since their LSTMs carry each frame on to all later
+    ones: hundreds of megabytes for a minute, and a compilation for each new length.
+
+    Args:
+      encodec: the network.
+      name: what files that it writes are labelled with.
+    """
+
+    def __init__(self, encodec: Encodec, name: str = ""):
+        self.encodec = encodec
+        self.name = name
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike) -> "Codec":
+        """Loads a codec, in float32.
+
+        Args:
+          name_or_path: "nano", the folder of a converted codec or model, or an official name:
+            "encodec_24khz", "encodec_32khz", "encodec_48khz" or a model's, converted once as in
+            `MusicGen.from_pretrained`.
+
+        Raises:
+          UserError: there is no such codec, or it is incomplete.
+        """
+        folder = hub.find_codec(name_or_path)
+        info = checkpoint.load_info(folder)
+        if "encodec" not in info.parts:
+            raise UserError(f"{folder} holds no codec, only {', '.join(info.parts)}")
+        config = info.parts["encodec"]
+        network = nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0)))
+        graphdef, state = nnx.split(network)
+        params = checkpoint.load_params(folder, "encodec", nnx.to_pure_dict(state))
+        nnx.replace_by_pure_dict(state, params)
+        name = info.config.name if info.config else str(info.source.get("name") or "")
+        return cls(nnx.merge(graphdef, state), name)
+
+    @property
+    def config(self) -> EncodecConfig:
+        """The architecture."""
+        return self.encodec.config
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second and channel, of what comes out."""
+        return self.config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """C of what comes out."""
+        return self.config.channels
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the codebooks: codes mean something only with those they were made with."""
+        books = np.asarray(self.encodec.quantizer.embed[...], np.float32)
+        return hashlib.sha256(books.tobytes()).hexdigest()[:16]
+
+    def encode(
+        self,
+        audio: np.ndarray | jax.Array,
+        sample_rate: int,
+        bandwidth: float | None = None,
+    ) -> EncodedAudio:
+        """Codes of audio.
+
+        Args:
+          audio: float [C, W] or [B, C, W]; converted to the codec's rate and channels.
+          sample_rate: of `audio`, in samples per second.
+          bandwidth: kilobits per second, at most; fewer codebooks sound coarser. None for all.
+
+        Raises:
+          UserError: the audio is empty or not finite, or the codec has no such bandwidth.
+        """
+        wav = arguments.check_audio(audio, sample_rate, "audio")
+        if bandwidth is not None and not arguments.is_number(bandwidth):
+            raise UserError(f"bandwidth must be a number of kb/s, got {bandwidth!r}")
+        try:
+            n_q = self.config.num_books(bandwidth)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        to = self.sample_rate, self.channels
+        wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
+        codes, scales = [], []
+        for start, width, _ in segments(self.config, wav.shape[2]):
+            one, scale = _encode(self.encodec, wav[:, :, start : start + width], n_q)
+            codes.append(np.asarray(one))
+            scales.append(scale)
+        return EncodedAudio(
+            codes=np.concatenate(codes, axis=2),
+            scales=np.stack(scales, axis=1) if self.config.normalize else None,
+            length=wav.shape[2],
+            config=self.config,
+            codec=self.name,
+            fingerprint=self.fingerprint,
+        )
+
+    def decode(self, encoded: EncodedAudio) -> np.ndarray:
+        """Audio of codes: float32 [B, C, W], as long as the original at the codec's rate.
+
+        Raises:
+          UserError: the codes were made with another codec.
+        """
+        if encoded.config != self.config or encoded.fingerprint != self.fingerprint:
+            raise UserError(
+                f"the codes were made with the codec {encoded.codec!r}, and {self.name!r} is not "
+                "that one: its architecture or its weights differ"
+            )
+        pieces = self._decode_segments(encoded)
+        if self.config.segment_length:
+            return np.concatenate([*overlap_add(self.config, encoded.length, pieces)], axis=2)
+        return next(pieces)[..., : encoded.length]
+
+    def _decode_segments(self, encoded: EncodedAudio) -> Iterator[np.ndarray]:
+        start = 0
+        for i, segment in enumerate(segments(self.config, encoded.length)):
+            codes = encoded.codes[:, :, start : start + segment.frames]
+            scale = None if encoded.scales is None else encoded.scales[:, i]
+            yield np.asarray(_decode(self.encodec, codes, scale))
+            start += segment.frames
+
+
+@functools.partial(jax.jit, static_argnames="n_q")
+def _encode(encodec: Encodec, audio: jax.Array, n_q: int) -> tuple[jax.Array, jax.Array | None]:
+    if not encodec.config.normalize:
+        return encodec.encode(audio, n_q), None
+    scale = level(audio)
+    return encodec.encode(audio / scale[:, None, None], n_q), scale
+
+
+@jax.jit
+def _decode(encodec: Encodec, codes: jax.Array, scale: jax.Array | None) -> jax.Array:
+    audio = encodec.decode(codes)
+    return audio if scale is None else audio * scale[:, None, None]

@@ -1,0 +1,196 @@
+"""The 24 and 48 kHz EnCodecs against transformers, random weights: codes, levels, waveforms."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from musicgen_jax.codec import Codec
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.encodec.segments import segments
+from tests.parity.encodec_weights import from_transformers
+from tests.tolerance import assert_close
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "num_filters": 4,
+    "hidden_size": 12,
+    "codebook_dim": 12,
+    "codebook_size": 32,
+    "num_lstm_layers": 1,
+}
+OUR_SIZES = {"n_filters": 4, "dimension": 12, "bins": 32, "lstm": 1, "conv_shortcut": True}
+# The kinds at toy rates: 30 frames a second, 0.15 kb/s a book.
+KINDS = {
+    "24 kHz": (
+        {"sampling_rate": 180, "upsampling_ratios": [3, 2], "target_bandwidths": [0.3, 0.75]},
+        {"sample_rate": 180, "ratios": (3, 2), "n_q": 5, "causal": True},
+    ),
+    "24 kHz, half trimmed": (
+        {
+            "sampling_rate": 450,
+            "upsampling_ratios": [5, 3],
+            "target_bandwidths": [0.3, 0.75],
+            "trim_right_ratio": 0.5,
+            "num_residual_layers": 2,
+        },
+        {
+            "sample_rate": 450,
+            "ratios": (5, 3),
+            "n_q": 5,
+            "causal": True,
+            "trim_right_ratio": 0.5,
+            "n_residual_layers": 2,
+        },
+    ),
+    "48 kHz": (
+        {
+            "sampling_rate": 200,
+            "audio_channels": 2,
+            "upsampling_ratios": [4, 2],
+            "target_bandwidths": [0.25, 0.5],
+            "norm_type": "time_group_norm",
+            "use_causal_conv": False,
+            "normalize": True,
+            "chunk_length_s": 1.0,
+            "overlap": 0.1,
+        },
+        {
+            "sample_rate": 200,
+            "channels": 2,
+            "ratios": (4, 2),
+            "n_q": 4,
+            "norm": "time_group_norm",
+            "normalize": True,
+            "chunk_length_s": 1.0,
+            "overlap": 0.1,
+        },
+    ),
+}
+
+
+def make_pair(kind):
+    """The same random codec in both libraries."""
+    torch.manual_seed(0)
+    theirs, ours = KINDS[kind]
+    theirs = transformers.EncodecModel(transformers.EncodecConfig(**SIZES, **theirs)).eval()
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            if tensor.is_floating_point() and "quantizer" not in name:
+                tensor.normal_(0.0, 0.3)
+        for layer in theirs.quantizer.layers:
+            layer.codebook.embed.normal_(0.0, 1.0)
+    config = EncodecConfig(**OUR_SIZES, **ours)
+    assert len(theirs.quantizer.layers) == config.n_q
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0))), nnx.Param)
+    return theirs, Codec(nnx.merge(graphdef, from_transformers(theirs, config)), kind)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request):
+    return make_pair(request.param)
+
+
+def noise(channels, width, batch=1):
+    rng = np.random.default_rng(width)
+    return rng.standard_normal((batch, channels, width)).astype(np.float32)
+
+
+def reference(theirs, audio, bandwidth):
+    """Codes of each segment [B, K, T], levels [B] or None, and the waveform.
+
+    Through the model's own steps: its `encode` cannot stack a last but one segment that is short,
+    nor its `decode` add one whose last frame reaches beyond the last segment's.
+    """
+    wav, config = torch.from_numpy(audio), theirs.config
+    width = config.chunk_length or wav.shape[2]
+    stride = config.chunk_stride or wav.shape[2]
+    codes, scales, waves = [], [], []
+    with torch.no_grad():
+        for start in range(0, wav.shape[2], stride):
+            one, scale = theirs._encode_frame(wav[:, :, start : start + width], bandwidth)
+            codes.append(one.numpy())
+            scales.append(None if scale is None else scale.view(-1).numpy())
+            wave = theirs._decode_frame(one, scale)
+            left = wav.shape[2] - start
+            waves.append(wave[..., :left] if start and left > stride else wave)
+        wave = theirs._linear_overlap_add(waves, stride) if config.chunk_length else waves[0]
+    return codes, scales, wave[..., : wav.shape[2]].numpy()
+
+
+def check(pair, width, bandwidth):
+    theirs, ours = pair
+    audio = noise(ours.channels, width)
+    codes, scales, wave = reference(theirs, audio, bandwidth)
+    encoded = ours.encode(audio, ours.sample_rate, bandwidth)
+    decoded = ours.decode(encoded)
+    np.testing.assert_array_equal(encoded.codes, np.concatenate(codes, axis=2))
+    if ours.config.normalize:
+        assert_close(encoded.scales, np.stack(scales, axis=1), 1e-6, "levels")
+    else:
+        assert encoded.scales is None
+    assert encoded.length == width
+    assert_close(decoded, wave, what="waveform")
+
+
+# Segments of 200 samples at "48 kHz" start every 180: shorter than a frame, less than a segment,
+# one and the overlap behind it, a first one that is short itself, several, the last two short.
+@pytest.mark.parametrize(
+    ("pair", "width"),
+    [
+        *(("24 kHz", width) for width in (4, 113, 300)),
+        ("24 kHz, half trimmed", 112),
+        *(("48 kHz", width) for width in (113, 200, 190, 500, 545)),
+    ],
+    indirect=["pair"],
+)
+def test_equal_codes_levels_and_waveforms(pair, width):
+    check(pair, width, pair[0].config.target_bandwidths[-1])
+
+
+@pytest.mark.parametrize("pair", ["24 kHz", "48 kHz"], indirect=True)
+def test_a_single_sample(pair):
+    theirs, ours = pair
+    audio = noise(ours.channels, 1)
+    codes, _, wave = reference(theirs, audio, None)
+    latents = ours.encodec.encoder(audio.swapaxes(1, 2))
+    if ours.config.normalize:  # [C, 1] looks transposed to the public method
+        scale = np.abs(audio.mean(1)) + 1e-8
+        latents = ours.encodec.encoder((audio / scale[:, None]).swapaxes(1, 2))
+        out = ours.encodec.decode(codes[0]) * scale[:, None]
+    else:
+        out = ours.encodec.decode(codes[0])
+    np.testing.assert_array_equal(ours.encodec.quantizer.encode(latents), codes[0])
+    assert_close(out[..., :1], wave)
+
+
+@pytest.mark.parametrize("pair", ["24 kHz"], indirect=True)
+def test_fewer_books_at_a_lower_bandwidth(pair):
+    theirs, ours = pair
+    check(pair, 113, 0.3)
+    books = theirs.quantizer.get_num_quantizers_for_bandwidth(0.3)
+    assert ours.config.num_books(0.3) == books == 2
+
+
+@pytest.mark.parametrize(("pair", "width"), [("24 kHz", 113), ("48 kHz", 560)], indirect=["pair"])
+def test_whole_clips_of_the_public_methods(pair, width):
+    """As above, through transformers' own encode and decode, where these can."""
+    theirs, ours = pair
+    audio = noise(ours.channels, width)
+    bandwidth = theirs.config.target_bandwidths[-1]
+    with torch.no_grad():
+        out = theirs.encode(torch.from_numpy(audio), bandwidth=bandwidth)
+        wave = theirs.decode(
+            out.audio_codes, out.audio_scales, last_frame_pad_length=out.last_frame_pad_length
+        ).audio_values
+    encoded = ours.encode(audio, ours.sample_rate, bandwidth)
+    start = 0
+    for theirs_codes, segment in zip(
+        out.audio_codes.numpy(), segments(ours.config, width), strict=True
+    ):
+        mine = encoded.codes[:, :, start : start + segment.frames]
+        np.testing.assert_array_equal(mine, theirs_codes[:, :, : segment.frames])
+        start += segment.frames
+    assert_close(ours.decode(encoded), wave.numpy()[..., :width])
