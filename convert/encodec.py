@@ -1,10 +1,12 @@
 """EnCodec's table, in the order of the forward pass.
 
-audiocraft's names and transformers' differ by a word or two: aliases bring both to transformers'.
+The names of audiocraft, of the original encodec and of transformers differ by a word or two:
+aliases bring all to transformers'.
 Weight norm is folded here, in float32: w = g * v / |v|, the norm over all axes but the first.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,16 @@ def transposed_convolution(g: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(fold(g, v).transpose(2, 0, 1))
 
 
+def plain_convolution(weight: np.ndarray) -> np.ndarray:
+    """As `convolution`, of a weight that is not in two parts."""
+    return np.ascontiguousarray(weight.transpose(2, 1, 0))
+
+
+def plain_transposed_convolution(weight: np.ndarray) -> np.ndarray:
+    """As `transposed_convolution`, of a weight that is not in two parts."""
+    return np.ascontiguousarray(weight.transpose(2, 0, 1))
+
+
 def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The two biases of torch's LSTM, which only ever appear as their sum, float32."""
     return x.astype(np.float32) + y.astype(np.float32)
@@ -47,6 +59,7 @@ _ALIASES = (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.conv\.conv\.", ".conv."),
     (r"\.convtr\.convtr\.", ".conv."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
     (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
     # torch's newer name of weight norm: original0 is the magnitude, original1 the direction.
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
@@ -65,19 +78,45 @@ TRANSFORMERS_DEFAULTS = {
 }
 
 
-def _weight_norm(source: str) -> tuple[str, str]:
-    return f"{source}.conv.weight_g", f"{source}.conv.weight_v"
+# The originals are bare dicts of tensors: what their code says about them (encodec/model.py), in
+# transformers' words.
+_ORIGINAL_24KHZ = {"sampling_rate": 24000, "use_causal_conv": True}
+_ORIGINAL_48KHZ = {
+    "sampling_rate": 48000,
+    "use_causal_conv": False,
+    "normalize": True,
+    "chunk_length_s": 1.0,
+    "overlap": 0.01,
+}
 
 
-def _blocks_and_lstm(side: str) -> list[Rule]:
+def _weight(target: str, source: str, norm: str, *, transposed: bool = False) -> Rule:
+    if norm == "weight_norm":
+        parts = f"{source}.conv.weight_g", f"{source}.conv.weight_v"
+        return Rule(target, parts, transposed_convolution if transposed else convolution)
+    transform = plain_transposed_convolution if transposed else plain_convolution
+    return Rule(target, f"{source}.conv.weight", transform)
+
+
+def _bias_and_norm(target: str, source: str, norm: str) -> list[Rule]:
+    rules = [Rule(f"{target}/bias", f"{source}.conv.bias")]
+    if norm == "time_group_norm":
+        rules += [
+            Rule(f"{target}/norm/scale", f"{source}.norm.weight"),
+            Rule(f"{target}/norm/bias", f"{source}.norm.bias"),
+        ]
+    return rules
+
+
+def _blocks_and_lstm(side: str, config: EncodecConfig) -> list[Rule]:
     to, layer = f"{side}/layers/{{i}}", f"{side}.layers.{{i}}"
     rules = []
-    for n in (1, 3):
-        block = f"{layer}.block.{n}"
-        rules += [
-            Rule(f"{to}/block/{n}/weight", _weight_norm(block), convolution),
-            Rule(f"{to}/block/{n}/bias", f"{block}.conv.bias"),
-        ]
+    parts = [("block/1", "block.1"), ("block/3", "block.3")]
+    parts += [("shortcut", "shortcut")] * config.conv_shortcut
+    for target, source in parts:
+        names = f"{to}/{target}", f"{layer}.{source}"
+        rules.append(_weight(f"{names[0]}/weight", names[1], config.norm))
+        rules += _bias_and_norm(*names, config.norm)
     lstm = f"{layer}.lstm"
     return [
         *rules,
@@ -97,19 +136,18 @@ def table(config: EncodecConfig) -> Table:
     for _ in config.ratios:
         upsampling.append(index + 1)  # behind an ELU
         index += 2 + config.n_residual_layers
-    decoder = [Rule("decoder/layers/{i}/bias", "decoder.layers.{i}.conv.bias")]
+    decoder = _bias_and_norm("decoder/layers/{i}", "decoder.layers.{i}", config.norm)
     for i in (0, *upsampling, index + 1):
-        transform = transposed_convolution if i in upsampling else convolution
-        source = _weight_norm(f"decoder.layers.{i}")
-        decoder.append(Rule(f"decoder/layers/{i}/weight", source, transform))
+        target, source = f"decoder/layers/{i}/weight", f"decoder.layers.{i}"
+        decoder.append(_weight(target, source, config.norm, transposed=i in upsampling))
     return Table(
         rules=(
-            Rule("encoder/layers/{i}/weight", _weight_norm("encoder.layers.{i}"), convolution),
-            Rule("encoder/layers/{i}/bias", "encoder.layers.{i}.conv.bias"),
-            *_blocks_and_lstm("encoder"),
+            _weight("encoder/layers/{i}/weight", "encoder.layers.{i}", config.norm),
+            *_bias_and_norm("encoder/layers/{i}", "encoder.layers.{i}", config.norm),
+            *_blocks_and_lstm("encoder", config),
             Rule("quantizer/embed", "quantizer.layers.{k}.codebook.embed", stack),
             *decoder,
-            *_blocks_and_lstm("decoder"),
+            *_blocks_and_lstm("decoder", config),
         ),
         aliases=_ALIASES,
         ignored=_IGNORED,
@@ -117,7 +155,9 @@ def table(config: EncodecConfig) -> Table:
 
 
 def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
-    """Sizes from the tensors; rate, padding and dilation from the settings.
+    """Sizes, norm and skips from the tensors; rate, padding and levels from the settings.
+
+    Without settings, a codec with convolutions as skips is one of the two originals.
 
     Args:
       part: the codec.
@@ -126,35 +166,47 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
     Raises:
       UserError: the codec is of a kind that is not supported, or lacks what tells its size.
     """
-    _check_supported(part)
     names = Table((), _ALIASES)
     shapes = {names.rename(key): tensor.shape for key, tensor in part.tensors.items()}
+    shortcut = any(".shortcut." in key for key in shapes)
+    norm, weight = "weight_norm", "conv.weight_v"
+    if any(key.endswith(".norm.weight") for key in shapes):
+        norm, weight = "time_group_norm", "conv.weight"
+    if shortcut and not part.settings:
+        original = _ORIGINAL_24KHZ if norm == "weight_norm" else _ORIGINAL_48KHZ
+        part = part._replace(family="transformers", settings=original)
+    _check_supported(part, norm, shortcut)
+    if shortcut and part.settings.get("sampling_rate") == 32000:
+        raise UserError(
+            f"{part.origin} is the first upload of encodec_32khz, whose skips are wrong: download "
+            "it again"
+        )
 
     def indices(pattern: str) -> list[int]:
         return sorted({int(m[1]) for key in shapes if (m := re.fullmatch(pattern, key))})
 
     books = indices(r"quantizer\.layers\.(\d{1,3})\.codebook\.embed")
     convolutions = [
-        indices(rf"{side}\.layers\.(\d{{1,3}})\.conv\.weight_v") for side in ("encoder", "decoder")
+        indices(rf"{side}\.layers\.(\d{{1,3}})\.{weight}") for side in ("encoder", "decoder")
     ]
-    blocks = indices(r"encoder\.layers\.(\d{1,3})\.block\.1\.conv\.weight_v")
+    blocks = indices(rf"encoder\.layers\.(\d{{1,3}})\.block\.1\.{weight}")
     try:
         (first, *_, last), (_, *upsampling, _) = convolutions
-        n_filters, channels, kernel_size = shapes[f"encoder.layers.{first}.conv.weight_v"]
-        dimension, _, last_kernel_size = shapes[f"encoder.layers.{last}.conv.weight_v"]
-        hidden, dim, residual_kernel_size = shapes[
-            f"encoder.layers.{blocks[0]}.block.1.conv.weight_v"
-        ]
+        n_filters, channels, kernel_size = shapes[f"encoder.layers.{first}.{weight}"]
+        dimension, _, last_kernel_size = shapes[f"encoder.layers.{last}.{weight}"]
+        block = shapes[f"encoder.layers.{blocks[0]}.block.1.{weight}"]
+        hidden, dim, residual_kernel_size = block
         bins, _ = shapes[f"quantizer.layers.{books[0]}.codebook.embed"]
-        kernels = [shapes[f"decoder.layers.{i}.conv.weight_v"][2] for i in upsampling]
+        kernels = [shapes[f"decoder.layers.{i}.{weight}"][2] for i in upsampling]
         compress, n_residual_layers = dim // hidden, len(blocks) // len(kernels)
     except (ValueError, LookupError, ArithmeticError):
         raise UserError(
-            f"{part.origin} is not a 32 kHz EnCodec: convolutions with weight norm, residual "
-            "blocks or codebooks are missing or of unexpected shape"
+            f"{part.origin} is not an EnCodec: convolutions, residual blocks or codebooks are "
+            "missing or of unexpected shape"
         ) from None
     audiocraft = part.family == "audiocraft"
-    return EncodecConfig(
+    return _config(
+        part,
         sample_rate=part.number("sample_rate" if audiocraft else "sampling_rate", 32000),
         channels=channels,
         n_filters=n_filters,
@@ -173,7 +225,24 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
         lstm=len(indices(r"encoder\.layers\.\d{1,3}\.lstm\.weight_ih_l(\d)")),
         # The released codec reflects; audiocraft's training recipe says otherwise.
         pad_mode=str(part.settings.get("seanet.pad_mode" if audiocraft else "pad_mode", "reflect")),
+        causal=part.flag("seanet.causal" if audiocraft else "use_causal_conv"),
+        trim_right_ratio=part.number(
+            "seanet.decoder.trim_right_ratio" if audiocraft else "trim_right_ratio", 1.0
+        ),
+        norm=norm,
+        conv_shortcut=shortcut,
+        normalize=part.flag("encodec.renormalize" if audiocraft else "normalize"),
+        # audiocraft's codecs take a clip whole.
+        chunk_length_s=None if audiocraft else part.number("chunk_length_s", 0.0) or None,
+        overlap=0.0 if audiocraft else part.number("overlap", 0.0),
     )
+
+
+def _config(part: Part, **fields: Any) -> EncodecConfig:
+    try:
+        return EncodecConfig(**fields)
+    except ValueError as error:
+        raise UserError(f"{part.origin}: {error}") from None
 
 
 def without_unused_books(part: Part, n_q: int) -> Part:
@@ -187,23 +256,17 @@ def without_unused_books(part: Part, n_q: int) -> Part:
     return part._replace(tensors={k: t for k, t in part.tensors.items() if used(k)})
 
 
-def _check_supported(part: Part) -> None:
+def _check_supported(part: Part, norm: str, shortcut: bool) -> None:
+    """Refuses what is not implemented, and settings that are not those of the tensors."""
     if part.family == "audiocraft":
         part.require("compression_model", "encodec")
         part.require("encodec.quantizer", "rvq")
-        part.require("seanet.causal", "false")
-        part.require("encodec.causal", "false")
-        part.require("encodec.renormalize", "false")
-        part.require("seanet.norm", "weight_norm")
-        part.require("seanet.true_skip", "true")
+        part.require("encodec.causal", part.settings.get("seanet.causal", "false"))
+        part.require("seanet.norm", norm)
+        part.require("seanet.true_skip", str(not shortcut).lower())
         part.require("seanet.activation", "ELU")
         part.require("seanet.pad_mode", "reflect", "constant")
     else:
-        part.require("use_causal_conv", False)
-        part.require("norm_type", "weight_norm")
-        part.require("use_conv_shortcut", False)
-        part.require("normalize", False)
-        part.require("chunk_length_s", None)
+        part.require("norm_type", norm)
+        part.require("use_conv_shortcut", shortcut)
         part.require("pad_mode", "reflect", "constant")
-    if any(".shortcut." in key for key in part.tensors):
-        raise UserError(f"{part.origin} has convolutions as skips, which are not supported")

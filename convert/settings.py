@@ -57,6 +57,13 @@ class Part(NamedTuple):
                 f"{' or '.join(str(a) for a in allowed)} is"
             )
 
+    def flag(self, name: str) -> bool:
+        """A setting that is true or false; false where there is none."""
+        value = str(self.settings.get(name, False)).lower()
+        if value not in ("true", "false", "null", "none"):
+            raise UserError(f"{self.origin}: {name} must be true or false, got {value[:50]}")
+        return value == "true"
+
     def number(self, name: str, default: int | float) -> Any:
         """A numeric setting, of the type of its default."""
         value = self.settings.get(name)

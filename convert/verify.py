@@ -345,9 +345,10 @@ def _reference_codec(
         "compress": config.compress,
         "num_lstm_layers": config.lstm,
         "pad_mode": config.pad_mode,
-        "norm_type": "weight_norm",
-        "use_causal_conv": False,
-        "use_conv_shortcut": False,
+        "norm_type": config.norm,
+        "use_causal_conv": config.causal,
+        "trim_right_ratio": config.trim_right_ratio,
+        "use_conv_shortcut": config.conv_shortcut,
     }
     # Transformers counts codebooks by bit rate.
     bits = transformers.EncodecConfig(**sizes).codebook_nbits
