@@ -3,9 +3,9 @@
 This file owns the parts and names the pipeline; the mathematics is in the parts.
 """
 
-import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -29,21 +29,26 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
+from musicgen_jax.joins import JOINS, decode_windows, overlap_frames
 from musicgen_jax.lm import LM
-from musicgen_jax.mert import Mert
 from musicgen_jax.melody import Audio, Melodies, check_melodies, chroma_frames
+from musicgen_jax.mert import Mert
+from musicgen_jax.progress import Progress, progress_callback
+from musicgen_jax.resume import Checkpoint, condition_digest, fingerprint, machine
 from musicgen_jax.style import Styles, check_eval_q, check_styles
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.windows import Window, assemble, generate_windows, layout
 
-Progress = bool | Callable[[int, int], None]
 Part = TypeVar("Part", bound=nnx.Module)
+Pieces = Iterator[tuple[Window, np.ndarray]]
+OnAudio = Callable[[np.ndarray], object]
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 DEFAULT_DURATION = 8.0
 MAX_DURATION = 24 * 3600  # seconds; a bound on slips of the finger
 _SHORTEST_TEXT = 16  # prompts of up to so many tokens share one compilation
+_BLOCK_SECONDS = 4.0  # of audio decoded at once in a long piece
 _SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS holds nothing to continue
 
 
@@ -192,6 +197,8 @@ class MusicGen:
         prompt_codes: jax.Array | np.ndarray | None = None,
         extend_stride: float | None = None,
         join: str = "hard",
+        checkpoint: str | os.PathLike | None = None,
+        on_audio: OnAudio | None = None,
     ) -> GenerationOutput:
         """Generates one clip per description.
 
@@ -212,7 +219,13 @@ class MusicGen:
           extend_stride: seconds from one window to the next in a piece longer than `max_duration`,
             which is more than it. Less of it leaves more context and takes longer. By default three
             fifths of `max_duration`: the official models' 18 s of 30.
-          join: "hard", or "crossfade"; see `musicgen_jax.windows`.
+          join: how windows meet. "hard": as in audiocraft, one row of codes decoded as one;
+            "crossfade": each window makes the last second of the one before once more, and the two
+            are faded into each other. See `musicgen_jax.joins`.
+          checkpoint: a folder that keeps every finished window. If it holds the beginning of the
+            same generation by the same model, that goes on; the result is the same, bit for bit.
+          on_audio: called with each stretch of audio, float32 [B, C, n], as soon as it is final;
+            the result then holds none. So memory does not grow with the duration.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -230,12 +243,56 @@ class MusicGen:
             progress=progress,
             extend_stride=extend_stride,
             join=join,
+            checkpoint=checkpoint,
+            on_audio=on_audio,
             use_sampling=use_sampling,
             top_k=top_k,
             top_p=top_p,
             temperature=temperature,
             cfg_coef=cfg_coef,
         )
+
+    def stream(
+        self,
+        descriptions: Sequence[str | None],
+        *,
+        chunk_seconds: float = 1.0,
+        progress: Progress = False,
+        **settings,
+    ) -> Iterator[np.ndarray]:
+        """Generates as `generate` does and gives out audio while the language model still runs.
+
+        With a melody, a style or a prompt of audio the methods made for these do the same by their
+        argument `on_audio`, in longer stretches.
+
+        Args:
+          descriptions: B texts; None or "" asks for music without a description.
+          chunk_seconds: length of a stretch. The first one comes when the model is that long and
+            a few frames more into the piece.
+          progress: as in `generate`.
+          **settings: the other keyword arguments of `generate`, but `on_audio`.
+
+        Returns:
+          An iterator of float32 [B, C, n]; put together they are the audio of `generate` up to
+          rounding. Arguments are checked at once, before the first stretch is asked for.
+
+        Raises:
+          UserError: as `generate`.
+        """
+        texts = arguments.check_descriptions(descriptions)
+        if not arguments.is_number(chunk_seconds) or not 0 < chunk_seconds <= self.max_duration:
+            raise UserError(
+                f"chunk_seconds must be more than 0 and at most {self.max_duration:g}, "
+                f"got {chunk_seconds!r}"
+            )
+        chunk = max(1, round(chunk_seconds * self.frame_rate))
+        windows, pieces = self._plan(texts, self._text_only(texts), chunk=chunk, **settings)
+
+        def chunks() -> Iterator[np.ndarray]:
+            with progress_callback(progress) as callback:
+                yield from self._audio(windows, pieces(callback=callback), block=chunk)
+
+        return chunks()
 
     def generate_unconditional(self, num_samples: int = 1, **settings) -> GenerationOutput:
         """Generates `num_samples` clips without a description.
@@ -363,27 +420,16 @@ class MusicGen:
           UserError: this model takes no style, the style is no audio or shorter than the excerpt,
             or as `generate`.
         """
-        if self.config.lm.style is None:
-            raise UserError(
-                f"{self.name or 'this model'} takes no style: use facebook/musicgen-style"
-            )
         if descriptions is None:
             clips = arguments.check_clips(style, style_sample_rate, "style")
             descriptions = [None] * len(clips)
         texts = arguments.check_descriptions(descriptions)
-        check_eval_q(eval_q, self.config.lm.style.n_q)
         self._num_frames(duration)
-        styles = Styles(
-            check_styles(style, style_sample_rate, len(texts)),
-            int(style_sample_rate),
-            config=self.config,
-            keys=example_keys(arguments.check_seed(seed, len(texts)), len(texts)),
-            duration=duration,
-            excerpt_length=excerpt_length,
-        )
         return self._generate(
             texts,
-            self._with_style(texts, styles, eval_q),
+            self._with_style(
+                texts, style, style_sample_rate, eval_q, excerpt_length, duration, seed
+            ),
             duration=duration,
             seed=seed,
             cfg_coef=cfg_coef,
@@ -440,9 +486,29 @@ class MusicGen:
         )
 
     def _with_style(
-        self, texts: Sequence[str | None], styles: Styles, eval_q: int
+        self,
+        texts: Sequence[str | None],
+        style: Audio | Sequence[Audio | None],
+        sample_rate: int,
+        eval_q: int,
+        excerpt_length: float,
+        duration: float,
+        seed: int | Sequence[int],
     ) -> Callable[[float], Condition]:
         """The condition of every window: the text once, an excerpt of the style for each."""
+        if self.config.lm.style is None:
+            raise UserError(
+                f"{self.name or 'this model'} takes no style: use facebook/musicgen-style"
+            )
+        check_eval_q(eval_q, self.config.lm.style.n_q)
+        styles = Styles(
+            check_styles(style, sample_rate, len(texts)),
+            int(sample_rate),
+            config=self.config,
+            keys=example_keys(arguments.check_seed(seed, len(texts)), len(texts)),
+            duration=duration,
+            excerpt_length=excerpt_length,
+        )
         if not styles.given.any():
             return self._text_only(texts)
         text = functools.cache(lambda: self.text_condition(texts))
@@ -466,20 +532,58 @@ class MusicGen:
         texts: Sequence[str | None],
         condition_at: Callable[[float], Condition],
         *,
+        progress: Progress = False,
+        on_audio: OnAudio | None = None,
+        **settings,
+    ) -> GenerationOutput:
+        """Generates under any condition.
+
+        Args:
+          texts: B checked descriptions.
+          condition_at: see `_plan`.
+          progress: as in `generate`.
+          on_audio: as in `generate`.
+          **settings: the other arguments of `_plan`.
+        """
+        windows, pieces = self._plan(texts, condition_at, **settings)
+        kept, stretches = [], []
+        with progress_callback(progress) as callback:
+            generated = pieces(callback=callback)
+            if len(windows) == 1 and on_audio is None:
+                kept = list(generated)
+                stretches = [np.asarray(self.decode(assemble(kept)))]
+            else:
+                generated = _remember(generated, kept)
+                block = max(1, round(_BLOCK_SECONDS * self.frame_rate))
+                for audio in self._audio(windows, generated, block=block):
+                    (on_audio or stretches.append)(audio)
+        stretches = stretches or [np.zeros((len(texts), self.audio_channels, 0), np.float32)]
+        return GenerationOutput(
+            audio=np.concatenate(stretches, axis=2),
+            codes=assemble(kept),
+            sample_rate=self.sample_rate,
+        )
+
+    def _plan(
+        self,
+        texts: Sequence[str | None],
+        condition_at: Callable[[float], Condition],
+        *,
         duration: float = DEFAULT_DURATION,
         prompt_codes: jax.Array | np.ndarray | None = None,
         seed: int | Sequence[int] = 0,
-        progress: Progress = False,
         extend_stride: float | None = None,
         join: str = "hard",
+        checkpoint: str | os.PathLike | None = None,
         top_k: int = arguments.DEFAULT_TOP_K,
         top_p: float = 0.0,
         temperature: float = 1.0,
         cfg_coef: float = 3.0,
         cfg_coef_beta: float | None = None,
+        chunk: int = 0,
         **sampling,
-    ) -> GenerationOutput:
-        """Generates under any condition.
+    ) -> tuple[list[Window], Callable[..., Pieces]]:
+        """Checks everything and lays the piece out.
 
         Args:
           texts: B checked descriptions.
@@ -488,49 +592,97 @@ class MusicGen:
           duration: this and the others as in `generate`.
           prompt_codes: see there.
           seed: see there.
-          progress: see there.
           extend_stride: see there.
           join: see there.
+          checkpoint: see there.
           top_k: see there.
           top_p: see there.
           temperature: see there.
           cfg_coef: see there.
           cfg_coef_beta: see `generate_with_style`.
+          chunk: frames that are yielded at once, 0 for whole windows.
           **sampling: further arguments of `generate.stream_codes`, already checked.
+
+        Returns:
+          The windows, and what starts generating them: `windows.generate_windows`, all of whose
+          arguments but `callback` are given.
         """
         batch = len(texts)
         num_frames = self._num_frames(duration)
         arguments.check_sampling(
             top_k, top_p, temperature, cfg_coef, cfg_coef_beta, card=self.config.lm.card
         )
-        keys = example_keys(arguments.check_seed(seed, batch), batch)
+        seed = arguments.check_seed(seed, batch)
         prompt = None
         if prompt_codes is not None:
-            prompt = arguments.match_batch(self._check_codes(prompt_codes, "prompt_codes"), batch)
-            self._check_prompt_frames(prompt.shape[2], num_frames)
-        windows = self._layout(num_frames, 0 if prompt is None else prompt.shape[2], extend_stride)
-        with _progress_callback(progress) as callback:
-            pieces = generate_windows(
-                self.lm,
-                condition_at,
+            codes = arguments.match_batch(self._check_codes(prompt_codes, "prompt_codes"), batch)
+            self._check_prompt_frames(codes.shape[2], num_frames)
+            prompt = np.asarray(codes)
+        given = 0 if prompt is None else prompt.shape[2]
+        windows = self._layout(num_frames, given, extend_stride, join)
+        sampling |= {
+            "top_k": top_k,
+            "top_p": top_p,
+            "temperature": temperature,
+            "cfg_coef": cfg_coef,
+            "cfg_coef_beta": cfg_coef_beta,
+        }
+        store = None
+        if checkpoint is not None:
+            store = self._checkpoint(
+                checkpoint,
+                texts,
                 windows,
-                keys=keys,
-                prompt=None if prompt is None else np.asarray(prompt),
-                frame_rate=self.frame_rate,
-                callback=callback,
-                top_k=top_k,
-                top_p=top_p,
-                temperature=temperature,
-                cfg_coef=cfg_coef,
-                cfg_coef_beta=cfg_coef_beta,
+                seed=seed,
+                prompt=None if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest(),
+                condition=condition_digest(
+                    *(condition_at(w.start / self.frame_rate) for w in (windows[0], windows[-1]))
+                ),
+                join=join,
                 **sampling,
             )
-            codes = assemble(pieces)
-        return GenerationOutput(
-            audio=np.asarray(self.decode(codes)), codes=codes, sample_rate=self.sample_rate
+        return windows, partial(
+            generate_windows,
+            self.lm,
+            condition_at,
+            windows,
+            keys=example_keys(seed, batch),
+            prompt=prompt,
+            frame_rate=self.frame_rate,
+            chunk=chunk,
+            store=store,
+            **sampling,
         )
 
-    def _layout(self, num_frames: int, prompt: int, extend_stride: float | None) -> list[Window]:
+    def _checkpoint(
+        self,
+        folder: str | os.PathLike,
+        texts: Sequence[str | None],
+        windows: list[Window],
+        **settings,
+    ) -> Checkpoint:
+        """A folder for this and no other generation."""
+        settings |= {
+            "model": fingerprint(self.lm, self.encodec),
+            "name": self.name,
+            "machine": machine(),
+            "descriptions": list(texts),
+            "duration": windows[-1].end / self.frame_rate,
+            "windows": [dataclasses.astuple(window) for window in windows[:2]],
+        }
+        lm = self.config.lm
+        return Checkpoint(folder, settings, batch=len(texts), codebooks=lm.n_q, card=lm.card)
+
+    def _audio(self, windows: list[Window], pieces: Pieces, *, block: int) -> Iterator[np.ndarray]:
+        return decode_windows(
+            self.encodec, windows, pieces, channels=self.audio_channels, block=block
+        )
+
+    def _layout(
+        self, num_frames: int, prompt: int, extend_stride: float | None, join: str
+    ) -> list[Window]:
+        if join not in JOINS:
+            raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
         window = int(self.max_duration * self.frame_rate)
         longest = self.max_duration
         stride = 0.6 * longest if extend_stride is None else extend_stride
@@ -539,9 +691,9 @@ class MusicGen:
                 f"extend_stride must be at least one frame, {1 / self.frame_rate:g} s, and less "
                 f"than {longest:g} s, got {extend_stride!r}"
             )
-        return layout(
-            num_frames, window=window, stride=int(stride * self.frame_rate), prompt=prompt
-        )
+        frames = int(stride * self.frame_rate)
+        overlap = overlap_frames(join, window, frames, self.frame_rate)
+        return layout(num_frames, window=window, stride=frames, prompt=prompt, overlap=overlap)
 
     # --- The stages, each callable alone -----------------------------------------------------
 
@@ -579,6 +731,26 @@ class MusicGen:
         """
         melodies = self._melodies(audio, sample_rate, separate, self.max_duration)
         return melodies.chroma_at(0.0)[0]
+
+    def style_condition(
+        self,
+        descriptions: Sequence[str | None],
+        style: Audio | Sequence[Audio | None],
+        style_sample_rate: int,
+        *,
+        eval_q: int = DEFAULT_EVAL_Q,
+        excerpt_length: float = DEFAULT_EXCERPT,
+        seed: int | Sequence[int] = 0,
+    ) -> Condition:
+        """What the language model is told of text and style: B rows.
+
+        The arguments are those of `generate_with_style`, whose excerpts these are in pieces of up
+        to `max_duration`.
+        """
+        texts = arguments.check_descriptions(descriptions)
+        return self._with_style(
+            texts, style, style_sample_rate, eval_q, excerpt_length, self.max_duration, seed
+        )(0.0)
 
     def lm_logits(
         self, codes: jax.Array | np.ndarray, descriptions: Sequence[str | None]
@@ -677,6 +849,12 @@ class MusicGen:
         return jnp.asarray(codes, jnp.int32)
 
 
+def _remember(pieces: Pieces, kept: list) -> Pieces:
+    for piece in pieces:
+        kept.append(piece)
+        yield piece
+
+
 # --- Jitted stages: modules are pytrees, so one compilation serves every model of a shape -------
 
 
@@ -732,19 +910,3 @@ def _codec_encode(encodec: Encodec, audio: jax.Array) -> jax.Array:
 @jax.jit
 def _codec_decode(encodec: Encodec, codes: jax.Array) -> jax.Array:
     return encodec.decode(codes)
-
-
-@contextlib.contextmanager
-def _progress_callback(progress: Progress) -> Iterator[Callable[[int, int], None] | None]:
-    if callable(progress) or not progress:
-        yield progress or None  # type: ignore[misc]
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc="generating", unit="step") as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
