@@ -93,6 +93,15 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, default=1.0, metavar="T", help="higher is wilder")
     add("--cfg-coef", type=float, default=3.0, metavar="C", help="how far to follow the prompt")
     add("--continue-from", metavar="FILE", help="audio that the music begins with")
+    add("--style", metavar="FILE", help="audio that the music sounds like (the style model)")
+    add(
+        "--cfg-coef-beta",
+        type=float,
+        metavar="BETA",
+        help="how far to follow the prompt beside a style, 1 to 9; audiocraft advises 5",
+    )
+    add("--eval-q", type=int, default=3, metavar="Q", help="how closely to follow the style, 1-6")
+    add("--excerpt-length", type=float, default=3.0, metavar="SECONDS", help="heard of the style")
     add("--unconditional", type=int, metavar="N", help="N clips without a prompt")
     add(
         "--strategy",
@@ -117,6 +126,7 @@ def _generate(args: argparse.Namespace) -> None:
     from musicgen_jax.model import MusicGen
 
     source = audio.read(args.continue_from) if args.continue_from else None
+    style = audio.read(args.style) if args.style else None
     model = MusicGen.from_pretrained(args.model)
     settings = {
         "duration": args.duration,
@@ -128,7 +138,16 @@ def _generate(args: argparse.Namespace) -> None:
         "cfg_coef": args.cfg_coef,
         "progress": sys.stderr.isatty(),
     }
-    if source is None:
+    if style is not None:
+        out = model.generate_with_style(
+            prompts,
+            *style,
+            eval_q=args.eval_q,
+            excerpt_length=args.excerpt_length,
+            cfg_coef_beta=args.cfg_coef_beta,
+            **settings,
+        )
+    elif source is None:
         out = model.generate(prompts, **settings)
     else:
         out = model.generate_continuation(*source, prompts, **settings)
@@ -142,6 +161,10 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:
     """The description of each clip, None where there is none."""
+    if args.style and args.continue_from:
+        raise UserError("--style and --continue-from do not go together: give one of them")
+    if args.cfg_coef_beta is not None and not args.style:
+        raise UserError("--cfg-coef-beta weighs the prompt against a style: give --style FILE too")
     if args.prompts and args.unconditional is not None:
         raise UserError("--unconditional N makes clips without a prompt: give it or PROMPT")
     if args.unconditional is not None:
@@ -150,9 +173,11 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return [None] * args.unconditional
     if args.prompts:
         return args.prompts
-    if args.continue_from:
+    if args.continue_from or args.style:
         return [None]
-    raise UserError("nothing to generate: give a PROMPT, --unconditional N or --continue-from FILE")
+    raise UserError(
+        "nothing to generate: give a PROMPT, --unconditional N, --style FILE or --continue-from FILE"
+    )
 
 
 def _output_files(output: Path, count: int) -> list[Path]:
