@@ -27,8 +27,12 @@ _ENERGY_FLOOR = 2e-3  # root mean square below which audio counts as silence and
 # --- Files ------------------------------------------------------------------------------------
 
 
-def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+def read(path: str | os.PathLike, *, seconds: float | None = None) -> tuple[np.ndarray, int]:
     """Reads an audio file: wav, flac, ogg, mp3 and whatever else libsndfile knows.
+
+    Args:
+      path: the file.
+      seconds: reads no more than the beginning, so that the file may be of any length.
 
     Returns:
       float32 [C, W] and the sample rate in Hz.
@@ -50,12 +54,14 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, int]:
             rate, frames = file.samplerate, file.frames
             if frames == np.iinfo(np.int64).max:  # what libsndfile says for "unknown"
                 raise UserError(f"cannot read {path}: it was streamed and does not say its length")
+            if seconds is not None:
+                frames = min(frames, int(seconds * rate) + 1)
             if frames > min(MAX_SECONDS * rate, MAX_SAMPLES // file.channels):
                 raise UserError(
                     f"{path} is too long: {file.channels} channels of {frames / rate:.0f} s at "
                     f"{rate} Hz; at most {MAX_SECONDS} s and {MAX_SAMPLES} samples fit"
                 )
-            samples = file.read(dtype="float32", always_2d=True)
+            samples = file.read(frames, dtype="float32", always_2d=True)
     except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, which has no header
         raise UserError(f"cannot read {path}: not an audio file, or a broken one") from error
     if not len(samples):

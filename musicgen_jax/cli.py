@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_arguments(generate)
     generate.set_defaults(run=_generate)
 
+    chroma = commands.add_parser(
+        "chroma",
+        help="see what a melody model hears of a file",
+        description="Draws which of the twelve pitch classes a melody model hears, moment by "
+        "moment, at the beginning of FILE. A shorter file repeats, as it does for the model.",
+    )
+    _add_chroma_arguments(chroma)
+    chroma.set_defaults(run=_chroma)
+
     convert = commands.add_parser(
         "convert",
         help="convert an official PyTorch checkpoint",
@@ -93,6 +102,8 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, default=1.0, metavar="T", help="higher is wilder")
     add("--cfg-coef", type=float, default=3.0, metavar="C", help="how far to follow the prompt")
     add("--continue-from", metavar="FILE", help="audio that the music begins with")
+    add("--melody", metavar="FILE", help="audio whose melody the music follows (melody models)")
+    _add_separate(parser)
     add("--style", metavar="FILE", help="audio that the music sounds like (the style model)")
     add(
         "--cfg-coef-beta",
@@ -113,6 +124,74 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save-codes", action="store_true", help="also write the tokens, as .npy [K, T]")
 
 
+def _add_separate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--separate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="hear the melody without its drums and bass, as the original does (needs the "
+        "converted separator htdemucs); without either: if that is there",
+    )
+
+
+def _separate(args: argparse.Namespace) -> bool | None:
+    """What the user chose, else whether the separator is there, saying so if it is not."""
+    from musicgen_jax.melody import NOT_SEPARATED, separator_at_hand
+
+    if args.separate is None and not separator_at_hand():
+        print(f"musicgen-jax: {NOT_SEPARATED}", file=sys.stderr)
+        return False
+    return args.separate
+
+
+def _add_chroma_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio")
+    add(
+        "-o",
+        "--output",
+        default="chroma.png",
+        metavar="FILE",
+        help="a .png picture (needs matplotlib: the extra [plot]), or .npy for the data, float32 "
+        "[T, 12] beginning with C (default: chroma.png)",
+    )
+    _add_separate(parser)
+
+
+def _chroma(args: argparse.Namespace) -> None:
+    output = Path(args.output)
+    if output.suffix.lower() not in (".png", ".npy"):
+        raise UserError(f"the output must end in .png or .npy, got {args.output!r}")
+    _check_writable(output)
+    if output.suffix.lower() == ".png":
+        from musicgen_jax import plot
+
+        plot.require_matplotlib()
+
+    import numpy as np
+
+    from musicgen_jax import audio
+    from musicgen_jax.conditioning.chroma import PITCHES
+    from musicgen_jax.config import OFFICIAL_MODELS
+    from musicgen_jax.melody import Melodies, check_melodies
+
+    # Every official melody model hears the same: no weights are involved.
+    config = OFFICIAL_MODELS["facebook/musicgen-melody"]
+    seconds = config.max_duration
+    wav, rate = audio.read(args.file, seconds=seconds + 2)
+    clips = check_melodies(wav, rate, seconds=seconds)
+    melodies = Melodies(clips, rate, config=config, duration=seconds, separate=_separate(args))
+    chroma = melodies.chroma_at(0.0)[0][0]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() == ".npy":
+        with tempfile.NamedTemporaryFile(dir=output.parent, suffix=".npy", delete=False) as aside:
+            np.save(aside, chroma)
+        os.replace(aside.name, output)
+    else:
+        plot.draw_chroma(output, chroma, seconds, PITCHES, Path(args.file).name)
+    print(f"wrote {output} ({len(chroma)} frames, {seconds:g} s)")
+
+
 def _generate(args: argparse.Namespace) -> None:
     prompts = _prompts(args)
     files = _output_files(Path(args.output), len(prompts))
@@ -127,6 +206,8 @@ def _generate(args: argparse.Namespace) -> None:
 
     source = audio.read(args.continue_from) if args.continue_from else None
     style = audio.read(args.style) if args.style else None
+    if args.melody:
+        audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
     model = MusicGen.from_pretrained(args.model)
     settings = {
         "duration": args.duration,
@@ -138,7 +219,17 @@ def _generate(args: argparse.Namespace) -> None:
         "cfg_coef": args.cfg_coef,
         "progress": sys.stderr.isatty(),
     }
-    if style is not None:
+    if args.melody:
+        # As much as the windows of the piece hear: the file may be hours long.
+        duration = args.duration if 0 < args.duration < float("inf") else 0.0  # refused below
+        out = model.generate_with_chroma(
+            prompts,
+            *audio.read(args.melody, seconds=duration + model.max_duration + 2),
+            separate=_separate(args) if model.config.lm.chroma_bins else False,
+            cfg_coef_beta=args.cfg_coef_beta,
+            **settings,
+        )
+    elif style is not None:
         out = model.generate_with_style(
             prompts,
             *style,
@@ -161,10 +252,16 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:
     """The description of each clip, None where there is none."""
-    if args.style and args.continue_from:
-        raise UserError("--style and --continue-from do not go together: give one of them")
-    if args.cfg_coef_beta is not None and not args.style:
-        raise UserError("--cfg-coef-beta weighs the prompt against a style: give --style FILE too")
+    files = {
+        "--melody": args.melody, "--style": args.style, "--continue-from": args.continue_from
+    }  # fmt: skip
+    if len(given := [name for name, file in files.items() if file]) > 1:
+        raise UserError(f"{' and '.join(given)} do not go together: give one of them")
+    if args.cfg_coef_beta is not None and not (args.style or args.melody):
+        raise UserError(
+            "--cfg-coef-beta weighs the prompt against a style or a melody: give --style FILE or "
+            "--melody FILE too"
+        )
     if args.prompts and args.unconditional is not None:
         raise UserError("--unconditional N makes clips without a prompt: give it or PROMPT")
     if args.unconditional is not None:
@@ -173,10 +270,11 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return [None] * args.unconditional
     if args.prompts:
         return args.prompts
-    if args.continue_from or args.style:
+    if args.continue_from or args.style or args.melody:
         return [None]
     raise UserError(
-        "nothing to generate: give a PROMPT, --unconditional N, --style FILE or --continue-from FILE"
+        "nothing to generate: give a PROMPT, --unconditional N, --melody FILE, --style FILE or "
+        "--continue-from FILE"
     )
 
 

@@ -1,0 +1,66 @@
+"""Pictures; the only importer of matplotlib, which the extra `[plot]` brings."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax.errors import UserError
+
+
+def require_matplotlib() -> None:
+    """Raises UserError unless matplotlib is there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError('a picture needs matplotlib: pip install "musicgen-jax[plot]"') from None
+
+
+def draw_chroma(
+    path: str | os.PathLike, chroma: np.ndarray, seconds: float, pitches: Sequence[str], title: str
+) -> None:
+    """Draws a chromagram: time to the right, pitch classes upwards from C.
+
+    Args:
+      path: a .png file; written aside and renamed.
+      chroma: float32 [T, bins], from 0 to 1.
+      seconds: that it spans.
+      pitches: names of the bins.
+      title: above the picture.
+    """
+    require_matplotlib()
+    # Without pyplot: no window system is asked for, and nothing global is touched.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    # A frame hears around its middle: the picture is half a frame wider on both sides.
+    half = seconds / max(len(chroma) - 1, 1) / 2
+    axes.imshow(
+        chroma.T,
+        aspect="auto",
+        origin="lower",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(-half, seconds + half, -0.5, len(pitches) - 0.5),
+    )
+    axes.set_yticks(range(len(pitches)), pitches)
+    axes.set_yticks(np.arange(len(pitches) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("pitch class")
+    axes.set_title(title)
+    file = Path(path)
+    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    try:
+        figure.savefig(aside, format="png", metadata={"Software": None})
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
