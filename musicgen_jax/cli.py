@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from musicgen_jax import __version__
+from musicgen_jax import __version__, codec_command
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 
@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add_arguments(convert)
     convert.set_defaults(run=run)
+
+    codec = commands.add_parser(
+        "codec",
+        help="audio to a small file of codes, and back",
+        description="Audio to a small file of codes, and back.",
+    )
+    codec_command.add_arguments(codec)
     return parser
 
 
