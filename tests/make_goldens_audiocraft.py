@@ -179,9 +179,7 @@ def t5_from_goldens():
     t5 = transformers.T5EncoderModel.from_pretrained(T5, attn_implementation="eager").eval()
     tokenizer = transformers.T5Tokenizer.from_pretrained(T5)
     give = lambda value: mock.Mock(from_pretrained=lambda *_, **__: value)  # noqa: E731
-    return mock.patch.multiple(
-        conditioners, T5EncoderModel=give(t5), T5Tokenizer=give(tokenizer)
-    )
+    return mock.patch.multiple(conditioners, T5EncoderModel=give(t5), T5Tokenizer=give(tokenizer))
 
 
 # --- The files ---------------------------------------------------------------------------------
@@ -255,10 +253,12 @@ def clip(channels: int, length: int) -> np.ndarray:
 MELODIES = {"long": (36.0, 0.5), "short": (2.7, 0.5), "tiny": (0.3, 0.1)}
 LONG_MELODY = (0.77, 0.11)
 CASES = {  # text, whether there is a melody, frames of prompt
-    "text": {"text": (TEXT, False, 0), "nothing": (None, False, 0), "prompt": (TEXT, False, PROMPT)},
+    "text": {
+        "text": (TEXT, False, 0), "nothing": (None, False, 0), "prompt": (TEXT, False, PROMPT),
+    },
     "melody": {
         "both": (TEXT, True, 0), "text": (TEXT, False, 0), "melody": (None, True, 0),
-        "nothing": (None, False, 0), "prompt": (TEXT, True, PROMPT),
+        "nothing": (None, False, 0), "prompt": (TEXT, True, PROMPT), "double": (TEXT, True, 0),
     },
 }  # fmt: skip
 CASES["stereo"] = CASES["text"]
@@ -287,17 +287,19 @@ def reference(name: str, margins: Margins) -> dict[str, np.ndarray]:
         margins.case = case
         conditions = attributes(text, sounds)
         known = torch.from_numpy(expected["codes"][:, :, :prompt]) if prompt else None
-        codes = generate(conditions, known)
+        beta = {"cfg_coef_beta": 4.0} if case == "double" else {}
+        codes = generate(conditions, known, **beta)
         expected[f"{case}_codes"] = codes.numpy()
         if case in ("both", "text"):
             expected[f"{case}_audio"] = model.generate_audio(codes).numpy()
-        if not prompt:
+        if not prompt and not beta:
             output = lm.compute_predictions(torch.from_numpy(expected["codes"]), conditions)
             expected[f"{case}_logits"] = output.logits.numpy()
     for length in LENGTHS[name]:
         margins.case = "codec"
         audio = clip(model.audio_channels, length)
-        codes, _ = model.compression_model.encode(torch.from_numpy(audio))
+        with measured_quantizer(margins):
+            codes, _ = model.compression_model.encode(torch.from_numpy(audio))
         expected[f"audio_{length}_codes"] = codes.numpy()
         expected[f"audio_{length}_sound"] = model.generate_audio(codes).numpy()
     if name == "melody":
@@ -307,6 +309,19 @@ def reference(name: str, margins: Margins) -> dict[str, np.ndarray]:
         key: value.astype(np.int32) if value.dtype.kind == "i" else value
         for key, value in expected.items()
     }
+
+
+def measured_quantizer(margins: Margins):
+    """While this lasts, `margins` hears how clear the choice of every code is."""
+    from audiocraft.quantization.core_vq import EuclideanCodebook
+
+    quantize = EuclideanCodebook.quantize
+
+    def quantize_measured(book, x):
+        margins.note(-(x[:, None] - book.embed).square().sum(-1))
+        return quantize(book, x)
+
+    return mock.patch.object(EuclideanCodebook, "quantize", quantize_measured)
 
 
 def melody_reference(model, attributes, generate, margins: Margins) -> dict[str, np.ndarray]:
@@ -360,10 +375,11 @@ def write_readme(least: dict[str, float]) -> None:
     closest = "\n".join(f"    {name}: {value:.1e}" for name, value in least.items())
     (OUT / "README.md").write_text(
         "# Golden files made by audiocraft\n\n"
-        "Small models with random weights that audiocraft built, exported and read back, and what\n"
-        "it computes with them. T5 is that of `mono`; `stereo` and `melody` point to a codec, which\n"
-        "is that of `text`. Demucs, which audiocraft puts before the chroma, was stubbed out: it\n"
-        "gave the audio back. Made by `python -m tests.make_goldens_audiocraft AUDIOCRAFT` with\n\n"
+        "Small models with random weights that audiocraft built, exported and read back, and\n"
+        "what it computes with them. T5 is that of `mono`; `stereo` and `melody` point to a\n"
+        "codec, which is that of `text`. Demucs, which audiocraft puts before the chroma, was\n"
+        "stubbed out: it gave the audio back. Made by\n"
+        "`python -m tests.make_goldens_audiocraft AUDIOCRAFT` with\n\n"
         + "".join(f"    {name} {version}\n" for name, version in versions.items())
         + "\nTokens are compared exactly. The best two candidates of any decision, relative to\n"
         f"the largest value, come as near as this (the script demands {MARGIN:.0e}):\n\n{closest}\n"
