@@ -129,10 +129,11 @@ def stream_codes(
     greedy = not use_sampling or temperature == 0
     form = Form(greedy=True) if greedy else Form(False, top_k, 0 < top_p < 1)
     delay = max(lm.config.delays)
-    stride = min(chunk or total, _CALLBACK_STEPS if callback else total)
+    chunk = chunk or total
     done, given = start, 0
     while done < total:
-        count = min(stride, total - done)
+        due = max(given, start) + chunk + delay  # then a chunk is ready
+        count = min(due - done, total - done, _CALLBACK_STEPS if callback else total)
         state = _decode(
             graphdef,
             params,
@@ -151,7 +152,7 @@ def stream_codes(
             state.step.block_until_ready()
             callback(done - start, total - start)
         ready = done - delay  # frames whose most delayed book is drawn too
-        if done == total or (chunk and ready - given >= chunk):
+        if done in (due, total):
             # All of it, cut on the host: a slice on the device compiles anew for each place.
             steps = np.asarray(state.steps)[:, :, given : done + 1]
             yield patterns.to_codes(steps, lm.config.delays)

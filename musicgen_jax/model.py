@@ -515,14 +515,10 @@ class MusicGen:
 
         def condition_at(offset: float) -> Condition:
             assert self.mert is not None
+            excerpts = styles.excerpts_at(offset)
+            features = _style_features(self.mert, excerpts, sample_rate=self.sample_rate)
             return _style_condition(
-                self.mert,
-                self.lm.style_conditioner,
-                text(),
-                styles.excerpts_at(offset),
-                styles.given,
-                sample_rate=self.sample_rate,
-                eval_q=eval_q,
+                self.lm.style_conditioner, text(), features, styles.given, eval_q=eval_q
             )
 
         return condition_at
@@ -877,20 +873,22 @@ def _melody_condition(
     return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
 
 
-@partial(jax.jit, static_argnames=("sample_rate", "eval_q"))
+@partial(jax.jit, static_argnames="sample_rate")
+def _style_features(mert: Mert, excerpts: jax.Array, *, sample_rate: int) -> jax.Array:
+    return mert(resample_frac(excerpts, sample_rate, mert.config.sample_rate))
+
+
+@partial(jax.jit, static_argnames="eval_q")
 def _style_condition(
-    mert: Mert,
     conditioner: StyleConditioner,
     text: Condition,
-    excerpts: jax.Array,
+    features: jax.Array,
     given: jax.Array,
     *,
-    sample_rate: int,
     eval_q: int,
 ) -> Condition:
-    """`excerpts` [b, W] of those rows that are `given` [B]; the others stay null."""
-    audio = resample_frac(excerpts, sample_rate, mert.config.sample_rate)
-    tokens = conditioner(mert(audio), eval_q)  # [b, P, D]
+    """`features` [b, T, E] of those rows that are `given` [B]; the others stay null."""
+    tokens = conditioner(features, eval_q)  # [b, P, D]
     row = jnp.maximum(jnp.cumsum(given) - 1, 0)
     prefix = jnp.where(given[:, None, None], tokens[row], 0)
     mask = jnp.broadcast_to(given[:, None], prefix.shape[:2])

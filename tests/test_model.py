@@ -288,12 +288,6 @@ def test_an_official_name_is_converted_once(folder, monkeypatch, tmp_path):
     assert calls == ["facebook/musicgen-small"]
 
 
-def test_models_of_a_later_day_say_so():
-    for name in set(OFFICIAL_MODELS) - set(hub.CONVERTIBLE):
-        with pytest.raises(UserError, match="not supported yet"):
-            hub.find_model(name)
-
-
 # --- Bad input ------------------------------------------------------------------------------------
 
 NAN, INF = math.nan, math.inf

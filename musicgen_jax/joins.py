@@ -1,0 +1,149 @@
+"""From the codes of windows to the audio of the whole piece.
+
+A hard join is none: the codec decodes one row of codes, and its own reach over neighbouring frames
+makes the waveform continuous. It is what audiocraft does. What may be heard is the music: the last
+frames of a window are drawn while its first codebook has already ended, which the model has never
+seen in training, and the next window knows only what its prompt holds.
+
+A crossfade lets the next window begin earlier and make the end of the one before once more, from
+the same frames. Both ends are decoded and faded into each other.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.encodec.streaming import StreamingDecoder
+from musicgen_jax.windows import Window
+
+JOINS = ("hard", "crossfade")
+CROSSFADE_SECONDS = 1.0
+_CORRELATION_SECONDS = 0.05  # over so much of it two waveforms are compared
+
+
+def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> int:
+    """How many frames of the window before a window generates once more.
+
+    A second in the official models. At most `stride`, so that a fade ends before the next begins,
+    and a quarter of the frames that windows share, so that most of these stay a prompt.
+    """
+    if join == "hard":
+        return 0
+    return min(int(CROSSFADE_SECONDS * frame_rate), stride, (window - stride) // 4)
+
+
+def decode_windows(
+    encodec: Encodec,
+    windows: list[Window],
+    pieces: Iterable[tuple[Window, np.ndarray]],
+    *,
+    channels: int,
+    block: int,
+) -> Iterator[np.ndarray]:
+    """The audio of a piece, as its codes come.
+
+    Args:
+      encodec: the codec, of one channel.
+      windows: from `windows.layout`.
+      pieces: from `windows.generate_windows`.
+      channels: C; each is decoded alone, from every C-th codebook.
+      block: frames per stretch of audio, see `StreamingDecoder`.
+
+    Yields:
+      float32 [B, C, n], one after the other `hop_length` samples for each frame of the piece.
+    """
+    decoder = StreamingDecoder(encodec, block=block)
+    fader = _Fader(encodec.config.hop_length, encodec.config.sample_rate)
+    number, at = 0, 0
+    tail: list[np.ndarray] = []  # frames of this window that the next will make once more
+    for window, codes in pieces:
+        if window.number != number:
+            number, at, tail = window.number, window.start + window.prompt, []
+        shared = windows[number + 1].overlap if number + 1 < len(windows) else 0
+        own = max(0, window.end - shared - at)
+        at += codes.shape[2]
+        yield from fader.take(
+            from_rows(decoder.push(to_rows(codes[:, :, :own], channels)), channels)
+        )
+        tail.append(codes[:, :, own:])
+        if shared and at == window.end:
+            # The end as this window made it; `decoder` itself goes on with the next one's.
+            ending = decoder.fork()
+            begin = ending.emitted
+            rest = [ending.push(to_rows(codes, channels)) for codes in tail] + [ending.flush()]
+            audio = from_rows(np.concatenate(rest, axis=2), channels)
+            fader.add(window.end - shared, audio, begin)
+    yield from fader.take(from_rows(decoder.flush(), channels))
+
+
+def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Fades from one waveform to another, both float32 [B, C, n], without a dip or a swell.
+
+    Where they are unrelated the gains keep the power of the sum; where they are the same, as they
+    are at first if both continue the same music, the gains add up to one. In between they go by
+    the correlation of the two around each moment, over all channels of a clip.
+    """
+    length = new.shape[2]
+    angle = (np.arange(length) + 0.5) / length * (np.pi / 2)
+    fall, rise = np.cos(angle), np.sin(angle)
+    span = max(1, int(_CORRELATION_SECONDS * sample_rate))
+    product, power_old, power_new = (
+        _moving_sum((a.astype(np.float64) * b).sum(axis=1, keepdims=True), span)
+        for a, b in ((old, new), (old, old), (new, new))
+    )
+    both = np.sqrt(np.maximum(power_old * power_new, 0))
+    alike = np.clip(np.divide(product, both, where=both > 1e-12, out=np.zeros_like(both)), 0, 1)
+    mixed = (fall * old + rise * new) / np.sqrt(1 + 2 * alike * fall * rise)
+    return mixed.astype(np.float32)
+
+
+def to_rows(codes: np.ndarray, channels: int) -> np.ndarray:
+    """Codes [B, K, T] as the mono codec takes them: [B * C, K / C, T]."""
+    B, K, T = codes.shape
+    rows = codes.reshape(B, K // channels, channels, T).swapaxes(1, 2)
+    return rows.reshape(B * channels, K // channels, T)
+
+
+def from_rows(audio: np.ndarray, channels: int) -> np.ndarray:
+    """Audio [B * C, 1, n] of the mono codec as [B, C, n]."""
+    return audio.reshape(len(audio) // channels, channels, audio.shape[2])
+
+
+class _Fader:
+    """Holds back audio that a fade reaches into until all of the fade is there."""
+
+    def __init__(self, hop_length: int, sample_rate: int):
+        self.hop, self.rate = hop_length, sample_rate
+        self.fades: list[tuple[int, np.ndarray]] = []  # first sample and the old ending
+        self.held: np.ndarray | None = None
+        self.begin = 0  # the sample that `held`, or what comes next, begins with
+
+    def add(self, frame: int, audio: np.ndarray, begin: int) -> None:
+        """A fade from `audio`, which begins at frame `begin`; the fade begins at `frame`."""
+        self.fades.append((frame * self.hop, audio[:, :, (frame - begin) * self.hop :]))
+
+    def take(self, audio: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next stretch and gives out what is final."""
+        held = audio if self.held is None else np.concatenate([self.held, audio], axis=2)
+        while self.fades:
+            start, old = self.fades[0]
+            first, last = start - self.begin, start - self.begin + old.shape[2]
+            if held.shape[2] < last:
+                break
+            mixed = crossfade(old, held[:, :, first:last], self.rate)
+            held = np.concatenate([held[:, :, :first], mixed, held[:, :, last:]], axis=2)
+            self.fades.pop(0)
+        ready = held.shape[2]
+        if self.fades:
+            ready = max(0, min(ready, self.fades[0][0] - self.begin))
+        self.held, self.begin = held[:, :, ready:], self.begin + ready
+        if ready:
+            yield held[:, :, :ready]
+
+
+def _moving_sum(x: np.ndarray, span: int) -> np.ndarray:
+    """The sum over about `span` samples around each, along the last axis."""
+    before = span // 2
+    total = np.cumsum(np.pad(x, ((0, 0), (0, 0), (before + 1, span - 1 - before))), axis=2)
+    return total[:, :, span:] - total[:, :, :-span]
