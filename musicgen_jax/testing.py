@@ -1,5 +1,6 @@
 """Small models with random weights: for tests, benchmarks and users' own tests. No downloads."""
 
+import dataclasses
 import io
 import os
 import string
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 from musicgen_jax import checkpoint
 from musicgen_jax.config import (
     EncodecConfig,
+    HTDemucsConfig,
     LMConfig,
     MertConfig,
     MusicGenConfig,
@@ -23,6 +25,7 @@ from musicgen_jax.config import (
 )
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
+from musicgen_jax.separation import Separator
 
 _T5 = T5Config(
     vocab_size=80, d_model=12, d_kv=3, d_ff=20, num_layers=2, num_heads=2,
@@ -49,6 +52,13 @@ DEBUG_STEREO = MusicGenConfig(
 )  # fmt: skip
 
 # Hears styles: MERT makes 300 frames a second, of which every fourth becomes a token.
+# Windows of 10 seconds, in which the model hears 10 frames of melody.
+DEBUG_MELODY = dataclasses.replace(
+    DEBUG,
+    lm=dataclasses.replace(_LM, conditioning="prepend", chroma_bins=12),
+    max_duration=10.0,
+    name="debug-melody",
+)
 DEBUG_STYLE = MusicGenConfig(
     _T5,
     LMConfig(
@@ -65,6 +75,13 @@ DEBUG_STYLE = MusicGenConfig(
         sample_rate=3000, conv_dim=(5, 7), conv_kernel=(10, 3), conv_stride=(5, 2), dim=12,
         num_heads=2, num_layers=2, ffn_dim=14, conv_pos_kernel=4, conv_pos_groups=2,
     ),
+)  # fmt: skip
+
+
+# Segments of 0.3 seconds.
+DEBUG_SEPARATOR = HTDemucsConfig(
+    sample_rate=2000, segment_length=601, channels=4, depth=2, nfft=128, dconv_comp=2,
+    bottom_channels=8, t_layers=2, t_heads=2,
 )  # fmt: skip
 
 
@@ -145,6 +162,26 @@ def random_model(
         tokenizer or DummyTokenizer(config.t5.vocab_size),
         dtype=dtype,
     )
+
+
+def random_separator(config: HTDemucsConfig = DEBUG_SEPARATOR, *, seed: int = 0) -> Separator:
+    """A separator with random weights: its stems are noise, as loud as what goes in."""
+    return Separator.build(config, lambda abstract: random_params(abstract, seed=seed, std=0.2))
+
+
+def save_random_separator(
+    path: str | os.PathLike, config: HTDemucsConfig = DEBUG_SEPARATOR, *, seed: int = 0
+) -> None:
+    """Writes the folder of a random separator, for whatever goes through `from_pretrained`."""
+    with checkpoint.writing_model(path) as writer:
+        state = nnx.state(random_separator(config, seed=seed).model)
+        writer.write_component("separator", nnx.to_pure_dict(state))
+        writer.finish(
+            {"separator": config},
+            tokenizer=None,
+            license="Random numbers: nobody's.",
+            source={"random seed": seed},
+        )
 
 
 def model_params(model: MusicGen) -> dict[str, dict]:

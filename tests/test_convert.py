@@ -329,12 +329,42 @@ def test_stereo_by_its_delays(tmp_path):
     assert (ours.lm, ours.audio_channels) == (config, 2)
 
 
-@pytest.mark.parametrize(("key", "kind"), [("output_proj", "melody"), ("embed", "style")])
-def test_melody_and_style_are_named(tmp_path, key, kind):
-    wave = f"condition_provider.conditioners.self_wav.{key}.weight"
-    state = audiocraft_lm() | {wave: np.ones((16, 12), np.float16)}
+WAVE = "condition_provider.conditioners.self_wav"
+
+
+def melody_state(bins=12):
+    """As officially: no cross-attention, the melody's projection, a window in half precision."""
+    state = {k: v for k, v in audiocraft_lm().items() if "cross" not in k}
+    rng = np.random.default_rng(4)
+    state[f"{WAVE}.output_proj.weight"] = draw(rng, (DEBUG.lm.dim, bins), np.float16)
+    state[f"{WAVE}.output_proj.bias"] = draw(rng, (DEBUG.lm.dim,), np.float16)
+    state[f"{WAVE}.chroma.spec.window"] = np.hanning(16384).astype(np.float16)
+    return state
+
+
+def test_melody_model(tmp_path):
+    state = melody_state()
     folder = write_audiocraft(tmp_path / "m", lm_state=state)
-    with pytest.raises(UserError, match=f"{kind} model"):
+    config = convert(folder, tmp_path / "ours")
+    assert (config.lm.conditioning, config.lm.chroma_bins) == ("prepend", 12)
+    ours = load(tmp_path / "ours", "lm", config.lm)["chroma_conditioner"]["output_proj"]
+    for kind in ("weight", "bias"):
+        np.testing.assert_array_equal(ours[kind], state[f"{WAVE}.output_proj.{kind}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "cfg", "message"),
+    [
+        ({}, "conditioners:\n  self_wav:\n    chroma_stem:\n      radix2_exp: 12\n", "radix2_exp"),
+        ({}, "interleave_stereo_codebooks:\n  per_timestep: true\n", "per_timestep"),
+        (melody_state(bins=24), "", "melody of 24 pitch classes"),
+        (audiocraft_lm(), "", "beside cross-attention"),
+        ({f"{WAVE}.chroma.fbanks": np.ones(3, np.float16)}, "", r"chroma\.fbanks"),
+    ],
+)
+def test_other_melody_models_are_refused(tmp_path, change, cfg, message):
+    folder = write_audiocraft(tmp_path / "m", lm_state=melody_state() | change, lm_cfg=LM_CFG + cfg)
+    with pytest.raises(UserError, match=message):
         convert(folder, tmp_path / "ours")
 
 
@@ -397,7 +427,7 @@ def test_missing_places(source, tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         convert(tmp_path / "absent" / "model" / "x", tmp_path / "ours")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no MusicGen, EnCodec or T5 weights"):
+    with pytest.raises(UserError, match="holds no MusicGen, EnCodec, T5 or MERT weights"):
         convert(tmp_path / "empty", tmp_path / "ours")
     with pytest.raises(UserError, match="holds no t5, only lm, encodec"):
         convert(source, tmp_path / "ours", t5_from=str(source))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from musicgen_jax import generate, hub, testing
-from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 from tests.tolerance import assert_close
