@@ -11,7 +11,7 @@ KEY = "encoder.pos_conv_embed.conv.bias"  # no other component has it
 
 
 def kernel(weight: np.ndarray) -> np.ndarray:
-    """torch's convolution [out, in, k] -> [k, in, out]."""
+    """From torch's convolution [out, in, k] -> [k, in, out]."""
     return np.ascontiguousarray(weight.transpose(2, 1, 0))
 
 
@@ -39,9 +39,7 @@ TABLE = Table(
         Rule("feature_norm/bias", "feature_projection.layer_norm.bias"),
         Rule("projection/weight", "feature_projection.projection.weight"),
         Rule("projection/bias", "feature_projection.projection.bias"),
-        Rule(
-            "positions/weight", (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"), folded
-        ),
+        Rule("positions/weight", (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"), folded),
         Rule("positions/bias", f"{_POSITIONS}.bias"),
         Rule("norm/scale", "encoder.layer_norm.weight"),
         Rule("norm/bias", "encoder.layer_norm.bias"),

@@ -106,7 +106,7 @@ def match_batch(codes: jax.Array, batch: int) -> jax.Array:
 def check_clips(
     audio: Audio | Sequence[Audio | None], sample_rate: int, what: str
 ) -> list[np.ndarray | None]:
-    """Float [C, W], [B, C, W] or a list of [C, W] and None, as a list of float32 [C, W] and None."""
+    """[C, W], [B, C, W] or a list of [C, W] and None, as a list of float32 [C, W] and None."""
     if not isinstance(audio, list | tuple):
         return list(check_audio(audio, sample_rate, what))  # type: ignore[arg-type]
     if not audio:

@@ -142,9 +142,7 @@ class Mert(nnx.Module):
         )
         self.conv_norm = ChannelNorm(config.conv_dim[0], **types)
         self.feature_norm = LayerNorm(config.conv_dim[-1], **types)
-        self.projection = Linear(
-            config.conv_dim[-1], config.dim, use_bias=True, **types, rngs=rngs
-        )
+        self.projection = Linear(config.conv_dim[-1], config.dim, use_bias=True, **types, rngs=rngs)
         self.positions = Convolution(
             config.dim,
             config.dim,

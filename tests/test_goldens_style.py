@@ -38,9 +38,12 @@ def golden(tmp_path_factory):
 
 def style_at(model: MusicGen, clip: np.ndarray | None, text: str | None, eval_q: int) -> Condition:
     """The condition of a piece of one window, of a clip as long as the excerpt."""
-    return model.style_condition(
-        [text], [clip], 32000, eval_q=eval_q, excerpt_length=EXCERPT
-    )
+    return model.style_condition([text], [clip], 32000, eval_q=eval_q, excerpt_length=EXCERPT)
+
+
+@jax.jit
+def logits_of(lm, codes, condition):
+    return compute_predictions(lm, codes, lm.fill_nulls(condition))[0]
 
 
 def given(expected, name: str) -> tuple[str | None, np.ndarray | None]:
@@ -53,7 +56,7 @@ def given(expected, name: str) -> tuple[str | None, np.ndarray | None]:
 
 
 def test_config(golden):
-    model, expected, _ = golden
+    model, _, _ = golden
     style, mert = model.config.lm.style, model.config.mert
     assert (style.feature_dim, style.dim, style.num_heads, style.ds_factor) == (20, 16, 8, 15)
     assert (style.n_q, style.bins, style.num_layers, style.ffn_dim) == (3, 16, 2, 64)
@@ -84,11 +87,7 @@ def test_logits(golden, name):
     model, expected, _ = golden
     text, clip = given(expected, name)
     condition = style_at(model, clip, text, 2)
-    logits = np.asarray(
-        jax.jit(lambda lm, codes, c: compute_predictions(lm, codes, lm.fill_nulls(c))[0])(
-            model.lm, expected.codes, condition
-        )
-    )
+    logits = np.asarray(logits_of(model.lm, expected.codes, condition))
     reference = getattr(expected, f"{name}_logits")
     np.testing.assert_array_equal(np.isnan(logits), np.isnan(reference))
     known = ~np.isnan(reference)
@@ -112,7 +111,7 @@ def test_greedy_codes(golden, name):
 
 @pytest.mark.parametrize("name", ["long", "long_single"])
 def test_greedy_codes_of_three_windows(golden, name):
-    """The clip moves on with the windows and wraps; as long as a window, an excerpt is all of it."""
+    """The clip moves on with the windows and wraps; the excerpt is all of a window."""
     model, expected, _ = golden
     codes = getattr(expected, f"{name}_codes")
     output = model.generate_with_style(

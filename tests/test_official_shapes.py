@@ -5,7 +5,13 @@ import math
 import jax
 import pytest
 
-from musicgen_jax.config import ENCODEC_32KHZ, OFFICIAL_MODELS, T5_BASE
+from musicgen_jax.config import (
+    ENCODEC_32KHZ,
+    OFFICIAL_MODELS,
+    T5_BASE,
+    HTDemucsConfig,
+    MertConfig,
+)
 from musicgen_jax.convert import encodec
 from musicgen_jax.convert.pipeline import abstract_params
 
@@ -27,7 +33,7 @@ MELODY_MODELS = {
     "facebook/musicgen-stereo-melody-large": 2_485_059_584,
 }
 STYLE_MODELS = {"facebook/musicgen-style": 1_418_268_167}
-WINDOW, STYLE_CONDITIONER = 16_384, 32_662_535
+WINDOW = 16_384
 
 
 def elements(tree) -> int:
@@ -47,18 +53,33 @@ def test_all_official_models_are_covered():
 def test_language_model(name):
     config = OFFICIAL_MODELS[name].lm
     tree = abstract_params("lm", config)
-    ours = lm_without(tree, "chroma_conditioner", "style_conditioner")
+    ours = lm_without(tree, "chroma_conditioner")
     if name in TEXT_MODELS:
         assert ours == elements(tree) == TEXT_MODELS[name]
     elif name in MELODY_MODELS:
         projection = config.chroma_bins * config.dim + config.dim
         assert ours == MELODY_MODELS[name] - WINDOW - projection
     else:
-        assert ours == STYLE_MODELS[name] - STYLE_CONDITIONER
+        style = config.style
+        # Of each book: inited, cluster_size, embed_avg; of the batch norm: num_batches_tracked.
+        training_state = style.n_q * (1 + style.bins + style.bins * style.dim) + 1
+        assert ours == STYLE_MODELS[name] - training_state
 
 
 def test_t5():
     assert elements(abstract_params("t5", T5_BASE)) == 109_628_544
+
+
+def test_mert():
+    """As many as transformers' HubertModel has: weight norm's magnitudes and the mask's vector."""
+    config = MertConfig()
+    assert elements(abstract_params("mert", config)) + 128 + config.dim == 94_371_712
+    assert config.num_frames(3 * config.sample_rate) == 224
+
+
+def test_separator():
+    """As many as demucs' own HTDemucs has with the released settings."""
+    assert elements(abstract_params("separator", HTDemucsConfig())) == 41_984_456
 
 
 def test_encodec():

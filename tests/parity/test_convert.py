@@ -289,7 +289,7 @@ def test_every_kind_of_file_gives_the_same(model, converted, tmp_path, kind):
     save(model, tmp_path / "hf", kind)
     config = convert(tmp_path / "hf", tmp_path / "ours")
     assert config == checkpoint.load_config(converted)
-    for component in checkpoint.COMPONENTS:
+    for component in checkpoint.component_configs(config):
         abstract = abstract_params(component, getattr(config, component))
         trees = [
             checkpoint.load_params(path, component, abstract)
