@@ -163,7 +163,7 @@ def _logits(
 ) -> jax.Array:
     """From T5's hidden states, and a melody [B, T, 12], to logits [B, K, S, V]."""
     prefix = prefix_mask = None
-    if chroma is not None:
+    if chroma is not None and lm.chroma_conditioner is not None:
         prefix = lm.chroma_conditioner(chroma)
         prefix_mask = jnp.ones(prefix.shape[:2], bool)
     cross = lm.text_conditioner(hidden, mask)

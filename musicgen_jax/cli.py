@@ -178,7 +178,7 @@ def _chroma(args: argparse.Namespace) -> None:
     import numpy as np
 
     from musicgen_jax import audio
-    from musicgen_jax.conditioning.chroma import PITCHES
+    from musicgen_jax.conditioning.chroma import HOP, PITCHES
     from musicgen_jax.config import OFFICIAL_MODELS
     from musicgen_jax.melody import Melodies, check_melodies
 
@@ -195,7 +195,8 @@ def _chroma(args: argparse.Namespace) -> None:
             np.save(aside, chroma)
         os.replace(aside.name, output)
     else:
-        plot.draw_chroma(output, chroma, seconds, PITCHES, Path(args.file).name)
+        last = (len(chroma) - 1) * HOP / config.sample_rate  # the middle of the last frame
+        plot.draw_chroma(output, chroma, last, PITCHES, Path(args.file).name)
     print(f"wrote {output} ({len(chroma)} frames, {seconds:g} s)")
 
 

@@ -26,7 +26,7 @@ def draw_chroma(
     Args:
       path: a .png file; written aside and renamed.
       chroma: float32 [T, bins], from 0 to 1.
-      seconds: that it spans.
+      seconds: from the middle of the first frame to that of the last.
       pitches: names of the bins.
       title: above the picture.
     """
@@ -38,7 +38,6 @@ def draw_chroma(
     figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    # A frame hears around its middle: the picture is half a frame wider on both sides.
     half = seconds / max(len(chroma) - 1, 1) / 2
     axes.imshow(
         chroma.T,
