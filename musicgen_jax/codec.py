@@ -88,9 +88,9 @@ class Codec:
         """
         folder = hub.find_codec(name_or_path)
         info = checkpoint.load_info(folder)
-        if "encodec" not in info.parts:
+        config = info.parts.get("encodec")
+        if not isinstance(config, EncodecConfig):
             raise UserError(f"{folder} holds no codec, only {', '.join(info.parts)}")
-        config = info.parts["encodec"]
         network = nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(network)
         params = checkpoint.load_params(folder, "encodec", nnx.to_pure_dict(state))

@@ -188,7 +188,12 @@ class EncodecConfig:
     @property
     def bandwidth_per_book(self) -> float:
         """Kilobits per second of one codebook."""
-        return math.ceil(self.frame_rate) * (self.bins - 1).bit_length() / 1000
+        return math.ceil(self.frame_rate) * self.bits / 1000
+
+    @property
+    def bits(self) -> int:
+        """Bits that a code takes."""
+        return (self.bins - 1).bit_length()
 
     def num_books(self, bandwidth: float | None) -> int:
         """The most codebooks that fit in `bandwidth` kilobits per second; None: all.

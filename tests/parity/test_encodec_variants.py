@@ -12,77 +12,15 @@ from tests.parity.encodec_weights import from_transformers
 from tests.tolerance import assert_close
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-SIZES = {
-    "num_filters": 4,
-    "hidden_size": 12,
-    "codebook_dim": 12,
-    "codebook_size": 32,
-    "num_lstm_layers": 1,
-}
-OUR_SIZES = {"n_filters": 4, "dimension": 12, "bins": 32, "lstm": 1, "conv_shortcut": True}
-# The kinds at toy rates: 30 frames a second, 0.15 kb/s a book.
-KINDS = {
-    "24 kHz": (
-        {"sampling_rate": 180, "upsampling_ratios": [3, 2], "target_bandwidths": [0.3, 0.75]},
-        {"sample_rate": 180, "ratios": (3, 2), "n_q": 5, "causal": True},
-    ),
-    "24 kHz, half trimmed": (
-        {
-            "sampling_rate": 450,
-            "upsampling_ratios": [5, 3],
-            "target_bandwidths": [0.3, 0.75],
-            "trim_right_ratio": 0.5,
-            "num_residual_layers": 2,
-        },
-        {
-            "sample_rate": 450,
-            "ratios": (5, 3),
-            "n_q": 5,
-            "causal": True,
-            "trim_right_ratio": 0.5,
-            "n_residual_layers": 2,
-        },
-    ),
-    "48 kHz": (
-        {
-            "sampling_rate": 200,
-            "audio_channels": 2,
-            "upsampling_ratios": [4, 2],
-            "target_bandwidths": [0.25, 0.5],
-            "norm_type": "time_group_norm",
-            "use_causal_conv": False,
-            "normalize": True,
-            "chunk_length_s": 1.0,
-            "overlap": 0.1,
-        },
-        {
-            "sample_rate": 200,
-            "channels": 2,
-            "ratios": (4, 2),
-            "n_q": 4,
-            "norm": "time_group_norm",
-            "normalize": True,
-            "chunk_length_s": 1.0,
-            "overlap": 0.1,
-        },
-    ),
-}
+make_codec_goldens = pytest.importorskip("tests.make_codec_goldens")
+KINDS, OUR_SIZES = make_codec_goldens.KINDS, make_codec_goldens.OUR_SIZES
+noise, reference = make_codec_goldens.noise, make_codec_goldens.reference
 
 
 def make_pair(kind):
     """The same random codec in both libraries."""
-    torch.manual_seed(0)
-    theirs, ours = KINDS[kind]
-    theirs = transformers.EncodecModel(transformers.EncodecConfig(**SIZES, **theirs)).eval()
-    with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
-            if tensor.is_floating_point() and "quantizer" not in name:
-                tensor.normal_(0.0, 0.3)
-        for layer in theirs.quantizer.layers:
-            layer.codebook.embed.normal_(0.0, 1.0)
-    config = EncodecConfig(**OUR_SIZES, **ours)
+    theirs = make_codec_goldens.make_model(kind)
+    config = EncodecConfig(**OUR_SIZES, **KINDS[kind][1])
     assert len(theirs.quantizer.layers) == config.n_q
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0))), nnx.Param)
     return theirs, Codec(nnx.merge(graphdef, from_transformers(theirs, config)), kind)
@@ -91,33 +29,6 @@ def make_pair(kind):
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request):
     return make_pair(request.param)
-
-
-def noise(channels, width, batch=1):
-    rng = np.random.default_rng(width)
-    return rng.standard_normal((batch, channels, width)).astype(np.float32)
-
-
-def reference(theirs, audio, bandwidth):
-    """Codes of each segment [B, K, T], levels [B] or None, and the waveform.
-
-    Through the model's own steps: its `encode` cannot stack a last but one segment that is short,
-    nor its `decode` add one whose last frame reaches beyond the last segment's.
-    """
-    wav, config = torch.from_numpy(audio), theirs.config
-    width = config.chunk_length or wav.shape[2]
-    stride = config.chunk_stride or wav.shape[2]
-    codes, scales, waves = [], [], []
-    with torch.no_grad():
-        for start in range(0, wav.shape[2], stride):
-            one, scale = theirs._encode_frame(wav[:, :, start : start + width], bandwidth)
-            codes.append(one.numpy())
-            scales.append(None if scale is None else scale.view(-1).numpy())
-            wave = theirs._decode_frame(one, scale)
-            left = wav.shape[2] - start
-            waves.append(wave[..., :left] if start and left > stride else wave)
-        wave = theirs._linear_overlap_add(waves, stride) if config.chunk_length else waves[0]
-    return codes, scales, wave[..., : wav.shape[2]].numpy()
 
 
 def check(pair, width, bandwidth):
