@@ -7,13 +7,12 @@ klass, args, kwargs, state) or, on the Hub, as safetensors with the same in its 
 import json
 import re
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from musicgen_jax.config import HTDemucsConfig
-from musicgen_jax.convert.pickled import Inert, Name
+from musicgen_jax.convert.pickled import Inert
 from musicgen_jax.convert.rules import Rule, Table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
@@ -26,6 +25,7 @@ KLASS = "demucs.htdemucs.HTDemucs"
 NAMES = frozenset({KLASS, "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs", "fractions.Fraction"})
 _MOST = 1 << 20  # of any size: beyond it no tensor could fit, and powers take for ever
 _MOST_SECONDS = 600
+_FRACTION = re.compile(r"[0-9]{1,18}(/[0-9]{1,18})?")
 
 
 def pointwise(weight: np.ndarray) -> np.ndarray:
@@ -158,8 +158,7 @@ def settings_of_package(value: Mapping, origin: str) -> dict[str, Any]:
       UserError: it is of another class, or not as demucs writes it.
     """
     klass = value.get("klass")
-    name = klass.name if isinstance(klass, Name) else str(klass)
-    return _arguments(name, value.get("args"), value.get("kwargs"), origin)
+    return _arguments(str(getattr(klass, "name", klass)), value.get("args"), value.get("kwargs"), origin)
 
 
 def settings_of_metadata(metadata: Mapping[str, str], origin: str) -> dict[str, Any] | None:
@@ -193,23 +192,24 @@ def derive_config(part: Part) -> HTDemucsConfig:
     sources = settings.get("sources")
     if not isinstance(sources, (list, tuple)) or not all(type(name) is str for name in sources):
         raise UserError(f"{part.origin} does not name its sources")
-    sizes = {name: _whole(part, name, default) for name, default in _SIZES.items()}
+    sizes: dict[str, Any] = {name: _whole(part, name, default) for name, default in _SIZES.items()}
     if settings.get("channels_time") not in (None, sizes["channels"]):
         raise UserError(f"{part.origin} has branches of different width, which are not supported")
     if sizes.pop("norm_starts") < sizes["depth"]:
         raise UserError(f"{part.origin} has norms in its encoder, which are not supported")
     rate = _whole(part, "samplerate", 44100)
+    length = _segment_length(part, rate)
+    scales: dict[str, Any] = {
+        name: _scale(part, name, default) for name, default in _SCALES.items()
+    }
     try:
         return HTDemucsConfig(
             sources=tuple(sources),
             sample_rate=rate,
-            segment_length=int(_segment(part) * rate),
-            freq_emb=_fraction(part, "freq_emb", 0.2),
-            emb_scale=_fraction(part, "emb_scale", 10.0),
-            t_hidden_scale=_fraction(part, "t_hidden_scale", 4.0),
-            t_weight_pos_embed=_fraction(part, "t_weight_pos_embed", 1.0),
+            segment_length=length,
             t_cross_first=bool(settings.get("t_cross_first", False)),
             **sizes,
+            **scales,
         )
     except ValueError as error:
         raise UserError(f"{part.origin} is not supported: {error}") from None
@@ -253,6 +253,7 @@ _SIZES = {
     "t_layers": 5,
     "t_heads": 8,
 }
+_SCALES = {"freq_emb": 0.2, "emb_scale": 10.0, "t_hidden_scale": 4.0, "t_weight_pos_embed": 1.0}
 
 
 def _whole(part: Part, name: str, default: int) -> int:
@@ -266,29 +267,30 @@ def _whole(part: Part, name: str, default: int) -> int:
     return int(value)
 
 
-def _fraction(part: Part, name: str, default: float) -> float:
+def _scale(part: Part, name: str, default: float) -> float:
     value = part.settings.get(name, default)
     if type(value) not in (int, float, bool, type(None)) or not 0 <= (value or 0) <= _MOST:
         raise UserError(f"{part.origin}: {name} must be a number from 0 to {_MOST}, got {value!r}")
     return float(value or 0)
 
 
-def _segment(part: Part) -> Fraction:
-    """Seconds, exact: 7.8 in binary could lose a sample."""
+def _segment_length(part: Part, rate: int) -> int:
+    """Samples of `segment` seconds, which demucs keeps as a fraction: 7.8 could lose a sample."""
     value = part.settings.get("segment", 10)
     if isinstance(value, Inert):  # since Python 3.11 of two numbers, before of "39/5"
-        value = value.args if value.name == "fractions.Fraction" else ()
+        terms = value.args if value.name == "fractions.Fraction" else ()
+        if len(terms) == 1 and type(terms[0]) is str and _FRACTION.fullmatch(terms[0]):
+            terms = tuple(int(term) for term in terms[0].split("/"))
     elif isinstance(value, dict):  # in JSON
-        value = (value.get("numerator"), value.get("denominator"))
+        terms = (value.get("numerator"), value.get("denominator"))
     else:
-        value = (value,)
-    try:
-        # A number of thousands of digits takes for ever.
-        if not all(type(v) in (int, float, str) and len(str(v)) < 40 for v in value):
-            raise ValueError
-        seconds = Fraction(*value)
-    except (ValueError, TypeError, ArithmeticError):
-        raise UserError(f"{part.origin}: segment must be a number of seconds") from None
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise UserError(f"{part.origin}: segment must be at most {_MOST_SECONDS} s, got {seconds}")
-    return seconds
+        terms = (value,)
+    match terms:
+        case (int() | float() as seconds,) if 0 < seconds <= _MOST_SECONDS:
+            return int(seconds * rate)
+        case (int() as over, int() as under) if 0 < over <= _MOST_SECONDS * under:
+            return over * rate // under
+    raise UserError(
+        f"{part.origin}: segment must be a number of seconds, more than 0 and at most "
+        f"{_MOST_SECONDS}"
+    )

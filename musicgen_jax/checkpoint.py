@@ -454,10 +454,11 @@ def _quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
     value = np.asarray(leaf, np.float32)
     if value.ndim < 2:
         return value
-    # One scale per output channel: the last axis of a convolution [k, in, out], the rows of
+    # One scale per output channel: the last axis of a convolution [..., in, out], the rows of
     # everything else ([out, in]; tables of embeddings, codes and heads [K, V, D]).
-    convolution = component in ("encodec", "mert") and value.ndim == 3 and path[-1] == "weight"
-    axes = (0, 1) if convolution else (-1,)
+    convolves = component in ("encodec", "mert", "separator")
+    convolution = convolves and value.ndim >= 3 and path[-1] == "weight"
+    axes = tuple(range(value.ndim - 1)) if convolution else (-1,)
     scale = np.abs(value).max(axis=axes, keepdims=True) / np.float32(127)
     whole = np.rint(value / np.where(scale > 0, scale, 1)).astype(np.int8)
     return {"int8": whole, "scale": scale}

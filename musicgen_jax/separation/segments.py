@@ -44,8 +44,9 @@ def in_segments(
 
 def _window(audio: np.ndarray, start: int, length: int) -> np.ndarray:
     """`audio[:, start : start + length]` as if there were silence on both sides of it."""
-    left, right = max(0, -start), max(0, start + length - audio.shape[1])
-    return np.pad(audio[:, max(0, start) : start + length], ((0, 0), (left, right)))
+    part = audio[:, max(0, start) : max(0, start + length)]
+    left = min(max(0, -start), length)
+    return np.pad(part, ((0, 0), (left, length - left - part.shape[1])))
 
 
 def _triangle(length: int) -> np.ndarray:

@@ -32,7 +32,7 @@ class Separator:
 
     def __init__(self, model: HTDemucs):
         self.config: HTDemucsConfig = model.config
-        self._model = model
+        self.model = model
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike = "htdemucs") -> "Separator":
@@ -143,7 +143,7 @@ class Separator:
         """The chosen stems [stems, C, W] of `mix` [C, W], or their sum [1, C, W]."""
 
         def process(segment: np.ndarray) -> np.ndarray:
-            chosen = np.asarray(_forward(self._model, segment[None]))[0, list(stems)]
+            chosen = np.asarray(_forward(self.model, segment[None]))[0, list(stems)]
             return chosen.sum(axis=0, keepdims=True) if add else chosen
 
         lead = 0

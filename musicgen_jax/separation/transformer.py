@@ -55,8 +55,8 @@ class Attention(nnx.Module):
             q, k, v = jnp.split(self.in_proj(x), 3, axis=-1)
         else:
             q, k, v = self._part(x, 0), self._part(source, 1), self._part(source, 2)
-        everywhere = jnp.ones((), bool)
-        y = attend(*(self._split_heads(part) for part in (q, k, v)), everywhere)
+        q, k, v = self._split_heads(q), self._split_heads(k), self._split_heads(v)
+        y = attend(q, k, v, jnp.ones((), bool))
         return self.out_proj(y.swapaxes(1, 2).reshape(x.shape))
 
     def _part(self, x: jax.Array, index: int) -> jax.Array:
