@@ -191,6 +191,18 @@ def test_separated_before_it_is_heard(model, monkeypatch):
     assert len(listener.heard) == 1
 
 
+def test_the_real_separator_is_found_and_heard(model, monkeypatch, tmp_path):
+    """One with random weights: what it gives is another sound, at a rate of its own."""
+    monkeypatch.setenv("MUSICGEN_JAX_HOME", str(tmp_path))
+    testing.save_random_separator(tmp_path / melody.SEPARATOR)
+    melody._load_separator.cache_clear()
+    plain = model.chroma(MELODIES[2], RATE, separate=False)
+    separated = model.chroma(MELODIES[2], RATE)
+    assert (separated.sum(axis=2) == 1).all()
+    assert (separated != plain).any()
+    np.testing.assert_array_equal(model.chroma(MELODIES[2], RATE, separate=True), separated)
+
+
 def test_without_a_separator_it_says_so_once(model, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("MUSICGEN_JAX_HOME", str(tmp_path))
     melody._say_not_separated.cache_clear()
