@@ -158,7 +158,9 @@ def settings_of_package(value: Mapping, origin: str) -> dict[str, Any]:
       UserError: it is of another class, or not as demucs writes it.
     """
     klass = value.get("klass")
-    return _arguments(str(getattr(klass, "name", klass)), value.get("args"), value.get("kwargs"), origin)
+    return _arguments(
+        str(getattr(klass, "name", klass)), value.get("args"), value.get("kwargs"), origin
+    )
 
 
 def settings_of_metadata(metadata: Mapping[str, str], origin: str) -> dict[str, Any] | None:
