@@ -10,6 +10,7 @@ from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
 _WAVE = "condition_provider.conditioners.self_wav"
+PREFIX = f"{_WAVE}."
 KEY = f"{_WAVE}.embed.weight"  # tells a style conditioner from a melody conditioner
 _HEADS = {"xsmall": 8, "default": 8, "large": 16}  # by audiocraft's `transformer_scale`
 

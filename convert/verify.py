@@ -8,6 +8,7 @@ converter made of them. Everything runs in float32, one component at a time.
 import importlib.util
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from flax import nnx
 
 from musicgen_jax import checkpoint
 from musicgen_jax.conditioning.condition import Condition
-from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
-from musicgen_jax.convert import encodec
+from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig, T5Config
+from musicgen_jax.convert import encodec, style
 from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.encodec.model import Encodec
@@ -115,15 +116,23 @@ def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Ite
     rng = np.random.default_rng(0)
     codes = rng.integers(0, config.lm.card, (len(ids), config.lm.n_q, _FRAMES), dtype=np.int32)
     steps = np.asarray(to_steps(jnp.asarray(codes), config.lm.delays, config.lm.special_token))
-    chroma = None
+    heard = None
     if bins := config.lm.chroma_bins:
-        chroma = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(ids), _FRAMES))]
-    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask, chroma)
-    given = () if chroma is None else (chroma,)
+        heard = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(ids), _FRAMES))]
+    elif config.lm.style:
+        # Any vectors: transformers has no style model whose conditioner could make them.
+        heard = rng.standard_normal((len(ids), _FRAMES, config.lm.dim), np.float32)
+    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask, heard)
+    given = () if heard is None else (heard,)
     logits = call(load("lm", config, path), steps, hidden, mask, *given, method=_logits)
     yield Stage("LM, logits", _error(logits, expected))
 
     audio = _sweep(config.encodec)
+    if config.mert is not None:
+        noise = rng.normal(0, 0.1, (1, config.mert.sample_rate)).astype(np.float32)
+        expected = _reference_mert(config.mert, parts["mert"], noise)
+        features = call(load("mert", config, path), noise)
+        yield Stage("MERT, features", _error(features, expected))
     expected, sound = _reference_codec(config.encodec, parts["encodec"], audio)
     codec = load("encodec", config, path)
     codes = call(codec, audio, method=Encodec.encode)
@@ -159,12 +168,12 @@ def _logits(
     steps: jax.Array,
     hidden: jax.Array,
     mask: jax.Array,
-    chroma: jax.Array | None = None,
+    heard: jax.Array | None = None,
 ) -> jax.Array:
-    """From T5's hidden states, and a melody [B, T, 12], to logits [B, K, S, V]."""
+    """From T5's hidden states, and a melody [B, T, 12] or style [B, P, D], to logits."""
     prefix = prefix_mask = None
-    if chroma is not None and lm.chroma_conditioner is not None:
-        prefix = lm.chroma_conditioner(chroma)
+    if heard is not None:
+        prefix = heard if lm.chroma_conditioner is None else lm.chroma_conditioner(heard)
         prefix_mask = jnp.ones(prefix.shape[:2], bool)
     cross = lm.text_conditioner(hidden, mask)
     return lm(steps, Condition(cross, mask, prefix, prefix_mask))
@@ -232,12 +241,12 @@ def _reference_lm(
     steps: np.ndarray,
     hidden: np.ndarray,
     mask: np.ndarray,
-    chroma: np.ndarray | None,
+    heard: np.ndarray | None,
 ) -> np.ndarray:
     import torch
     import transformers
 
-    melody = chroma is not None
+    melody = heard is not None
     decoder_config, decoder = (
         (transformers.MusicgenMelodyDecoderConfig, transformers.MusicgenMelodyForCausalLM)
         if melody
@@ -262,7 +271,9 @@ def _reference_lm(
         return x @ weight.astype(np.float32).T + bias.astype(np.float32)
 
     text = project(hidden, "enc_to_dec_proj") * mask[..., None]
-    audio = project(chroma, "audio_enc_to_dec_proj") if chroma is not None else None
+    audio = heard
+    if config.chroma_bins and heard is not None:
+        audio = project(heard, "audio_enc_to_dec_proj")
     _fill(model, {k: v for k, v in tensors.items() if "embed_positions" not in k})
     if audio is not None:
         # One by one: transformers attends to the padding of a prefix, and counts it.
@@ -308,6 +319,8 @@ def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
     for key, tensor in part.tensors.items():
         if key.endswith(".chroma.spec.window"):
             continue
+        if style.KEY in part.tensors and key.startswith(style.PREFIX):
+            continue
         if part.family == "transformers":
             yield key.removeprefix("decoder."), tensor.read()
             continue
@@ -319,6 +332,35 @@ def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
                 yield key.replace("in_proj_weight", f"{letter}_proj.weight"), rows
         else:
             yield key, tensor.read()
+
+
+def _reference_mert(config: MertConfig, part: Part, audio: np.ndarray) -> np.ndarray:
+    """Features [B, T, E] of audio [B, W]: MERT is HuBERT, by another name."""
+    import torch
+    import transformers
+
+    model = transformers.HubertModel(
+        transformers.HubertConfig(
+            hidden_size=config.dim,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.ffn_dim,
+            conv_dim=config.conv_dim,
+            conv_kernel=config.conv_kernel,
+            conv_stride=config.conv_stride,
+            num_conv_pos_embeddings=config.conv_pos_kernel,
+            num_conv_pos_embedding_groups=config.conv_pos_groups,
+            attn_implementation="eager",
+        )
+    )
+    names = {"weight_g": "original0", "weight_v": "original1"}
+    tensors = {
+        re.sub(r"\.(weight_[gv])$", lambda m: f".parametrizations.weight.{names[m[1]]}", key): t
+        for key, t in part.tensors.items()
+    }
+    _fill(model, {key: t.read() for key, t in tensors.items()}, tied=("masked_spec_embed",))
+    with torch.no_grad():
+        return model(torch.from_numpy(audio)).last_hidden_state.numpy()
 
 
 def _reference_codec(
