@@ -427,7 +427,7 @@ def test_missing_places(source, tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         convert(tmp_path / "absent" / "model" / "x", tmp_path / "ours")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no MusicGen, EnCodec, T5 or MERT weights"):
+    with pytest.raises(UserError, match="holds no MusicGen, EnCodec, T5, MERT or HTDemucs weights"):
         convert(tmp_path / "empty", tmp_path / "ours")
     with pytest.raises(UserError, match="holds no t5, only lm, encodec"):
         convert(source, tmp_path / "ours", t5_from=str(source))
