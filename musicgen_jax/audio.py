@@ -6,22 +6,35 @@ No jax here, and soundfile and soxr load on first use.
 """
 
 import io
-import math
 import os
 import secrets
 import stat
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from musicgen_jax.errors import UserError
+from musicgen_jax.level import STRATEGIES, Meter, apply_level, checked, loudness, normalize_audio
+
+__all__ = [
+    "MAX_SAMPLES",
+    "MAX_SECONDS",
+    "STRATEGIES",
+    "GrowingFile",
+    "convert_audio",
+    "convert_channels",
+    "loudness",
+    "normalize_audio",
+    "read",
+    "resample",
+    "write",
+]
 
 MAX_SECONDS = 3600  # longer files are refused: nothing here hears more than minutes
 MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
-STRATEGIES = ("peak", "clip", "rms", "loudness")
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-_ENERGY_FLOOR = 2e-3  # root mean square below which audio counts as silence and stays as it is
 
 
 # --- Files ------------------------------------------------------------------------------------
@@ -144,13 +157,154 @@ def write(
     return path
 
 
-def _to_int16(audio: np.ndarray) -> np.ndarray:
-    """Full scale is 2^15, or 2^15 - 1 if a sample would not fit, as in audiocraft."""
+def _to_int16(audio: np.ndarray, highest: float | None = None) -> np.ndarray:
+    """Full scale is 2^15, or 2^15 - 1 if a sample would not fit, as in audiocraft.
+
+    `highest` is the largest sample of all, where `audio` is a part.
+    """
     audio = np.clip(audio, -1, 1)
-    scaled = np.round(audio * 2.0**15)
-    if scaled.max() >= 2**15:
-        scaled = np.round(audio * (2.0**15 - 1))
-    return scaled.astype(np.int16)
+    highest = audio.max() if highest is None else highest
+    full = 2.0**15 if np.round(np.float32(highest) * np.float32(2.0**15)) < 2**15 else 2.0**15 - 1
+    return np.round(audio * full).astype(np.int16)
+
+
+class GrowingFile:
+    """A 16-bit wav or flac file written piece by piece, the same as `write` makes at once.
+
+    Its level depends on all of it, so the samples wait as float32 in a file aside until the end.
+    Memory stays the same whatever the length.
+
+    Args:
+      path: ends in .wav or .flac; appears at the end, whole, over an older file if there is one.
+      channels: C.
+      sample_rate: in Hz.
+      strategy: how the level is set, see `normalize_audio`; "loudness" with its compressor.
+      samples: how long it will be; a wav file cannot hold more than 4 GiB.
+      aside: the file where samples wait; made at the first of them, gone at the end.
+
+    Raises:
+      UserError: the suffix is another, or it will be too long.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        channels: int,
+        sample_rate: int,
+        strategy: str,
+        *,
+        samples: int,
+        aside: str | os.PathLike,
+    ):
+        self.path, self.aside = Path(path), Path(aside)
+        self.channels, self.sample_rate = channels, sample_rate
+        if self.path.suffix.lower() not in _FORMATS:
+            raise UserError(f"cannot write {path}: the name must end in .wav or .flac")
+        if self.path.suffix.lower() == ".wav" and 2 * channels * samples > 2**32 - 4096:
+            raise UserError(f"cannot write {path}: a .wav file has at most 4 GiB; write a .flac")
+        self._meter = Meter(strategy, channels, sample_rate)
+        self._file: io.BufferedWriter | None = None
+
+    def write(self, audio: np.ndarray) -> None:
+        """Takes the next samples, float [C, W], W from 0."""
+        if not audio.size:
+            return
+        audio = checked(audio)
+        if not np.isfinite(audio).all():
+            raise UserError("audio holds samples that are NaN or infinite")
+        self._meter.update(audio)
+        try:
+            if self._file is None:
+                self.aside.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.aside.open("wb")
+            self._file.write(np.ascontiguousarray(audio.T).tobytes())
+        except OSError as error:
+            raise UserError(f"cannot write {self.aside}: {error.strerror}") from error
+
+    def finish(self) -> Path:
+        """Sets the level, writes the file and removes what stood aside."""
+        part = self.path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            if self._file is None:
+                raise UserError(f"cannot write {self.path}: there are no samples")
+            self._file.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with part.open("wb") as file:
+                    self._encode(_Recorder(file))
+                os.replace(part, self.path)
+            finally:
+                part.unlink(missing_ok=True)
+            self.aside.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        return self.path
+
+    def _encode(self, file: "_Recorder") -> None:
+        import soundfile
+
+        level = self._meter.level()
+        set_level = partial(
+            apply_level, strategy=self._meter.strategy, level=level, loudness_compressor=True
+        )
+        highest = float(set_level(np.array([[self._meter.highest]], np.float32))[0, 0])
+        form = _FORMATS[self.path.suffix.lower()]
+        try:
+            with (
+                self.aside.open("rb") as samples,
+                soundfile.SoundFile(
+                    file, "w", self.sample_rate, self.channels, "PCM_16", format=form
+                ) as encoder,
+            ):
+                while block := samples.read(4 * self.channels << 18):
+                    audio = np.frombuffer(block, np.float32).reshape(-1, self.channels).T
+                    encoder.write(_to_int16(set_level(audio), highest).T)
+                    file.check()
+        except RuntimeError as error:
+            file.check()
+            raise UserError(
+                f"cannot write {self.path}: {form} takes no {self.channels} channels at "
+                f"{self.sample_rate} Hz"
+            ) from error
+        file.check()
+
+
+class _Recorder(io.RawIOBase):
+    """A file for libsndfile that remembers what went wrong: libsndfile does not tell."""
+
+    def __init__(self, file: io.BufferedWriter):
+        self._file = file
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raises what went wrong, if anything did."""
+        if self._error is None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data) -> int:
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
 
 
 # --- Rate and channels ------------------------------------------------------------------------
@@ -167,7 +321,7 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     Returns:
       float32 [C, floor(W * to_rate / from_rate)], audiocraft's length, but at least one sample.
     """
-    audio = _checked(audio)
+    audio = checked(audio)
     if min(from_rate, to_rate) <= 0:
         raise UserError(f"sample rates must be positive, got {from_rate} and {to_rate}")
     if from_rate == to_rate:
@@ -188,7 +342,7 @@ def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
     Raises:
       UserError: more channels are wanted than there are, and there is more than one.
     """
-    audio = _checked(audio)
+    audio = checked(audio)
     if channels < 1:
         raise UserError(f"the number of channels must be at least 1, got {channels}")
     if audio.shape[0] == channels:
@@ -205,177 +359,3 @@ def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 def convert_audio(audio: np.ndarray, from_rate: int, to_rate: int, to_channels: int) -> np.ndarray:
     """Audio [C, W] at another rate (`resample`), then channel count (`convert_channels`)."""
     return convert_channels(resample(audio, from_rate, to_rate), to_channels)
-
-
-def _checked(audio: np.ndarray) -> np.ndarray:
-    array = np.asarray(audio)
-    if array.ndim != 2 or 0 in array.shape:
-        raise UserError(f"audio must be [channels, samples] and not empty, got {array.shape}")
-    if array.dtype.kind in "biu":
-        raise UserError(f"audio must be floating point within -1 and 1, got {array.dtype}")
-    return array.astype(np.float32, copy=False)
-
-
-# --- Level ------------------------------------------------------------------------------------
-
-
-def normalize_audio(
-    audio: np.ndarray,
-    sample_rate: int,
-    strategy: str = "peak",
-    *,
-    loudness_compressor: bool = False,
-    normalize: bool = True,
-    peak_clip_headroom_db: float = 1,
-    rms_headroom_db: float = 18,
-    loudness_headroom_db: float = 14,
-) -> np.ndarray:
-    """Sets the level of audio.
-
-    Silence stays as it is under every strategy, where audiocraft divides by zero.
-
-    Args:
-      audio: float [C, W].
-      sample_rate: in Hz.
-      strategy: one of
-        "peak": scales the largest sample to `-peak_clip_headroom_db` dB of full scale;
-        "clip": does not scale, and clips at `-peak_clip_headroom_db` dB;
-        "rms": scales the mean of the channels to a root mean square of `-rms_headroom_db` dB;
-        "loudness": scales to `-loudness_headroom_db` LUFS (ITU-R BS.1770). Audio shorter than
-        0.4 s, which has no loudness (audiocraft fails), and all but silent audio is not scaled.
-      loudness_compressor: after "loudness", squeezes peaks by tanh rather than cut them.
-      normalize: if False, "peak" and "rms" only ever make audio quieter.
-      peak_clip_headroom_db: for "peak" and "clip".
-      rms_headroom_db: for "rms".
-      loudness_headroom_db: for "loudness".
-
-    Returns:
-      float32 [C, W], within -1 and 1 unless `peak_clip_headroom_db` is negative.
-
-    Raises:
-      UserError: the strategy is unknown, or `audio` is empty, not [C, W] or not finite.
-    """
-    audio = _checked(audio)
-    if not np.isfinite(audio).all():
-        raise UserError("audio holds samples that are NaN or infinite")
-    peak = 10 ** (-peak_clip_headroom_db / 20)
-    if strategy == "clip":
-        audio = np.clip(audio, -peak, peak)
-    elif strategy == "peak":
-        audio = _scale(audio, peak, float(np.abs(audio).max()), normalize)
-    elif strategy == "rms":
-        rms = 10 ** (-rms_headroom_db / 20)
-        audio = np.clip(_scale(audio, rms, _rms(audio.mean(axis=0)), normalize), -1, 1)
-    elif strategy == "loudness":
-        level = -math.inf
-        if _rms(audio) >= _ENERGY_FLOOR:
-            level = loudness(audio, sample_rate, clip=True)  # clipped, as audiocraft measures
-        if level > -math.inf:
-            audio = audio * 10 ** ((-loudness_headroom_db - level) / 20)
-            audio = np.tanh(audio) if loudness_compressor else audio
-        audio = np.clip(audio, -1, 1)
-    else:
-        raise UserError(f"unknown strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
-    return audio.astype(np.float32)
-
-
-def _rms(audio: np.ndarray) -> float:
-    return math.sqrt(np.mean(np.square(audio, dtype=np.float64)))
-
-
-def _scale(audio: np.ndarray, target: float, level: float, normalize: bool) -> np.ndarray:
-    if level == 0 or (not normalize and level <= target):
-        return audio
-    return np.multiply(audio, target / level, dtype=np.float64)  # the factor may exceed float32
-
-
-# --- Loudness (ITU-R BS.1770-4) ---------------------------------------------------------------
-
-
-def loudness(audio: np.ndarray, sample_rate: int, *, clip: bool = False) -> float:
-    """Integrated loudness by ITU-R BS.1770-4.
-
-    K-weighting, then the mean power of blocks of 0.4 s, three quarters overlapping, first of those
-    above -70 LUFS, then of those within 10 LU of that mean. Filters and blocks are those of
-    torchaudio's `Loudness`, which audiocraft uses: the biquads of the RBJ cookbook with round
-    numbers stand in for the recommendation's coefficients (known for 48 kHz only).
-
-    Args:
-      audio: float [C, W], at most five channels: left, right, centre and the two surrounds.
-      sample_rate: in Hz, above 3000.
-      clip: clip at full scale after each filter, as torchaudio does and BS.1770 does not; lowers
-        the loudness of audio near full scale by a fraction of a decibel.
-
-    Returns:
-      LUFS; minus infinity if no block passes, and for audio shorter than one block.
-    """
-    audio = _checked(audio)
-    if audio.shape[0] > 5:
-        raise UserError(f"loudness is defined for at most 5 channels, got {audio.shape[0]}")
-    if sample_rate <= 3000:
-        raise UserError(f"loudness needs a sample rate above 3000 Hz, got {sample_rate}")
-    weighted = audio.astype(np.float64)
-    for numerator, denominator in (_treble_shelf(sample_rate), _high_pass(sample_rate)):
-        weighted = _biquad(weighted, numerator, denominator, sample_rate)
-        if clip:
-            weighted = np.clip(weighted, -1, 1)
-    block = round(0.4 * sample_rate)
-    step = round(0.25 * block)
-    if audio.shape[1] < block:
-        return -math.inf
-    blocks = np.lib.stride_tricks.sliding_window_view(np.square(weighted), block, axis=1)
-    gains = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[: audio.shape[0]]
-    power = gains @ blocks[:, ::step].mean(axis=-1)  # [blocks]
-    power = power[_lufs(power) > -70]
-    if not power.size:
-        return -math.inf
-    power = power[_lufs(power) > _lufs(power.mean()) - 10]
-    return float(_lufs(power.mean()))
-
-
-def _lufs(power: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return -0.691 + 10 * np.log10(power)
-
-
-def _treble_shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """+4 dB above 1500 Hz, Q 1/sqrt(2): the head. Numerator and denominator."""
-    w, a = 2 * math.pi * 1500 / rate, 10 ** (4 / 40)
-    cos, slope = math.cos(w), math.sin(w) * math.sqrt(2 * a)  # 2 sqrt(a) sin(w) / (2 Q)
-    up, down = a + 1, a - 1
-    numerator = a * np.array(
-        [up + down * cos + slope, -2 * (down + up * cos), up + down * cos - slope]
-    )
-    denominator = np.array(
-        [up - down * cos + slope, 2 * (down - up * cos), up - down * cos - slope]
-    )
-    return numerator, denominator
-
-
-def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Second order above 38 Hz, Q 0.5: the ear at low frequencies. Numerator and denominator."""
-    w = 2 * math.pi * 38 / rate
-    cos, alpha = math.cos(w), math.sin(w)  # alpha = sin(w) / (2 Q)
-    numerator = (1 + cos) / 2 * np.array([1, -2, 1])
-    return numerator, np.array([1 + alpha, -2 * cos, 1 - alpha])
-
-
-def _biquad(
-    audio: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, rate: int
-) -> np.ndarray:
-    """A second-order recursive filter, by FFT: numpy has no recursion that is not a Python loop.
-
-    Exact to rounding: the responses above die away by 1e-20 within a quarter of a second, so each
-    chunk needs just so much history before it and so much silence against wrapping behind it.
-    """
-    tail = rate // 4
-    chunk = 8 * rate
-    size = 1 << (chunk + 2 * tail - 1).bit_length()
-    response = np.fft.rfft(numerator, size) / np.fft.rfft(denominator, size)
-    out = np.empty_like(audio)
-    for start in range(0, audio.shape[1], chunk):
-        begin = max(0, start - tail)
-        stop = min(start + chunk, audio.shape[1])
-        filtered = np.fft.irfft(np.fft.rfft(audio[:, begin:stop], size) * response, size)
-        out[:, start:stop] = filtered[:, start - begin : stop - begin]
-    return out

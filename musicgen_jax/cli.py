@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from musicgen_jax import __version__, codec_command
@@ -12,6 +13,7 @@ from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 
 FORMATS = (".wav", ".flac")
+JOINS = ("hard", "crossfade")
 INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
@@ -101,7 +103,32 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .wav or .flac file, overwritten if it exists, its folder made if it does not; "
         "several clips become out-0.wav, out-1.wav and so on",
     )
-    add("--duration", type=float, default=8.0, metavar="SECONDS", help="with the prompt audio")
+    add(
+        "--duration",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="with the prompt audio; longer than the model sees at once (30 s) is made window by "
+        "window and written as it goes, keeping what is done in FILE.partial",
+    )
+    add(
+        "--extend-stride",
+        type=float,
+        metavar="SECONDS",
+        help="from one window to the next in a long piece; without: 18 of 30",
+    )
+    add("--join", choices=JOINS, default="hard", help="how windows meet")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with a long piece that was cut off, from its last finished window",
+    )
+    add(
+        "--stream",
+        metavar="FILE",
+        help="no output file: raw 16-bit PCM while the music is made, to FILE or, if it is -, "
+        "to stdout; rate and channels are told on stderr",
+    )
     add("--seed", type=int, default=0, help="same seed, same music")
     add("--greedy", action="store_true", help="always the most likely token: no sampling")
     add("--top-k", type=int, default=250, metavar="K", help="sample among K tokens; 0: all")
@@ -202,14 +229,16 @@ def _chroma(args: argparse.Namespace) -> None:
 
 def _generate(args: argparse.Namespace) -> None:
     prompts = _prompts(args)
-    files = _output_files(Path(args.output), len(prompts))
+    if args.stream and (len(prompts) > 1 or args.resume or args.save_codes):
+        raise UserError("--stream is for one clip, without --resume and --save-codes")
+    files = [] if args.stream else _output_files(Path(args.output), len(prompts))
     for file in files:
         _check_writable(file)
 
     # From here on it may take a while.
     import numpy as np
 
-    from musicgen_jax import audio
+    from musicgen_jax import audio, output, resume
     from musicgen_jax.model import MusicGen
 
     source = audio.read(args.continue_from) if args.continue_from else None
@@ -225,12 +254,15 @@ def _generate(args: argparse.Namespace) -> None:
         "top_p": args.top_p,
         "temperature": args.temperature,
         "cfg_coef": args.cfg_coef,
+        "extend_stride": args.extend_stride,
+        "join": args.join,
         "progress": sys.stderr.isatty(),
     }
     if args.melody:
         # As much as the windows of the piece hear: the file may be hours long.
         duration = args.duration if 0 < args.duration < float("inf") else 0.0  # refused below
-        out = model.generate_with_chroma(
+        make = partial(
+            model.generate_with_chroma,
             prompts,
             *audio.read(args.melody, seconds=duration + model.max_duration + 2),
             separate=_separate(args) if model.config.lm.chroma_bins else False,
@@ -238,7 +270,8 @@ def _generate(args: argparse.Namespace) -> None:
             **settings,
         )
     elif style is not None:
-        out = model.generate_with_style(
+        make = partial(
+            model.generate_with_style,
             prompts,
             *style,
             eval_q=args.eval_q,
@@ -247,15 +280,35 @@ def _generate(args: argparse.Namespace) -> None:
             **settings,
         )
     elif source is None:
-        out = model.generate(prompts, **settings)
+        make = partial(model.generate, prompts, **settings)
     else:
-        out = model.generate_continuation(*source, prompts, **settings)
-    for file, wav, codes in zip(files, out.audio, out.codes, strict=True):
-        audio.write(file, wav, out.sample_rate, args.strategy, loudness_compressor=True)
-        print(f"wrote {file} ({wav.shape[1] / out.sample_rate:.2f} s)")
+        make = partial(model.generate_continuation, *source, prompts, **settings)
+    if args.stream:
+        output.to_pipe(make, model, args.stream)
+        return
+    long = model.max_duration < args.duration < float("inf")
+    folder = output.partial_folder(args.output)
+    if long:
+        out = output.to_files(
+            make,
+            model,
+            files,
+            folder=folder,
+            go_on=args.resume,
+            duration=args.duration,
+            strategy=args.strategy,
+        )
+    else:  # at once; nothing of it could be resumed
+        out = make()
+        for file, wav in zip(files, out.audio, strict=True):
+            audio.write(file, wav, out.sample_rate, args.strategy, loudness_compressor=True)
+    for file, codes in zip(files, out.codes, strict=True):
+        print(f"wrote {file} ({codes.shape[1] / model.frame_rate:.2f} s)")
         if args.save_codes:
             np.save(file.with_suffix(".npy"), codes)
             print(f"wrote {file.with_suffix('.npy')}")
+    if long:
+        resume.discard(folder)
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:

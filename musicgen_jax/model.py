@@ -5,7 +5,6 @@ This file owns the parts and names the pipeline; the mathematics is in the parts
 
 import dataclasses
 import functools
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -29,26 +28,21 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
-from musicgen_jax.joins import JOINS, decode_windows, overlap_frames
 from musicgen_jax.lm import LM
 from musicgen_jax.melody import Audio, Melodies, check_melodies, chroma_frames
 from musicgen_jax.mert import Mert
+from musicgen_jax.piece import DEFAULT_DURATION, Piece, check_codes, check_prompt, num_frames
 from musicgen_jax.progress import Progress, progress_callback
-from musicgen_jax.resume import Checkpoint, condition_digest, fingerprint, machine
 from musicgen_jax.style import Styles, check_eval_q, check_styles
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
-from musicgen_jax.windows import Window, assemble, generate_windows, layout
+from musicgen_jax.windows import assemble
 
 Part = TypeVar("Part", bound=nnx.Module)
-Pieces = Iterator[tuple[Window, np.ndarray]]
 OnAudio = Callable[[np.ndarray], object]
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
-DEFAULT_DURATION = 8.0
-MAX_DURATION = 24 * 3600  # seconds; a bound on slips of the finger
 _SHORTEST_TEXT = 16  # prompts of up to so many tokens share one compilation
-_BLOCK_SECONDS = 4.0  # of audio decoded at once in a long piece
 _SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS holds nothing to continue
 
 
@@ -199,6 +193,7 @@ class MusicGen:
         join: str = "hard",
         checkpoint: str | os.PathLike | None = None,
         on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
     ) -> GenerationOutput:
         """Generates one clip per description.
 
@@ -226,6 +221,8 @@ class MusicGen:
             same generation by the same model, that goes on; the result is the same, bit for bit.
           on_audio: called with each stretch of audio, float32 [B, C, n], as soon as it is final;
             the result then holds none. So memory does not grow with the duration.
+          chunk_seconds: length of such a stretch, while the language model still runs; by default
+            whatever is fastest, after every window.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -245,6 +242,7 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             on_audio=on_audio,
+            chunk_seconds=chunk_seconds,
             use_sampling=use_sampling,
             top_k=top_k,
             top_p=top_p,
@@ -280,17 +278,21 @@ class MusicGen:
           UserError: as `generate`.
         """
         texts = arguments.check_descriptions(descriptions)
-        if not arguments.is_number(chunk_seconds) or not 0 < chunk_seconds <= self.max_duration:
-            raise UserError(
-                f"chunk_seconds must be more than 0 and at most {self.max_duration:g}, "
-                f"got {chunk_seconds!r}"
-            )
-        chunk = max(1, round(chunk_seconds * self.frame_rate))
-        windows, pieces = self._plan(texts, self._text_only(texts), chunk=chunk, **settings)
+        if chunk_seconds is None:
+            raise UserError("chunk_seconds must be a number of seconds, got None")
+        piece = Piece(
+            self.lm,
+            self.encodec,
+            self.config,
+            texts,
+            self._text_only(texts),
+            chunk_seconds=chunk_seconds,
+            **settings,
+        )
 
         def chunks() -> Iterator[np.ndarray]:
             with progress_callback(progress) as callback:
-                yield from self._audio(windows, pieces(callback=callback), block=chunk)
+                yield from piece.audio(callback)
 
         return chunks()
 
@@ -336,7 +338,7 @@ class MusicGen:
         )
         # Before the codec runs: a song of ten minutes would first fill the memory.
         frames = math.ceil(audio.shape[2] / prompt_sample_rate * self.frame_rate - 1e-6)
-        self._check_prompt_frames(frames, self._num_frames(duration))
+        check_prompt(self.config, frames, num_frames(self.config, duration))
         codes = self.encode(audio, prompt_sample_rate)
         return self.generate(texts, duration=duration, prompt_codes=codes, **settings)
 
@@ -373,7 +375,7 @@ class MusicGen:
           UserError: this model takes no melody, the melody is no audio, or as `generate`.
         """
         texts = arguments.check_descriptions(descriptions)
-        self._num_frames(duration)
+        num_frames(self.config, duration)
         condition_at = self._with_melody(texts, melody, melody_sample_rate, separate, duration)
         return self._generate(texts, condition_at, duration=duration, **settings)
 
@@ -424,7 +426,7 @@ class MusicGen:
             clips = arguments.check_clips(style, style_sample_rate, "style")
             descriptions = [None] * len(clips)
         texts = arguments.check_descriptions(descriptions)
-        self._num_frames(duration)
+        num_frames(self.config, duration)
         return self._generate(
             texts,
             self._with_style(
@@ -530,166 +532,31 @@ class MusicGen:
         *,
         progress: Progress = False,
         on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
         **settings,
     ) -> GenerationOutput:
         """Generates under any condition.
 
         Args:
           texts: B checked descriptions.
-          condition_at: see `_plan`.
+          condition_at: see `piece.Piece`.
           progress: as in `generate`.
           on_audio: as in `generate`.
-          **settings: the other arguments of `_plan`.
+          chunk_seconds: as in `generate`.
+          **settings: the other arguments of `piece.Piece`.
         """
-        windows, pieces = self._plan(texts, condition_at, **settings)
-        kept, stretches = [], []
+        parts = (self.lm, self.encodec, self.config)
+        piece = Piece(*parts, texts, condition_at, chunk_seconds=chunk_seconds, **settings)
         with progress_callback(progress) as callback:
-            generated = pieces(callback=callback)
-            if len(windows) == 1 and on_audio is None:
-                kept = list(generated)
-                stretches = [np.asarray(self.decode(assemble(kept)))]
+            if len(piece.windows) == 1 and on_audio is None:
+                codes = assemble(piece.codes(callback))
+                audio = np.asarray(self.decode(codes))
             else:
-                generated = _remember(generated, kept)
-                block = max(1, round(_BLOCK_SECONDS * self.frame_rate))
-                for audio in self._audio(windows, generated, block=block):
-                    (on_audio or stretches.append)(audio)
-        stretches = stretches or [np.zeros((len(texts), self.audio_channels, 0), np.float32)]
-        return GenerationOutput(
-            audio=np.concatenate(stretches, axis=2),
-            codes=assemble(kept),
-            sample_rate=self.sample_rate,
-        )
-
-    def _plan(
-        self,
-        texts: Sequence[str | None],
-        condition_at: Callable[[float], Condition],
-        *,
-        duration: float = DEFAULT_DURATION,
-        prompt_codes: jax.Array | np.ndarray | None = None,
-        seed: int | Sequence[int] = 0,
-        extend_stride: float | None = None,
-        join: str = "hard",
-        checkpoint: str | os.PathLike | None = None,
-        top_k: int = arguments.DEFAULT_TOP_K,
-        top_p: float = 0.0,
-        temperature: float = 1.0,
-        cfg_coef: float = 3.0,
-        cfg_coef_beta: float | None = None,
-        chunk: int = 0,
-        **sampling,
-    ) -> tuple[list[Window], Callable[..., Pieces]]:
-        """Checks everything and lays the piece out.
-
-        Args:
-          texts: B checked descriptions.
-          condition_at: the condition (B rows, the same shapes each time) of the window that begins
-            so many seconds into the piece. Not called before all else is checked.
-          duration: this and the others as in `generate`.
-          prompt_codes: see there.
-          seed: see there.
-          extend_stride: see there.
-          join: see there.
-          checkpoint: see there.
-          top_k: see there.
-          top_p: see there.
-          temperature: see there.
-          cfg_coef: see there.
-          cfg_coef_beta: see `generate_with_style`.
-          chunk: frames that are yielded at once, 0 for whole windows.
-          **sampling: further arguments of `generate.stream_codes`, already checked.
-
-        Returns:
-          The windows, and what starts generating them: `windows.generate_windows`, all of whose
-          arguments but `callback` are given.
-        """
-        batch = len(texts)
-        num_frames = self._num_frames(duration)
-        arguments.check_sampling(
-            top_k, top_p, temperature, cfg_coef, cfg_coef_beta, card=self.config.lm.card
-        )
-        seed = arguments.check_seed(seed, batch)
-        prompt = None
-        if prompt_codes is not None:
-            codes = arguments.match_batch(self._check_codes(prompt_codes, "prompt_codes"), batch)
-            self._check_prompt_frames(codes.shape[2], num_frames)
-            prompt = np.asarray(codes)
-        given = 0 if prompt is None else prompt.shape[2]
-        windows = self._layout(num_frames, given, extend_stride, join)
-        sampling |= {
-            "top_k": top_k,
-            "top_p": top_p,
-            "temperature": temperature,
-            "cfg_coef": cfg_coef,
-            "cfg_coef_beta": cfg_coef_beta,
-        }
-        store = None
-        if checkpoint is not None:
-            store = self._checkpoint(
-                checkpoint,
-                texts,
-                windows,
-                seed=seed,
-                prompt=None if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest(),
-                condition=condition_digest(
-                    *(condition_at(w.start / self.frame_rate) for w in (windows[0], windows[-1]))
-                ),
-                join=join,
-                **sampling,
-            )
-        return windows, partial(
-            generate_windows,
-            self.lm,
-            condition_at,
-            windows,
-            keys=example_keys(seed, batch),
-            prompt=prompt,
-            frame_rate=self.frame_rate,
-            chunk=chunk,
-            store=store,
-            **sampling,
-        )
-
-    def _checkpoint(
-        self,
-        folder: str | os.PathLike,
-        texts: Sequence[str | None],
-        windows: list[Window],
-        **settings,
-    ) -> Checkpoint:
-        """A folder for this and no other generation."""
-        settings |= {
-            "model": fingerprint(self.lm, self.encodec),
-            "name": self.name,
-            "machine": machine(),
-            "descriptions": list(texts),
-            "duration": windows[-1].end / self.frame_rate,
-            "windows": [dataclasses.astuple(window) for window in windows[:2]],
-        }
-        lm = self.config.lm
-        return Checkpoint(folder, settings, batch=len(texts), codebooks=lm.n_q, card=lm.card)
-
-    def _audio(self, windows: list[Window], pieces: Pieces, *, block: int) -> Iterator[np.ndarray]:
-        return decode_windows(
-            self.encodec, windows, pieces, channels=self.audio_channels, block=block
-        )
-
-    def _layout(
-        self, num_frames: int, prompt: int, extend_stride: float | None, join: str
-    ) -> list[Window]:
-        if join not in JOINS:
-            raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
-        window = int(self.max_duration * self.frame_rate)
-        longest = self.max_duration
-        stride = 0.6 * longest if extend_stride is None else extend_stride
-        if not arguments.is_number(stride) or not 1 / self.frame_rate <= stride < longest:
-            raise UserError(
-                f"extend_stride must be at least one frame, {1 / self.frame_rate:g} s, and less "
-                f"than {longest:g} s, got {extend_stride!r}"
-            )
-        frames = int(stride * self.frame_rate)
-        overlap = overlap_frames(join, window, frames, self.frame_rate)
-        return layout(num_frames, window=window, stride=frames, prompt=prompt, overlap=overlap)
+                stretches = [np.zeros((len(texts), self.audio_channels, 0), np.float32)]
+                for stretch in piece.audio(callback):
+                    (on_audio or stretches.append)(stretch)
+                codes, audio = assemble(piece.done), np.concatenate(stretches, axis=2)
+        return GenerationOutput(audio=audio, codes=codes, sample_rate=self.sample_rate)
 
     # --- The stages, each callable alone -----------------------------------------------------
 
@@ -763,7 +630,7 @@ class MusicGen:
           frames of codebook k are NaN: their steps lie beyond the sequence.
         """
         texts = arguments.check_descriptions(descriptions)
-        codes = arguments.match_batch(self._check_codes(codes, "codes"), len(texts))
+        codes = arguments.match_batch(check_codes(self.config, codes, "codes"), len(texts))
         return _lm_logits(self.lm, codes, self.text_condition(texts))
 
     def encode(self, audio: np.ndarray | jax.Array, sample_rate: int) -> jax.Array:
@@ -796,59 +663,10 @@ class MusicGen:
         Compiled once per T: the codec's convolutions look ahead and reflect at the true end, so
         padding the codes to a common length would change the last frames.
         """
-        codes = self._check_codes(codes, "codes")
+        codes = check_codes(self.config, codes, "codes")
         (B, _, T), C = codes.shape, self.audio_channels
         rows = codes.reshape(B, -1, C, T).swapaxes(1, 2).reshape(B * C, -1, T)
         return _codec_decode(self.encodec, rows).reshape(B, C, -1)
-
-    # --- Checks that need the config ---------------------------------------------------------
-
-    def _num_frames(self, duration: float) -> int:
-        if not arguments.is_number(duration) or not 0 < duration <= MAX_DURATION:
-            raise UserError(
-                f"duration must be more than 0 and at most {MAX_DURATION} seconds (a day), "
-                f"got {duration!r}"
-            )
-        num_frames = int(duration * self.frame_rate)
-        if num_frames < 1:
-            raise UserError(
-                f"duration must be at least one frame, {1 / self.frame_rate:g} seconds, "
-                f"got {duration!r}"
-            )
-        return num_frames
-
-    def _check_prompt_frames(self, prompt: int, total: int) -> None:
-        if prompt >= total:
-            raise UserError(
-                f"the prompt lasts {prompt / self.frame_rate:.2f} s and leaves nothing of the "
-                f"duration of {total / self.frame_rate:.2f} s, which includes it: raise the "
-                f"duration or cut the prompt"
-            )
-        window = int(self.max_duration * self.frame_rate)
-        if prompt >= window:
-            raise UserError(
-                f"the prompt lasts {prompt / self.frame_rate:.2f} s: it must be shorter than the "
-                f"{self.max_duration:g} s that the model sees at once"
-            )
-
-    def _check_codes(self, codes: jax.Array | np.ndarray, what: str) -> jax.Array:
-        values = np.asarray(codes)
-        K, card = self.config.lm.n_q, self.config.lm.card
-        if values.ndim != 3 or values.shape[1] != K or not values.size:
-            raise UserError(f"{what} must be [B, {K}, T], got the shape {list(values.shape)}")
-        if not np.issubdtype(values.dtype, np.integer):
-            raise UserError(f"{what} must be integers, got {values.dtype}")
-        if values.min() < 0 or values.max() >= card:
-            raise UserError(
-                f"{what} must be from 0 to {card - 1}, got {values.min()} to {values.max()}"
-            )
-        return jnp.asarray(codes, jnp.int32)
-
-
-def _remember(pieces: Pieces, kept: list) -> Pieces:
-    for piece in pieces:
-        kept.append(piece)
-        yield piece
 
 
 # --- Jitted stages: modules are pytrees, so one compilation serves every model of a shape -------

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from musicgen_jax.windows import Window
 
 SETTINGS = "settings.json"
 _LARGEST_SETTINGS = 1 << 24  # bytes
+_OURS = re.compile(r"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.[0-9a-f]{16}\.part")
 
 
 class Checkpoint:
@@ -117,6 +119,26 @@ class Checkpoint:
             os.replace(aside, self.folder / name)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def discard(folder: str | os.PathLike) -> None:
+    """Deletes the folder of a generation, if there is one, and with it what else lies there of it.
+
+    Raises:
+      UserError: it holds files that are not of a generation, or cannot be deleted.
+    """
+    folder = Path(folder)
+    try:
+        files = list(folder.iterdir()) if folder.exists() else []
+        if strange := [file.name for file in files if not _OURS.fullmatch(file.name)]:
+            raise UserError(f"{folder} holds {strange[0]!r}: move it away, nothing is deleted")
+        # The settings go last: whatever is left without them could never be told from another's.
+        for file in sorted(files, key=lambda file: file.name == SETTINGS):
+            file.unlink()
+        if folder.exists():
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"cannot delete {folder}: {error.strerror}") from error
 
 
 def fingerprint(*modules: nnx.Module) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from musicgen_jax import audio
+from musicgen_jax import level as levels
 from musicgen_jax.errors import UserError
 
 QUANTUM = 2.0**-15
@@ -470,15 +471,18 @@ def direct_form(x, numerator, denominator):
     return y
 
 
-@pytest.mark.parametrize("design", [audio._treble_shelf, audio._high_pass])
+def biquad(wave, numerator, denominator, rate):
+    stream = levels._Biquad(numerator, denominator, rate)
+    return np.concatenate([*stream.push(wave), *stream.flush()], axis=1)
+
+
+@pytest.mark.parametrize("design", [levels._treble_shelf, levels._high_pass])
 def test_fft_filter_equals_the_recursion(design):
     rate = 4000  # chunks of 8 s: the 9 s below cross from one to the next
     wave = noise(1, 9 * rate).astype(np.float64) + 0.5
     numerator, denominator = design(rate)
     expected = direct_form(wave[0], numerator, denominator)
-    np.testing.assert_allclose(
-        audio._biquad(wave, numerator, denominator, rate)[0], expected, atol=1e-12
-    )
+    np.testing.assert_allclose(biquad(wave, numerator, denominator, rate)[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [32000, 44100, 48000])
@@ -508,8 +512,8 @@ def test_clip_as_torchaudio_does():
     quiet = 0.1 * sine(997, rate)
     assert audio.loudness(quiet, rate, clip=True) == audio.loudness(quiet, rate)
     loud = sine(997, rate)
-    shelved = np.clip(audio._biquad(loud, *audio._treble_shelf(rate), rate), -1, 1)
-    expected = rms(np.clip(audio._biquad(shelved, *audio._high_pass(rate), rate), -1, 1))
+    shelved = np.clip(biquad(loud, *levels._treble_shelf(rate), rate), -1, 1)
+    expected = rms(np.clip(biquad(shelved, *levels._high_pass(rate), rate), -1, 1))
     measured = audio.loudness(loud, rate, clip=True)
     assert abs(measured - (20 * math.log10(expected) - 0.691)) < 0.01
     assert -0.5 < measured - audio.loudness(loud, rate) < -0.1
@@ -544,3 +548,66 @@ def test_import_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- Piece by piece -----------------------------------------------------------------------------
+
+
+def write_in_pieces(path, wave, rate, strategy, sizes, folder):
+    path.unlink(missing_ok=True)
+    file = audio.GrowingFile(
+        path, wave.shape[0], rate, strategy, samples=wave.shape[1], aside=folder / "aside.f32"
+    )
+    begin = 0
+    for size in sizes:
+        file.write(wave[:, begin : begin + size])
+        begin += size
+    file.write(wave[:, begin:])
+    assert not path.exists(), "a file appears whole or not at all"
+    file.finish()
+    assert [entry.name for entry in folder.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("strategy", audio.STRATEGIES)
+def test_a_file_written_in_pieces_is_the_file_written_at_once(tmp_path, strategy, suffix):
+    rate = 4000
+    loud = noise(2, 9 * rate, level=0.9)  # samples beyond full scale, and chunks of 8 s
+    loud[:, : 2 * rate] *= 0.05
+    for wave in (loud, 1e-4 * loud, loud[:, :500], 0 * loud):
+        once, pieces = tmp_path / "a" / f"x{suffix}", tmp_path / "b" / f"x{suffix}"
+        pieces.parent.mkdir(exist_ok=True)
+        audio.write(once, wave, rate, strategy, loudness_compressor=True)
+        write_in_pieces(pieces, wave, rate, strategy, [1, 100, 0, 7000], pieces.parent)
+        assert once.read_bytes() == pieces.read_bytes()
+
+
+def test_a_file_too_long_for_its_format_is_refused_at_once(tmp_path):
+    make = lambda name: audio.GrowingFile(  # noqa: E731
+        tmp_path / name, 2, 32000, "peak", samples=12 * 3600 * 32000, aside=tmp_path / "aside"
+    )
+    with pytest.raises(UserError, match=r"at most 4 GiB; write a \.flac"):
+        make("x.wav")
+    make("x.flac")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
+    file = audio.GrowingFile(
+        tmp_path / "x.wav", 1, 4000, "peak", samples=8000, aside=tmp_path / "aside"
+    )
+    file.write(noise(1, 8000))
+
+    with open("/dev/full", "wb", buffering=0) as full:
+        recorder = audio._Recorder
+        monkeypatch.setattr(audio, "_Recorder", lambda file: recorder(full))
+        with pytest.raises(UserError, match="No space left"):
+            file.finish()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["aside"]
+
+
+def test_pieces_must_be_finite(tmp_path):
+    file = audio.GrowingFile(tmp_path / "x.wav", 1, 4000, "peak", samples=9, aside=tmp_path / "a")
+    with pytest.raises(UserError, match="NaN or infinite"):
+        file.write(np.full((1, 9), np.nan, np.float32))
