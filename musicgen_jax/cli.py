@@ -240,6 +240,7 @@ def _generate(args: argparse.Namespace) -> None:
 
     from musicgen_jax import audio, output, resume
     from musicgen_jax.model import MusicGen
+    from musicgen_jax.piece import MAX_DURATION
 
     source = audio.read(args.continue_from) if args.continue_from else None
     style = audio.read(args.style) if args.style else None
@@ -286,7 +287,7 @@ def _generate(args: argparse.Namespace) -> None:
     if args.stream:
         output.to_pipe(make, model, args.stream)
         return
-    long = model.max_duration < args.duration < float("inf")
+    long = model.max_duration < args.duration <= MAX_DURATION
     folder = output.partial_folder(args.output)
     if long:
         out = output.to_files(

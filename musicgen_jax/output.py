@@ -12,6 +12,7 @@ from musicgen_jax.audio import GrowingFile
 from musicgen_jax.errors import UserError
 from musicgen_jax.level import apply_level
 from musicgen_jax.model import GenerationOutput, MusicGen
+from musicgen_jax.resume import check_ours
 
 Make = Callable[..., GenerationOutput]  # a method of the model, its other arguments given
 
@@ -56,7 +57,7 @@ def to_files(
             f"{folder} is left of a generation that was cut off: add --resume to go on with it, or "
             "delete it"
         )
-    if go_on and not folder.exists():
+    if go_on and not check_ours(folder):
         print(f"musicgen-jax: no {folder}: starting at the beginning", file=sys.stderr)
     growing = [
         GrowingFile(

@@ -121,6 +121,21 @@ class Checkpoint:
             aside.unlink(missing_ok=True)
 
 
+def check_ours(folder: str | os.PathLike) -> list[Path]:
+    """The files of a generation's folder, none if there is no folder.
+
+    Raises:
+      UserError: it holds others.
+    """
+    folder = Path(folder)
+    files = list(folder.iterdir()) if folder.exists() else []
+    if strange := [file.name for file in files if not _OURS.fullmatch(file.name)]:
+        raise UserError(
+            f"{folder} holds {strange[0]!r}, which is not of a generation: move it away"
+        )
+    return files
+
+
 def discard(folder: str | os.PathLike) -> None:
     """Deletes the folder of a generation, if there is one, and with it what else lies there of it.
 
@@ -129,9 +144,7 @@ def discard(folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     try:
-        files = list(folder.iterdir()) if folder.exists() else []
-        if strange := [file.name for file in files if not _OURS.fullmatch(file.name)]:
-            raise UserError(f"{folder} holds {strange[0]!r}: move it away, nothing is deleted")
+        files = check_ours(folder)
         # The settings go last: whatever is left without them could never be told from another's.
         for file in sorted(files, key=lambda file: file.name == SETTINGS):
             file.unlink()
