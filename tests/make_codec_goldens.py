@@ -80,16 +80,24 @@ WIDTHS = {"24 kHz": 113, "48 kHz": 545}
 
 
 def make_model(kind, seed=0):
-    """transformers' codec with random weights."""
+    """transformers' codec with random weights, under which sound and not biases picks the codes."""
     torch.manual_seed(seed)
     config = transformers.EncodecConfig(**SIZES, **KINDS[kind][0])
     model = transformers.EncodecModel(config).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and "quantizer" not in name:
-                tensor.normal_(0.0, 0.3)
-        for layer in model.quantizer.layers:
-            layer.codebook.embed.normal_(0.0, 1.0)
+            if "quantizer" in name or not tensor.is_floating_point():
+                continue
+            if name.endswith(("original0", "norm.weight")):
+                tensor.uniform_(0.8, 1.6)
+            else:
+                tensor.normal_(0.0, 0.1 if "bias" in name else 0.5)
+        clip = noise(config.audio_channels, config.sampling_rate)
+        residual = model.encoder(torch.from_numpy(clip)).transpose(1, 2)[0]  # [T, D]
+        for layer in model.quantizer.layers:  # codes near the latents, and near what they leave
+            embed = layer.codebook.embed
+            embed.copy_(residual.mean(0) + residual.std(0) * torch.randn_like(embed))
+            residual = residual - embed[torch.cdist(residual, embed).argmin(1)]
     return model
 
 
@@ -185,6 +193,8 @@ def main() -> None:
         safetensors.numpy.save_file(arrays, folder / "transformers" / "model.safetensors")
         torch.save(original_state(model), folder / "original.th")
         codes, scales, wave = reference(model, audio, model.config.target_bandwidths[-1])
+        used = [len(np.unique(book)) for book in np.concatenate(codes, axis=2)[0]]
+        assert min(used) > 5, used
         arrays = {"audio": audio, "codes": np.concatenate(codes, axis=2), "wave": wave}
         if model.config.normalize:
             arrays["scales"] = np.stack(scales, axis=1)

@@ -38,6 +38,7 @@ def check(pair, width, bandwidth):
     encoded = ours.encode(audio, ours.sample_rate, bandwidth)
     decoded = ours.decode(encoded)
     np.testing.assert_array_equal(encoded.codes, np.concatenate(codes, axis=2))
+    assert width < 100 or min(len(np.unique(book)) for book in encoded.codes[0]) > 4
     if ours.config.normalize:
         assert_close(encoded.scales, np.stack(scales, axis=1), 1e-6, "levels")
     else:
