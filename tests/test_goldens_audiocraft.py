@@ -15,6 +15,8 @@ from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
 from musicgen_jax.patterns import to_steps
+from musicgen_jax.piece import Piece
+from musicgen_jax.windows import assemble
 from tests.tolerance import assert_close
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -173,3 +175,45 @@ def test_a_long_piece_moves_through_the_melody(goldens):
     wav = melody(*LONG_MELODY)
     output = short.generate_with_chroma([TEXT], wav, RATE, separate=False, **settings)
     np.testing.assert_array_equal(output.codes, expected.windows_codes)
+
+
+LONG_PIECES = {  # seconds, stride, frames of prompt; as the script of these goldens
+    "half": (1.3, 0.6, 0),
+    "three": (2.3, 0.6, 0),
+    "full": (2.2, 0.6, 0),
+    "odd": (1.77, 0.43, 0),
+    "wide": (2.5, 0.9, 0),
+    "prompt": (1.9, 0.6, 17),
+    "late": (1.7, 0.6, 44),
+}
+
+
+@pytest.mark.parametrize("name", ["text", "stereo"])
+def test_pieces_of_several_windows(goldens, name):
+    """Tokens of every window, and the sound of them decoded as one."""
+    whole, _ = goldens[name]
+    config = dataclasses.replace(whole.config, max_duration=1.0)
+    model = MusicGen(config, whole.t5, whole.lm, whole.encodec, whole.tokenizer)
+    with np.load(GOLDENS / "long" / "expected.npz") as arrays:
+        expected = {key.removeprefix(f"{name}_"): value for key, value in arrays.items()}
+    text = model.text_condition([TEXT])
+    for case, (seconds, stride, given) in LONG_PIECES.items():
+        codes = expected[f"{case}_codes"].astype(np.int32)
+        piece = Piece(
+            model.lm,
+            model.encodec,
+            config,
+            [TEXT],
+            lambda offset: text,
+            duration=seconds,
+            extend_stride=stride,
+            use_sampling=False,
+            prompt_codes=codes[:, :, :given] if given else None,
+        )
+        np.testing.assert_array_equal(assemble(piece.codes()), codes, case)
+    for case in ("half", "three"):
+        seconds, stride, _ = LONG_PIECES[case]
+        settings = {"duration": seconds, "extend_stride": stride, "use_sampling": False}
+        chunks = list(model.stream([TEXT], chunk_seconds=0.3, **settings))
+        audio = np.concatenate(chunks, axis=2)[:, :, ::7]
+        assert_close(audio, expected[f"{case}_audio"])
