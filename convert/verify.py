@@ -339,20 +339,19 @@ def _reference_mert(config: MertConfig, part: Part, audio: np.ndarray) -> np.nda
     import torch
     import transformers
 
-    model = transformers.HubertModel(
-        transformers.HubertConfig(
-            hidden_size=config.dim,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.ffn_dim,
-            conv_dim=config.conv_dim,
-            conv_kernel=config.conv_kernel,
-            conv_stride=config.conv_stride,
-            num_conv_pos_embeddings=config.conv_pos_kernel,
-            num_conv_pos_embedding_groups=config.conv_pos_groups,
-            attn_implementation="eager",
-        )
-    )
+    sizes: dict[str, Any] = {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.ffn_dim,
+        "conv_dim": config.conv_dim,
+        "conv_kernel": config.conv_kernel,
+        "conv_stride": config.conv_stride,
+        "num_conv_pos_embeddings": config.conv_pos_kernel,
+        "num_conv_pos_embedding_groups": config.conv_pos_groups,
+        "attn_implementation": "eager",
+    }
+    model = transformers.HubertModel(transformers.HubertConfig(**sizes))
     names = {"weight_g": "original0", "weight_v": "original1"}
     tensors = {
         re.sub(r"\.(weight_[gv])$", lambda m: f".parametrizations.weight.{names[m[1]]}", key): t

@@ -11,6 +11,8 @@ Where its usual processor brings the audio to zero mean and unit variance, audio
 conditioner gives it the samples as they are; so does this package.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -81,7 +83,7 @@ class Block(nnx.Module):
         self, config: MertConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ):
         dim, ffn_dim = config.dim, config.ffn_dim
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Any = {"dtype": dtype, "param_dtype": param_dtype}
 
         def dense(in_features: int, out_features: int) -> Linear:
             return Linear(
@@ -129,7 +131,7 @@ class Mert(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Any = {"dtype": dtype, "param_dtype": param_dtype}
         self.config = config
         channels = (1, *config.conv_dim)
         self.convolutions = nnx.List(

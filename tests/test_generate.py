@@ -226,13 +226,13 @@ def test_no_weight_is_copied_or_converted_in_the_loop(dtype):
     steps = np.zeros((1, CONFIG.n_q, 257), np.int32)
     state, cross_kv = generate._start(
         graphdef, params, steps, np.int32(0), example_keys(0, 1), condition,
-        prefill_length=0, cache_length=256, guided=True,
+        prefill_length=0, cache_length=256, copies=2,
     )  # fmt: skip
     one = np.float32(1)
     hlo = (
         generate._decode.lower(
             graphdef, params, state, cross_kv, condition, np.int32(5), one, one, one,
-            form=generate.Form(),
+            None, form=generate.Form(),
         )
         .compile()
         .as_text()

@@ -5,6 +5,8 @@ over its features, a quantizer keeps only what `eval_q` codebooks can say of the
 frame becomes a token in front of the music.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ class StyleConditioner(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: Any = {"dtype": dtype, "param_dtype": param_dtype}
         dim = config.dim
         self.config = config
         self.embed = Linear(config.feature_dim, dim, use_bias=True, **types, rngs=rngs)
