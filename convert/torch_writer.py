@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from musicgen_jax.convert.pickled import Inert, Name
 from musicgen_jax.convert.tensors import LazyTensor
 
 _STORAGES = {
@@ -25,8 +26,9 @@ def write_torch(path: str | Path | BinaryIO, value: Any) -> None:
 
     Args:
       path: of the file, or an open one.
-      value: dicts, lists, strings, integers, None and numpy arrays or `LazyTensor`s (which become
-        tensors; lazy ones are read one at a time).
+      value: dicts, lists, tuples, strings, numbers, None and numpy arrays or `LazyTensor`s (which
+        become tensors; lazy ones are read one at a time); also `Name` and `Inert`, which become
+        what they stand for.
     """
     tensors: list[np.ndarray | LazyTensor] = []
     program = b"\x80\x02" + _program(value, tensors) + b"."
@@ -59,6 +61,16 @@ def _program(value: Any, tensors: list) -> bytes:
         case dict():
             items = b"".join(_program(x, tensors) for item in value.items() for x in item)
             return b"ccollections\nOrderedDict\n)R(" + items + b"u"
+        case float():
+            return b"G" + struct.pack(">d", value)
+        case tuple() if not isinstance(value, LazyTensor):
+            return b"(" + b"".join(_program(x, tensors) for x in value) + b"t"
+        case Name():
+            module, _, name = value.name.rpartition(".")
+            return f"c{module}\n{name}\n".encode()
+        case Inert():
+            made = _program(Name(value.name), tensors) + _program(value.args, tensors) + b"\x81"
+            return made if value.state is None else made + _program(value.state, tensors) + b"b"
         case list():
             return b"](" + b"".join(_program(x, tensors) for x in value) + b"e"
         case LazyTensor() | np.ndarray():

@@ -31,7 +31,7 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-_MAX_PICKLE = 64 << 20  # bytes; the structure of an official model takes about 100 kB
+_MAX_PICKLE = 16 << 20  # bytes; the structure of an official model takes about 100 kB
 _MAX_AXES = 16
 _CHUNK = 16 << 20
 
