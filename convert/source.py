@@ -171,6 +171,10 @@ def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
             settings = encodec.TRANSFORMERS_DEFAULTS | settings
         if settings and component == "lm":
             settings = {"num_attention_heads": 16} | settings
+            # The first uploads say 16 for every size; the weights have heads of 64 as ever.
+            width = settings.get("hidden_size")
+            if settings["num_attention_heads"] == 16 and width in (1536, 2048):
+                settings["num_attention_heads"] = width // 64
             if "chroma_length" in config:  # what belongs to the melody stands one level up
                 settings["chroma_length"] = config["chroma_length"]
         found = {

@@ -80,10 +80,16 @@ WIDTHS = {"24 kHz": 113, "48 kHz": 545}
 
 
 def make_model(kind, seed=0):
-    """transformers' codec with random weights, under which sound and not biases picks the codes."""
+    """transformers' codec with random weights."""
     torch.manual_seed(seed)
-    config = transformers.EncodecConfig(**SIZES, **KINDS[kind][0])
-    model = transformers.EncodecModel(config).eval()
+    model = transformers.EncodecModel(transformers.EncodecConfig(**SIZES, **KINDS[kind][0])).eval()
+    randomize(model)
+    return model
+
+
+def randomize(model):
+    """Weights under which the sound picks the codes; small gains would leave it to the biases."""
+    config = model.config
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "quantizer" in name or not tensor.is_floating_point():
@@ -98,7 +104,6 @@ def make_model(kind, seed=0):
             embed = layer.codebook.embed
             embed.copy_(residual.mean(0) + residual.std(0) * torch.randn_like(embed))
             residual = residual - embed[torch.cdist(residual, embed).argmin(1)]
-    return model
 
 
 def noise(channels, width, batch=1):

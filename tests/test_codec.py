@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -93,6 +94,14 @@ def test_original_files_give_the_same_weights(folders, kind, tmp_path):
         for folder in (tmp_path / "ours", folders[kind])
     )
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_the_first_upload_of_the_32_khz_codec_is_refused(tmp_path):
+    source = shutil.copytree(GOLDENS / "24khz" / "transformers", tmp_path / "encodec_32khz")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"sampling_rate": 32000}))
+    with pytest.raises(UserError, match=r"first upload .* download it again"):
+        convert(source, tmp_path / "ours")
 
 
 def count(config):

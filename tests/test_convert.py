@@ -1,6 +1,7 @@
 """The converter without torch: the whole way, strict tables, settings, what is found where."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from musicgen_jax.convert.__main__ import main
 from musicgen_jax.convert.pipeline import abstract_params, convert_part, find_parts
 from musicgen_jax.convert.rules import Rule, Table, apply_table
 from musicgen_jax.convert.settings import Part, read_xp_cfg
-from musicgen_jax.convert.source import WEIGHT_FILES, files_to_download
+from musicgen_jax.convert.source import WEIGHT_FILES, files_to_download, open_source
 from musicgen_jax.convert.torch_writer import write_torch
 from musicgen_jax.errors import UserError
 from musicgen_jax.testing import DEBUG
@@ -390,6 +391,24 @@ def test_unsupported_codecs(setting):
         encodec.derive_config(transformers_part(state, setting))
     with pytest.raises(UserError, match="is not an EnCodec"):
         encodec.derive_config(transformers_part({"a": np.ones(1)}, {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [
+        ({}, 16), ({"hidden_size": 1024}, 16), ({"hidden_size": 1536}, 24),
+        ({"hidden_size": 2048, "num_attention_heads": 16}, 32),
+        ({"hidden_size": 1536, "num_attention_heads": 12}, 12),
+        ({"hidden_size": 64, "num_attention_heads": 16}, 16), ({"hidden_size": "x"}, 16),
+    ],
+)  # fmt: skip
+def test_heads_of_the_first_uploads(tmp_path, config, heads):
+    name = "decoder.model.decoder.layer_norm.weight"
+    safetensors.numpy.save_file({name: np.ones(3)}, tmp_path / "model.safetensors")
+    document = {"model_type": "musicgen", "decoder": {"ffn_dim": 8} | config}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    settings = open_source(str(tmp_path)).parts["lm"].settings
+    assert settings["num_attention_heads"] == heads
 
 
 def test_gated_t5_is_refused():
