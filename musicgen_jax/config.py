@@ -263,8 +263,8 @@ class HTDemucsConfig:
         bins = self.nfft // 2 // self.stride ** (self.depth - 1)
         if self.nfft % (2 * self.stride**self.depth) or bins <= self.kernel_size:
             raise ValueError(
-                f"nfft {self.nfft} must divide by {2 * self.stride**self.depth} and leave more than "
-                f"{self.kernel_size} bins to the last of {self.depth} layers: merging branches are "
+                f"nfft {self.nfft} must divide by {2 * self.stride**self.depth} and leave more "
+                f"than {self.kernel_size} bins to the last of {self.depth} layers: merging branches are "
                 "not supported"
             )
         if self.segment_length <= self.nfft:
