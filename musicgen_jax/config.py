@@ -264,8 +264,8 @@ class HTDemucsConfig:
         if self.nfft % (2 * self.stride**self.depth) or bins <= self.kernel_size:
             raise ValueError(
                 f"nfft {self.nfft} must divide by {2 * self.stride**self.depth} and leave more "
-                f"than {self.kernel_size} bins to the last of {self.depth} layers: merging branches are "
-                "not supported"
+                f"than {self.kernel_size} bins to the last of {self.depth} layers: merging "
+                "branches are not supported"
             )
         if self.segment_length <= self.nfft:
             raise ValueError(f"segment_length {self.segment_length} must exceed nfft {self.nfft}")
