@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.streaming import StreamingDecoder
+from musicgen_jax.encodec.streaming import StreamingDecoder, look_ahead
 from musicgen_jax.windows import Window
 
 JOINS = ("hard", "crossfade")
@@ -73,7 +73,7 @@ def decode_windows(
             begin = ending.emitted
             rest = [ending.push(to_rows(codes, channels)) for codes in tail] + [ending.flush()]
             audio = from_rows(np.concatenate(rest, axis=2), channels)
-            fader.add(window.end - shared, audio, begin)
+            fader.add(window.end - shared, audio, begin, look_ahead(encodec.config))
     yield from fader.take(from_rows(decoder.flush(), channels))
 
 
@@ -115,24 +115,36 @@ class _Fader:
 
     def __init__(self, hop_length: int, sample_rate: int):
         self.hop, self.rate = hop_length, sample_rate
-        self.fades: list[tuple[int, np.ndarray]] = []  # first sample and the old ending
+        # The old ending, the sample it begins with, and that at which its fade begins.
+        self.fades: list[tuple[int, int, np.ndarray]] = []
+        self.end = 0  # the frame that the latest fade ends with
         self.held: np.ndarray | None = None
         self.begin = 0  # the sample that `held`, or what comes next, begins with
 
-    def add(self, frame: int, audio: np.ndarray, begin: int) -> None:
-        """A fade from `audio`, which begins at frame `begin`; the fade begins at `frame`."""
-        self.fades.append((frame * self.hop, audio[:, :, (frame - begin) * self.hop :]))
+    def add(self, frame: int, audio: np.ndarray, begin: int, ahead: int) -> None:
+        """A fade from `audio`, which begins at frame `begin`; the fade begins at `frame`.
+
+        In the `ahead` frames before it there is `audio` alone: so far the codec looks ahead, and
+        with what comes next it makes another waveform even there.
+        """
+        alone = max(begin, frame - ahead, self.end)
+        self.end = begin + audio.shape[2] // self.hop
+        audio = audio[:, :, (alone - begin) * self.hop :]
+        self.fades.append((alone * self.hop, frame * self.hop, audio))
 
     def take(self, audio: np.ndarray) -> Iterator[np.ndarray]:
         """Takes the next stretch and gives out what is final."""
         held = audio if self.held is None else np.concatenate([self.held, audio], axis=2)
         while self.fades:
-            start, old = self.fades[0]
-            first, last = start - self.begin, start - self.begin + old.shape[2]
+            begin, start, old = self.fades[0]
+            first, last = begin - self.begin, begin - self.begin + old.shape[2]
             if held.shape[2] < last:
                 break
-            mixed = crossfade(old, held[:, :, first:last], self.rate)
-            held = np.concatenate([held[:, :, :first], mixed, held[:, :, last:]], axis=2)
+            alone = start - begin
+            new = held[:, :, first + alone : last]
+            mixed = crossfade(old[:, :, alone:], new, self.rate)
+            parts = [held[:, :, :first], old[:, :, :alone], mixed, held[:, :, last:]]
+            held = np.concatenate(parts, axis=2)
             self.fades.pop(0)
         ready = held.shape[2]
         if self.fades:

@@ -33,16 +33,13 @@ def uninterrupted(folder, tmp_path_factory):
     return file
 
 
-def start(folder, *arguments, **options):
+def start(folder, *arguments, cwd=None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "musicgen_jax", "generate", "bells", "--model", str(folder)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as in this process
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        [*command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        **options,
+        [*command, *arguments], stdout=pipe, stderr=pipe, env=environment, cwd=cwd
     )
 
 
