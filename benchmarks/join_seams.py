@@ -12,7 +12,7 @@ A crossfade is measured at three moments: its beginning, middle and end. A momen
 a measure, if it stays below what 95 % of all others stay below. By chance 5 % of any moments do
 not; so the table tells how many at joins do not, and how likely so many or more are by chance.
 
-    python benchmarks/join_seams.py --pieces 4 --joins 6
+    python benchmarks/join_seams.py --pieces 10 --joins 6
 
 Appends one JSON line to benchmarks/results.jsonl.
 """
