@@ -263,7 +263,7 @@ def _reference_lm(
             "num_codebooks": config.n_q,
         }
     sizes |= {"attn_implementation": "eager"}  # without a choice the mask would be left out
-    model = decoder(decoder_config(**sizes))
+    model = decoder(decoder_config(**sizes))  # type: ignore[arg-type]
     tensors = dict(_lm_tensors(part))
 
     def project(x: np.ndarray, name: str) -> np.ndarray:

@@ -253,7 +253,12 @@ class GrowingFile:
             with (
                 self.aside.open("rb") as samples,
                 soundfile.SoundFile(
-                    file, "w", self.sample_rate, self.channels, "PCM_16", format=form
+                    file,  # type: ignore[arg-type]
+                    "w",
+                    self.sample_rate,
+                    self.channels,
+                    "PCM_16",
+                    format=form,
                 ) as encoder,
             ):
                 while block := samples.read(4 * self.channels << 18):

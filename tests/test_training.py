@@ -150,9 +150,9 @@ class Patterns:
 def tokenize(texts):
     ids = np.zeros((len(texts), 4), np.int32)
     mask = np.zeros((len(texts), 4), bool)
-    for row, text in enumerate(texts):
-        ids[row, : len(text or "")] = 5
-        mask[row, : len(text or "")] = True
+    for row, prompt in enumerate(texts):
+        ids[row, : len(prompt or "")] = 5
+        mask[row, : len(prompt or "")] = True
     return ids, mask
 
 

@@ -160,9 +160,7 @@ def train_text_encoder(run: Path, tokenize: lm_training.Tokenize) -> dict:
     )
 
 
-def train_lm(
-    run: Path, train: Library, held_out: Pieces, tokenize: lm_training.Tokenize
-) -> dict:
+def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: lm_training.Tokenize) -> dict:
     """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
     path = run / "lm"
     abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))

@@ -87,7 +87,7 @@ def init(model: MusicGenConfig, config: LMTrainConfig, t5: Any = None) -> LMTrai
     return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained(params, config)))
 
 
-def trained(params: Any, config: LMTrainConfig) -> Any:
+def trained(params: Any, config: LMTrainConfig) -> dict:
     """The part of the parameters that training changes."""
     return {"lm": params["lm"]} if config.freeze_text else params
 
@@ -124,7 +124,7 @@ def make_step(model: MusicGenConfig, config: LMTrainConfig) -> Callable:
         part = trained(state.params, config)
         grads, per_codebook = jax.grad(of_trained, has_aux=True)(part)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, part)
-        params = {**state.params, **optax.apply_updates(part, updates)}
+        params = state.params | optax.apply_updates(part, updates)  # type: ignore[operator]
         return LMTrainState(state.step + 1, params, optimizer_state), per_codebook
 
     return step
