@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from musicgen_jax import __version__, codec_command
+from musicgen_jax import __version__, codec_command, export_command, warmup_command
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 
@@ -84,6 +84,24 @@ def _parser() -> argparse.ArgumentParser:
         description="Audio to a small file of codes, and back.",
     )
     codec_command.add_arguments(codec)
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile ahead of time what generate will need",
+        description="Compiles what `generate` will need and keeps it on disk, so that the first "
+        "clip comes as fast as the second.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    warmup_command.add_arguments(warmup)
+
+    export = commands.add_parser(
+        "export",
+        help="a model as StableHLO, to run without this package",
+        description="Writes a model as programs in StableHLO beside its weights, to be run with "
+        "JAX and NumPy alone: the text encoder, the language model's loop and the codec's decoder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    export_command.add_arguments(export)
     return parser
 
 
@@ -204,11 +222,12 @@ def _chroma(args: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from musicgen_jax import audio
+    from musicgen_jax import audio, compile_cache
     from musicgen_jax.conditioning.chroma import HOP, PITCHES
     from musicgen_jax.config import OFFICIAL_MODELS
     from musicgen_jax.melody import Melodies, check_melodies
 
+    compile_cache.enable()
     # Every official melody model hears the same: no weights are involved.
     config = OFFICIAL_MODELS["facebook/musicgen-melody"]
     seconds = config.max_duration

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import arguments, checkpoint, hub
+from musicgen_jax import arguments, checkpoint, compile_cache, hub
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
@@ -86,6 +86,7 @@ class Codec:
         Raises:
           UserError: there is no such codec, or it is incomplete.
         """
+        compile_cache.enable()
         folder = hub.find_codec(name_or_path)
         info = checkpoint.load_info(folder)
         config = info.parts.get("encodec")

@@ -21,7 +21,7 @@ from musicgen_jax.lm import LM
 from musicgen_jax.sampling import Form, guide, sample
 from musicgen_jax.transformer import CrossCache, LayerCache
 
-_UNKNOWN = -1  # a slot whose token is still to be drawn
+UNKNOWN = -1  # a slot whose token is still to be drawn
 _LENGTHS = (256, 512, 1024, 1504)  # steps a cache may hold; 1504 is 30 seconds
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
 
@@ -32,7 +32,7 @@ class DecodeState:
     """Everything that changes from step to step."""
 
     step: jax.Array  # [] the last step that is complete; the next one is predicted from it
-    steps: jax.Array  # [B, K, S] tokens; _UNKNOWN where still to be drawn
+    steps: jax.Array  # [B, K, S] tokens; UNKNOWN where still to be drawn
     cache: tuple[LayerCache, ...]  # of B rows, 2B with guidance, 3B with double guidance
     keys: jax.Array  # [B] one typed key per example
 
@@ -213,7 +213,7 @@ def _decode(
         drawn = sample(logits, keys, form, temperature, top_p)
         # A delayed book's prompt ends later: what is known wins over what is drawn.
         known = _at(state.steps, state.step + 1)
-        tokens = jnp.where(known == _UNKNOWN, drawn, known)
+        tokens = jnp.where(known == UNKNOWN, drawn, known)
         steps = lax.dynamic_update_index_in_dim(state.steps, tokens, state.step + 1, axis=2)
         return DecodeState(state.step + 1, steps, cache, state.keys)
 
@@ -234,6 +234,12 @@ def _cache_length(steps: int) -> int:
     return next((n for n in _LENGTHS if n >= steps), -(-steps // 512) * 512)
 
 
+def cache_lengths(steps: int) -> list[int]:
+    """The slots that caches for up to so many steps are compiled with."""
+    longest = _cache_length(steps)
+    return [*(n for n in _LENGTHS if n < longest), longest]
+
+
 def _prefill_length(steps: int) -> int:
     """Steps rounded up to a power of two, from 256 on to multiples of 256."""
     if steps > 256:
@@ -242,9 +248,9 @@ def _prefill_length(steps: int) -> int:
 
 
 def _initial_steps(prompt: np.ndarray, num_frames: int, lm: LM) -> np.ndarray:
-    """`[B, K, S]`: the prompt laid out, _UNKNOWN where a code is to come, else special."""
+    """`[B, K, S]`: the prompt laid out, UNKNOWN where a code is to come, else special."""
     missing = ((0, 0), (0, 0), (0, num_frames - prompt.shape[2]))
-    codes = np.pad(prompt, missing, constant_values=_UNKNOWN)
+    codes = np.pad(prompt, missing, constant_values=UNKNOWN)
     return patterns.to_steps(codes, lm.config.delays, lm.config.special_token)
 
 

@@ -19,6 +19,11 @@ def models_home() -> Path:
     """
     if home := os.environ.get("MUSICGEN_JAX_HOME"):
         return Path(home).expanduser()
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """`musicgen-jax` in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "musicgen-jax"
 

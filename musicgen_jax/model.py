@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import arguments, checkpoint, hub, lm
+from musicgen_jax import arguments, checkpoint, compile_cache, hub, lm
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
@@ -97,7 +97,7 @@ class MusicGen:
     def from_pretrained(
         cls, name_or_path: str | os.PathLike, *, dtype: DTypeLike | None = None
     ) -> "MusicGen":
-        """Loads a model.
+        """Loads a model, and turns on the cache of compiled programs, see `compile_cache`.
 
         Args:
           name_or_path: "nano" (comes with the package), a converted model's folder, or an
@@ -109,6 +109,7 @@ class MusicGen:
         Raises:
           UserError: there is no such model, it is incomplete, or `dtype` is not one of the two.
         """
+        compile_cache.enable()
         dtype = arguments.lm_dtype(dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)

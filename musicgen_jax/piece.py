@@ -138,8 +138,13 @@ class Piece:
             self.windows,
             self.codes(callback),
             channels=self.config.audio_channels,
-            block=self._chunk or max(1, round(_BLOCK_SECONDS * self.config.frame_rate)),
+            block=self.block,
         )
+
+    @property
+    def block(self) -> int:
+        """Frames of which audio is made at once, unless the piece is decoded as a whole."""
+        return self._chunk or max(1, round(_BLOCK_SECONDS * self.config.frame_rate))
 
     def _layout(self, frames: int, extend_stride: float | None, join: str) -> list[Window]:
         rate, longest = self.config.frame_rate, self.config.max_duration

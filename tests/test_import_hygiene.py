@@ -1,11 +1,14 @@
 """Who may import what: the package starts at once, and torch is nowhere in it."""
 
+import argparse
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from musicgen_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "musicgen_jax"
@@ -38,6 +41,11 @@ def loaded_by(code: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
+def subcommands(parser) -> dict:
+    """The commands of an argument parser."""
+    return next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+
+
 def test_the_reader_of_imports_reads_them(tmp_path):
     file = tmp_path / "example.py"
     file.write_text("import a.b\nfrom c import d\ndef f():\n    import e\n")
@@ -55,7 +63,9 @@ def test_the_command_line_answers_without_jax():
     code = """
 import contextlib, io
 from musicgen_jax.cli import main
-for arguments in (["--help"], ["generate", "--help"], ["convert", "--help"], ["generate"]):
+words = ["generate", "chroma", "convert", "codec", "warmup", "export"]
+helps = [[], *([word] for word in words), ["codec", "encode"], ["codec", "decode"]]
+for arguments in (*([*words, "--help"] for words in helps), ["generate"]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             main(arguments)
@@ -64,7 +74,33 @@ for arguments in (["--help"], ["generate", "--help"], ["convert", "--help"], ["g
 """
     loaded = loaded_by(code)
     assert "musicgen_jax" in loaded
-    assert not loaded & (HEAVY | {"flax", "jax"})
+    assert not loaded & (HEAVY | {"flax", "jax", "jaxlib"})
+
+
+def test_no_command_is_missing_above():
+    commands = [*subcommands(cli._parser())]
+    assert commands == ["generate", "chroma", "convert", "codec", "warmup", "export"]
+
+
+def test_the_package_itself_starts_in_no_time():
+    code = "import time; t = time.process_time(); import musicgen_jax; print(time.process_time()-t)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(result.stdout) < 0.3
+
+
+def test_a_model_needs_little_beyond_the_libraries():
+    """Own time of `from musicgen_jax import MusicGen`, once the libraries are loaded."""
+    code = """
+import sys, time
+import jax, numpy, flax.nnx, orbax.checkpoint.v1
+t = time.process_time()
+from musicgen_jax import MusicGen
+print(time.process_time() - t)
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(result.stdout) < 0.3
 
 
 def test_the_model_loads_only_what_it_needs():
@@ -87,7 +123,10 @@ def test_the_converter_imports_torch_only_to_verify(file):
     assert file.name == "verify.py" or not roots(imported(file)) & torch
 
 
-@pytest.mark.parametrize("name", ["audio", "cli", "config", "errors", "hub", "tokenizer"])
+@pytest.mark.parametrize(
+    "name",
+    "audio cli codec_command config errors export_command hub tokenizer warmup_command".split(),
+)
 def test_files_without_jax(name):
     loaded = loaded_by(f"import musicgen_jax.{name}")
     assert not loaded & {"flax", "jax"}

@@ -18,7 +18,7 @@ def pad_amounts(
     """
     total = kernel_size - stride
     right = 0 if causal else total // 2
-    windows = max(math.ceil((length - kernel_size + total) / stride), 0)
+    windows = max(-(-(length - kernel_size + total) // stride), 0)
     extra = windows * stride + kernel_size - total - length
     return total - right, right + extra
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax import audio as audio_lib
-from musicgen_jax import checkpoint
+from musicgen_jax import checkpoint, compile_cache
 from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.hub import models_home
@@ -46,6 +46,7 @@ class Separator:
           UserError: there is no such folder, or it holds no separator; the message says how to
             make one.
         """
+        compile_cache.enable()
         folder = _find(name_or_path)
         info = checkpoint.load_info(folder)
         config = info.parts.get(COMPONENT)
