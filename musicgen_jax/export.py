@@ -11,9 +11,9 @@
       run.py            reads all this with JAX and NumPy alone
       tokenizer.model, LICENSE
 
-The programs are those of `MusicGen.generate`, traced from the same functions. A file of `jax.export`
-holds one program for several platforms and stays readable by later releases of JAX, for half a year
-at least.
+The programs are those of `MusicGen.generate`, traced from the same functions. A file of
+`jax.export` holds one program for several platforms and stays readable by later releases of JAX,
+for half a year at least.
 """
 
 import importlib.util
@@ -255,10 +255,10 @@ def trace(
         wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
         return wav.reshape(B, C, wav.shape[1])
 
-    scalar = jax.ShapeDtypeStruct
-    ids, mask = scalar((B, tokens), jnp.int32), scalar((B, tokens), jnp.bool_)
-    vectors = scalar((B, tokens, lm.config.dim), lm.dtype)
-    who, whole, number = (scalar(s, d) for s, d in (((B,), "uint32"), ((), "int32"), ((), "float32")))
+    of = jax.ShapeDtypeStruct
+    ids, mask = of((B, tokens), jnp.int32), of((B, tokens), jnp.bool_)
+    vectors = of((B, tokens, lm.config.dim), lm.dtype)
+    who, whole, number = of((B,), "uint32"), of((), "int32"), of((), "float32")
     shapes = {
         "text": _abstract(text_weights), "language": _abstract(lm_weights),
         "audio": _abstract(audio_weights),
@@ -267,7 +267,7 @@ def trace(
     state, constant = jax.eval_shape(start, *begin)
     least = least_frames(model.config.encodec)
     (T,) = jax_export.symbolic_shape("T", constraints=[f"T >= {least}"])
-    codes = scalar((B, K, T), jnp.int32)
+    codes = of((B, K, T), jnp.int32)
     numbers = {"count": whole, "temperature": number, "top_p": number, "cfg_coef": number}
     go_on = {"weights": "language", "state": state, "constant": constant, **numbers}
     begins = dict(zip(("vectors", "mask", "seeds", "rows", "frames"), begin[1:], strict=True))

@@ -1,12 +1,13 @@
-"""Runs an exported MusicGen with JAX (and its flatbuffers) and NumPy alone; copy and change it as you like.
+"""Runs an exported MusicGen with NumPy, JAX and its flatbuffers: to copy, and to change as you like.
 
     exported = Exported("musicgen-small-export")
-    vectors = exported.text(ids, mask)                    # int32 and bool [B, L], from T5's tokenizer
+    vectors = exported.text(ids, mask)
     codes = exported.codes(vectors, mask, frames=500, seed=0)  # int32 [B, K, T]
-    audio = exported.audio(codes)                              # float32 [B, C, W]
+    audio = exported.audio(codes)  # float32 [B, C, W]
 
-The sizes B, L and so on are in manifest.json. Ids end with 1 (</s>); behind them stands 0, with the
-mask False. A row whose mask is all False is music without a description.
+Ids are int32 [B, L] from T5's tokenizer (tokenizer.model, for sentencepiece) and end with 1 (</s>);
+behind them stands 0. The mask is bool [B, L], True up to the 1; a row without a single True is
+music without a description. B and L are those of manifest.json.
 """
 
 import json

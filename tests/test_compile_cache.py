@@ -101,7 +101,8 @@ def test_a_folder_that_cannot_be_made_or_is_anothers(home, monkeypatch, tmp_path
 def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(home):
     home.mkdir(parents=True)
     files = {}
-    for name, stamp, age in (("whole", 8, 999), ("half", None, 999), ("cut", 3, 999), ("new", None, 0)):
+    kinds = (("whole", 8, 999), ("half", None, 999), ("cut", 3, 999), ("new", None, 0))
+    for name, stamp, age in kinds:
         files[name] = home / f"jit_{name}-cache"
         files[name].write_bytes(b"...")
         os.utime(files[name], times=(time.time() - age,) * 2)

@@ -47,11 +47,10 @@ exported = Exported(sys.argv[1])
 given = np.load(sys.argv[2])
 vectors = exported.text(given["ids"], given["mask"])
 results = {}
-for name, greedy in (("greedy", True), ("sample", False)):
-    codes = exported.codes(vectors, given["mask"], 50, seed=5, greedy=greedy, temperature=0.9)
+for name in sys.argv[4:]:
+    greedy, frames = name == "greedy", 11 if name == "short" else 50
+    codes = exported.codes(vectors, given["mask"], frames, seed=5, greedy=greedy, temperature=0.9)
     results |= {name: codes, f"{name}_audio": exported.audio(codes)}
-short = exported.codes(vectors, given["mask"], 11, seed=7)
-results |= {"short": short, "short_audio": exported.audio(short)}
 np.savez(sys.argv[3], **results)
 """
 
@@ -75,25 +74,28 @@ def test_a_stranger_gets_the_same_codes_and_audio(exported, tmp_path):
     ids, mask = model.tokenizer(TEXTS)
     padding = ((0, 0), (0, TOKENS - ids.shape[1]))
     np.savez(tmp_path / "in.npz", ids=np.pad(ids, padding), mask=np.pad(mask, padding))
-    command = [sys.executable, "-c", _STRANGER, folder, tmp_path / "in.npz", tmp_path / "out.npz"]
+    # In stereo, where the same programs are a little wider, one way is enough.
+    names = ["sample"] if model.audio_channels == 2 else ["sample", "greedy", "short"]
+    files = [folder, tmp_path / "in.npz", tmp_path / "out.npz"]
+    command = [sys.executable, "-c", _STRANGER, *files, *names]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
 
     theirs = np.load(tmp_path / "out.npz")
-    settings = {"duration": 1.0, "seed": 5, "top_k": 20, "temperature": 0.9}
-    for name, sampled in (("greedy", False), ("sample", True)):
-        ours = model.generate(TEXTS, use_sampling=sampled, **settings)
+    settings = {"seed": 5, "top_k": 20, "temperature": 0.9}
+    for name in names:
+        frames = 11 if name == "short" else FRAMES
+        ours = model.generate(
+            TEXTS, duration=frames / 50, use_sampling=name != "greedy", **settings
+        )
+        assert ours.codes.shape[2] == frames
         np.testing.assert_array_equal(theirs[name], ours.codes)
         np.testing.assert_allclose(
             theirs[f"{name}_audio"], ours.audio, rtol=0, atol=1e-5 * np.abs(ours.audio).max()
         )
-    assert not np.array_equal(theirs["greedy"], theirs["sample"])
-    assert theirs["short"].shape == (2, model.config.lm.n_q, 11)
-    short = np.asarray(model.decode(theirs["short"]))
-    np.testing.assert_allclose(
-        theirs["short_audio"], short, rtol=0, atol=1e-5 * np.abs(short).max()
-    )
+    if len(names) > 1:
+        assert not np.array_equal(theirs["greedy"], theirs["sample"])
 
 
 def test_the_manifest_says_what_the_programs_take(exported):
@@ -140,7 +142,8 @@ def test_decoding_lowers_for_what_is_not_here_without_pallas(platform):
     assert "stablehlo.while" in programs["sample"][0].mlir_module()
     assert {str(a.dtype) for a in weights["language"].values()} == {"bfloat16"}
     with pytest.raises(ValueError, match=platform):
-        programs["text"][0].call(weights["text"], np.ones((1, 16), np.int32), np.ones((1, 16), bool))
+        ids = np.ones((1, 16), np.int32)
+        programs["text"][0].call(weights["text"], ids, ids > 0)
 
 
 def test_bfloat16_survives_the_files(tmp_path):
