@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Own time: what the statement itself takes once the libraries below it are there.
 _OWN = (
-    "import time, {libraries}; t = time.perf_counter(); {statement}; print(time.perf_counter()-t)"
+    "import time; {libraries}; t = time.perf_counter(); {statement}; print(time.perf_counter()-t)"
 )
 
 
@@ -57,11 +57,11 @@ def measure(model: str, duration: float, folder: Path) -> dict[str, float]:
     clip += ("--duration", str(duration), "-o", str(folder / "out.wav"))
     cache = folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
-    model_libraries = "jax, numpy, flax.nnx, orbax.checkpoint.v1"
+    model_libraries = "import jax, numpy, flax.nnx; from orbax.checkpoint import v1"
     return {
         "python alone": python("-c", "pass")[0],
         "jax alone": python("-c", "import jax; jax.devices()")[0],
-        "import musicgen_jax, own time": own_time("import musicgen_jax", "sys"),
+        "import musicgen_jax, own time": own_time("import musicgen_jax", "import sys"),
         "import MusicGen, own time": own_time("from musicgen_jax import MusicGen", model_libraries),
         "--help": python("-m", "musicgen_jax", "--help")[0],
         "first clip, cache off": python(*clip)[0],

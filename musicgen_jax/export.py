@@ -152,7 +152,8 @@ def _write(
         (folder / f"{name}.bin").write_bytes(program.serialize())
         described[name] = {"file": f"{name}.bin", **signature}
     for name, arrays in weights.items():
-        np.savez(folder / f"{name}.npz", **{key: np.asarray(a) for key, a in arrays.items()})
+        host = {key: np.asarray(array) for key, array in arrays.items()}
+        np.savez(folder / f"{name}.npz", **host)  # type: ignore[arg-type]
     config = model.config
     manifest = {
         "format": FORMAT,

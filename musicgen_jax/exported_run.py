@@ -1,4 +1,4 @@
-"""Runs an exported MusicGen with NumPy, JAX and its flatbuffers: to copy, and to change as you like.
+"""Runs an exported MusicGen with NumPy, JAX and its flatbuffers: copy it, change it as you like.
 
     exported = Exported("musicgen-small-export")
     vectors = exported.text(ids, mask)

@@ -93,7 +93,8 @@ def test_a_model_needs_little_beyond_the_libraries():
     """Own time of `from musicgen_jax import MusicGen`, once the libraries are loaded."""
     code = """
 import sys, time
-import jax, numpy, flax.nnx, orbax.checkpoint.v1
+import jax, numpy, flax.nnx
+from orbax.checkpoint import v1
 t = time.process_time()
 from musicgen_jax import MusicGen
 print(time.process_time() - t)
