@@ -228,6 +228,7 @@ def test_interrupt_during_generation_writes_nothing(folder, tmp_path):
 import os, signal, sys
 from musicgen_jax import cli, windows
 real = windows.stream_codes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def interrupted(*args, **kwargs):
     for codes in real(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGINT)
