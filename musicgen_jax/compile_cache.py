@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax import monitoring
@@ -47,7 +48,7 @@ def enable() -> Path | None:
     Returns:
       The folder in use, None if there is no cache.
     """
-    config = jax.config
+    config: Any = jax.config  # its options are attributes that only exist at run time
     if not config.jax_enable_compilation_cache:
         return None
     if config.jax_compilation_cache_dir:
@@ -89,11 +90,11 @@ def counting() -> Iterator[Compilations]:
     def on_event(event: str, **_) -> None:
         counts.loaded += event == "/jax/compilation_cache/cache_hits"
 
-    def on_duration(event: str, seconds: float, **_) -> None:
+    def on_duration(event: str, duration_secs: float, **_) -> None:
         nonlocal requests
         if event == "/jax/core/compile/backend_compile_duration":  # loading counts as one, too
             requests += 1
-            counts.seconds += seconds
+            counts.seconds += duration_secs
             counts.compiled = requests - counts.loaded
 
     monitoring.register_event_listener(on_event)

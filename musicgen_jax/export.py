@@ -250,7 +250,8 @@ def trace(
         return run
 
     def audio(weights, codes):
-        parts, T = build_audio(weights), codes.shape[2]
+        T = codes.shape[2]
+        parts: Any = build_audio(weights)
         # The codec is mono: a stereo model's channels are rows of its batch.
         rows = codes.reshape(B, K // C, C, T).swapaxes(1, 2).reshape(B * C, K // C, T)
         wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
