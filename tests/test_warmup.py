@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ def model():
 
 
 def test_nothing_is_left_to_compile_for_any_seed_and_text_of_that_length(model):
+    jax.clear_caches()  # other tests may have compiled the same
     stages = list(warm_up(model, [0.7], tokens=[16], top_k=20))
     assert [stage.name for stage in stages] == [
         "text of 16 tokens", "language model, 0.7 s, 16 tokens", "codec, 0.7 s"
