@@ -48,6 +48,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(build, name, value)
 
 
+@pytest.mark.slow
 def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp_path):
     folder = build.build(tmp_path / "run")
     model = MusicGen.from_pretrained(folder)
