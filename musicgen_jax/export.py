@@ -34,8 +34,8 @@ from musicgen_jax import arguments, checkpoint, exported_run, generate
 from musicgen_jax.conditioning.condition import Condition, concat_batch, null_like
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
 from musicgen_jax.linear import Int8Param
+from musicgen_jax.lm import LM
 from musicgen_jax.model import MusicGen
 from musicgen_jax.sampling import Form
 from musicgen_jax.transformer import CrossCache, LayerCache

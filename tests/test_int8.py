@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax import arguments, checkpoint, cli, testing
+from musicgen_jax import arguments, checkpoint, cli, export, testing
 from musicgen_jax.config import LMConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.linear import Int8Weight, linear, quantize
@@ -172,3 +172,8 @@ def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["generate", "x", "--dtype", "int4"])
     assert "int8" in capsys.readouterr().err
+
+
+def test_export_refuses_it(tmp_path):
+    with pytest.raises(UserError, match="int8 models are not exported"):
+        export.export_model(testing.random_model(dtype="int8"), tmp_path / "x")
