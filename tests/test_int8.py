@@ -175,5 +175,6 @@ def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
 
 
 def test_export_refuses_it(tmp_path):
+    pytest.importorskip("flatbuffers")
     with pytest.raises(UserError, match="int8 models are not exported"):
         export.export_model(testing.random_model(dtype="int8"), tmp_path / "x")
