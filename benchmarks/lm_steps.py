@@ -1,83 +1,124 @@
 """Steps per second of the language model, ours against transformers, in one run.
 
-Question: how fast does the decode loop run at musicgen-small's true shape, batch 1 with guidance,
-float32, on this machine? Random weights, 16 text tokens, top-k 250; text encoder and codec left
-out on both sides. The two run in turn, so that what disturbs one disturbs the other; only the
-ratio means something. Each round prints how many cores other processes used meanwhile: compare
-rounds where that is near zero. On a machine that is never quiet pin it to one core.
+Question: how fast does the decode loop run at an official model's true shape on this machine, and
+how much of the memory's speed does it use? Random weights, guidance, 16 text tokens, top-k 250;
+text encoder and codec left out on both sides.
 
-    python benchmarks/lm_steps.py --steps 250 --rounds 5
+    python benchmarks/lm_steps.py --size small --dtype float32 --steps 500 --rounds 5
+    python benchmarks/lm_steps.py --size small --dtype int8 --peer-dtype float32 --static
+    python benchmarks/lm_steps.py --size large --dtype int8 --no-peer --steps 100
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/lm_steps.py --steps 50 --rounds 3
 
-Appends one JSON line to benchmarks/results.jsonl.
+Every step must read all weights and what is reserved of the key-value cache: these bytes, times the
+steps per second, over the bandwidth measured in the same run, is the fraction of the roofline.
+With `--no-peer` the peak memory of the process is noted too, beside that of weights and cache.
 """
 
-import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
-import subprocess
-import time
+import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
-import torch
-import transformers
 from flax import nnx
 
 from musicgen_jax.conditioning.condition import Condition
-from musicgen_jax.config import OFFICIAL_MODELS
-from musicgen_jax.generate import generate_codes
+from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
+from musicgen_jax.generate import cache_lengths, generate_codes
 from musicgen_jax.lm import LM
+from musicgen_jax.testing import random_params
 
-HERE = Path(__file__).parent
 TEXT_TOKENS = 16
+DTYPES = ("float32", "bfloat16", "int8")
 
 
-def ours(size: str, dtype: str, steps: int) -> Callable[[], None]:
+def lm_config(size: str, quick: bool = False) -> LMConfig:
+    """Of an official model; with `quick` a tiny one of the same form."""
     config = OFFICIAL_MODELS[f"facebook/musicgen-{size}"].lm
-    lm = LM(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
-    cross = np.random.default_rng(0).normal(size=(1, TEXT_TOKENS, config.dim))
-    condition = Condition(jnp.asarray(cross, dtype), jnp.ones((1, TEXT_TOKENS), bool))
-    num_frames = steps - max(config.delays)
-    return lambda: generate_codes(lm, condition, num_frames=num_frames).block_until_ready()
+    tiny = {"dim": 64, "num_heads": 4, "num_layers": 2, "ffn_dim": 128, "card": 64, "text_dim": 16}
+    return dataclasses.replace(config, **tiny) if quick else config
 
 
-def theirs(size: str, dtype: str, steps: int) -> Callable[[], None]:
-    lm = OFFICIAL_MODELS[f"facebook/musicgen-{size}"].lm
+def random_lm(config: LMConfig, dtype: str) -> LM:
+    """A model with numbers of the usual spread, drawn leaf by leaf so that memory stays low."""
+    compute = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    compute = compute if dtype == "int8" else dtype
+    make = lambda: LM(config, dtype=compute, param_dtype=dtype, rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    nnx.replace_by_pure_dict(state, random_params(nnx.to_pure_dict(state), std=0.02))
+    return nnx.merge(graphdef, state)
+
+
+def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
+    dim = lm.config.dim
+    cross = np.random.default_rng(0).normal(size=(batch, TEXT_TOKENS, dim))
+    condition = Condition(jnp.asarray(cross, lm.dtype), jnp.ones((batch, TEXT_TOKENS), bool))
+    num_frames = steps - max(lm.config.delays)
+    return lambda: generate_codes(lm, condition, num_frames=num_frames)
+
+
+def bytes_per_step(lm: LM, batch: int, steps: int) -> dict[str, int]:
+    """What one step cannot but read: weights and the whole of the cache."""
+    rows = 2 * batch
+    condition = Condition(
+        jnp.zeros((rows, TEXT_TOKENS, lm.config.dim), lm.dtype),
+        jnp.ones((rows, TEXT_TOKENS), bool),
+    )
+    length = cache_lengths(steps)[-1]
+    cache = jax.eval_shape(lambda: (lm.init_cache(rows, length), lm.cross_kv(condition)))
+    own, cross = jax.tree.map(lambda leaf: leaf.size * leaf.dtype.itemsize, cache)
+    read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
+    weights = sum(
+        x.nbytes for part in ("transformer", "heads") for x in jax.tree.leaves(read[part])
+    )
+    # Of the fused weight of a cross-attention only the queries' third is read, from its cache.
+    fused = sum(
+        x.nbytes
+        for layer in lm.transformer.layers
+        for x in jax.tree.leaves(nnx.state(layer.cross_attention.in_proj, nnx.Param))
+    )
+    return {
+        "weights": weights - fused,
+        "cache": sum(jax.tree.leaves((own, cross))),
+        "held": sum(x.nbytes for x in jax.tree.leaves(read)),
+    }
+
+
+def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -> Callable:
+    import torch
+    import transformers
+
     # One layer of text encoder and a codec that is never called: neither is being measured.
-    text = transformers.T5Config(num_layers=1, d_model=lm.text_dim)
-    audio = transformers.EncodecConfig(codebook_size=lm.card)
+    text = transformers.T5Config(num_layers=1, d_model=config.text_dim)
+    audio = transformers.EncodecConfig(codebook_size=config.card)
     decoder = transformers.MusicgenDecoderConfig(
-        vocab_size=lm.card,
-        hidden_size=lm.dim,
-        num_hidden_layers=lm.num_layers,
-        num_attention_heads=lm.num_heads,
-        ffn_dim=lm.ffn_dim,
-        num_codebooks=lm.n_q,
+        vocab_size=config.card,
+        hidden_size=config.dim,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        ffn_dim=config.ffn_dim,
+        num_codebooks=config.n_q,
         pad_token_id=None,
         bos_token_id=None,
     )
-    config = transformers.MusicgenConfig(
+    whole = transformers.MusicgenConfig(
         text_encoder=text.to_dict(), audio_encoder=audio.to_dict(), decoder=decoder.to_dict()
     )
     # As `from_pretrained` would choose: only the codec knows no other way than eager.
-    config._attn_implementation = "eager"
-    config.decoder._attn_implementation = "sdpa"
-    model = transformers.MusicgenForConditionalGeneration(config).eval()
+    whole._attn_implementation = "eager"
+    whole.decoder._attn_implementation = "sdpa"
+    model = transformers.MusicgenForConditionalGeneration(whole).eval()
     model = model.to(getattr(torch, dtype))
-    model.generation_config.pad_token_id = model.generation_config.bos_token_id = lm.card
-    model.generation_config.decoder_start_token_id = lm.card
+    generation = model.generation_config
+    generation.pad_token_id = generation.bos_token_id = config.card
+    generation.decoder_start_token_id = config.card
     silence = SimpleNamespace(audio_values=torch.zeros(1, 1, 1))
     model.audio_encoder.decode = lambda *_, **__: silence
-    ids = torch.randint(3, 32000, (1, TEXT_TOKENS))
+    if static:
+        model.decoder.forward = torch.compile(model.decoder.forward)
+    ids = torch.randint(3, 32000, (batch, TEXT_TOKENS))
 
     @torch.no_grad()
     def run() -> None:
@@ -85,91 +126,67 @@ def theirs(size: str, dtype: str, steps: int) -> Callable[[], None]:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=True,
-            top_k=250,
+            top_k=min(250, config.card),
             guidance_scale=3.0,
             max_new_tokens=steps,
+            **({"cache_implementation": "static"} if static else {}),
         )
 
     return run
 
 
-def busy_core_seconds() -> float:
-    """Time that all cores together have spent working since the machine started (Linux)."""
-    try:
-        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    except OSError:
-        return float("nan")
-    user, nice, system, _idle, _iowait, irq, softirq = (int(f) for f in fields[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def measure(run: Callable[[], None]) -> tuple[float, float]:
-    """Seconds a run takes, and how many cores other processes used during it."""
-    busy, own, start = busy_core_seconds(), time.process_time(), time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    foreign = (busy_core_seconds() - busy) - (time.process_time() - own)
-    return seconds, max(foreign, 0.0) / seconds
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+def main(argv: list[str] | None = None) -> dict:
+    parser = measuring.arguments(__doc__)
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", default="small", choices=["small", "medium", "large"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
-    args = parser.parse_args()
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--batch", type=int, default=1, help="clips at a time")
+    parser.add_argument("--peer-dtype", choices=DTYPES[:2], help="by default ours, or float32")
+    parser.add_argument("--static", action="store_true", help="also a static cache, compiled")
+    parser.add_argument("--no-peer", action="store_true", help="ours alone, for its memory")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.steps, args.rounds = 8, 1
+    peer = args.peer_dtype or (args.dtype if args.dtype in DTYPES[:2] else "float32")
+    config = lm_config(args.size, args.quick)
 
-    sides = {"musicgen_jax": ours, "transformers": theirs}
-    runs = {name: build(args.size, args.dtype, args.steps) for name, build in sides.items()}
-    for name, run in runs.items():
-        print(f"{name}: first call (compilation included) {measure(run)[0]:.1f} s", flush=True)
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    foreign: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(args.rounds):
-        for name, run in runs.items():
-            seconds, others = measure(run)
-            speeds[name].append(args.steps / seconds)
-            foreign[name].append(others)
-            print(
-                f"round {i}: {name} {speeds[name][-1]:.2f} steps/s, others used {others:.2f} cores",
-                flush=True,
-            )
-
-    for name, values in speeds.items():
-        low, middle, high = min(values), statistics.median(values), max(values)
-        print(f"{name}: median {middle:.2f} steps/s, {low:.2f} to {high:.2f}")
-    pairs = zip(speeds["musicgen_jax"], speeds["transformers"], strict=True)
-    ratio = statistics.median(a / b for a, b in pairs)
-    print(f"ratio (median of the rounds' ratios): {ratio:.2f}")
-    if max(max(v) for v in foreign.values()) > 0.2:
-        print("note: other processes were busy; do not quote these numbers")
-
-    # The process may have been pinned (taskset), which a fair comparison on a busy machine needs:
-    # torch's threads wait for each other, and one that is preempted stops them all.
-    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
-    ).stdout.strip()
-    record = {
-        "benchmark": "lm_steps",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit,
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores}",
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "flax", "torch", "transformers")
-        },
-        "size": args.size,
-        "dtype": args.dtype,
-        "steps": args.steps,
-        "steps_per_second": {k: [round(v, 3) for v in vs] for k, vs in speeds.items()},
-        "foreign_cores": {k: [round(v, 2) for v in vs] for k, vs in foreign.items()},
-        "ratio": round(ratio, 3),
-    }
-    with args.results.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    lm = random_lm(config, args.dtype)
+    moved = bytes_per_step(lm, args.batch, args.steps)
+    runs: dict[str, Callable] = {"musicgen_jax": ours(lm, args.batch, args.steps)}
+    if not args.no_peer:
+        runs["transformers"] = theirs(config, peer, args.batch, args.steps, False)
+        if args.static:
+            runs["transformers static"] = theirs(config, peer, args.batch, args.steps, True)
+    result = measuring.in_turn(runs, args.rounds)
+    peak = measuring.peak_memory() if args.no_peer else None
+    speeds = measuring.summary(result, args.steps, "steps", "musicgen_jax")
+    rate = measuring.bandwidth(1 << (22 if args.quick else 29))
+    needed = moved["weights"] + moved["cache"]
+    fraction = needed * speeds["per_second"]["musicgen_jax"][0] / rate
+    print(
+        f"{moved['weights'] / 1e9:.3f} GB of weights and {moved['cache'] / 1e9:.3f} GB of cache a "
+        f"step; {rate / 1e9:.1f} GB/s measured: {fraction:.0%} of the roofline"
+    )
+    if peak:
+        print(
+            f"peak memory {peak / 1e9:.2f} GB, all weights {moved['held'] / 1e9:.2f} GB and one "
+            f"cache {moved['cache'] / 1e9:.2f} GB among it"
+        )
+    return measuring.record(
+        "lm_steps",
+        args,
+        size=args.size,
+        dtype=args.dtype,
+        peer_dtype=None if args.no_peer else peer,
+        batch=args.batch,
+        steps=args.steps,
+        **speeds,
+        bytes_per_step=moved,
+        bandwidth_gb=round(rate / 1e9, 2),
+        roofline_fraction=round(fraction, 3),
+        peak_bytes=peak,
+        sides=result,
+    )
 
 
 if __name__ == "__main__":

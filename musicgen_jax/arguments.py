@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.errors import UserError
 
 DEFAULT_TOP_K = 250
+DTYPES = ("float32", "bfloat16", "int8")
 Audio = np.ndarray | jax.Array
 
 
@@ -27,18 +28,20 @@ def is_number(value: object) -> bool:
     return (is_int(value) or isinstance(value, float | np.floating)) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def lm_dtype(dtype: DTypeLike | None) -> np.dtype:
-    """The language model's dtype; by default float32 on a CPU and bfloat16 elsewhere."""
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    message = f"dtype must be float32 or bfloat16, got {dtype!r}"
+def lm_dtypes(dtype: DTypeLike | None) -> tuple[np.dtype, np.dtype]:
+    """What the language model computes in, and what its matrices are kept in.
+
+    By default, and around int8 matrices, float32 on a CPU and bfloat16 elsewhere.
+    """
+    usual = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    message = f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {dtype!r}"
     try:
-        known = jnp.dtype(dtype)
+        known = usual if dtype is None else jnp.dtype(dtype)
     except TypeError:
         raise UserError(message) from None
-    if known not in (jnp.float32, jnp.bfloat16):
+    if known.name not in DTYPES:
         raise UserError(message)
-    return known
+    return (usual if known == jnp.int8 else known), known
 
 
 def check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:

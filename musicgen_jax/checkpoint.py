@@ -285,6 +285,8 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
       component: "t5", "mert", "lm" or "encodec".
       abstract: nested dicts of `jax.ShapeDtypeStruct`, as `nnx.eval_shape` gives them. Leaves
         without a sharding go to the default device. Stored values are cast to the leaf's dtype.
+        In place of a matrix may stand {"int8": [..., O, I], "scale": [..., O, 1]}: taken from
+        "int8" storage as it is, rounded on the way from "plain".
 
     Returns:
       The same nested dicts, of `jax.Array`.
@@ -310,28 +312,32 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
         raise UserError(damaged) from error
     if () in stored:  # for some damage it gives None in place of a tree
         raise UserError(damaged)
-    _check_leaves(folder, wanted, _dequantized_shapes(stored) if int8 else stored)
+    _check_leaves(folder, _dequantized_shapes(wanted), _dequantized_shapes(stored))
 
     default = jnp.zeros(()).sharding
 
     def target(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default)
 
-    if int8:  # restored on the host, then scaled, then placed
-        requests = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in stored.items()}
-    else:
-        requests = {path: target(leaf) for path, leaf in wanted.items()}
+    placed: dict[tuple[str, ...], jax.Array] = {}
     try:
-        loaded = _flatten(ocp.load(str(folder), _unflatten(requests)))
+        if wanted.keys() <= stored.keys() and not int8:
+            requests = {path: target(leaf) for path, leaf in wanted.items()}
+            placed = _flatten(ocp.load(str(folder), _unflatten(requests)))
+        else:  # restored on the host, part by part, then scaled, then placed
+            for part in _parts(stored):
+                loaded = _load_part(folder, {path: stored[path] for path in part})
+                for path in wanted:
+                    if path[-1] == "int8" and path[:-1] in loaded:
+                        quantized = _quantize(component, path[:-1], loaded[path[:-1]])
+                        loaded |= {(*path[:-1], name): leaf for name, leaf in quantized.items()}
+                for path, leaf in wanted.items():
+                    if path in loaded or (*path, "int8") in loaded:
+                        value = _dequantize(loaded, path, leaf)
+                        placed[path] = jax.device_put(value, target(leaf).sharding)
     except Exception as error:
         raise UserError(damaged) from error
-    if int8:
-        values = (_dequantize(loaded, path, leaf) for path, leaf in wanted.items())
-        targets = map(target, wanted.values())
-        placed = [jax.device_put(v, t.sharding) for v, t in zip(values, targets, strict=True)]
-    else:
-        placed = [loaded[path] for path in wanted]
-    return jax.tree.unflatten(structure, placed)
+    return jax.tree.unflatten(structure, [placed[path] for path in wanted])
 
 
 # --- Training runs ------------------------------------------------------------------------------
@@ -448,6 +454,31 @@ def _check_leaves(folder: Path, wanted: Mapping, stored: Mapping) -> None:
     ]
     if faults:
         raise UserError(f"{folder} does not fit its architecture: {'; '.join(faults)}")
+
+
+def _parts(stored: Mapping) -> Iterator[list[tuple[str, ...]]]:
+    """Paths in groups of at most 256 MiB, a leaf never apart from its scale."""
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for path in stored:
+        whole = path[-1] in ("int8", "scale") and (*path[:-1], "int8") in stored
+        groups.setdefault(path[:-1] if whole else path, []).append(path)
+    part, size = [], 0
+    for paths in groups.values():
+        more = sum(stored[p].dtype.itemsize * int(np.prod(stored[p].shape)) for p in paths)
+        if part and size + more > 1 << 28:
+            yield part
+            part, size = [], 0
+        part, size = part + paths, size + more
+    if part:
+        yield part
+
+
+def _load_part(folder: Path, stored: Mapping) -> dict[tuple[str, ...], np.ndarray]:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    requests = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in stored.items()}
+    with context:
+        return _flatten(ocp.load(str(folder), _unflatten(requests)))
 
 
 def _quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:

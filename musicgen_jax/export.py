@@ -34,6 +34,7 @@ from musicgen_jax import arguments, checkpoint, exported_run, generate
 from musicgen_jax.conditioning.condition import Condition, concat_batch, null_like
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError
+from musicgen_jax.linear import Int8Param
 from musicgen_jax.lm import LM
 from musicgen_jax.model import MusicGen
 from musicgen_jax.sampling import Form
@@ -122,6 +123,8 @@ def _check(model, batch, duration, tokens, top_k, platforms) -> None:
             f"{model.name or 'this model'} hears melodies or styles, and only text models are "
             "exported: musicgen-small, -medium, -large, their stereo ones, nano"
         )
+    if isinstance(model.lm.heads.weight, Int8Param):
+        raise UserError("int8 models are not exported: load it as float32 or bfloat16")
     if not arguments.is_int(batch) or not 1 <= batch <= MAX_BATCH:
         raise UserError(f"batch must be from 1 to {MAX_BATCH}, got {batch!r}")
     if not arguments.is_int(tokens) or not 1 <= tokens <= _MAX_TOKENS:
@@ -206,7 +209,10 @@ def trace(
     Returns:
       Programs by name, each with its signature in plain JSON types; and weights by name.
     """
-    lm, B, K, C = model.lm, batch, model.config.lm.n_q, model.audio_channels
+    B, K, C = batch, model.config.lm.n_q, model.audio_channels
+    lm = nnx.merge(*nnx.split(model.lm))
+    if platforms != ("cpu",):  # elsewhere it need not be wider, see `transformer.cache_dtype`
+        lm.cache_dtype = lm.dtype
     lm_weights, build_lm = _taken_apart(lm)
     text_weights, build_text = _taken_apart(
         nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner)

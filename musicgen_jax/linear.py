@@ -1,8 +1,12 @@
 """Matrix products: the one place that chooses how a weight meets its activations.
 
 Weights keep torch's `[O, I]` layout. It is also the fast one: on a CPU each output is then one
-contiguous dot product, and generation is nothing but such products.
+contiguous dot product, and generation is nothing but such products. What is chosen here was
+measured by `benchmarks/products.py`.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +14,61 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-# Up to so many rows of float32 (one example with guidance), a mat-vec per row beats one product of
-# all rows on a CPU: a mat-vec streams the weight at full memory bandwidth, a thin product does not.
-_MAX_MATVEC_ROWS = 2
+# XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
+# for narrow types, and that at up to half of the speed. So between these numbers of rows the
+# outputs are cut into halves that pretend to be a batch; more rows are an ordinary matrix product.
+_CPU_HALVED_ROWS = {"float32": (2, 64), "bfloat16": (8, 64), "int8": (2, 64)}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8Weight:
+    """A weight as whole numbers, each row (output channel) with a scale of its own."""
+
+    int8: jax.Array  # [O, I]
+    scale: jax.Array  # float32 [O, 1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: `[O, I]`."""
+        return self.int8.shape
+
+    def __getitem__(self, rows: slice) -> "Int8Weight":
+        return Int8Weight(self.int8[rows], self.scale[rows])
+
+    def flat(self) -> "Int8Weight":
+        """`[..., O, I]` as `[O', I]`."""
+        return Int8Weight(
+            self.int8.reshape(-1, self.int8.shape[-1]), self.scale.reshape(-1, self.scale.shape[-1])
+        )
+
+
+def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The nearest whole multiples of a scale per row, the largest of a row being 127.
+
+    Args:
+      x: float `[..., I]`.
+
+    Returns:
+      int8 `[..., I]` and float32 `[..., 1]`, whose product is `x` up to 1/254 of the row's maximum.
+    """
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(-1, keepdims=True) / 127
+    return jnp.rint(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8), scale
 
 
 def linear(
     x: jax.Array,
-    w: jax.Array,
+    w: jax.Array | Int8Weight,
     bias: jax.Array | None = None,
     *,
     out_dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """`x @ w.T + bias`, accumulated in float32.
+    """`x @ w.T + bias`, accumulated in float32 (int32 for an `Int8Weight` on a CPU).
 
-    The weight is never widened: a bfloat16 weight meets bfloat16 activations, since a CPU would
-    otherwise write out a float32 copy of it for every product.
+    On a CPU the weight is never widened, since a wide copy of it would be written out for every
+    product: a bfloat16 weight meets bfloat16 activations, and for an int8 weight each row of the
+    activations is rounded to int8 too. Other devices widen int8 while they read it.
 
     Args:
       x: activations `[..., I]`.
@@ -37,24 +80,92 @@ def linear(
       `[..., O]`.
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
-    common = min(x.dtype, w.dtype, key=lambda d: jnp.dtype(d).itemsize)
-    rows = x.astype(common).reshape(-1, x.shape[-1])
-    w = w.astype(common)
-    if common == jnp.float32 and 1 < rows.shape[0] <= _MAX_MATVEC_ROWS:
-        y = lax.platform_dependent(rows, w, cpu=_matvecs, default=_product)
+    rows = x.reshape(-1, x.shape[-1])
+    # The choice is in the program, which may be exported for several platforms.
+    if isinstance(w, Int8Weight):
+        y = lax.platform_dependent(rows, w, cpu=_int8_by_int8, default=_widened)
     else:
-        y = _product(rows, w)
+        common = min(x.dtype, w.dtype, key=lambda d: jnp.dtype(d).itemsize)
+        rows, w = rows.astype(common), w.astype(common)
+        cpu = _cpu_product(rows, w)
+        # Only where they differ: of a choice between two, training would keep what both need.
+        if cpu is _product:
+            y = _product(rows, w)
+        else:
+            y = lax.platform_dependent(rows, w, cpu=cpu, default=_product)
     if bias is not None:
         y = y + bias.astype(y.dtype)
     return y.astype(out_dtype).reshape(*x.shape[:-1], w.shape[0])
 
 
 def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.dot_general(rows, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    wide = _accumulator(w)
+    return lax.dot_general(rows, w, (((1,), (1,)), ((), ())), preferred_element_type=wide)
 
 
-def _matvecs(rows: jax.Array, w: jax.Array) -> jax.Array:
-    return jnp.stack([lax.dot_general(w, row, (((1,), (0,)), ((), ()))) for row in rows])
+def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
+    halves = w.reshape(2, w.shape[0] // 2, -1)
+    columns = jnp.broadcast_to(rows.T, (2, *rows.T.shape))
+    sides = (((2,), (1,)), ((0,), (0,)))
+    y = lax.dot_general(halves, columns, sides, preferred_element_type=_accumulator(w))
+    return y.reshape(w.shape[0], -1).T
+
+
+def _doubled_product(rows: jax.Array, w: jax.Array) -> jax.Array:
+    rows = jnp.concatenate([rows, rows])
+    return _cpu_product(rows, w)(rows, w)[:1]
+
+
+def _cpu_product(rows: jax.Array, w: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """How a CPU multiplies fastest; see `_CPU_HALVED_ROWS`."""
+    count, outputs = rows.shape[0], w.shape[0]
+    if count == 1 and w.dtype != jnp.float32:
+        # A single row of a narrow type misses the library and takes ten times as long.
+        return _doubled_product
+    least, most = _CPU_HALVED_ROWS.get(w.dtype.name, (1, 0))
+    return _halved_product if least <= count <= most and outputs % 2 == 0 else _product
+
+
+def _accumulator(w: jax.Array) -> DTypeLike:
+    return jnp.int32 if w.dtype == jnp.int8 else jnp.float32
+
+
+def _int8_by_int8(rows: jax.Array, w: Int8Weight) -> jax.Array:
+    whole, scale = quantize(rows)
+    y = _cpu_product(whole, w.int8)(whole, w.int8)
+    return y.astype(jnp.float32) * (scale * w.scale.T)
+
+
+def _widened(rows: jax.Array, w: Int8Weight) -> jax.Array:
+    return _product(rows, w.int8.astype(rows.dtype)) * w.scale.T
+
+
+class Int8Param(nnx.Module):
+    """What stands in a layer in place of a weight's `nnx.Param` if it is kept as int8."""
+
+    def __init__(self, weight: jax.Array):
+        whole, scale = quantize(weight)
+        self.int8, self.scale = nnx.Param(whole), nnx.Param(scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return self.int8.shape
+
+    def __getitem__(self, index) -> Int8Weight:
+        return Int8Weight(self.int8[index], self.scale[index])
+
+
+def weight_param(weight: jax.Array, param_dtype: DTypeLike) -> "nnx.Param | Int8Param":
+    """A weight `[..., O, I]` as a parameter of a dtype, int8 among them."""
+    if jnp.dtype(param_dtype) == jnp.int8:
+        return Int8Param(weight)
+    return nnx.Param(weight.astype(param_dtype))
+
+
+def float_dtype(param_dtype: DTypeLike) -> DTypeLike:
+    """The dtype of those parameters (norms, biases, tables) that stay floats in an int8 model."""
+    return jnp.float32 if jnp.dtype(param_dtype) == jnp.int8 else param_dtype
 
 
 class Linear(nnx.Module):
@@ -66,7 +177,7 @@ class Linear(nnx.Module):
       use_bias: whether there is a bias (zeros at first).
       kernel_init: initializer of the weight; sees the shape `[O, I]`.
       dtype: of the computation and the result.
-      param_dtype: of the stored parameters.
+      param_dtype: of the stored parameters; int8 keeps the weight as an `Int8Param`.
       rngs: stream `params` is used.
     """
 
@@ -83,10 +194,10 @@ class Linear(nnx.Module):
     ):
         kernel_init = kernel_init or fan_in_normal()
         self.dtype = jnp.dtype(dtype)
-        self.weight = nnx.Param(
-            kernel_init(rngs.params(), (out_features, in_features), param_dtype)
-        )
-        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
+        other = float_dtype(param_dtype)
+        weight = kernel_init(rngs.params(), (out_features, in_features), other)
+        self.weight = weight_param(weight, param_dtype)
+        self.bias = nnx.Param(jnp.zeros(out_features, other)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., I]` to `[..., O]`."""

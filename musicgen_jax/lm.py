@@ -18,12 +18,13 @@ from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.conditioning.style import StyleConditioner
 from musicgen_jax.conditioning.text import TextConditioner
 from musicgen_jax.config import LMConfig
-from musicgen_jax.linear import fan_in_normal, linear
+from musicgen_jax.linear import Int8Weight, fan_in_normal, float_dtype, linear, weight_param
 from musicgen_jax.transformer import (
     CrossCache,
     LayerCache,
     LayerNorm,
     Transformer,
+    cache_dtype,
     sinusoidal_positions,
 )
 
@@ -50,12 +51,15 @@ class Heads(nnx.Module):
 
     def __init__(self, config: LMConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         shape = (config.n_q, config.card, config.dim)
-        self.weight = nnx.Param(fan_in_normal()(rngs.params(), shape, param_dtype))
+        weight = fan_in_normal()(rngs.params(), shape, float_dtype(param_dtype))
+        self.weight = weight_param(weight, param_dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, S, D]` to float32 logits `[B, K, S, V]`."""
         K, V, D = self.weight.shape
-        logits = linear(x, self.weight[...].reshape(K * V, D), out_dtype=jnp.float32)
+        weight = self.weight[...]
+        flat = weight.flat() if isinstance(weight, Int8Weight) else weight.reshape(K * V, D)
+        logits = linear(x, flat, out_dtype=jnp.float32)
         return logits.reshape(*x.shape[:2], K, V).swapaxes(1, 2)
 
 
@@ -70,7 +74,8 @@ class LM(nnx.Module):
     Args:
       config: sizes.
       dtype: of the computation; norms, softmax and logits are float32 whatever it is.
-      param_dtype: of the stored parameters.
+      param_dtype: of the stored parameters. With int8 the transformer's matrices and the heads are
+        kept as int8, everything else as float32.
       rngs: stream `params` is used.
     """
 
@@ -83,11 +88,14 @@ class LM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
+        # Tables, and what runs once in a generation.
+        floats = {"dtype": dtype, "param_dtype": float_dtype(param_dtype)}
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.text_conditioner = TextConditioner(config.text_dim, config.dim, **types, rngs=rngs)
+        self.cache_dtype = jnp.dtype(cache_dtype(dtype))
+        self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (
-            ChromaConditioner(config.chroma_bins, config.dim, **types, rngs=rngs)
+            ChromaConditioner(config.chroma_bins, config.dim, **floats, rngs=rngs)
             if config.chroma_bins
             else None
         )
@@ -95,7 +103,7 @@ class LM(nnx.Module):
         self.style_conditioner = (
             StyleConditioner(config.style, config.dim, rngs=rngs) if config.style else None
         )
-        self.emb = Embedding(config, **types, rngs=rngs)
+        self.emb = Embedding(config, **floats, rngs=rngs)
         self.transformer = Transformer(
             config.dim,
             config.num_heads,
@@ -168,16 +176,16 @@ class LM(nnx.Module):
     def init_cache(
         self, batch: int, length: int, dtype: DTypeLike | None = None
     ) -> tuple[LayerCache, ...]:
-        """Empty caches for `length` slots (prefix and steps), in the compute dtype by default."""
+        """Empty caches for `length` slots (prefix and steps), in `self.cache_dtype` by default."""
         heads, dim = self.config.num_heads, self.config.dim
-        zeros = partial(jnp.zeros, (batch, heads, length, dim // heads), dtype or self.dtype)
+        zeros = partial(jnp.zeros, (batch, heads, length, dim // heads), dtype or self.cache_dtype)
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
     def cross_kv(self, condition: Condition) -> tuple[CrossCache, ...] | None:
         """Cross-attention's keys and values, constant over a generation; None without any."""
         if self.config.conditioning != "cross" or condition.cross is None:
             return None
-        return self.transformer.cross_kv(condition.cross)
+        return self.transformer.cross_kv(condition.cross, self.cache_dtype)
 
     def prefill(
         self,

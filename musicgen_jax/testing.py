@@ -24,6 +24,7 @@ from musicgen_jax.config import (
     T5Config,
 )
 from musicgen_jax.errors import UserError
+from musicgen_jax.linear import quantize
 from musicgen_jax.model import MusicGen
 from musicgen_jax.separation import Separator
 
@@ -131,11 +132,17 @@ def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
     """
     rng = np.random.default_rng(seed)
 
+    def is_int8(node) -> bool:
+        return isinstance(node, dict) and node.keys() == {"int8", "scale"}
+
     def draw(path, leaf):
-        values = rng.standard_normal(leaf.shape, np.float32) * np.float32(std)
+        shape = leaf["int8"].shape if is_int8(leaf) else leaf.shape
+        values = rng.standard_normal(shape, np.float32) * np.float32(std)
+        if is_int8(leaf):  # the numbers of the float model, rounded
+            return dict(zip(("int8", "scale"), quantize(jnp.asarray(values)), strict=True))
         return jnp.asarray(values + (str(path[-1].key) == "scale"), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
 
 
 def random_model(

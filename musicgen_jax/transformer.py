@@ -13,7 +13,14 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax.linear import Linear, fan_in_normal, fan_in_uniform, linear
+from musicgen_jax.linear import (
+    Int8Weight,
+    Linear,
+    fan_in_normal,
+    fan_in_uniform,
+    float_dtype,
+    linear,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -34,9 +41,18 @@ class CrossCache:
     be copied at every step.
     """
 
-    query: jax.Array  # [D, D]
+    query: jax.Array | Int8Weight  # [D, D]
     k: jax.Array  # [B, N, L, H]
     v: jax.Array  # [B, N, L, H]
+
+
+def cache_dtype(dtype: DTypeLike) -> DTypeLike:
+    """What keys and values are kept in beside a computation in `dtype`.
+
+    On a CPU always float32: XLA would widen a bfloat16 cache, all of it, to write one step into it,
+    and narrow it again.
+    """
+    return jnp.float32 if jax.default_backend() == "cpu" else dtype
 
 
 def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
@@ -87,8 +103,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
         self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(dim, param_dtype))
+        self.scale = nnx.Param(jnp.ones(dim, float_dtype(param_dtype)))
+        self.bias = nnx.Param(jnp.zeros(dim, float_dtype(param_dtype)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., D]` to `[..., D]`."""
@@ -128,11 +144,12 @@ class Attention(nnx.Module):
         """Cross-attention's queries: `[B, S, D]` to `[B, N, S, H]`."""
         return self._split_heads(linear(x.astype(self.dtype), cross.query))
 
-    def cross_cache(self, source: jax.Array) -> CrossCache:
-        """Cross-attention's keys and values of `[B, L, D]`."""
+    def cross_cache(self, source: jax.Array, dtype: DTypeLike) -> CrossCache:
+        """Cross-attention's keys and values, kept in `dtype`, of `[B, L, D]`."""
         dim = source.shape[-1]
         weight = self.in_proj.weight[...]
-        k, v = jnp.split(linear(source.astype(self.dtype), weight[dim:]), 2, axis=-1)
+        kv = linear(source.astype(self.dtype), weight[dim:]).astype(dtype)
+        k, v = jnp.split(kv, 2, axis=-1)
         return CrossCache(weight[:dim], self._split_heads(k), self._split_heads(v))
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
@@ -280,6 +297,10 @@ class Transformer(nnx.Module):
             caches.append(layer_cache)
         return x, None if cache is None else tuple(caches)
 
-    def cross_kv(self, source: jax.Array) -> tuple[CrossCache, ...]:
-        """Every layer's keys and values of the second sequence, `[B, L, D]`."""
-        return tuple(layer.cross_attention.cross_cache(source) for layer in self.layers)
+    def cross_kv(self, source: jax.Array, dtype: DTypeLike | None = None) -> tuple[CrossCache, ...]:
+        """Every layer's keys and values of the second sequence, `[B, L, D]`.
+
+        They are kept in `dtype`, by default that of `source`.
+        """
+        dtype = dtype or source.dtype
+        return tuple(layer.cross_attention.cross_cache(source, dtype) for layer in self.layers)

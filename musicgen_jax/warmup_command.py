@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the clips to come; without: every length that the language model is compiled "
         "for, and of the codec the default duration and the longest",
     )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        help="for generate --dtype; None is its default",
+    )
     add("--batch", type=int, default=1, metavar="B", help="clips made at once")
     add(
         "--tokens",
@@ -50,7 +55,7 @@ def _run(args: argparse.Namespace) -> None:
         )
     with compile_cache.counting() as total:
         stages = warm_up(
-            MusicGen.from_pretrained(args.model),
+            MusicGen.from_pretrained(args.model, dtype=args.dtype),
             args.duration,
             batch=args.batch,
             tokens=args.tokens,

@@ -1,14 +1,11 @@
 """Generation: the loop against a plain reference, and what it promises about determinism."""
 
-import dataclasses
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from musicgen_jax import generate, patterns
 from musicgen_jax.conditioning.condition import Condition
@@ -198,51 +195,3 @@ def test_bad_input_is_named(kwargs, message):
     kwargs = {"num_frames": FRAMES} | kwargs
     with pytest.raises(UserError, match=message):
         generate_codes(make_lm(), make_condition([2, 2], 2), **kwargs)
-
-
-def reachable(hlo: str, root: str) -> list[str]:
-    """The instructions of an HLO computation and of all it calls."""
-    computations = {
-        block.split(" ", 1)[0].removeprefix("%"): block.splitlines()[1:]
-        for block in re.split(r"\n(?=%|ENTRY)", hlo)
-    }
-    names, lines = [root], []
-    for name in names:
-        body = computations.get(name, [])
-        lines += body
-        called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", "\n".join(body))
-        names += [n for n in called if n not in names]
-    return lines
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_no_weight_is_copied_or_converted_in_the_loop(dtype):
-    """A weight-sized copy per step and layer costs as much as reading the weight."""
-    config = dataclasses.replace(CONFIG, dim=48, num_heads=3, ffn_dim=112, num_layers=1)
-    lm = LM(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(lm, nnx.Param)
-    weights = {"144,48", "48,48", "112,48", "48,112", "39,48", "3,13,48"}
-    condition = make_condition([3, 0], 16, dim=48)
-    steps = np.zeros((1, CONFIG.n_q, 257), np.int32)
-    state, cross_kv = generate._start(
-        graphdef, params, steps, np.int32(0), example_keys(0, 1), condition,
-        prefill_length=0, cache_length=256, copies=2,
-    )  # fmt: skip
-    one = np.float32(1)
-    hlo = (
-        generate._decode.lower(
-            graphdef, params, state, cross_kv, condition, np.int32(5), one, one, one,
-            None, form=generate.Form(),
-        )
-        .compile()
-        .as_text()
-    )  # fmt: skip
-    bodies = [reachable(hlo, name) for name in re.findall(r"body=%([\w.-]+)", hlo)]
-    loop = max(bodies, key=len)
-    products = [
-        line for line in loop if re.search(r"[\w.]+\[[\d,]*\]\S* (dot|custom-call)\(", line)
-    ]
-    assert len(products) >= 8  # this is the loop over steps
-    shape = re.compile(r"= \w+\[([\d,]+)\]\S* (copy|convert|transpose|slice)\(")
-    moved = [line for line in loop if (m := shape.search(line)) and m[1] in weights]
-    assert not moved

@@ -221,8 +221,8 @@ def test_dtype_is_the_language_models_alone(folder):
 
 
 def test_unknown_dtype(folder):
-    for dtype in ("float16", "nonsense", jnp.int8):
-        with pytest.raises(UserError, match="float32 or bfloat16"):
+    for dtype in ("float16", "nonsense", jnp.int16):
+        with pytest.raises(UserError, match="float32, bfloat16 or int8"):
             MusicGen.from_pretrained(folder, dtype=dtype)
 
 

@@ -1,0 +1,180 @@
+"""What the benchmarks share: runs in turn, who else used the machine, one JSON line per question.
+
+Only ratios of one run mean something on a shared machine: what is compared runs in turn, round by
+round, so that what disturbs one side disturbs the other, and every round says how many cores other
+processes used meanwhile.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+PACKAGES = ("jax", "flax", "numpy", "torch", "transformers")
+BUSY = 0.2  # cores that others used; above it a number is not to be quoted
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: shows only that it runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON lines, appended to")
+    return parser
+
+
+def busy_core_seconds() -> float:
+    """Time that all cores together have spent working since the machine started (Linux)."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except OSError:
+        return float("nan")
+    user, nice, system, _idle, _iowait, irq, softirq = (int(f) for f in fields[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds a run takes, and how many cores other processes used during it."""
+    busy, own, start = busy_core_seconds(), time.process_time(), time.perf_counter()
+    jax.block_until_ready(run())
+    seconds = time.perf_counter() - start
+    foreign = (busy_core_seconds() - busy) - (time.process_time() - own)
+    return seconds, max(foreign, 0.0) / seconds
+
+
+def in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
+    """Runs every side once, then `rounds` times in turn.
+
+    A side that fails at its first call is left out, and its error stands in the result.
+
+    Returns:
+      {side: {"first": seconds of the first call, "seconds": [...], "foreign_cores": [...]}}, or
+      {side: {"error": text}}.
+    """
+    result: dict[str, dict] = {}
+    for name, run in runs.items():
+        try:
+            first = measure(run)[0]
+        except Exception as error:
+            result[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+            print(f"{name}: does not run: {result[name]['error']}", flush=True)
+            continue
+        result[name] = {"first": round(first, 3), "seconds": [], "foreign_cores": []}
+        print(f"{name}: first call {first:.2f} s", flush=True)
+    for i in range(rounds):
+        for name, run in runs.items():
+            if "error" in result[name]:
+                continue
+            seconds, foreign = measure(run)
+            result[name]["seconds"].append(round(seconds, 4))
+            result[name]["foreign_cores"].append(round(foreign, 2))
+            print(f"round {i}: {name} {seconds:.3f} s, others {foreign:.2f} cores", flush=True)
+    return result
+
+
+def summary(result: Mapping[str, dict], work: float, unit: str, ours: str) -> dict:
+    """Prints and returns medians, spread and ratios.
+
+    Args:
+      result: of `in_turn`.
+      work: how much of `unit` one run does.
+      unit: what is counted, such as "steps".
+      ours: the side that the others are compared with.
+
+    Returns:
+      {"per_second": {side: [median, lowest, highest]}, "ratio": {other side: our speed over its,
+      median over rounds}, "quiet": whether nobody else used the machine}.
+    """
+    sides = {name: entry["seconds"] for name, entry in result.items() if entry.get("seconds")}
+    speeds = {name: [work / s for s in seconds] for name, seconds in sides.items()}
+    per_second = {n: [statistics.median(v), min(v), max(v)] for n, v in speeds.items()}
+    for name, (middle, low, high) in per_second.items():
+        print(f"{name}: median {middle:.2f} {unit}/s, {low:.2f} to {high:.2f}")
+    ratio = {
+        name: statistics.median(a / b for a, b in zip(speeds[ours], values, strict=True))
+        for name, values in speeds.items()
+        if name != ours and ours in speeds
+    }
+    for name, value in ratio.items():
+        print(f"{ours} against {name}: {value:.2f} times as fast (median of rounds)")
+    foreign = [cores for entry in result.values() for cores in entry.get("foreign_cores", [])]
+    quiet = max(foreign, default=0.0) <= BUSY
+    if not quiet:
+        print("note: other processes were busy; do not quote these numbers")
+    rounded = {name: [round(v, 3) for v in values] for name, values in per_second.items()}
+    return {
+        "per_second": rounded,
+        "ratio": {name: round(value, 3) for name, value in ratio.items()},
+        "quiet": quiet,
+    }
+
+
+def bandwidth(size: int = 1 << 29) -> float:
+    """Bytes per second that this device reaches in reading or copying, the better of the two.
+
+    Reading is a product of a float32 matrix with one vector, copying an addition to each element.
+    The same compiler and threads as the model's, so it is what the model could reach.
+
+    Args:
+      size: bytes of the array; well above what caches hold.
+    """
+    matrix = jnp.ones((size // 4 // 4096, 4096), jnp.float32)
+    read = jax.jit(lambda m, x: m @ x)
+    copy = jax.jit(lambda m: m + 1)
+    vector = jnp.ones(4096)
+    best = 0.0
+    for _ in range(6):
+        best = max(best, matrix.nbytes / measure(lambda: read(matrix, vector))[0])
+        best = max(best, 2 * matrix.nbytes / measure(lambda: copy(matrix))[0])
+    return best
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def record(benchmark: str, args: argparse.Namespace, **values) -> dict:
+    """Appends one line to the results and returns it; a `--quick` run is only printed."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    # The process may be pinned (taskset), which a fair comparison on a busy machine needs: torch's
+    # threads wait for each other, and one that is preempted stops them all.
+    pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = {}
+    for name in PACKAGES:
+        if name in sys.modules:
+            versions[name] = importlib.metadata.version(name)
+    line = {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, "
+        f"{pinned} of {os.cpu_count()} cores",
+        "versions": versions,
+        **values,
+    }
+    if args.quick:
+        print(json.dumps(line))
+    else:
+        with args.results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    return line

@@ -1,0 +1,103 @@
+"""The parts of the benchmarks that time nothing: bookkeeping, byte counts, comparisons."""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import lm_steps
+import measuring
+import numpy as np
+import products
+import pytest
+from int8_quality import compare
+
+from musicgen_jax import testing
+from musicgen_jax.generate import cache_lengths
+from tests.tolerance import assert_close
+
+
+def test_sides_run_in_turn_and_a_broken_one_is_left_out(capsys):
+    calls = []
+
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    runs = {
+        "a": lambda: calls.append("a"),
+        "broken": broken,
+        "b": lambda: calls.append("b"),
+    }
+    result = measuring.in_turn(runs, 2)
+    assert calls == ["a", "b"] * 3
+    assert result["broken"] == {"error": "RuntimeError: no such kernel"}
+    assert all(len(result[side]["seconds"]) == 2 for side in "ab")
+    assert "round 1: b" in capsys.readouterr().out
+
+
+def test_ratios_are_of_rounds_and_busy_rounds_are_named(capsys):
+    result = {
+        "ours": {"seconds": [1.0, 2.0, 4.0], "foreign_cores": [0.0, 0.1, 0.0]},
+        "peer": {"seconds": [3.0, 4.0, 4.0], "foreign_cores": [0.0, 0.0, 0.9]},
+        "broken": {"error": "?"},
+    }
+    speeds = measuring.summary(result, 8.0, "steps", "ours")
+    assert speeds["per_second"] == {"ours": [4.0, 2.0, 8.0], "peer": [2.0, 2.0, 2.667]}
+    assert speeds["ratio"] == {"peer": 2.0}
+    assert not speeds["quiet"]
+    assert "do not quote" in capsys.readouterr().out
+
+
+def test_a_record_says_where_it_comes_from(tmp_path, capsys):
+    args = argparse.Namespace(quick=False, results=tmp_path / "results.jsonl")
+    for value in (1, 2):
+        measuring.record("mine", args, value=value)
+    lines = [json.loads(line) for line in args.results.read_text().splitlines()]
+    assert [line["value"] for line in lines] == [1, 2]
+    assert {"benchmark", "date", "commit", "device", "versions"} <= lines[0].keys()
+    assert lines[0]["versions"]["jax"] == jax.__version__
+    args.quick = True
+    measuring.record("mine", args, value=3)
+    assert len(args.results.read_text().splitlines()) == 2
+    assert '"value": 3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_bytes_of_a_step(dtype):
+    config = lm_steps.lm_config("small", quick=True)
+    lm = lm_steps.random_lm(config, dtype)
+    moved = lm_steps.bytes_per_step(lm, batch=2, steps=8)
+    D, F, L, rows = config.dim, config.ffn_dim, config.num_layers, 4
+    matrices = L * (5 * D * D + 2 * D * F) + config.n_q * config.card * D
+    norms = L * 6 * D * 4
+    scales = L * (6 * D + F) + config.n_q * config.card if dtype == "int8" else 0
+    assert moved["weights"] == matrices * (1 if dtype == "int8" else 4) + norms + 4 * scales
+    text = lm_steps.TEXT_TOKENS
+    own = 2 * L * rows * cache_lengths(8)[-1] * D * 4
+    queries = L * D * (D + 4 if dtype == "int8" else 4 * D)
+    assert moved["cache"] == own + 2 * L * rows * text * D * 4 + queries
+    assert moved["held"] > moved["weights"]
+    codes = lm_steps.ours(lm, 1, 8)()
+    assert codes.shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_every_way_of_a_product_gives_the_same(dtype, rows):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.integers(-9, 9, shape), dtype) for shape in ((rows, 24), (10, 24)))
+    expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
+    for name, way in products.WAYS.items():
+        if name != "rows twice" or rows == 1:
+            assert_close(way(x, w), expected)
+
+
+def test_int8_against_itself_is_equal():
+    model = testing.random_model()
+    codes = np.random.default_rng(0).integers(0, model.config.lm.card, (3, 4, 6))
+    result = compare(model, model, codes, ["x", None, "y"], batch=2)
+    assert result["same_likeliest"] == [1.0] * 4
+    assert result["float32"] == result["int8"]
+    logits = np.asarray(model.lm_logits(codes, ["x", None, "y"]))[:, 0]
+    nats = -jax.nn.log_softmax(logits)[np.arange(3)[:, None], np.arange(6), codes[:, 0]]
+    assert result["float32"][0] == pytest.approx(float(nats.mean()), abs=1e-3)
