@@ -40,6 +40,7 @@ from musicgen_jax.config import (
     to_dict,
 )
 from musicgen_jax.errors import UserError
+from musicgen_jax.sharding import place
 
 COMPONENTS = {
     "t5": T5Config,
@@ -328,7 +329,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
     if int8:
         values = (_dequantize(loaded, path, leaf) for path, leaf in wanted.items())
         targets = map(target, wanted.values())
-        placed = [jax.device_put(v, t.sharding) for v, t in zip(values, targets, strict=True)]
+        placed = [place(v, t.sharding) for v, t in zip(values, targets, strict=True)]
     else:
         placed = [loaded[path] for path in wanted]
     return jax.tree.unflatten(structure, placed)

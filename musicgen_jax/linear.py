@@ -29,12 +29,12 @@ def linear(
 
     Args:
       x: activations `[..., I]`.
-      w: weight `[O, I]`.
+      w: weight `[O, I]`, or `[P, O, I]` for P products at once.
       bias: `[O]` or None.
       out_dtype: of the result; that of `x` by default.
 
     Returns:
-      `[..., O]`.
+      `[..., O]`, or `[..., P, O]`.
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
     common = min(x.dtype, w.dtype, key=lambda d: jnp.dtype(d).itemsize)
@@ -46,15 +46,17 @@ def linear(
         y = _product(rows, w)
     if bias is not None:
         y = y + bias.astype(y.dtype)
-    return y.astype(out_dtype).reshape(*x.shape[:-1], w.shape[0])
+    return y.astype(out_dtype).reshape(*x.shape[:-1], *w.shape[:-1])
 
 
 def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.dot_general(rows, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    dims = (((1,), (w.ndim - 1,)), ((), ()))
+    return lax.dot_general(rows, w, dims, preferred_element_type=jnp.float32)
 
 
 def _matvecs(rows: jax.Array, w: jax.Array) -> jax.Array:
-    return jnp.stack([lax.dot_general(w, row, (((1,), (0,)), ((), ()))) for row in rows])
+    dims = (((w.ndim - 1,), (0,)), ((), ()))
+    return jnp.stack([lax.dot_general(w, row, dims) for row in rows])
 
 
 class Linear(nnx.Module):
