@@ -11,7 +11,6 @@ import copy
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax import sharding
