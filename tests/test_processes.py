@@ -1,5 +1,6 @@
 """Two processes, one model: what they generate together is what one generates alone."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -41,7 +42,9 @@ np.savez(out, codes=made.codes, audio=made.audio, longer=longer.codes)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "debug"
-    testing.save_random_model(path)
+    lm = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
+    t5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
+    testing.save_random_model(path, dataclasses.replace(testing.DEBUG, lm=lm, t5=t5))
     return path
 
 

@@ -21,9 +21,11 @@ from tests.tolerance import assert_close
 TEXTS = ["a calm waltz", "drums", None]  # three rows: they divide no mesh
 SHORT = {"duration": 0.3}
 
-# Four heads and books, so that nothing of the text model is left whole on two devices.
+# Four heads and books, so that two devices share all of the text model. One layer: it is
+# compiled for many meshes.
 LM = dataclasses.replace(testing.DEBUG.lm, num_heads=4, num_layers=1)
-TEXT = dataclasses.replace(testing.DEBUG, lm=LM)
+T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
+TEXT = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
 
 
 def make(config, data=None, model=1) -> MusicGen:
@@ -31,12 +33,16 @@ def make(config, data=None, model=1) -> MusicGen:
     return testing.random_model(config, mesh=mesh)
 
 
+def small(config):
+    return dataclasses.replace(config, lm=dataclasses.replace(config.lm, num_layers=1), t5=T5)
+
+
 @pytest.fixture(scope="module")
 def single():
     """What one device makes of the text model."""
     model = make(TEXT)
     greedy = model.generate(TEXTS, use_sampling=False, **SHORT)
-    sampled = model.generate(TEXTS, seed=3, top_p=0.9, **SHORT)
+    sampled = model.generate(TEXTS, seed=3, **SHORT)
     assert (greedy.codes != sampled.codes).any()
     return SimpleNamespace(
         greedy=greedy, sampled=sampled, logits=model.lm_logits(greedy.codes, TEXTS)
@@ -50,7 +56,7 @@ def test_a_mesh_makes_what_one_device_makes(single, data, model):
     greedy = spread.generate(TEXTS, use_sampling=False, **SHORT)
     np.testing.assert_array_equal(greedy.codes, single.greedy.codes)
     assert_close(greedy.audio, single.greedy.audio, 1e-5)
-    sampled = spread.generate(TEXTS, seed=3, top_p=0.9, **SHORT)
+    sampled = spread.generate(TEXTS, seed=3, **SHORT)
     np.testing.assert_array_equal(sampled.codes, single.sampled.codes)
     logits = np.asarray(spread.lm_logits(greedy.codes, TEXTS))
     known = np.isfinite(single.logits)
@@ -64,7 +70,9 @@ def test_melody_on_a_mesh():
     melody = [noise[0], None, noise[2]]
     settings = {"separate": False, "seed": 3, "cfg_coef_beta": 2.0, **SHORT}
     expected, made = (
-        make(testing.DEBUG_MELODY, *mesh).generate_with_chroma(TEXTS, melody, 4000, **settings)
+        make(small(testing.DEBUG_MELODY), *mesh).generate_with_chroma(
+            TEXTS, melody, 4000, **settings
+        )
         for mesh in ((), (4, 2))
     )
     np.testing.assert_array_equal(made.codes, expected.codes)
@@ -73,7 +81,8 @@ def test_melody_on_a_mesh():
 def test_stereo_on_a_mesh_continued_and_streamed():
     """Eight books, codes of audio, and the decoder that carries its state from block to block."""
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 400)).astype(np.float32)
-    one, many = make(testing.DEBUG_STEREO), make(testing.DEBUG_STEREO, 4, 2)
+    config = small(testing.DEBUG_STEREO)
+    one, many = make(config), make(config, 4, 2)
     codes = np.asarray(one.encode(audio, one.sample_rate))
     np.testing.assert_array_equal(many.encode(audio, one.sample_rate), codes)
     settings = {"prompt_codes": codes, "seed": 3, "duration": 1.2}
@@ -147,9 +156,12 @@ def test_int8_on_a_mesh(tmp_path):
         storage="int8",
     )
     one = MusicGen.from_pretrained(tmp_path / "int8")
-    many = MusicGen.from_pretrained(tmp_path / "int8", mesh=sharding.make_mesh(data=1, model=2))
+    many = MusicGen.from_pretrained(tmp_path / "int8", mesh=sharding.make_mesh(data=4, model=2))
     assert shard_shape(many.lm.transformer.layers[0].self_attn.in_proj.weight) == (3, 8, 16)
+    for model in (one, many):
+        model.tokenizer = original.tokenizer  # then nothing is compiled that has not been before
     expected = one.generate(TEXTS, seed=1, **SHORT)
+    assert (expected.codes != original.generate(TEXTS, seed=1, **SHORT).codes).any()
     np.testing.assert_array_equal(many.generate(TEXTS, seed=1, **SHORT).codes, expected.codes)
 
 
@@ -180,12 +192,14 @@ def test_what_does_not_divide_stays_whole():
 def test_a_model_axis_that_divides_half_of_the_weights():
     """Two heads on four devices: attention is whole, its feed-forward layers and books are not."""
     config = dataclasses.replace(TEXT, lm=dataclasses.replace(LM, num_heads=2))
-    expected = make(config).generate(TEXTS, seed=3, **SHORT).codes
-    spread = make(config, 2, 4)
+    alone, spread = make(config), make(config, 2, 4)
+    condition = alone.text_condition(TEXTS)
+    expected = generate.generate_codes(alone.lm, condition, num_frames=15, seed=3)
     layer = spread.lm.transformer.layers[0]
     assert shard_shape(layer.self_attn.in_proj.weight) == (48, 16)
     assert shard_shape(layer.linear1.weight) == (6, 16)
-    np.testing.assert_array_equal(spread.generate(TEXTS, seed=3, **SHORT).codes, expected)
+    made = generate.generate_codes(spread.lm, condition, num_frames=15, seed=3)
+    np.testing.assert_array_equal(made, expected)
 
 
 def test_a_weight_of_three_parts_is_three_weights():
@@ -232,7 +246,7 @@ _EXCHANGE = re.compile(
 @pytest.mark.parametrize("data", [1, 4])
 def test_the_loop_exchanges_activations_only(decoded, data):
     """Per step the sums of each sublayer and the tokens; no weight, no cache."""
-    make(TEXT, data, 2).generate(TEXTS, duration=0.1)
+    make(TEXT, data, 2).generate(TEXTS, **SHORT)
     args, static = decoded.calls[0]
     text = decoded.real.lower(*args, **static).compile().as_text()
     found = sorted((kind, shape.split("{")[0]) for shape, kind, _ in _EXCHANGE.findall(text))
@@ -243,7 +257,7 @@ def test_the_loop_exchanges_activations_only(decoded, data):
 
 
 def test_a_batch_alone_exchanges_nothing(decoded):
-    make(TEXT, 8).generate(TEXTS, duration=0.1)
+    make(TEXT, 8).generate(TEXTS, **SHORT)
     args, static = decoded.calls[0]
     assert not _EXCHANGE.findall(decoded.real.lower(*args, **static).compile().as_text())
 
@@ -251,7 +265,7 @@ def test_a_batch_alone_exchanges_nothing(decoded):
 def test_one_compilation_serves_a_bucket():
     model = make(TEXT, 4, 2)
     jitted = (generate._decode, generate._start)
-    model.generate(TEXTS, duration=0.1)
+    model.generate(TEXTS, **SHORT)
     before = [f._cache_size() for f in jitted]
     # Three calls of the loop, other texts, another batch that is filled up to the same size.
     calls = []
