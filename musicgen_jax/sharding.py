@@ -4,6 +4,9 @@ A mesh has two axes: over "data" go the rows of a batch, over "model" the parts 
 module knows of it. Weights are put where the table below says, inputs and caches where their rows
 and heads belong, and the compiler places everything between and inserts what has to be exchanged.
 One device is a mesh of 1 x 1, or none at all, through the same code.
+
+Several hosts: call `jax.distributed.initialize` first, then run the same program everywhere; every
+process gets the whole result, and one of them should write it.
 """
 
 import re
@@ -57,6 +60,8 @@ PARAMETERS: tuple[tuple[str, P, str | None], ...] = (
     (".*", P(), None),
 )
 _FUSED = re.compile(_ATTENTION + "/in_proj/weight")  # queries, keys and values in one
+# Read by columns: from there devices exchange their parts, and none ever holds all of it.
+_FUSED_STORED = P(None, MODEL)  # [3 D, D]
 
 
 def make_mesh(*, data: int = 1, model: int = 1) -> Mesh:
@@ -129,8 +134,8 @@ def as_stored(component: str, config: Any, abstract: dict, mesh: Mesh | None) ->
       mesh: None leaves all as it is.
 
     Returns:
-      the same nested dicts, every leaf with a sharding. No device need hold a weight whole that
-      the table cuts.
+      the same nested dicts, every leaf with a sharding: no device need ever hold a weight whole
+      that the table cuts.
     """
     if mesh is None:
         return abstract
@@ -138,7 +143,7 @@ def as_stored(component: str, config: Any, abstract: dict, mesh: Mesh | None) ->
     def place_leaf(path, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name, spec = _name_and_spec(component, config, path, mesh)
         if _FUSED.fullmatch(name) and spec != P():
-            spec = P(MODEL)  # [3 D, D] for now
+            spec = _FUSED_STORED
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(place_leaf, abstract)
@@ -167,8 +172,8 @@ def arrange(component: str, config: Any, params: dict, mesh: Mesh | None) -> dic
         name, spec = _name_and_spec(component, config, path, mesh)
         if not _FUSED.fullmatch(name) or spec == P():
             return place(leaf, NamedSharding(mesh, spec))
-        whole = place(leaf, NamedSharding(mesh, P(MODEL)))
-        return _split_fused(whole, sharding=NamedSharding(mesh, spec))
+        stored = place(leaf, NamedSharding(mesh, _FUSED_STORED))
+        return _split_fused(stored, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(arrange_leaf, params)
 

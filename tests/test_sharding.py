@@ -126,7 +126,7 @@ def test_weights_are_read_straight_to_their_parts(folder, monkeypatch):
     lm = read[1]
     fused = lm["transformer"]["layers"][0]["self_attn"]["in_proj"]["weight"]
     assert fused.shape == (48, 16)
-    assert {shard.data.shape for shard in fused.addressable_shards} == {(24, 16)}
+    assert {shard.data.shape for shard in fused.addressable_shards} == {(48, 8)}
 
     layer = model.lm.transformer.layers[0]
     assert shard_shape(layer.self_attn.in_proj.weight) == (3, 8, 16)  # two heads' q, k and v
