@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from musicgen_jax import checkpoint, generate, sharding, testing
+from musicgen_jax.cli import main
 from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
@@ -282,3 +283,17 @@ def test_too_few_devices_is_one_clear_error():
         sharding.make_mesh(data=4, model=4)
     with pytest.raises(UserError, match="model must be a positive number of devices, got 0"):
         sharding.make_mesh(model=0)
+
+
+@pytest.mark.parametrize(("devices", "shape"), [("8", (8, 1)), ("4x2", (4, 2))])
+def test_generate_takes_devices(monkeypatch, capsys, devices, shape):
+    meshes = []
+
+    def load(name, *, mesh=None):
+        meshes.append(mesh)
+        raise UserError("enough")
+
+    monkeypatch.setattr(MusicGen, "from_pretrained", load)
+    assert main(["generate", "bells", "--devices", devices]) == 2
+    assert capsys.readouterr().err.endswith("enough\n")
+    assert meshes == [sharding.make_mesh(data=shape[0], model=shape[1])]
