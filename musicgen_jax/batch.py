@@ -207,20 +207,22 @@ class Folder:
         Raises:
           UserError: a finished clip is of another prompt, or a manifest cannot be read.
         """
-        records = {record["index"]: record for record in self._records()}
+        records: dict[int, list[dict]] = {}
+        for record in self._records():
+            records.setdefault(record["index"], []).append(record)
         left = []
         for prompt in prompts:
-            record, file = records.get(prompt.index), self.path / self.name(prompt)
-            if record is None:
-                left.append(prompt)
-                continue
-            if (record.get("prompt"), record.get("seed")) != (prompt.text, prompt.seed):
-                raise UserError(
-                    f"line {prompt.index + 1}: {file} is of the prompt {record.get('prompt')!r:.80}"
-                    f" with the seed {record.get('seed')!r:.20}, not of {prompt.text!r:.80} with "
-                    f"{prompt.seed}: choose another folder"
-                )
-            if not file.is_file() or file.stat().st_size != record.get("bytes"):
+            file, sizes = self.path / self.name(prompt), []
+            for record in records.get(prompt.index, []):
+                text, seed = record.get("prompt"), record.get("seed")
+                if (text, seed) != (prompt.text, prompt.seed):
+                    raise UserError(
+                        f"line {prompt.index + 1}: {file} is of the prompt {text!r:.80} with the "
+                        f"seed {seed!r:.20}, not of {prompt.text!r:.80} with {prompt.seed}: choose "
+                        "another folder"
+                    )
+                sizes.append(record.get("bytes"))
+            if not sizes or not file.is_file() or file.stat().st_size not in sizes:
                 left.append(prompt)
         return left
 
@@ -236,8 +238,9 @@ class Folder:
             "bytes": file.stat().st_size,
         }
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        path = self.path / self.manifest
         try:
-            with (self.path / self.manifest).open("a+b") as manifest:
+            with path.open("a+b") as manifest:
                 if manifest.tell():  # a line that a dying worker began stays a line of its own
                     manifest.seek(-1, os.SEEK_END)
                     line = line if manifest.read(1) == b"\n" else b"\n" + line
@@ -245,7 +248,7 @@ class Folder:
                 manifest.flush()
                 os.fsync(manifest.fileno())
         except OSError as error:
-            raise UserError(f"cannot write {manifest.name}: {error.strerror}") from error
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
 
     def _records(self) -> Iterator[dict]:
         """Every whole line of every manifest; what a dying worker left of one does not count."""
