@@ -12,6 +12,8 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import sampling, sources
 from musicgen_jax.training.data.sources import AudioMeta, Skipped, read_audio
 
+_MAX_DRAWS = 100  # with half of the files broken, ten draws in a row would fail every day
+
 
 @dataclasses.dataclass(frozen=True)
 class AudioSegment:
@@ -63,8 +65,6 @@ class AudioClips:
         self._durations = np.array([meta.duration for meta in metas])
         weights = [meta.weight for meta in metas]
         self._probabilities = sampling.cumulative(self._durations.tolist(), weights, config)
-        self._drawable = np.count_nonzero(np.diff(self._probabilities, prepend=0.0))
-        self._broken: set[int] = set()
 
     @classmethod
     def open(
@@ -97,37 +97,34 @@ class AudioClips:
     def sample(self, rng: np.random.Generator, samples: int) -> AudioSegment:
         """A random segment and where it is from.
 
-        A file that turns out broken is skipped and another one drawn. What is drawn instead depends
-        on `rng` alone, not on which files were found broken before.
+        Where a file turns out broken, another one is drawn; what comes out depends on `rng` alone.
+        So nothing is remembered of such a file but that it was named: in another place it may be
+        whole.
 
         Args:
           rng: draws the file and the place.
           samples: W.
 
         Raises:
-          UserError: every file is broken.
+          UserError: hardly any file can be read.
         """
         seconds = samples / self.sample_rate
-        while True:
+        to = self.sample_rate, self.channels
+        for _ in range(_MAX_DRAWS):
             index, seek_time = sampling.draw(
                 rng, self._probabilities, self._durations, seconds, self.config
             )
-            if index in self._broken:
-                continue
             meta = self.metas[index]
-            to = self.sample_rate, self.channels
             try:
                 audio = read_audio(meta, *to, start=seek_time, seconds=seconds)
             except UserError as error:
-                self._skip(index, error)
+                self.skipped.add(meta.path, error)
                 continue
             audio = audio[:, :samples]
             n_frames = audio.shape[1]
             audio = np.pad(audio, ((0, 0), (0, samples - n_frames)))
             return AudioSegment(audio, n_frames, seek_time, meta.path)
-
-    def _skip(self, index: int, error: UserError) -> None:
-        self._broken.add(index)
-        self.skipped.add(self.metas[index].path, error)
-        if len(self._broken) == self._drawable:
-            raise UserError(f"every one of the {self._drawable} audio files is broken") from error
+        raise UserError(
+            f"no audio could be read in {_MAX_DRAWS} draws: {len(self.skipped)} of "
+            f"{len(self.metas)} files are broken, the first is {next(iter(self.skipped.names))}"
+        )

@@ -6,7 +6,6 @@ any number of hosts, with the examples that it would have had.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,8 +29,9 @@ class SamplingConfig:
     min_segment_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.min_segment_ratio) and self.min_segment_ratio >= 0):
-            raise UserError(f"min_segment_ratio must be at least 0, got {self.min_segment_ratio!r}")
+        ratio = self.min_segment_ratio
+        if not isinstance(ratio, int | float) or not 0 <= ratio <= 100:  # nor NaN
+            raise UserError(f"min_segment_ratio must be a number from 0 to 100, got {ratio!r}")
 
 
 # As audiocraft trains MusicGen (solver/musicgen): a lower ratio taught it to fall silent.

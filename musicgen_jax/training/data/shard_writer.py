@@ -105,8 +105,9 @@ class ShardWriter:
 
     def _go_on(self) -> None:
         path = self.folder / shards.SETTINGS
+        data = shards.read_file(path)
         try:
-            found = metadata.parse_json(shards.read_file(path))
+            found = metadata.parse_json(data)
             shards.check_format(found)
         except ValueError as error:
             raise UserError(f"cannot go on from {path}: {error}") from None

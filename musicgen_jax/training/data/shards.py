@@ -262,14 +262,14 @@ class CodeShards:
         if not clips or clips[-1].start + clips[-1].stored != frames:
             raise ValueError(f"{listed.name} does not fit it")
         try:
-            if path.stat().st_size != shard["bytes"]:
-                raise _changed(path)
+            size = path.stat().st_size
             codes = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, EOFError):
             raise UserError(f"{path} is broken: encode again") from None
-        if codes.shape != (frames, self.codebooks) or codes.dtype != np.int16:
+        shape = (frames, self.codebooks)
+        if size != shard["bytes"] or codes.shape != shape or codes.dtype != np.int16:
             raise _changed(path)
         self._codes.append(codes)
         return clips
