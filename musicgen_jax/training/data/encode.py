@@ -28,7 +28,8 @@ from musicgen_jax.training.data.sources import AudioMeta, Skipped
 CONTEXT_SECONDS = 1.0
 _READERS = 4  # files read and resampled ahead of the codec
 
-A, B = TypeVar("A"), TypeVar("B")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +172,10 @@ def _encode(encodec: Encodec, audio: np.ndarray) -> np.ndarray:
 
 def encode_audio(
     run: Callable[[np.ndarray], np.ndarray],
-    clips: Iterable[tuple[A, np.ndarray]],
+    clips: Iterable[tuple[Item, np.ndarray]],
     windows: Windows,
     batch_size: int,
-) -> Iterator[tuple[A, np.ndarray]]:
+) -> Iterator[tuple[Item, np.ndarray]]:
     """Codes of clips of any lengths, from batches of one shape: a single compilation.
 
     Args:
@@ -198,10 +199,10 @@ def encode_audio(
                 parts = []
 
 
-def ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
     """`map` in threads that work ahead, but no more than one result each."""
     pool = ThreadPoolExecutor(workers)
-    waiting: collections.deque[Future[B]] = collections.deque()
+    waiting: collections.deque[Future[Made]] = collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
