@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -117,27 +117,27 @@ def encode(
     )
     run = functools.partial(_encode, codec.encodec)
 
-    def load(meta: AudioMeta):
+    def load(meta: AudioMeta) -> tuple[CodeClip, np.ndarray] | Exception:
         try:
-            info = metadata.read(meta.file)
-            found = meta.file.stat()
-            stamp = (found.st_size, found.st_mtime_ns)
+            info, found = metadata.read(meta.file), meta.file.stat()
             wav = sources.read_audio(meta, codec.sample_rate, channels)
-            return meta, wav, (stamp, info)
         except OSError as error:
-            return meta, None, UserError(f"cannot read {meta.file}: {error.strerror}")
+            return UserError(f"cannot read {meta.file}: {error.strerror}")
         except ValueError as error:  # UserError is one
-            return meta, None, error
+            return error
+        stamp, frames = (found.st_size, found.st_mtime_ns), windows.frames(wav)
+        stored = frames + windows.context
+        return CodeClip(meta.path, 0, frames, stored, meta.weight, stamp, info), wav
 
-    def loaded() -> Iterator[tuple[Any, np.ndarray]]:
-        for meta, wav, rest in ahead(load, todo, _READERS):
-            if wav is None:
-                skipped.add(meta.path, rest)
+    def loaded() -> Iterator[tuple[CodeClip, np.ndarray]]:
+        for meta, clip in zip(todo, ahead(load, todo, _READERS), strict=True):
+            if isinstance(clip, Exception):
+                skipped.add(meta.path, clip)
             else:
-                yield (meta, windows.frames(wav), *rest), wav
+                yield clip
 
-    for (meta, frames, stamp, info), codes in encode_audio(run, loaded(), windows, batch_size):
-        writer.add(CodeClip(meta.path, 0, frames, codes.shape[1], meta.weight, stamp, info), codes)
+    for clip, codes in encode_audio(run, loaded(), windows, batch_size):
+        writer.add(clip, codes)
     silence = run(np.zeros((batch_size, channels, windows.samples), np.float32))
     writer.finish(silence[0, :, windows.context + windows.stride - 1].tolist(), skipped)
     return CodeShards.open(out)
