@@ -1,4 +1,4 @@
-"""What a precision costs in quality: the bundled model's cross-entropy by codebook, against float32.
+"""What a precision costs: the bundled model's cross-entropy by codebook, against float32.
 
 Question: how much worse does the model predict real music when its matrices (and on a CPU what is
 multiplied with them) are rounded to int8, or when its keys and values are kept in eight bits? Clips
@@ -126,9 +126,8 @@ def main(argv: list[str] | None = None) -> dict:
         print(f"{name}: nats {books}, mean {np.mean(values['nats']):.4f}; same token {same:.1%}")
     if args.figure:
         draw(args.figure, result)
-    return measuring.record(
-        "precision_quality", args, n=args.n, duration=args.duration, sides=result
-    )
+    about = {"n": args.n, "duration": args.duration}
+    return measuring.record("precision_quality", args, **about, sides=result)
 
 
 if __name__ == "__main__":
