@@ -163,7 +163,7 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
         yield writer
         if not (aside / CONFIG).is_file():
             raise ValueError("writing_model left without a call of finish()")
-        _replace_folder(aside, target)
+        replace_folder(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -277,7 +277,9 @@ def load_config(path: str | os.PathLike) -> MusicGenConfig:
     return info.config
 
 
-def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Params:
+def load_params(
+    path: str | os.PathLike, component: str, abstract: Params, *, keep_dtypes: bool = False
+) -> Params:
     """Restores one component straight into the dtypes and shardings of an abstract tree.
 
     Args:
@@ -287,6 +289,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
         without a sharding go to the default device. Stored values are cast to the leaf's dtype.
         In place of a matrix may stand {"int8": [..., O, I], "scale": [..., O, 1]}: taken from
         "int8" storage as it is, rounded on the way from "plain".
+      keep_dtypes: the leaves keep the dtypes that they are stored in (float32 those of "int8").
 
     Returns:
       The same nested dicts, of `jax.Array`.
@@ -313,6 +316,12 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
     if () in stored:  # for some damage it gives None in place of a tree
         raise UserError(damaged)
     _check_leaves(folder, _dequantized_shapes(wanted), _dequantized_shapes(stored))
+
+    if keep_dtypes and not int8:
+        wanted = {
+            path: jax.ShapeDtypeStruct(leaf.shape, stored[path].dtype, sharding=leaf.sharding)
+            for path, leaf in wanted.items()
+        }
 
     default = jnp.zeros(()).sharding
 
@@ -353,10 +362,10 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     ocp.save(str(aside), _named_leaves(state))
-    _replace_folder(aside, target)
+    replace_folder(aside, target)
 
 
-def _replace_folder(aside: Path, target: Path) -> None:
+def replace_folder(aside: Path, target: Path) -> None:
     """Puts a folder in another's place; that one is deleted last, when the new one stands."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -79,6 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(convert)
     convert.set_defaults(run=run)
 
+    export_torch = commands.add_parser(
+        "export-torch",
+        help="a model in the official PyTorch formats",
+        description="Writes a model as files that audiocraft or transformers load.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    from musicgen_jax.convert import to_torch_command
+
+    to_torch_command.add_arguments(export_torch)
+
     codec = commands.add_parser(
         "codec",
         help="audio to a small file of codes, and back",
