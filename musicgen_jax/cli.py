@@ -131,6 +131,13 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         "None is float32 on a CPU, bfloat16 elsewhere",
     )
     add(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="a fine-tuned adapter, and how much of it; several add up",
+    )
+    add(
         "-o",
         "--output",
         default="out.wav",
@@ -282,7 +289,10 @@ def _generate(args: argparse.Namespace) -> None:
     style = audio.read(args.style) if args.style else None
     if args.melody:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
-    model = MusicGen.from_pretrained(args.model, dtype=args.dtype)
+    adapters = dict(map(_adapter, args.adapter))
+    model = MusicGen.from_pretrained(
+        args.model, dtype=args.dtype, adapters={path: path for path in adapters}
+    ).use_adapter(adapters)
     settings = {
         "duration": args.duration,
         "seed": args.seed,
@@ -346,6 +356,19 @@ def _generate(args: argparse.Namespace) -> None:
             print(f"wrote {file.with_suffix('.npy')}")
     if long:
         resume.discard(folder)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """The path and the scale of an adapter, 1 if none is given."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).is_file() or "/" in scale or "\\" in scale:
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError:
+        raise UserError(
+            f"--adapter {text}: {scale!r} is no number: give PATH or PATH:SCALE"
+        ) from None
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:
