@@ -20,11 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if importlib.util.find_spec(path) is None:
             continue
         module = importlib.import_module(path)
-        command = commands.add_parser(
-            name,
-            help=what,
-            description=f"{what[0].upper()}{what[1:]}.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        description = f"{what[0].upper()}{what[1:]}."
+        command = commands.add_parser(name, help=what, description=description)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
