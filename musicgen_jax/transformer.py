@@ -282,7 +282,7 @@ class Transformer(nnx.Module):
         Args:
           x: `[B, S, D]`, positions already added.
           mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: from `cross_kv`, one per layer; or the second sequence itself, `[B, L, D]`; or None.
+          cross: from `cross_kv`, one per layer, or the second sequence itself `[B, L, D]`, or None.
           cross_mask: bool `[B, L]`, which of those are real.
           cache: keys and values of what came before, one per layer; those of `x` are written
             at `slot` and the whole cache is attended under `mask`.

@@ -17,6 +17,7 @@ from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.sharding import place
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.training import ema
 from musicgen_jax.training.batches import Arrays, Dropout
@@ -129,24 +130,29 @@ def init(
       config: how to train.
       t5: parameters of a trained text encoder; None for a new one.
       lm: parameters to begin with; None for new ones.
-      layout: of the arrays on the devices; each makes its part alone.
+      layout: of the arrays on the devices.
     """
-    make = functools.partial(_make_state, model, config)
-    shardings = layout.state_shardings(model, jax.eval_shape(make, {}))
     given = {name: part for name, part in (("t5", t5), ("lm", lm)) if part is not None}
+    params = _make_params(model, config, given)
+    rest = functools.partial(_make_rest, config)
+    shardings = layout.state_shardings(model, abstract_state(model, config))
     if shardings is None:
-        return jax.jit(make)(given)
-    placed = {
-        name: jax.tree.map(_place, part, shardings.params[name]) for name, part in given.items()
-    }
-    return jax.jit(make, out_shardings=shardings)(placed)
+        params = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params)  # donated later
+        return LMTrainState(jnp.zeros((), jnp.int32), params, *rest(trained(params, config)))
+    params = jax.tree.map(place, params, shardings.params)
+    out = shardings.optimizer, shardings.ema
+    optimizer, average = jax.jit(rest, out_shardings=out)(trained(params, config))
+    step = place(np.zeros((), np.int32), shardings.step)
+    return LMTrainState(step, params, optimizer, average)
 
 
 def abstract_state(
     model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
 ) -> LMTrainState:
     """The state's shapes, dtypes and shardings, for `Run.restore`."""
-    abstract = jax.eval_shape(functools.partial(_make_state, model, config), {})
+    params = jax.eval_shape(lambda: _make_params(model, config, {}))
+    rest = jax.eval_shape(lambda part: _make_rest(config, part), trained(params, config))
+    abstract = LMTrainState(jax.ShapeDtypeStruct((), jnp.int32), params, *rest)
     shardings = layout.state_shardings(model, abstract)
     if shardings is None:
         return abstract
@@ -157,22 +163,28 @@ def abstract_state(
     )
 
 
-def _make_state(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> LMTrainState:
+def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> dict:
+    """All parameters, the new ones on the host: whole they may be too much for any one device."""
     rngs = nnx.Rngs(config.seed)
     makers = {"t5": lambda: T5Encoder(model.t5, rngs=rngs), "lm": lambda: LM(model.lm, rngs=rngs)}
-    params = {
-        name: given[name] if name in given else nnx.to_pure_dict(nnx.state(make(), nnx.Param))
-        for name, make in makers.items()
-    }
-    part = trained(params, config)
+    with jax.default_device(_host()):
+        return {
+            name: given.get(name) or nnx.to_pure_dict(nnx.state(make(), nnx.Param))
+            for name, make in makers.items()
+        }
+
+
+def _make_rest(config: LMTrainConfig, part: Any) -> tuple[optax.OptState, Any]:
+    """The optimizer's state and the averaged parameters before the first step."""
     optimizer = make_optimizer(config.optimizer, config.steps)
-    average = ema.start(part) if config.ema_decay else None
-    return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(part), average)
+    return optimizer.init(part), ema.start(part) if config.ema_decay else None
 
 
-def _place(x: Any, where: NamedSharding) -> jax.Array:
-    host = np.asarray(x)
-    return jax.make_array_from_callback(host.shape, where, host.__getitem__)
+def _host() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS has left it out
+        return None
 
 
 def trained(params: Any, config: LMTrainConfig) -> dict:
