@@ -59,9 +59,8 @@ PARAMETERS: tuple[tuple[str, P, str | None], ...] = (
     ("t5/shared/embedding", P(MODEL), "vocab_size"),  # [V, E]
     (".*", P(), None),
 )
-_FUSED = re.compile(_ATTENTION + "/in_proj/weight")  # queries, keys and values in one
-# Read by columns: from there devices exchange their parts, and none ever holds all of it.
-_FUSED_STORED = P(None, MODEL)  # [3 D, D]
+_FUSED = re.compile(_ATTENTION + "/in_proj/weight(/.*)?")  # queries, keys and values in one
+_INT8 = re.compile("(.*/weight)/(int8|scale)")  # an int8 weight [..., O, I], its scales [..., O, 1]
 
 
 def make_mesh(*, data: int = 1, model: int = 1) -> Mesh:
@@ -117,10 +116,13 @@ def spec_of(name: str, config: Any, mesh: Mesh) -> P:
       config: of the component.
       mesh: from `make_mesh`.
     """
+    int8 = _INT8.fullmatch(name)
+    weight = int8[1] if int8 else name
     for pattern, spec, field in PARAMETERS:
-        if re.fullmatch(pattern, name):
+        if re.fullmatch(pattern, weight):
             divides = field is None or getattr(config, field) % mesh.shape[MODEL] == 0
-            return spec if divides else P()
+            inputs = spec == P(None, MODEL) and not _FUSED.fullmatch(name)
+            return P() if not divides or (inputs and name.endswith("/scale")) else spec
     raise AssertionError("the last pattern matches everything")
 
 
@@ -143,7 +145,7 @@ def as_stored(component: str, config: Any, abstract: dict, mesh: Mesh | None) ->
     def place_leaf(path, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name, spec = _name_and_spec(component, config, path, mesh)
         if _FUSED.fullmatch(name) and spec != P():
-            spec = _FUSED_STORED
+            spec = _fused_stored(leaf)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(place_leaf, abstract)
@@ -172,10 +174,15 @@ def arrange(component: str, config: Any, params: dict, mesh: Mesh | None) -> dic
         name, spec = _name_and_spec(component, config, path, mesh)
         if not _FUSED.fullmatch(name) or spec == P():
             return place(leaf, NamedSharding(mesh, spec))
-        stored = place(leaf, NamedSharding(mesh, _FUSED_STORED))
+        stored = place(leaf, NamedSharding(mesh, _fused_stored(leaf)))
         return _split_fused(stored, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(arrange_leaf, params)
+
+
+def _fused_stored(leaf: Any) -> P:
+    """Read by columns: from there devices exchange their parts, and none ever holds all of it."""
+    return P() if leaf.shape[-1] == 1 else P(None, MODEL)
 
 
 def _name_and_spec(component: str, config: Any, path, mesh: Mesh) -> tuple[str, P]:
