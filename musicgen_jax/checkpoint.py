@@ -40,6 +40,7 @@ from musicgen_jax.config import (
     to_dict,
 )
 from musicgen_jax.errors import UserError
+from musicgen_jax.sharding import place
 
 COMPONENTS = {
     "t5": T5Config,
@@ -343,7 +344,7 @@ def load_params(
                 for path, leaf in wanted.items():
                     if path in loaded or (*path, "int8") in loaded:
                         value = _dequantize(loaded, path, leaf)
-                        placed[path] = jax.device_put(value, target(leaf).sharding)
+                        placed[path] = place(value, target(leaf).sharding)
     except Exception as error:
         raise UserError(damaged) from error
     return jax.tree.unflatten(structure, [placed[path] for path in wanted])

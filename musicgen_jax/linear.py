@@ -6,6 +6,7 @@ measured by `benchmarks/products.py`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,12 +26,12 @@ _CPU_HALVED_ROWS = {"float32": (2, 64), "bfloat16": (8, 64), "int8": (2, 64)}
 class Int8Weight:
     """A weight as whole numbers, each row (output channel) with a scale of its own."""
 
-    int8: jax.Array  # [O, I]
-    scale: jax.Array  # float32 [O, 1]
+    int8: jax.Array  # [..., O, I]
+    scale: jax.Array  # float32 [..., O, 1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight: `[O, I]`."""
+        """Of the weight: `[..., O, I]`."""
         return self.int8.shape
 
     def __getitem__(self, rows: slice) -> "Int8Weight":
@@ -52,14 +53,14 @@ class LoraWeight:
     A part that nothing is added to has None.
     """
 
-    base: jax.Array  # [O, I]
+    base: jax.Array  # [O, I], or [P, O / P, I]
     a: tuple[jax.Array | None, ...]  # P x [R, I]
     b: tuple[jax.Array | None, ...]  # P x [O / P, R]
     scale: float = dataclasses.field(metadata={"static": True})  # of the products
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight: `[O, I]`."""
+        """Of the weight: `[O, I]`, or `[P, O / P, I]`."""
         return self.base.shape
 
     def __getitem__(self, rows: slice) -> "LoraWeight":
@@ -101,16 +102,17 @@ def linear(
 
     Args:
       x: activations `[..., I]`.
-      w: weight `[O, I]`.
+      w: weight `[O, I]`, or `[P, O, I]` for P products at once.
       bias: `[O]` or None.
       out_dtype: of the result; that of `x` by default.
 
     Returns:
-      `[..., O]`.
+      `[..., O]`, or `[..., P, O]`.
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
     if isinstance(w, LoraWeight):
-        y = linear(x, w.base, out_dtype=jnp.float32) + w.scale * _low_rank(x, w)
+        y = linear(x, w.base, out_dtype=jnp.float32)
+        y = y + w.scale * _low_rank(x, w).reshape(y.shape)
         return (y if bias is None else y + bias).astype(out_dtype)
     rows = x.reshape(-1, x.shape[-1])
     # The choice is in the program, which may be exported for several platforms.
@@ -127,12 +129,12 @@ def linear(
             y = lax.platform_dependent(rows, w, cpu=cpu, default=_product)
     if bias is not None:
         y = y + bias.astype(y.dtype)
-    return y.astype(out_dtype).reshape(*x.shape[:-1], w.shape[0])
+    return y.astype(out_dtype).reshape(*x.shape[:-1], *w.shape[:-1])
 
 
 def _low_rank(x: jax.Array, w: LoraWeight) -> jax.Array:
     """What the thin matrices of every part add, float32 `[..., O]`, before it is scaled."""
-    nothing = jnp.zeros((*x.shape[:-1], w.shape[0] // len(w.a)), jnp.float32)
+    nothing = jnp.zeros((*x.shape[:-1], math.prod(w.shape[:-1]) // len(w.a)), jnp.float32)
     parts = [
         nothing if a is None or b is None else linear(linear(x, a), b, out_dtype=jnp.float32)
         for a, b in zip(w.a, w.b, strict=True)
@@ -141,8 +143,8 @@ def _low_rank(x: jax.Array, w: LoraWeight) -> jax.Array:
 
 
 def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
-    wide = _accumulator(w)
-    return lax.dot_general(rows, w, (((1,), (1,)), ((), ())), preferred_element_type=wide)
+    sides = (((1,), (w.ndim - 1,)), ((), ()))
+    return lax.dot_general(rows, w, sides, preferred_element_type=_accumulator(w))
 
 
 def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
@@ -165,7 +167,8 @@ def _cpu_product(rows: jax.Array, w: jax.Array) -> Callable[[jax.Array, jax.Arra
         # A single row of a narrow type misses the library and takes ten times as long.
         return _doubled_product
     least, most = _CPU_HALVED_ROWS.get(w.dtype.name, (1, 0))
-    return _halved_product if least <= count <= most and outputs % 2 == 0 else _product
+    halved = w.ndim == 2 and least <= count <= most and outputs % 2 == 0
+    return _halved_product if halved else _product
 
 
 def _accumulator(w: jax.Array) -> DTypeLike:
@@ -174,12 +177,12 @@ def _accumulator(w: jax.Array) -> DTypeLike:
 
 def _int8_by_int8(rows: jax.Array, w: Int8Weight) -> jax.Array:
     whole, scale = quantize(rows)
-    y = _cpu_product(whole, w.int8)(whole, w.int8)
-    return y.astype(jnp.float32) * (scale * w.scale.T)
+    y = _cpu_product(whole, w.int8)(whole, w.int8).astype(jnp.float32)
+    return y * w.scale[..., 0] * jnp.expand_dims(scale, range(2, y.ndim))
 
 
 def _widened(rows: jax.Array, w: Int8Weight) -> jax.Array:
-    return _product(rows, w.int8.astype(rows.dtype)) * w.scale.T
+    return _product(rows, w.int8.astype(rows.dtype)) * w.scale[..., 0]
 
 
 class Int8Param(nnx.Module):

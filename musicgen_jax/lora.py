@@ -28,6 +28,7 @@ from musicgen_jax.config import LMConfig, from_dict, to_dict
 from musicgen_jax.errors import UserError
 from musicgen_jax.linear import LoraWeight, quantize
 from musicgen_jax.lm import LM
+from musicgen_jax.sharding import place
 
 FORMAT = "musicgen-jax lora 1"
 EVERYWHERE = "^transformer/layers/"  # all attention and feed-forward matrices
@@ -183,9 +184,16 @@ def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict:
 
 
 def add(weight: Any, change: np.ndarray) -> Any:
-    """`weight + change` in float32, in the weight's dtype and sharding."""
-    total = (np.asarray(weight, np.float32) + change).astype(weight.dtype)
-    return jax.device_put(total, weight.sharding) if isinstance(weight, jax.Array) else total
+    """`weight + change` in float32, in the weight's dtype, shape and sharding."""
+    change = change.reshape(weight.shape)  # a fused weight on a mesh is [3, D, D]
+    if not isinstance(weight, jax.Array):
+        return (np.asarray(weight, np.float32) + change).astype(weight.dtype)
+    return _add(weight, place(change, weight.sharding))
+
+
+@jax.jit
+def _add(weight: jax.Array, change: jax.Array) -> jax.Array:
+    return (weight.astype(jnp.float32) + change).astype(weight.dtype)
 
 
 def adapted(
@@ -205,12 +213,18 @@ def adapted(
     graphdef, state = nnx.split(lm)
     params, floats = nnx.to_pure_dict(state), None
     for path, change in changes.items():
-        if isinstance(_leaf(params, path), dict):
+        old = _leaf(params, path)
+        if isinstance(old, dict):
             if read is None:
                 raise UserError("int8 weights take no adapter: load the model by from_pretrained")
             floats = read() if floats is None else floats
             total = np.asarray(_leaf(floats, path), np.float32) + change
-            whole, scale = quantize(jnp.asarray(total))
+            whole, scale = (
+                place(np.asarray(x).reshape(before.shape), before.sharding)
+                for x, before in zip(
+                    quantize(jnp.asarray(total)), (old["int8"], old["scale"]), strict=True
+                )
+            )
             params = _replaced(params, path, lambda _, w=whole, s=scale: {"int8": w, "scale": s})
         else:
             params = _replaced(params, path, lambda w, change=change: add(w, change))

@@ -4,6 +4,7 @@ It knows nothing of codebooks or text: rows of vectors come in, rows of vectors 
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -118,7 +119,10 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention without biases; queries, keys and values share one weight."""
+    """Multi-head attention without biases; queries, keys and values share one weight.
+
+    It is `[3 D, D]`, or `[3, D, D]` where heads lie on several devices, see `sharding.arrange`.
+    """
 
     def __init__(
         self,
@@ -138,7 +142,8 @@ class Attention(nnx.Module):
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Self-attention's three parts of `[B, S, D]`, each `[B, N, S, H]`."""
-        q, k, v = (self._split_heads(y) for y in jnp.split(self.in_proj(x), 3, axis=-1))
+        qkv = self.in_proj(x).reshape(*x.shape[:2], 3, -1)
+        q, k, v = (self._split_heads(qkv[:, :, i]) for i in range(3))
         return q, k, v
 
     def query(self, x: jax.Array, cross: CrossCache) -> jax.Array:
@@ -147,11 +152,12 @@ class Attention(nnx.Module):
 
     def cross_cache(self, source: jax.Array, dtype: DTypeLike) -> CrossCache:
         """Cross-attention's keys and values, kept in `dtype`, of `[B, L, D]`."""
-        dim = source.shape[-1]
         weight = self.in_proj.weight[...]
-        kv = linear(source.astype(self.dtype), weight[dim:]).astype(dtype)
-        k, v = jnp.split(kv, 2, axis=-1)
-        return CrossCache(weight[:dim], self._split_heads(k), self._split_heads(v))
+        third = weight.shape[0] // 3
+        kv = linear(source.astype(self.dtype), weight[third:]).astype(dtype)
+        kv = kv.reshape(*source.shape[:2], 2, -1)
+        k, v = (self._split_heads(kv[:, :, i]) for i in range(2))
+        return CrossCache(weight[:third], k, v)
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
@@ -193,12 +199,12 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: CrossCache | None,
+        cross: CrossCache | jax.Array | None,
         cross_mask: jax.Array | None,
         cache: LayerCache | None,
         slot: jax.Array | int,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """See `Transformer.__call__`."""
+        """See `Transformer.__call__`; `cross` may also be the second sequence itself."""
         q, k, v = self.self_attn.qkv(self.norm1(x))
         if cache is None:
             kv = LayerCache(k, v)
@@ -210,14 +216,22 @@ class Block(nnx.Module):
             )
         x = x + self.self_attn.output(q, kv, mask)
         if cross is not None and cross_mask is not None:
+            if isinstance(cross, jax.Array):
+                cross = self.cross_attention.cross_cache(cross, cache_dtype(cross.dtype))
             q = self.cross_attention.query(self.norm_cross(x), cross)
             x = x + self.cross_attention.output(q, cross, cross_mask)
         hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
         return x + self.linear2(hidden), cache
 
 
+Around = Callable[[Block], Callable[..., tuple[jax.Array, LayerCache | None]]]
+
+
 class Transformer(nnx.Module):
     """A stack of blocks, unrolled: each layer owns its weights and its cache.
+
+    What is set as `around` runs a block in its own way: training recomputes it backwards, or
+    gathers its weights from many devices first. None calls it.
 
     Args:
       dim: D.
@@ -243,6 +257,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.num_heads = num_heads
+        self.around: Around | None = None
         self.layers = nnx.List(
             [
                 Block(
@@ -263,7 +278,7 @@ class Transformer(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: tuple[CrossCache, ...] | None = None,
+        cross: tuple[CrossCache, ...] | jax.Array | None = None,
         cross_mask: jax.Array | None = None,
         cache: tuple[LayerCache, ...] | None = None,
         slot: jax.Array | int = 0,
@@ -273,7 +288,7 @@ class Transformer(nnx.Module):
         Args:
           x: `[B, S, D]`, positions already added.
           mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: from `cross_kv`, one per layer, or None.
+          cross: from `cross_kv`, one per layer, or the second sequence itself `[B, L, D]`, or None.
           cross_mask: bool `[B, L]`, which of those are real.
           cache: keys and values of what came before, one per layer; those of `x` are written
             at `slot` and the whole cache is attended under `mask`.
@@ -287,10 +302,11 @@ class Transformer(nnx.Module):
             cross_mask = cross_mask[:, None, None, :]
         caches = []
         for i, layer in enumerate(self.layers):
-            x, layer_cache = layer(
+            block = layer if self.around is None else self.around(layer)
+            x, layer_cache = block(
                 x,
                 mask,
-                None if cross is None else cross[i],
+                cross[i] if isinstance(cross, tuple) else cross,
                 cross_mask,
                 None if cache is None else cache[i],
                 slot,
