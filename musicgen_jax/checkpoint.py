@@ -90,6 +90,17 @@ class ModelWriter:
         files, size = _files_and_bytes(self._folder / name)
         self._components[name] = {"storage": storage, "files": files, "bytes": size}
 
+    def copy_component(self, source: str | os.PathLike, name: str) -> None:
+        """Copies one tree of another model, file by file.
+
+        Args:
+          source: the other model's folder.
+          name: as for `write_component`.
+        """
+        info = load_info(source)
+        shutil.copytree(Path(source) / name, self._folder / name)
+        self._components[name] = info.components[name]
+
     def finish(
         self,
         config: MusicGenConfig | Mapping[str, ComponentConfig],

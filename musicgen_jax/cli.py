@@ -19,6 +19,7 @@ from musicgen_jax import (
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 from musicgen_jax.training import command as training_command
+from musicgen_jax.training import finetune_command
 
 FORMATS = (".wav", ".flac")
 DTYPES = ("float32", "bfloat16", "int8")
@@ -128,6 +129,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     export_command.add_arguments(export)
+
+    finetune = commands.add_parser(
+        "finetune",
+        help="teach a model your own music",
+        description="Goes on training a model on your own music: all of its language model, or "
+        "with --lora an adapter of a few MB beside it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    finetune_command.add_arguments(finetune)
+    finetune.set_defaults(run=finetune_command.run)
 
     train = commands.add_parser(
         "train",
