@@ -319,7 +319,9 @@ def load_params(
         raise UserError(damaged)
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
-    wanted = {tuple(str(key.key) for key in path): leaf for path, leaf in leaves}
+    wanted: dict[tuple[str, ...], Any] = {
+        tuple(str(key.key) for key in keys): leaf for keys, leaf in leaves
+    }
     int8 = entry["storage"] == "int8"
     try:
         stored = _flatten(ocp.metadata(str(folder)).metadata)  # type: ignore[arg-type]
@@ -331,8 +333,8 @@ def load_params(
 
     if keep_dtypes and not int8:
         wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, stored[path].dtype, sharding=leaf.sharding)
-            for path, leaf in wanted.items()
+            key: jax.ShapeDtypeStruct(leaf.shape, stored[key].dtype, sharding=leaf.sharding)
+            for key, leaf in wanted.items()
         }
 
     default = jnp.zeros(()).sharding
