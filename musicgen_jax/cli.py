@@ -312,13 +312,13 @@ def _generate(args: argparse.Namespace) -> None:
     style = audio.read(args.style) if args.style else None
     if args.melody:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
-    adapters = dict(map(_adapter, args.adapter))
-    model = MusicGen.from_pretrained(
-        args.model,
-        dtype=args.dtype,
-        adapters={path: path for path in adapters},
-        mesh=options.mesh(args),
-    ).use_adapter(adapters)
+    mesh = options.mesh(args)
+    if adapters := dict(map(_adapter, args.adapter)):
+        files = {path: path for path in adapters}
+        model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=mesh, adapters=files)
+        model = model.use_adapter(adapters)
+    else:
+        model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=mesh)
     settings = {
         "duration": args.duration,
         "seed": args.seed,
