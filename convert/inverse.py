@@ -80,7 +80,8 @@ def _parts(
 def _same_bits(x: np.ndarray, y: np.ndarray) -> bool:
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
-    return np.array_equal(*(np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y)))
+    x, y = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y))
+    return np.array_equal(x, y)
 
 
 def _remake(

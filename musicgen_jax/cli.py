@@ -314,8 +314,8 @@ def _generate(args: argparse.Namespace) -> None:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
     mesh = options.mesh(args)
     if adapters := dict(map(_adapter, args.adapter)):
-        files = {path: path for path in adapters}
-        model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=mesh, adapters=files)
+        named = {path: path for path in adapters}
+        model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=mesh, adapters=named)
         model = model.use_adapter(adapters)
     else:
         model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=mesh)
