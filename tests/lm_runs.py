@@ -38,16 +38,24 @@ CONFIG = lm_settings.LMRunConfig(
 
 
 class Periodic:
-    """Codes that repeat with a period that the prompt tells; some are never finite to the loss."""
+    """Codes that repeat with a period that the prompt tells.
 
-    codebooks, card = 4, 37
+    Args:
+      poisoned: from this many segments on there are codes that no model has, which make NaN.
+    """
 
-    def __init__(self, fingerprint: str = "periodic"):
-        self.fingerprint = fingerprint
+    codebooks, fingerprint = 4, "periodic"
+
+    def __init__(self, poisoned: int | None = None):
+        self._left = poisoned
 
     def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
         period = int(rng.integers(1, 4))
         codes = np.arange(frames) % period + 5 * np.arange(self.codebooks)[:, None]
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                codes = codes + 10_000
         return codes, "abc"[period - 1] * 3
 
 
@@ -57,6 +65,11 @@ def train(folder: Path, base: Path, config=CONFIG, examples=None, **settings) ->
     model = lm_settings.model_config(config, checkpoint.load_config(base))
     tokenize = fixed_length(Tokenizer(base / checkpoint.TOKENIZER), config.text_length)
     return lm_run.train(folder, config, model, base, examples, tokenize, **settings)
+
+
+def shorter(steps: int) -> lm_settings.LMRunConfig:
+    """The run over so many steps."""
+    return lm_settings.with_steps(CONFIG, steps)
 
 
 def records(folder: Path) -> list[dict]:
@@ -73,16 +86,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("base", type=Path)
-    parser.add_argument("--limit-file-bytes", type=int)
+    parser.add_argument("--poison", type=int, help="the step whose loss is to be NaN")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--processes", nargs=3)
     args = parser.parse_args()
-    config = CONFIG
-    if args.limit_file_bytes is not None:  # as a disk that is full
-        import resource
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (args.limit_file_bytes,) * 2)
+    config = shorter(args.steps) if args.steps else CONFIG
+    segments = args.poison and (args.poison - 1) * config.training.phases[0].batch_size
     if args.processes:
         import jax
 
@@ -92,7 +101,7 @@ def main() -> int:
         mesh = MeshConfig(data=0, model=2 if int(count) == 2 else 1, fsdp=True)
         config = dataclasses.replace(config, mesh=mesh)
     # Only the data is not the command's own.
-    lm_command._open = lambda *_: Periodic()
+    lm_command._open = lambda *_: Periodic(segments)
     lm_command._settings = lambda _: dataclasses.replace(config, base=str(args.base))
     return command_line(["train", "lm", "--run", str(args.run), "--resume"])
 
