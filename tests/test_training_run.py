@@ -295,6 +295,7 @@ def test_a_run_leaves_a_model_that_plays_and_a_report(uninterrupted):
     assert {"ce_q1", "ppl_q4", "grad_norm", "lr"} <= recorded[-1].keys()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_the_good_checkpoint(uninterrupted, base, tmp_path):
     folder = tmp_path / "run"
     code, log = run_to_its_end(folder, base, "--poison", "7")
