@@ -22,6 +22,7 @@ from musicgen_jax.training import command as training_command
 
 FORMATS = (".wav", ".flac")
 DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")
 INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
@@ -141,6 +142,12 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         help="of the language model; int8 is the fastest on a CPU and not exactly the same music; "
         "None is float32 on a CPU, bfloat16 elsewhere",
+    )
+    add(
+        "--cache-dtype",
+        choices=CACHE_DTYPES,
+        help="of the language model's memory of the steps so far; float8_e4m3fn is for large "
+        "batches on a GPU or TPU, and not exactly the same music",
     )
     add(
         "-o",
@@ -284,7 +291,9 @@ def _generate(args: argparse.Namespace) -> None:
     style = audio.read(args.style) if args.style else None
     if args.melody:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
-    model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=options.mesh(args))
+    model = MusicGen.from_pretrained(
+        args.model, dtype=args.dtype, cache_dtype=args.cache_dtype, mesh=options.mesh(args)
+    )
     settings = {
         "duration": args.duration,
         "seed": args.seed,

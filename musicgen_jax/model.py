@@ -100,6 +100,7 @@ class MusicGen:
         name_or_path: str | os.PathLike,
         *,
         dtype: DTypeLike | None = None,
+        cache_dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
     ) -> "MusicGen":
         """Loads a model, and turns on the cache of compiled programs, see `compile_cache`.
@@ -112,6 +113,9 @@ class MusicGen:
             bfloat16 elsewhere. int8 rounds its matrices (and on a CPU what is multiplied with
             them) to whole numbers per row: the fastest on a CPU, a quarter of the memory, and not
             exactly the same music. Text encoder and codec are float32.
+          cache_dtype: of the keys and values that the language model keeps of all steps. By default
+            as it computes, and float32 on a CPU. float8_e4m3fn is for large batches on a GPU or
+            TPU, whose memory is mostly this cache, and not exactly the same music.
           mesh: many devices, from `sharding.make_mesh`: weights are read straight to where they
             belong, and everything generated is spread over them. By default the first device.
 
@@ -119,12 +123,16 @@ class MusicGen:
           UserError: there is no such model, it is incomplete, or `dtype` is none of these.
         """
         compile_cache.enable()
-        arguments.lm_dtypes(dtype)  # before anything is looked for, let alone converted
+        # Before anything is looked for, let alone converted.
+        arguments.lm_dtypes(dtype)
+        arguments.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
         weights = partial(checkpoint.load_params, folder)
-        return cls.build(config, weights, tokenizer, dtype=dtype, mesh=mesh)
+        return cls.build(
+            config, weights, tokenizer, dtype=dtype, cache_dtype=cache_dtype, mesh=mesh
+        )
 
     @classmethod
     def build(
@@ -134,6 +142,7 @@ class MusicGen:
         tokenizer: TextToTokens,
         *,
         dtype: DTypeLike | None = jnp.float32,
+        cache_dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
     ) -> "MusicGen":
         """Puts a model together, without ever holding other weights than those given.
@@ -145,9 +154,15 @@ class MusicGen:
             shardings; returns the same nested dicts of arrays.
           tokenizer: see the class.
           dtype: of the language model, see `from_pretrained`.
+          cache_dtype: see `from_pretrained`.
           mesh: see `from_pretrained`.
         """
         dtype, param_dtype = arguments.lm_dtypes(dtype)
+        types = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "cache_dtype": arguments.cache_dtype(cache_dtype),
+        }
 
         def fill(component: str, module: Callable[..., Part]) -> Part:
             graphdef, state = nnx.split(nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0))))
@@ -160,7 +175,7 @@ class MusicGen:
         return cls(
             config,
             fill("t5", partial(T5Encoder, config.t5)),
-            fill("lm", partial(LM, config.lm, dtype=dtype, param_dtype=param_dtype)),
+            fill("lm", partial(LM, config.lm, **types)),
             fill("encodec", partial(Encodec, config.encodec)),
             tokenizer,
             fill("mert", partial(Mert, config.mert)) if config.mert else None,

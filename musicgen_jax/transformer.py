@@ -88,6 +88,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     Returns:
       `[B, N, S, H]` in the dtype of `q`. Scores and softmax are float32.
     """
+    if k.dtype.itemsize == 1:  # eight bits are for keeping, not for computing
+        k, v = k.astype(q.dtype), v.astype(q.dtype)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnsh,bnth->bnst", q * scale, k, preferred_element_type=jnp.float32)
     # A finite floor instead of -inf: a row with nothing to see stays free of NaN, also backwards.

@@ -9,6 +9,7 @@ true one, with its reflection. One compilation serves every window.
 
 import copy
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -159,7 +160,7 @@ def _reach(config: EncodecConfig) -> tuple[int, int]:
 def _zero_states(encodec: Encodec, batch: int, window: int) -> tuple[State, ...]:
     config = encodec.config
     width = config.n_filters * 2 ** len(config.ratios)
-    zeros = np.zeros((batch, window + 1, width), encodec.decoder.layers["0"].dtype)
+    zeros: Any = np.zeros((batch, window + 1, width), encodec.decoder.layers["0"].dtype)
     return ((zeros, zeros),) * config.lstm
 
 
