@@ -218,7 +218,7 @@ class Block(nnx.Module):
             )
         x = x + self.self_attn.output(q, kv, mask)
         if cross is not None and cross_mask is not None:
-            if isinstance(cross, jax.Array):
+            if not isinstance(cross, CrossCache):
                 cross = self.cross_attention.cross_cache(cross, cache_dtype(cross.dtype))
             q = self.cross_attention.query(self.norm_cross(x), cross)
             x = x + self.cross_attention.output(q, cross, cross_mask)

@@ -135,7 +135,7 @@ def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arr
     own = make(range(first, last))
 
     def globally(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(count)
             return array[(slice(start - first, stop - first), *index[1:])]
 

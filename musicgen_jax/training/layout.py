@@ -103,7 +103,7 @@ class Layout:
           component: "t5" or "lm".
           config: of the component.
           tree: nested dicts of its weights, or of a part of them.
-          dtype: in which matrices are used; they travel in it.
+          dtype: in which matrices are used; they and their gradients travel in it.
           under: path of that part within the component, as "transformer/layers/0".
         """
         mesh = self.mesh

@@ -157,7 +157,7 @@ def abstract_state(
     """The state's shapes, dtypes and shardings, for `Run.restore`."""
     params = jax.eval_shape(lambda: _make_params(model, config, {}))
     rest = jax.eval_shape(lambda part: _make_rest(config, part), trained(params, config))
-    abstract = LMTrainState(jax.ShapeDtypeStruct((), jnp.int32), params, *rest)
+    abstract = LMTrainState(jax.eval_shape(lambda: jnp.int32(0)), params, *rest)
     shardings = layout.state_shardings(model, abstract)
     if shardings is None:
         return abstract
@@ -188,7 +188,7 @@ def _make_rest(config: LMTrainConfig, part: Any) -> tuple[optax.OptState, Any]:
     return optimizer.init(part), ema.start(part) if config.ema_decay else None
 
 
-def _host() -> jax.Device | None:
+def _host() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS has left it out
@@ -256,7 +256,7 @@ def make_loss(
         lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
         text = lm.text_conditioner(t5(ids, mask), mask)  # [B, L, D]
         condition = Condition(text, mask, None, None)
-        if chroma is not None:
+        if chroma is not None and given is not None and lm.chroma_conditioner is not None:
             melody = jnp.where(given[:, None, None], lm.chroma_conditioner(chroma), 0)
             heard = jnp.broadcast_to(given[:, None], melody.shape[:2])
             condition = dataclasses.replace(condition, prefix=melody, prefix_mask=heard)

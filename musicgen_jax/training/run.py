@@ -297,7 +297,7 @@ class Run:
                 shutil.rmtree(later, ignore_errors=True)
             _meet("a checkpoint has been read")
             self._forget_after(step)
-            leaves = [loaded[name] for name in named]  # Orbax gives them in another order
+            leaves = [loaded[name] for name in named]  # Orbax gives them in an order of its own
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         if damaged:
             raise UserError(f"every checkpoint in {path.parent} is damaged: begin a new run")
