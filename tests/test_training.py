@@ -10,6 +10,7 @@ import pytest
 from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
+from musicgen_jax.nano.build import CODEC_TRAINING
 from musicgen_jax.training import codebooks, codec, lm, text
 from musicgen_jax.training.losses import (
     codebook_cross_entropy,
@@ -22,8 +23,14 @@ from tests.tolerance import assert_close
 CODEC = EncodecConfig(
     sample_rate=8000, n_filters=2, ratios=(4, 4), dimension=4, n_q=2, bins=8, lstm=0
 )
-CODEC_RUN = codec.CodecTrainConfig(
-    steps=8, unquantized_steps=3, warmup_steps=2, batch_size=2, segment_frames=16, windows=(64, 32)
+CODEC_RUN = dataclasses.replace(
+    CODEC_TRAINING,
+    steps=8,
+    unquantized_steps=3,
+    warmup_steps=2,
+    batch_size=2,
+    segment_frames=16,
+    windows=(64, 32),
 )
 MODEL = MusicGenConfig(
     t5=T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
@@ -101,7 +108,7 @@ def test_codes_move_to_what_they_win_and_dead_ones_revive():
             state, latents, codes, jax.random.key(i), decay=0.99, dead_below=0.02
         )
     assert_close(state.embed[0, 0], [2.0, 2.0], relative=1e-2)
-    assert_close(state.embed[0, 1], [2.0, 2.0])  # died, came back among the latents
+    assert_close(state.embed[0, 1], [2.0, 2.0], relative=1e-3)  # died, came back among the latents
 
 
 def sine_clips():

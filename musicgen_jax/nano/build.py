@@ -34,7 +34,28 @@ MODEL = MusicGenConfig(
     encodec=CODEC,
     name="nano",
 )
-CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
+# No adversary, and codebooks that begin when there is something to code: an hour on two cores.
+CODEC_TRAINING = codec_training.CodecTrainConfig(
+    steps=3600,
+    unquantized_steps=700,
+    batch_size=8,
+    segment_frames=32,
+    learning_rate=2e-3,
+    betas=(0.8, 0.99),  # small, as codecs are usually trained: the codebooks move the loss
+    warmup_steps=50,
+    final_learning_rate=0.02,
+    clip_norm=1.0,
+    weight_norm=False,
+    losses=codec_training.LossWeights(
+        adv=0.0, feat=0.0, l1=0.0, msspec=0.0, waveform=1.0, spectral=1.0
+    ),
+    balancer=codec_training.BalancerConfig(balance_grads=False),
+    commitment_weight=0.25,
+    commitment_books="last",
+    dead_below=0.08,
+    kmeans_rounds=10,
+    ema_decay=0.0,
+)
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
         lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
