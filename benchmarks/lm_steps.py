@@ -60,30 +60,30 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
 
 
 def bytes_per_step(lm: LM, batch: int, steps: int) -> dict[str, int]:
-    """What one step cannot but read: weights and the whole of the cache."""
+    """What one step cannot but read: weights and the whole of the cache; shapes alone will do."""
     rows = 2 * batch
     condition = Condition(
         jnp.zeros((rows, TEXT_TOKENS, lm.config.dim), lm.dtype),
         jnp.ones((rows, TEXT_TOKENS), bool),
     )
     length = cache_lengths(steps)[-1]
-    cache = jax.eval_shape(lambda: (lm.init_cache(rows, length), lm.cross_kv(condition)))
-    own, cross = jax.tree.map(lambda leaf: leaf.size * leaf.dtype.itemsize, cache)
+    cache = jax.eval_shape(lambda lm: (lm.init_cache(rows, length), lm.cross_kv(condition)), lm)
     read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
-    weights = sum(
-        x.nbytes for part in ("transformer", "heads") for x in jax.tree.leaves(read[part])
-    )
+    weights = sum(_nbytes(read[part]) for part in ("transformer", "heads"))
     # Of the fused weight of a cross-attention only the queries' third is read, from its cache.
     fused = sum(
-        x.nbytes
+        _nbytes(nnx.state(layer.cross_attention.in_proj, nnx.Param))
         for layer in lm.transformer.layers
-        for x in jax.tree.leaves(nnx.state(layer.cross_attention.in_proj, nnx.Param))
     )
     return {
         "weights": weights - fused,
-        "cache": sum(jax.tree.leaves((own, cross))),
-        "held": sum(x.nbytes for x in jax.tree.leaves(read)),
+        "cache": _nbytes(cache),
+        "held": _nbytes(read),
     }
+
+
+def _nbytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -> Callable:

@@ -15,6 +15,7 @@ from musicgen_jax.errors import UserError
 
 DEFAULT_TOP_K = 250
 DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")
 Audio = np.ndarray | jax.Array
 
 
@@ -42,6 +43,18 @@ def lm_dtypes(dtype: DTypeLike | None) -> tuple[np.dtype, np.dtype]:
     if known.name not in DTYPES:
         raise UserError(message)
     return (usual if known == jnp.int8 else known), known
+
+
+def cache_dtype(dtype: DTypeLike | None) -> np.dtype | None:
+    """What the language model keeps its keys and values in; None leaves the choice to it."""
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = np.dtype(object)
+    if known is not None and known.name not in CACHE_DTYPES:
+        names = f"{', '.join(CACHE_DTYPES[:-1])} or {CACHE_DTYPES[-1]}"
+        raise UserError(f"cache_dtype must be {names}, got {dtype!r}")
+    return known
 
 
 def check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:

@@ -5,10 +5,13 @@ Audio is float32 [C, W], nominally within -1 and 1. Names, defaults and formulas
 No jax here, and soundfile and soxr load on first use.
 """
 
+import contextlib
+import dataclasses
 import io
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +24,11 @@ __all__ = [
     "MAX_SAMPLES",
     "MAX_SECONDS",
     "STRATEGIES",
+    "AudioFileInfo",
     "GrowingFile",
     "convert_audio",
     "convert_channels",
+    "info",
     "loudness",
     "normalize_audio",
     "read",
@@ -40,12 +45,39 @@ _FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 # --- Files ------------------------------------------------------------------------------------
 
 
-def read(path: str | os.PathLike, *, seconds: float | None = None) -> tuple[np.ndarray, int]:
+@dataclasses.dataclass(frozen=True)
+class AudioFileInfo:
+    """What the header of an audio file says."""
+
+    sample_rate: int  # in Hz
+    frames: int  # samples of each channel
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.sample_rate
+
+
+def info(path: str | os.PathLike) -> AudioFileInfo:
+    """Reads the header of an audio file of any length.
+
+    Raises:
+      UserError: there is no such file, it is no audio, holds no samples or does not say how many.
+    """
+    with _opened(path) as file:
+        return AudioFileInfo(file.samplerate, file.frames, file.channels)
+
+
+def read(
+    path: str | os.PathLike, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[np.ndarray, int]:
     """Reads an audio file: wav, flac, ogg, mp3 and whatever else libsndfile knows.
 
     Args:
       path: the file.
-      seconds: reads no more than the beginning, so that the file may be of any length.
+      start: seconds to leave out at the beginning.
+      seconds: reads no more than so many, so that the file may be of any length.
 
     Returns:
       float32 [C, W] and the sample rate in Hz.
@@ -54,6 +86,32 @@ def read(path: str | os.PathLike, *, seconds: float | None = None) -> tuple[np.n
       UserError: there is no such file, it is no audio, holds no samples or NaN or infinite ones,
         or is longer than `MAX_SECONDS` or `MAX_SAMPLES` (told by its header, before it is read).
     """
+    with _opened(path) as file:
+        rate, first = file.samplerate, int(start * file.samplerate)
+        frames = file.frames - first
+        if frames <= 0:
+            raise UserError(f"cannot read {path} from {start:g} s on: it ends before")
+        if seconds is not None:
+            frames = min(frames, int(seconds * rate) + 1)
+        if frames > min(MAX_SECONDS * rate, MAX_SAMPLES // file.channels):
+            raise UserError(
+                f"{path} is too long: {file.channels} channels of {frames / rate:.0f} s at "
+                f"{rate} Hz; at most {MAX_SECONDS} s and {MAX_SAMPLES} samples fit"
+            )
+        if first:
+            file.seek(first)
+        samples = file.read(frames, dtype="float32", always_2d=True)
+    if not len(samples):
+        raise UserError(f"cannot read {path}: it holds no samples")
+    audio = np.ascontiguousarray(samples.T)
+    if not np.isfinite(audio).all():
+        raise UserError(f"cannot use {path}: it holds samples that are NaN or infinite")
+    return audio, rate
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator:
+    """The soundfile of a path; what libsndfile says against it becomes a UserError."""
     import soundfile
 
     try:
@@ -64,25 +122,13 @@ def read(path: str | os.PathLike, *, seconds: float | None = None) -> tuple[np.n
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     try:
         with soundfile.SoundFile(path) as file:
-            rate, frames = file.samplerate, file.frames
-            if frames == np.iinfo(np.int64).max:  # what libsndfile says for "unknown"
+            if file.frames == np.iinfo(np.int64).max:  # what libsndfile says for "unknown"
                 raise UserError(f"cannot read {path}: it was streamed and does not say its length")
-            if seconds is not None:
-                frames = min(frames, int(seconds * rate) + 1)
-            if frames > min(MAX_SECONDS * rate, MAX_SAMPLES // file.channels):
-                raise UserError(
-                    f"{path} is too long: {file.channels} channels of {frames / rate:.0f} s at "
-                    f"{rate} Hz; at most {MAX_SECONDS} s and {MAX_SAMPLES} samples fit"
-                )
-            samples = file.read(frames, dtype="float32", always_2d=True)
+            if not file.frames:
+                raise UserError(f"cannot read {path}: it holds no samples")
+            yield file
     except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, which has no header
         raise UserError(f"cannot read {path}: not an audio file, or a broken one") from error
-    if not len(samples):
-        raise UserError(f"cannot read {path}: it holds no samples")
-    audio = np.ascontiguousarray(samples.T)
-    if not np.isfinite(audio).all():
-        raise UserError(f"cannot use {path}: it holds samples that are NaN or infinite")
-    return audio, rate
 
 
 def write(

@@ -40,6 +40,7 @@ from musicgen_jax.config import (
     to_dict,
 )
 from musicgen_jax.errors import UserError
+from musicgen_jax.sharding import place
 
 COMPONENTS = {
     "t5": T5Config,
@@ -326,15 +327,15 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
             placed = _flatten(ocp.load(str(folder), _unflatten(requests)))
         else:  # restored on the host, part by part, then scaled, then placed
             for part in _parts(stored):
-                loaded = _load_part(folder, {path: stored[path] for path in part})
-                for path in wanted:
-                    if path[-1] == "int8" and path[:-1] in loaded:
-                        quantized = _quantize(component, path[:-1], loaded[path[:-1]])
-                        loaded |= {(*path[:-1], name): leaf for name, leaf in quantized.items()}
-                for path, leaf in wanted.items():
-                    if path in loaded or (*path, "int8") in loaded:
-                        value = _dequantize(loaded, path, leaf)
-                        placed[path] = jax.device_put(value, target(leaf).sharding)
+                loaded = _load_part(folder, {key: stored[key] for key in part})
+                for key in wanted:
+                    if key[-1] == "int8" and key[:-1] in loaded:
+                        quantized = _quantize(component, key[:-1], loaded[key[:-1]])
+                        loaded |= {(*key[:-1], name): leaf for name, leaf in quantized.items()}
+                for key, leaf in wanted.items():
+                    if key in loaded or (*key, "int8") in loaded:
+                        value = _dequantize(loaded, key, leaf)
+                        placed[key] = place(value, target(leaf).sharding)
     except Exception as error:
         raise UserError(damaged) from error
     return jax.tree.unflatten(structure, [placed[path] for path in wanted])

@@ -8,13 +8,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from musicgen_jax import __version__, codec_command, export_command, warmup_command
+from musicgen_jax import (
+    __version__,
+    batch_command,
+    codec_command,
+    export_command,
+    options,
+    warmup_command,
+)
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 
 FORMATS = (".wav", ".flac")
-JOINS = ("hard", "crossfade")
 DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")
 INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
@@ -59,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_generate_arguments(generate)
     generate.set_defaults(run=_generate)
+
+    batch = commands.add_parser(
+        "batch",
+        help="make music for a file of prompts",
+        description="Makes one clip per line of PROMPTS into OUT_DIR. Cut off at any moment, the "
+        "same command goes on; clip i depends on its text, the seed and i alone.",
+    )
+    batch_command.add_arguments(batch)
 
     chroma = commands.add_parser(
         "chroma",
@@ -121,6 +136,12 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         "None is float32 on a CPU, bfloat16 elsewhere",
     )
     add(
+        "--cache-dtype",
+        choices=CACHE_DTYPES,
+        help="of the language model's memory of the steps so far; float8_e4m3fn is for large "
+        "batches on a GPU or TPU, and not exactly the same music",
+    )
+    add(
         "-o",
         "--output",
         default="out.wav",
@@ -136,13 +157,7 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         help="with the prompt audio; longer than the model sees at once (30 s) is made window by "
         "window and written as it goes, keeping what is done in FILE.partial",
     )
-    add(
-        "--extend-stride",
-        type=float,
-        metavar="SECONDS",
-        help="from one window to the next in a long piece; without: 18 of 30",
-    )
-    add("--join", choices=JOINS, default="hard", help="how windows meet")
+    options.add_windows(parser)
     add(
         "--resume",
         action="store_true",
@@ -154,12 +169,8 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         help="no output file: raw 16-bit PCM while the music is made, to FILE or, if it is -, "
         "to stdout; rate and channels are told on stderr",
     )
-    add("--seed", type=int, default=0, help="same seed, same music")
-    add("--greedy", action="store_true", help="always the most likely token: no sampling")
-    add("--top-k", type=int, default=250, metavar="K", help="sample among K tokens; 0: all")
-    add("--top-p", type=float, default=0.0, metavar="P", help="sample among mass P; 0: all")
-    add("--temperature", type=float, default=1.0, metavar="T", help="higher is wilder")
-    add("--cfg-coef", type=float, default=3.0, metavar="C", help="how far to follow the prompt")
+    options.add_sampling(parser)
+    options.add_devices(parser)
     add("--continue-from", metavar="FILE", help="audio that the music begins with")
     add("--melody", metavar="FILE", help="audio whose melody the music follows (melody models)")
     _add_separate(parser)
@@ -272,15 +283,13 @@ def _generate(args: argparse.Namespace) -> None:
     style = audio.read(args.style) if args.style else None
     if args.melody:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
-    model = MusicGen.from_pretrained(args.model, dtype=args.dtype)
+    model = MusicGen.from_pretrained(
+        args.model, dtype=args.dtype, cache_dtype=args.cache_dtype, mesh=options.mesh(args)
+    )
     settings = {
         "duration": args.duration,
         "seed": args.seed,
-        "use_sampling": not args.greedy,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "temperature": args.temperature,
-        "cfg_coef": args.cfg_coef,
+        **options.sampling(args),
         "extend_stride": args.extend_stride,
         "join": args.join,
         "progress": sys.stderr.isatty(),

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 
-from musicgen_jax import patterns
-from musicgen_jax.conditioning.condition import Condition, concat_batch, null_like
+from musicgen_jax import patterns, sharding
+from musicgen_jax.conditioning.condition import Condition, interleave, null_like
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.sampling import Form, guide, sample
@@ -33,7 +34,7 @@ class DecodeState:
 
     step: jax.Array  # [] the last step that is complete; the next one is predicted from it
     steps: jax.Array  # [B, K, S] tokens; UNKNOWN where still to be drawn
-    cache: tuple[LayerCache, ...]  # of B rows, 2B with guidance, 3B with double guidance
+    cache: tuple[LayerCache, ...]  # of B rows, with guidance 2 or 3 next to each other for each
     keys: jax.Array  # [B] one typed key per example
 
 
@@ -104,7 +105,8 @@ def stream_codes(
     keys = seed if isinstance(seed, jax.Array) else example_keys(seed, batch)
     if len(keys) != batch:
         raise UserError(f"{len(keys)} seeds for a batch of {batch}: give one, or one per example")
-    condition, copies = _prepare(condition, lm, cfg_coef, cfg_coef_beta)
+    mesh = sharding.mesh_of(lm)
+    condition, copies = _prepare(condition, lm, cfg_coef, cfg_coef_beta, mesh)
 
     steps = _initial_steps(prompt, num_frames, lm)  # [B, K, S]
     start, total = prompt.shape[2], steps.shape[2] - 1
@@ -115,6 +117,7 @@ def stream_codes(
         constant_values=lm.config.special_token,
     )
     graphdef, params = nnx.split(lm, nnx.Param)
+    steps, keys = sharding.place_rows((steps, keys), mesh)
     state, cross_kv = _start(
         graphdef,
         params,
@@ -125,6 +128,7 @@ def stream_codes(
         prefill_length=min(_prefill_length(start), length),
         cache_length=length,
         copies=copies,
+        mesh=mesh,
     )
     greedy = not use_sampling or temperature == 0
     form = Form(greedy=True) if greedy else Form(False, top_k, 0 < top_p < 1)
@@ -146,6 +150,7 @@ def stream_codes(
             np.float32(cfg_coef),
             np.float32(cfg_coef_beta) if copies == 3 else None,
             form=form,
+            mesh=mesh,
         )
         done += count
         if callback:
@@ -154,7 +159,10 @@ def stream_codes(
         ready = done - delay  # frames whose most delayed book is drawn too
         if done in (due, total):
             # All of it, cut on the host: a slice on the device compiles anew for each place.
-            steps = np.asarray(state.steps)[:, :, given : done + 1]
+            steps = state.steps
+            if mesh is not None:
+                steps = sharding.first_rows(steps, mesh=mesh, batch=batch)
+            steps = np.asarray(steps)[:, :, given : done + 1]
             yield patterns.to_codes(steps, lm.config.delays)
             given = ready
 
@@ -170,23 +178,37 @@ def generate_codes(lm: LM, condition: Condition, **settings) -> jax.Array:
     return jnp.asarray(np.concatenate(list(stream_codes(lm, condition, **settings)), axis=2))
 
 
-@partial(jax.jit, static_argnames=("graphdef", "prefill_length", "cache_length", "copies"))
+@partial(jax.jit, static_argnames=("graphdef", "prefill_length", "cache_length", "copies", "mesh"))
 def _start(
-    graphdef, params, steps, start, keys, condition, *, prefill_length, cache_length, copies
+    graphdef,
+    params,
+    steps,
+    start,
+    keys,
+    condition,
+    *,
+    prefill_length,
+    cache_length,
+    copies,
+    mesh=None,
 ) -> tuple[DecodeState, tuple[CrossCache, ...] | None]:
     """The state before step `start` is read, and what stays constant from there on."""
     lm: LM = nnx.merge(graphdef, params)
     cross_kv = lm.cross_kv(condition)
+    if cross_kv is not None:
+        cross_kv = tuple(
+            CrossCache(kv.query, *sharding.constrain_cache((kv.k, kv.v), mesh)) for kv in cross_kv
+        )
     prefix = lm.prefix_length(condition)
     cache = lm.init_cache(steps.shape[0] * copies, prefix + cache_length)
     if prefix + prefill_length:
         # Of the steps before `start` every token is known; what stands behind them is padding.
         known = jnp.maximum(steps[:, :, :prefill_length], 0)
         cache = lm.prefill(_rows(known, copies), cache, cross_kv, condition)
-    return DecodeState(start, steps, cache, keys), cross_kv
+    return _stay(DecodeState(start, steps, cache, keys), mesh), cross_kv
 
 
-@partial(jax.jit, static_argnames=("graphdef", "form"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("graphdef", "form", "mesh"), donate_argnames=("state",))
 def _decode(
     graphdef,
     params,
@@ -200,6 +222,7 @@ def _decode(
     cfg_coef_beta,
     *,
     form,
+    mesh=None,
 ) -> DecodeState:
     """Runs `count` steps."""
     lm: LM = nnx.merge(graphdef, params)
@@ -208,14 +231,17 @@ def _decode(
     def advance(_, state: DecodeState) -> DecodeState:
         tokens = _rows(_at(state.steps, state.step), copies)
         logits, cache = lm.decode(tokens, state.step, state.cache, cross_kv, condition)
-        logits = guide(logits, cfg_coef, cfg_coef_beta) if copies > 1 else logits
+        if copies > 1:
+            sides = logits.reshape(-1, copies, *logits.shape[1:]).swapaxes(0, 1)
+            logits = guide(sides, cfg_coef, cfg_coef_beta)[0]
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-        drawn = sample(logits, keys, form, temperature, top_p)
+        # Each book may be drawn on a device of its own: only what is drawn is exchanged.
+        drawn = sharding.constrain_rows(sample(logits, keys, form, temperature, top_p), mesh)
         # A delayed book's prompt ends later: what is known wins over what is drawn.
         known = _at(state.steps, state.step + 1)
         tokens = jnp.where(known == UNKNOWN, drawn, known)
         steps = lax.dynamic_update_index_in_dim(state.steps, tokens, state.step + 1, axis=2)
-        return DecodeState(state.step + 1, steps, cache, state.keys)
+        return _stay(DecodeState(state.step + 1, steps, cache, state.keys), mesh)
 
     return lax.fori_loop(0, count, advance, state)
 
@@ -225,8 +251,15 @@ def _at(steps: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def _rows(x: jax.Array, copies: int) -> jax.Array:
-    """All parts of a guided batch read the same tokens."""
-    return jnp.concatenate([x] * copies)
+    """All rows of a guided example read the same tokens; see `interleave`."""
+    return jnp.repeat(x, copies, axis=0)
+
+
+def _stay(state: DecodeState, mesh: Mesh | None) -> DecodeState:
+    """Of several devices each keeps its examples and heads."""
+    steps, keys = sharding.constrain_rows((state.steps, state.keys), mesh)
+    cache = sharding.constrain_cache(state.cache, mesh)
+    return DecodeState(state.step, steps, cache, keys)
 
 
 def _cache_length(steps: int) -> int:
@@ -255,12 +288,16 @@ def _initial_steps(prompt: np.ndarray, num_frames: int, lm: LM) -> np.ndarray:
 
 
 def _prepare(
-    condition: Condition, lm: LM, cfg_coef: float, cfg_coef_beta: float | None
+    condition: Condition,
+    lm: LM,
+    cfg_coef: float,
+    cfg_coef_beta: float | None,
+    mesh: Mesh | None,
 ) -> tuple[Condition, int]:
     """The rows the model runs, and how many there are of each example.
 
-    They are conditional rows; with guidance then null rows; with double guidance between these the
-    rows without text.
+    They are a conditional row; with guidance next to it a null row; with double guidance between
+    these a row without text.
     """
     masks = (condition.cross_mask, condition.prefix_mask)
     given = any(mask is not None and bool(np.asarray(mask).any()) for mask in masks)
@@ -272,18 +309,23 @@ def _prepare(
     # Without text in any row its pull is nothing, however strong.
     text = condition.cross_mask is not None and bool(np.asarray(condition.cross_mask).any())
     double = text and cfg_coef_beta is not None and cfg_coef_beta != 1
-    condition = lm.fill_nulls(_pad_text(condition))
-    if not given or (cfg_coef == 1 and not double):
-        return condition, 1
+    copies = 1 if not given or (cfg_coef == 1 and not double) else 3 if double else 2
+    condition = sharding.place_rows(_pad_text(condition), mesh)
+    return _guided(lm, condition, copies=copies, mesh=mesh), copies
+
+
+@partial(jax.jit, static_argnames=("copies", "mesh"))
+def _guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None) -> Condition:
+    """The rows of `_prepare`."""
+    condition = lm.fill_nulls(condition)
     null = null_like(condition)
-    if prepend:
+    if lm.config.conditioning == "prepend":
         # A null row takes up as many positions as the row beside it, as in audiocraft.
         null = lm.fill_nulls(dataclasses.replace(null, cross_mask=condition.cross_mask))
         null = dataclasses.replace(null, prefix_mask=condition.prefix_mask)
-    if not double:
-        return concat_batch(condition, null), 2
     audio = dataclasses.replace(condition, cross=null.cross)
-    return concat_batch(condition, concat_batch(audio, null)), 3
+    sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
+    return sharding.constrain_rows(interleave(*sides), mesh)
 
 
 def _pad_text(condition: Condition) -> Condition:

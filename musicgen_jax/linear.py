@@ -25,12 +25,12 @@ _CPU_HALVED_ROWS = {"float32": (2, 64), "bfloat16": (8, 64), "int8": (2, 64)}
 class Int8Weight:
     """A weight as whole numbers, each row (output channel) with a scale of its own."""
 
-    int8: jax.Array  # [O, I]
-    scale: jax.Array  # float32 [O, 1]
+    int8: jax.Array  # [..., O, I]
+    scale: jax.Array  # float32 [..., O, 1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight: `[O, I]`."""
+        """Of the weight: `[..., O, I]`."""
         return self.int8.shape
 
     def __getitem__(self, rows: slice) -> "Int8Weight":
@@ -72,12 +72,12 @@ def linear(
 
     Args:
       x: activations `[..., I]`.
-      w: weight `[O, I]`.
+      w: weight `[O, I]`, or `[P, O, I]` for P products at once.
       bias: `[O]` or None.
       out_dtype: of the result; that of `x` by default.
 
     Returns:
-      `[..., O]`.
+      `[..., O]`, or `[..., P, O]`.
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
     rows = x.reshape(-1, x.shape[-1])
@@ -95,12 +95,12 @@ def linear(
             y = lax.platform_dependent(rows, w, cpu=cpu, default=_product)
     if bias is not None:
         y = y + bias.astype(y.dtype)
-    return y.astype(out_dtype).reshape(*x.shape[:-1], w.shape[0])
+    return y.astype(out_dtype).reshape(*x.shape[:-1], *w.shape[:-1])
 
 
 def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
-    wide = _accumulator(w)
-    return lax.dot_general(rows, w, (((1,), (1,)), ((), ())), preferred_element_type=wide)
+    sides = (((1,), (w.ndim - 1,)), ((), ()))
+    return lax.dot_general(rows, w, sides, preferred_element_type=_accumulator(w))
 
 
 def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
@@ -123,7 +123,8 @@ def _cpu_product(rows: jax.Array, w: jax.Array) -> Callable[[jax.Array, jax.Arra
         # A single row of a narrow type misses the library and takes ten times as long.
         return _doubled_product
     least, most = _CPU_HALVED_ROWS.get(w.dtype.name, (1, 0))
-    return _halved_product if least <= count <= most and outputs % 2 == 0 else _product
+    halved = w.ndim == 2 and least <= count <= most and outputs % 2 == 0
+    return _halved_product if halved else _product
 
 
 def _accumulator(w: jax.Array) -> DTypeLike:
@@ -132,12 +133,12 @@ def _accumulator(w: jax.Array) -> DTypeLike:
 
 def _int8_by_int8(rows: jax.Array, w: Int8Weight) -> jax.Array:
     whole, scale = quantize(rows)
-    y = _cpu_product(whole, w.int8)(whole, w.int8)
-    return y.astype(jnp.float32) * (scale * w.scale.T)
+    y = _cpu_product(whole, w.int8)(whole, w.int8).astype(jnp.float32)
+    return y * w.scale[..., 0] * jnp.expand_dims(scale, range(2, y.ndim))
 
 
 def _widened(rows: jax.Array, w: Int8Weight) -> jax.Array:
-    return _product(rows, w.int8.astype(rows.dtype)) * w.scale.T
+    return _product(rows, w.int8.astype(rows.dtype)) * w.scale[..., 0]
 
 
 class Int8Param(nnx.Module):

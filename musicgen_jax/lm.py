@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import patterns
+from musicgen_jax import patterns, transformer
 from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.conditioning.style import StyleConditioner
@@ -24,7 +24,6 @@ from musicgen_jax.transformer import (
     LayerCache,
     LayerNorm,
     Transformer,
-    cache_dtype,
     sinusoidal_positions,
 )
 
@@ -76,6 +75,7 @@ class LM(nnx.Module):
       dtype: of the computation; norms, softmax and logits are float32 whatever it is.
       param_dtype: of the stored parameters. With int8 the transformer's matrices and the heads are
         kept as int8, everything else as float32.
+      cache_dtype: of keys and values in generation; None chooses, see `transformer.cache_dtype`.
       rngs: stream `params` is used.
     """
 
@@ -85,6 +85,7 @@ class LM(nnx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
+        cache_dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
@@ -92,7 +93,7 @@ class LM(nnx.Module):
         floats = {"dtype": dtype, "param_dtype": float_dtype(param_dtype)}
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.cache_dtype = jnp.dtype(cache_dtype(dtype))
+        self.cache_dtype = jnp.dtype(cache_dtype or transformer.cache_dtype(dtype))
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (
             ChromaConditioner(config.chroma_bins, config.dim, **floats, rngs=rngs)
@@ -185,7 +186,9 @@ class LM(nnx.Module):
         """Cross-attention's keys and values, constant over a generation; None without any."""
         if self.config.conditioning != "cross" or condition.cross is None:
             return None
-        return self.transformer.cross_kv(condition.cross, self.cache_dtype)
+        # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
+        wide = self.cache_dtype.itemsize > 1
+        return self.transformer.cross_kv(condition.cross, self.cache_dtype if wide else self.dtype)
 
     def prefill(
         self,

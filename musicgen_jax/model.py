@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax import arguments, checkpoint, compile_cache, hub, lm
+from musicgen_jax import arguments, checkpoint, compile_cache, hub, lm, sharding
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
@@ -95,7 +96,12 @@ class MusicGen:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike, *, dtype: DTypeLike | None = None
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = None,
+        cache_dtype: DTypeLike | None = None,
+        mesh: Mesh | None = None,
     ) -> "MusicGen":
         """Loads a model, and turns on the cache of compiled programs, see `compile_cache`.
 
@@ -107,16 +113,26 @@ class MusicGen:
             bfloat16 elsewhere. int8 rounds its matrices (and on a CPU what is multiplied with
             them) to whole numbers per row: the fastest on a CPU, a quarter of the memory, and not
             exactly the same music. Text encoder and codec are float32.
+          cache_dtype: of the keys and values that the language model keeps of all steps. By default
+            as it computes, and float32 on a CPU. float8_e4m3fn is for large batches on a GPU or
+            TPU, whose memory is mostly this cache, and not exactly the same music.
+          mesh: many devices, from `sharding.make_mesh`: weights are read straight to where they
+            belong, and everything generated is spread over them. By default the first device.
 
         Raises:
           UserError: there is no such model, it is incomplete, or `dtype` is none of these.
         """
         compile_cache.enable()
-        arguments.lm_dtypes(dtype)  # before anything is looked for, let alone converted
+        # Before anything is looked for, let alone converted.
+        arguments.lm_dtypes(dtype)
+        arguments.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
-        return cls.build(config, partial(checkpoint.load_params, folder), tokenizer, dtype=dtype)
+        weights = partial(checkpoint.load_params, folder)
+        return cls.build(
+            config, weights, tokenizer, dtype=dtype, cache_dtype=cache_dtype, mesh=mesh
+        )
 
     @classmethod
     def build(
@@ -126,32 +142,49 @@ class MusicGen:
         tokenizer: TextToTokens,
         *,
         dtype: DTypeLike | None = jnp.float32,
+        cache_dtype: DTypeLike | None = None,
+        mesh: Mesh | None = None,
     ) -> "MusicGen":
         """Puts a model together, without ever holding other weights than those given.
 
         Args:
           config: the architecture.
           weights: called with a component ("t5", "mert", "lm", "encodec"), those that `config`
-            has, and the nested dicts of `jax.ShapeDtypeStruct` it needs; returns the same nested
-            dicts of arrays.
+            has, and the nested dicts of `jax.ShapeDtypeStruct` it needs, on a mesh with their
+            shardings; returns the same nested dicts of arrays.
           tokenizer: see the class.
           dtype: of the language model, see `from_pretrained`.
+          cache_dtype: see `from_pretrained`.
+          mesh: see `from_pretrained`.
         """
         dtype, param_dtype = arguments.lm_dtypes(dtype)
+        types = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "cache_dtype": arguments.cache_dtype(cache_dtype),
+        }
 
         def fill(component: str, module: Callable[..., Part]) -> Part:
             graphdef, state = nnx.split(nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0))))
-            nnx.replace_by_pure_dict(state, weights(component, nnx.to_pure_dict(state)))
+            sizes = getattr(config, component)
+            abstract = sharding.as_stored(component, sizes, nnx.to_pure_dict(state), mesh)
+            params = sharding.arrange(component, sizes, weights(component, abstract), mesh)
+            nnx.replace_by_pure_dict(state, params)
             return nnx.merge(graphdef, state)
 
         return cls(
             config,
             fill("t5", partial(T5Encoder, config.t5)),
-            fill("lm", partial(LM, config.lm, dtype=dtype, param_dtype=param_dtype)),
+            fill("lm", partial(LM, config.lm, **types)),
             fill("encodec", partial(Encodec, config.encodec)),
             tokenizer,
             fill("mert", partial(Mert, config.mert)) if config.mert else None,
         )
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the model lies on, None for one without a mesh."""
+        return sharding.mesh_of(self.lm)
 
     @property
     def name(self) -> str:
@@ -522,7 +555,8 @@ class MusicGen:
         def condition_at(offset: float) -> Condition:
             assert self.mert is not None
             excerpts = styles.excerpts_at(offset)
-            features = _style_features(self.mert, excerpts, sample_rate=self.sample_rate)
+            stage = partial(_style_features, self.mert, sample_rate=self.sample_rate)
+            features = sharding.by_rows(self.mesh, stage, excerpts)
             return _style_condition(
                 self.lm.style_conditioner, text(), features, styles.given, eval_q=eval_q
             )
@@ -575,7 +609,8 @@ class MusicGen:
         padding = max(_SHORTEST_TEXT, 1 << (longest - 1).bit_length()) - longest
         ids, mask = (np.pad(x, ((0, 0), (0, padding))) for x in (ids, mask))
         if mask.any():
-            condition = _text_condition(self.t5, self.lm.text_conditioner, ids, mask)
+            stage = partial(_text_condition, self.t5, self.lm.text_conditioner)
+            condition = sharding.by_rows(self.mesh, stage, ids, mask)
         else:  # nothing to encode: spares the text encoder and its compilation
             cross = jnp.zeros((*mask.shape, self.config.lm.dim), self.lm.dtype)
             condition = Condition(cross=cross, cross_mask=jnp.asarray(mask))
@@ -635,7 +670,8 @@ class MusicGen:
         """
         texts = arguments.check_descriptions(descriptions)
         codes = arguments.match_batch(check_codes(self.config, codes, "codes"), len(texts))
-        return _lm_logits(self.lm, codes, self.text_condition(texts))
+        stage = partial(_lm_logits, self.lm)
+        return sharding.by_rows(self.mesh, stage, codes, self.text_condition(texts))
 
     def encode(self, audio: np.ndarray | jax.Array, sample_rate: int) -> jax.Array:
         """Codes of audio.
@@ -657,7 +693,8 @@ class MusicGen:
     def _to_codes(self, wav: np.ndarray) -> jax.Array:
         # The codec is mono: a stereo model's channels are rows of its batch.
         B, C, W = wav.shape
-        codes = _codec_encode(self.encodec, wav.reshape(B * C, 1, W))
+        stage = partial(_codec_encode, self.encodec)
+        codes = sharding.by_rows(self.mesh, stage, wav.reshape(B * C, 1, W))
         T = codes.shape[2]
         return codes.reshape(B, C, -1, T).swapaxes(1, 2).reshape(B, -1, T)
 
@@ -670,7 +707,8 @@ class MusicGen:
         codes = check_codes(self.config, codes, "codes")
         (B, _, T), C = codes.shape, self.audio_channels
         rows = codes.reshape(B, -1, C, T).swapaxes(1, 2).reshape(B * C, -1, T)
-        return _codec_decode(self.encodec, rows).reshape(B, C, -1)
+        stage = partial(_codec_decode, self.encodec)
+        return sharding.by_rows(self.mesh, stage, rows).reshape(B, C, -1)
 
 
 # --- Jitted stages: modules are pytrees, so one compilation serves every model of a shape -------

@@ -21,6 +21,7 @@ from musicgen_jax.generate import example_keys
 from musicgen_jax.joins import JOINS, decode_windows, overlap_frames
 from musicgen_jax.lm import LM
 from musicgen_jax.resume import Checkpoint, condition_digest, fingerprint, machine
+from musicgen_jax.sharding import mesh_of
 from musicgen_jax.windows import Window, generate_windows, layout
 
 DEFAULT_DURATION = 8.0
@@ -185,7 +186,7 @@ class Piece:
                 *(self.condition_at(window.start / self.config.frame_rate) for window in ends)
             ),
             "model": fingerprint(self.lm, self.encodec),
-            "machine": machine(),
+            "machine": machine(mesh_of(self.lm)),
         }
         lm = self.config.lm
         return Checkpoint(folder, settings, batch=len(texts), codebooks=lm.n_q, card=lm.card)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.errors import UserError
@@ -159,7 +160,8 @@ def fingerprint(*modules: nnx.Module) -> str:
     digest = hashlib.sha256()
     for module in modules:
         for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):
-            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+            # Its size, not its shape: that depends on how it is spread, see `sharding.arrange`.
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.size} {leaf.dtype}".encode())
             digest.update(np.asarray(_probe(leaf)).tobytes())
     return digest.hexdigest()
 
@@ -173,9 +175,12 @@ def condition_digest(*conditions: Condition) -> str:
     return digest.hexdigest()
 
 
-def machine() -> str:
+def machine(mesh: Mesh | None) -> str:
     """What rounding depends on beside the model."""
-    return f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    one = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    if mesh is None or mesh.size == 1:
+        return one
+    return f"{one}, {' x '.join(map(str, mesh.devices.shape))}"
 
 
 @jax.jit

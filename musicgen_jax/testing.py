@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from musicgen_jax import checkpoint
@@ -152,6 +153,7 @@ def random_model(
     std: float = 0.3,
     dtype: DTypeLike = jnp.float32,
     tokenizer=None,
+    mesh: Mesh | None = None,
 ) -> MusicGen:
     """A whole model with random weights: noise, but through every line of the real code.
 
@@ -161,6 +163,7 @@ def random_model(
       std: their standard deviation, see `random_params`.
       dtype: of the language model.
       tokenizer: by default a `DummyTokenizer`.
+      mesh: where it lies, see `MusicGen.from_pretrained`.
     """
     seeds = {"t5": seed, "lm": seed + 1, "encodec": seed + 2, "mert": seed + 3}
     return MusicGen.build(
@@ -168,6 +171,7 @@ def random_model(
         lambda name, abstract: random_params(abstract, seed=seeds[name], std=std),
         tokenizer or DummyTokenizer(config.t5.vocab_size),
         dtype=dtype,
+        mesh=mesh,
     )
 
 

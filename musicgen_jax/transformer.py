@@ -87,6 +87,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     Returns:
       `[B, N, S, H]` in the dtype of `q`. Scores and softmax are float32.
     """
+    if k.dtype.itemsize == 1:  # eight bits are for keeping, not for computing
+        k, v = k.astype(q.dtype), v.astype(q.dtype)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnsh,bnth->bnst", q * scale, k, preferred_element_type=jnp.float32)
     # A finite floor instead of -inf: a row with nothing to see stays free of NaN, also backwards.
@@ -117,7 +119,10 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention without biases; queries, keys and values share one weight."""
+    """Multi-head attention without biases; queries, keys and values share one weight.
+
+    It is `[3 D, D]`, or `[3, D, D]` where heads lie on several devices, see `sharding.arrange`.
+    """
 
     def __init__(
         self,
@@ -137,7 +142,8 @@ class Attention(nnx.Module):
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Self-attention's three parts of `[B, S, D]`, each `[B, N, S, H]`."""
-        q, k, v = (self._split_heads(y) for y in jnp.split(self.in_proj(x), 3, axis=-1))
+        qkv = self.in_proj(x).reshape(*x.shape[:2], 3, -1)
+        q, k, v = (self._split_heads(qkv[:, :, i]) for i in range(3))
         return q, k, v
 
     def query(self, x: jax.Array, cross: CrossCache) -> jax.Array:
@@ -146,11 +152,12 @@ class Attention(nnx.Module):
 
     def cross_cache(self, source: jax.Array, dtype: DTypeLike) -> CrossCache:
         """Cross-attention's keys and values, kept in `dtype`, of `[B, L, D]`."""
-        dim = source.shape[-1]
         weight = self.in_proj.weight[...]
-        kv = linear(source.astype(self.dtype), weight[dim:]).astype(dtype)
-        k, v = jnp.split(kv, 2, axis=-1)
-        return CrossCache(weight[:dim], self._split_heads(k), self._split_heads(v))
+        third = weight.shape[0] // 3
+        kv = linear(source.astype(self.dtype), weight[third:]).astype(dtype)
+        kv = kv.reshape(*source.shape[:2], 2, -1)
+        k, v = (self._split_heads(kv[:, :, i]) for i in range(2))
+        return CrossCache(weight[:third], k, v)
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""

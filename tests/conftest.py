@@ -2,8 +2,11 @@
 
 import os
 
+from tests.compilation import quick_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUSICGEN_JAX_CACHE"] = "off"  # a test must compile what it tests
+os.environ["XLA_FLAGS"] = quick_flags()
 
 import jax
 

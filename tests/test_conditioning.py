@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax.conditioning.condition import Condition, concat_batch, null_like
+from musicgen_jax.conditioning.condition import Condition, interleave, null_like
 from musicgen_jax.conditioning.text import TextConditioner
 from tests.tolerance import assert_close
 
@@ -76,12 +76,12 @@ def test_null_like_keeps_absent_parts_absent():
     assert null.prefix_mask is None
 
 
-def test_concat_batch_stacks_rows_in_order():
-    a, b = random_condition(0, 2), random_condition(1, 1)
-    both = jax.jit(concat_batch)(a, b)
+def test_interleave_keeps_the_rows_of_an_example_together():
+    a, b = random_condition(0, 2), random_condition(1, 2)
+    both = jax.jit(interleave)(a, b)
     for whole, left, right in zip(*map(jax.tree.leaves, (both, a, b)), strict=True):
-        np.testing.assert_array_equal(whole[:2], left)
-        np.testing.assert_array_equal(whole[2:], right)
+        np.testing.assert_array_equal(whole[::2], left)
+        np.testing.assert_array_equal(whole[1::2], right)
     assert both.cross_mask.dtype == bool
 
 
@@ -94,6 +94,6 @@ def test_concat_batch_stacks_rows_in_order():
     ],
     ids=["length", "width", "missing part"],
 )
-def test_concat_batch_refuses_parts_that_do_not_fit(other):
-    with pytest.raises(ValueError, match=r"^(cross|prefix): shapes .* first axis only"):
-        concat_batch(random_condition(0, 2), other)
+def test_interleave_refuses_parts_that_do_not_fit(other):
+    with pytest.raises(ValueError, match=r"^(cross|prefix): the shapes .* must be the same"):
+        interleave(random_condition(0, 2), other)

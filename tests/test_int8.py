@@ -160,15 +160,18 @@ def test_the_bundled_model_as_int8():
 def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
     asked = []
 
-    def load(name, *, dtype):
-        asked.append(dtype)
+    def load(name, *, dtype, cache_dtype, mesh):
+        asked.append((dtype, cache_dtype))
         raise UserError("far enough")
 
     monkeypatch.setattr(MusicGen, "from_pretrained", load)
     assert cli.main(["generate", "x", "--dtype", "int8"]) == 2
-    assert cli.main(["generate", "x"]) == 2
-    assert asked == ["int8", None]
+    assert cli.main(["generate", "x", "--cache-dtype", "float8_e4m3fn"]) == 2
+    assert asked == [("int8", None), (None, "float8_e4m3fn")]
     assert cli.DTYPES == arguments.DTYPES
+    assert cli.CACHE_DTYPES == arguments.CACHE_DTYPES
+    with pytest.raises(UserError, match="cache_dtype must be float32, bfloat16 or float8_e4m3fn"):
+        arguments.cache_dtype("int4")
     with pytest.raises(SystemExit):
         cli.main(["generate", "x", "--dtype", "int4"])
     assert "int8" in capsys.readouterr().err

@@ -152,6 +152,24 @@ def test_bfloat16_stays_close_and_float32_where_it_counts():
     assert_close(logits, exact(steps, condition), 0.1)
 
 
+def test_an_eight_bit_cache_stays_close_and_is_a_quarter():
+    """Step by step, so that everything but the newest step is read from the cache."""
+    exact, rounded = make_lm(), make_lm(cache_dtype="float8_e4m3fn")
+    condition, steps = make_condition([3, 1], 3), random_steps(2, 6)
+    caches = exact.init_cache(2, 8), rounded.init_cache(2, 8)
+    wide, narrow = (sum(x.nbytes for x in jax.tree.leaves(cache)) for cache in caches)
+    assert narrow * 4 == wide
+    logits = []
+    for lm, cache in zip((exact, rounded), caches, strict=True):
+        cross_kv, row = lm.cross_kv(condition), []
+        for i in range(6):
+            out, cache = lm.decode(steps[:, :, i], i, cache, cross_kv, condition)
+            row.append(out)
+        logits.append(np.stack(row))
+    assert (logits[0] != logits[1]).any()
+    assert_close(logits[1], logits[0], 0.1)
+
+
 def test_parameters_are_the_documented_tree():
     lm = nnx.eval_shape(lambda: LM(CONFIG, rngs=nnx.Rngs(0)))
     tree = nnx.to_pure_dict(nnx.state(lm, nnx.Param))

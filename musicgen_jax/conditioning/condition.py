@@ -28,22 +28,23 @@ def null_like(condition: Condition) -> Condition:
     return jax.tree.map(jnp.zeros_like, condition)
 
 
-def concat_batch(a: Condition, b: Condition) -> Condition:
-    """The rows of `a`, then the rows of `b`, as one batch.
+def interleave(*conditions: Condition) -> Condition:
+    """The first row of each condition, then the second of each, and so on, as one batch.
+
+    So what belongs to one example stays together however a batch is cut.
 
     Raises:
-      ValueError: one has a part that the other lacks, or their lengths or widths differ.
+      ValueError: one has a part that another lacks, or their shapes differ.
     """
 
-    def concat(name: str) -> jax.Array | None:
-        left, right = getattr(a, name), getattr(b, name)
-        if left is None and right is None:
+    def rows(name: str) -> jax.Array | None:
+        parts = [getattr(condition, name) for condition in conditions]
+        given = [part for part in parts if part is not None]
+        if not given:
             return None
-        if left is None or right is None or left.shape[1:] != right.shape[1:]:
-            shapes = [None if part is None else part.shape for part in (left, right)]
-            raise ValueError(
-                f"{name}: shapes {shapes[0]} and {shapes[1]} may differ in the first axis only"
-            )
-        return jnp.concatenate([left, right])
+        if len(given) < len(parts) or len({part.shape for part in given}) > 1:
+            shapes = [None if part is None else part.shape for part in parts]
+            raise ValueError(f"{name}: the shapes {shapes} must be the same")
+        return jnp.stack(given, axis=1).reshape(-1, *given[0].shape[1:])
 
-    return Condition(**{field.name: concat(field.name) for field in dataclasses.fields(Condition)})
+    return Condition(**{field.name: rows(field.name) for field in dataclasses.fields(Condition)})

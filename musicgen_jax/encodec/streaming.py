@@ -8,11 +8,13 @@ true one, with its reflection. One compilation serves every window.
 """
 
 import copy
+from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from musicgen_jax import sharding
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec.lstm import LSTM, State
 from musicgen_jax.encodec.model import Encodec
@@ -39,6 +41,7 @@ class StreamingDecoder:
         if block < 1:
             raise ValueError(f"block must be at least 1 frame, got {block}")
         self.encodec = encodec
+        self._mesh = sharding.mesh_of(encodec)
         self._left, self._right = _reach(encodec.config)
         self._window = self._left + block + self._right
         self._codes: np.ndarray | None = None  # int32 [B, K, t], those not yet done with
@@ -91,7 +94,8 @@ class StreamingDecoder:
             return self._joined([])
         if total < self._window:  # then nothing has gone out yet
             self._emitted = total
-            return np.asarray(_decode_whole(self.encodec, self._codes))
+            stage = partial(_decode_whole, self.encodec)
+            return np.asarray(sharding.by_rows(self._mesh, stage, self._codes))
         return self._decode(total - self._window, total)
 
     def _next_begin(self) -> int:
@@ -105,13 +109,14 @@ class StreamingDecoder:
         states = self._states or _zero_states(self.encodec, self._codes.shape[0], self._window)
         self._codes = self._codes[:, :, begin - first :]
         self._begin = begin
-        audio, self._states = _decode_window(
+        stage = partial(
+            _decode_window,
             self.encodec,
-            self._codes[:, :, : self._window],
-            states,
-            np.int32(begin + start - first if begin else 0),
-            np.int32(start),
+            index=np.int32(begin + start - first if begin else 0),
+            start=np.int32(start),
         )
+        codes = self._codes[:, :, : self._window]
+        audio, self._states = sharding.by_rows(self._mesh, stage, codes, states)
         hop = self.encodec.config.hop_length
         audio = np.asarray(audio)[:, :, (self._emitted - begin) * hop : (until - begin) * hop]
         self._emitted = until
@@ -155,7 +160,7 @@ def _reach(config: EncodecConfig) -> tuple[int, int]:
 def _zero_states(encodec: Encodec, batch: int, window: int) -> tuple[State, ...]:
     config = encodec.config
     width = config.n_filters * 2 ** len(config.ratios)
-    zeros = jnp.zeros((window + 1, batch, width), encodec.decoder.layers["0"].dtype)
+    zeros: Any = np.zeros((batch, window + 1, width), encodec.decoder.layers["0"].dtype)
     return ((zeros, zeros),) * config.lstm
 
 
@@ -167,14 +172,18 @@ def _decode_window(
     index: jax.Array,
     start: jax.Array,
 ) -> tuple[jax.Array, tuple[State, ...]]:
-    """The decoder on [B, K, W], its LSTM going on from frame `start` with the states at `index`."""
+    """The decoder on [B, K, W], its LSTM going on from frame `start` with the states at `index`.
+
+    States are [B, W + 1, H] here: rows first, as in all that is spread over devices.
+    """
     x = encodec.quantizer.decode(codes)
     for i in range(encodec.decoder.length):
         layer = encodec.decoder.layers.get(str(i))
         if layer is None:
             x = jax.nn.elu(x)
         elif isinstance(layer, LSTM):
-            x, states = layer.resume(x, jax.tree.map(lambda each: each[index], states), start)
+            x, states = layer.resume(x, jax.tree.map(lambda each: each[:, index], states), start)
+            states = jax.tree.map(lambda each: each.swapaxes(0, 1), states)
         else:
             x = layer(x)
     return x.swapaxes(1, 2), states

@@ -1,0 +1,329 @@
+"""Many prompts, one file each: work that may be cut off, shared out and taken up again.
+
+    OUT_DIR/
+      settings.json      what all clips have in common; another run must say the same
+      000000.wav ...     clip i of line i, counted from 0
+      manifest.jsonl     a line for every finished clip; of worker 2 of 4 manifest-2-of-4.jsonl
+
+Clip i depends on its text, the seed and i alone. The prompts are cut into groups of `batch_size`
+lines, and a group is always generated as a whole, in the same order, even if only one of its files
+is missing: so a run that was cut off and taken up again gives the same files to the last bit.
+
+A file is written aside and renamed, then its line is added to the manifest of the one worker that
+writes there. Whenever a worker dies, at most its group is lost, and the next run makes it again.
+Several workers share the groups by their numbers (`--worker 2/4`), without locks: nothing has to
+be agreed upon between machines, no clock can be wrong, no stale lock be in the way. What a dead
+worker has left undone is done by starting it again, or by a run without `--worker`; should two make
+the same clip, they write the same file.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax.errors import UserError
+
+SETTINGS = "settings.json"
+_MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_LARGEST = 1 << 28  # bytes of a file of prompts or a manifest
+_LONGEST = 10_000  # characters of a line
+_ABANDONED = 3600.0  # seconds after which a file written aside is nobody's any more
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One line of the file.
+
+    Attributes:
+      index: i, the number of the line, counted from 0.
+      text: the description, None for music without one.
+      seed: what `MusicGen.generate` takes for this clip alone.
+    """
+
+    index: int
+    text: str | None
+    seed: int
+
+
+def read_prompts(path: str | os.PathLike, seed: int) -> list[Prompt]:
+    """Reads all prompts, or refuses the file.
+
+    Args:
+      path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
+        an object {"prompt": text or null, "seed": integer}, the seed being optional. UTF-8; empty
+        lines may stand at the end only.
+      seed: clip i gets a seed of its own from it and i, unless its line names one.
+
+    Raises:
+      UserError: the file cannot be read, or a line is wrong; the message names the first.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".txt", ".jsonl"):
+        raise UserError(f"the prompts must be in a .txt or .jsonl file, got {str(path)!r}")
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{path} is larger than {_LARGEST >> 20} MiB: split it")
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if lines == [b""]:
+        raise UserError(f"{path} holds no prompts")
+    parse = _parse_json if path.suffix.lower() == ".jsonl" else _parse_text
+    prompts = []
+    for i, line in enumerate(lines):
+        try:
+            text, own = parse(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {i + 1}: {error}") from None
+        prompts.append(Prompt(i, text, clip_seed(seed, i) if own is None else own))
+    return prompts
+
+
+def clip_seed(seed: int, index: int) -> int:
+    """The seed of clip `index`, below 2^32: other clips and other seeds have others."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+
+
+def _parse_text(line: bytes) -> tuple[str | None, int | None]:
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text:
+        raise ValueError("empty; for music without a description use .jsonl and null")
+    return _checked(text), None
+
+
+def _parse_json(line: bytes) -> tuple[str | None, int | None]:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(value, dict):
+        value = {"prompt": value}
+    if unknown := sorted(value.keys() - {"prompt", "seed"}):
+        raise ValueError(f"unknown field {unknown[0]!r:.80}, known are prompt and seed")
+    if "prompt" not in value:
+        raise ValueError("the field prompt is missing")
+    text, seed = value["prompt"], value.get("seed")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the prompt must be a text or null, got {json.dumps(text):.80}")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
+        raise ValueError(f"the seed must be an integer from 0 to {2**32 - 1}, got {seed!r:.80}")
+    return _checked(text) if text else None, seed
+
+
+def _checked(text: str) -> str:
+    if len(text) > _LONGEST:
+        raise ValueError(f"{len(text)} characters, at most {_LONGEST} are a description")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON lets through
+        raise ValueError("not a text: it holds half of a character") from None
+    return text
+
+
+# --- The folder -----------------------------------------------------------------------------------
+
+
+class Folder:
+    """What has been made, and by which settings.
+
+    Args:
+      path: the folder; made if it is not there.
+      suffix: of the clips' files.
+      worker: which of how many, from (1, 1).
+
+    Raises:
+      UserError: it cannot be made or read.
+    """
+
+    def __init__(self, path: str | os.PathLike, suffix: str, worker: tuple[int, int]):
+        self.path, self.suffix = Path(path), suffix
+        number, count = worker
+        self.manifest = "manifest.jsonl" if count == 1 else f"manifest-{number}-of-{count}.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.path.iterdir():
+                old = _PART.fullmatch(file.name) and time.time() - file.stat().st_mtime
+                if old and old > _ABANDONED:
+                    file.unlink(missing_ok=True)
+        except FileNotFoundError:  # another worker's, just renamed
+            pass
+        except OSError as error:
+            raise UserError(f"cannot use {self.path}: {error.strerror}") from error
+
+    def name(self, prompt: Prompt) -> str:
+        """The clip's file, within the folder."""
+        return f"{prompt.index:06d}{self.suffix}"
+
+    def agree(self, settings: Mapping[str, Any], *, keep: bool) -> None:
+        """Compares settings with those that the folder was begun with.
+
+        Args:
+          settings: plain JSON types; all of them, or some.
+          keep: whether to write them down where there are none yet.
+
+        Raises:
+          UserError: they differ; the message names the first that does.
+        """
+        file = self.path / SETTINGS
+        wanted = json.loads(json.dumps(settings))
+        try:
+            if not file.exists():
+                if keep:
+                    _write(file, json.dumps(wanted, indent=2).encode())
+                return
+            if file.stat().st_size > _LARGEST:
+                raise ValueError
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError
+        except OSError as error:
+            raise UserError(f"cannot use {file}: {error.strerror}") from error
+        except ValueError:
+            raise UserError(f"{file} is broken: choose another folder") from None
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                before = "" if key == "model" else f" {found.get(key)!r:.80}, not {value!r:.80}"
+                raise UserError(
+                    f"{self.path} was begun with "
+                    + (f"{key}{before}" if before else "another model")
+                    + ": choose another folder"
+                )
+
+    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts whose clips are not finished.
+
+        Raises:
+          UserError: a finished clip is of another prompt, or a manifest cannot be read.
+        """
+        records: dict[int, list[dict]] = {}
+        for record in self._records():
+            records.setdefault(record["index"], []).append(record)
+        left = []
+        for prompt in prompts:
+            file, sizes = self.path / self.name(prompt), []
+            for record in records.get(prompt.index, []):
+                text, seed = record.get("prompt"), record.get("seed")
+                if (text, seed) != (prompt.text, prompt.seed):
+                    raise UserError(
+                        f"line {prompt.index + 1}: {file} is of the prompt {text!r:.80} with the "
+                        f"seed {seed!r:.20}, not of {prompt.text!r:.80} with {prompt.seed}: choose "
+                        "another folder"
+                    )
+                sizes.append(record.get("bytes"))
+            if not sizes or not file.is_file() or file.stat().st_size not in sizes:
+                left.append(prompt)
+        return left
+
+    def finished(self, prompt: Prompt, seconds: float) -> None:
+        """Notes that a clip's file is there."""
+        file = self.path / self.name(prompt)
+        record = {
+            "index": prompt.index,
+            "file": file.name,
+            "prompt": prompt.text,
+            "seed": prompt.seed,
+            "seconds": seconds,
+            "bytes": file.stat().st_size,
+        }
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        path = self.path / self.manifest
+        try:
+            with path.open("a+b") as manifest:
+                if manifest.tell():  # a line that a dying worker began stays a line of its own
+                    manifest.seek(-1, os.SEEK_END)
+                    line = line if manifest.read(1) == b"\n" else b"\n" + line
+                manifest.write(line)
+                manifest.flush()
+                os.fsync(manifest.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+    def _records(self) -> Iterator[dict]:
+        """Every whole line of every manifest; what a dying worker left of one does not count."""
+        try:
+            for file in sorted(self.path.iterdir()):
+                if not _MANIFEST.fullmatch(file.name):
+                    continue
+                if file.stat().st_size > _LARGEST:
+                    raise UserError(f"{file} is larger than {_LARGEST >> 20} MiB: move it away")
+                for line in file.read_bytes().split(b"\n"):
+                    try:
+                        record = json.loads(line)
+                    except (ValueError, RecursionError):
+                        continue
+                    if isinstance(record, dict) and type(record.get("index")) is int:
+                        yield record
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# --- The work -------------------------------------------------------------------------------------
+
+
+def groups(
+    prompts: Sequence[Prompt], batch_size: int, worker: tuple[int, int] = (1, 1)
+) -> list[list[Prompt]]:
+    """The groups of one worker: every n-th of all, wherever the others are."""
+    number, count = worker
+    whole = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+    return whole[number - 1 :: count]
+
+
+def make_clips(
+    generate: Callable[[list[str | None], list[int]], np.ndarray],
+    write: Callable[[Path, np.ndarray], object],
+    folder: Folder,
+    shares: Sequence[Sequence[Prompt]],
+    missing: Collection[Prompt],
+    *,
+    batch_size: int,
+    seconds: float,
+) -> Iterator[Path]:
+    """Makes what is missing.
+
+    Args:
+      generate: B texts and B seeds to audio [B, C, W].
+      write: writes one clip's [C, W] to a file that appears whole or not at all.
+      folder: where.
+      shares: from `groups`.
+      missing: from `Folder.missing`.
+      batch_size: B, the same each time: a shorter group is filled up.
+      seconds: noted with each clip.
+
+    Yields:
+      every file that it wrote.
+    """
+    for group in shares:
+        if not any(prompt in missing for prompt in group):
+            continue
+        padding = batch_size - len(group)
+        audio = generate(
+            [prompt.text for prompt in group] + [None] * padding,
+            [prompt.seed for prompt in group] + [0] * padding,
+        )
+        for prompt, clip in zip(group, audio, strict=False):
+            if prompt in missing:
+                write(folder.path / folder.name(prompt), clip)
+                folder.finished(prompt, seconds)
+                yield folder.path / folder.name(prompt)

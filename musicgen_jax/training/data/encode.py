@@ -1,0 +1,235 @@
+"""Encodes audio files to shards of codes, once, before a language model trains on them."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from musicgen_jax import checkpoint, hub
+from musicgen_jax.codec import Codec
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.data import metadata, sources
+from musicgen_jax.training.data.shard_writer import ShardWriter
+from musicgen_jax.training.data.shards import FORMAT, VERSION, CodeClip, CodeShards
+from musicgen_jax.training.data.sources import AudioMeta, Skipped
+
+# On each side of what is encoded at once, and of silence kept behind a file. A tenth of it is what
+# the official codec's convolutions see; the rest lets its LSTM forget that it began here.
+CONTEXT_SECONDS = 1.0
+_READERS = 4  # files read and resampled ahead of the codec
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """How a file of any length goes through the codec in pieces of one length.
+
+    Each piece but the first begins with frames that are thrown away, and all end with some: what
+    is kept is then the same as if the file were encoded whole, but for how far an LSTM remembers.
+
+    Attributes:
+      hop: samples of a frame.
+      stride: frames that are kept of each piece.
+      context: frames thrown away on each side.
+    """
+
+    hop: int
+    stride: int
+    context: int
+
+    @property
+    def samples(self) -> int:
+        """W of a piece."""
+        return (self.stride + 2 * self.context) * self.hop
+
+    def cut(self, audio: np.ndarray) -> Iterator[tuple[np.ndarray, slice, bool]]:
+        """Pieces [C, W] of audio [C, W'], which of their frames are kept, and which is the last.
+
+        The audio is followed by `context` frames of silence, which are kept too.
+        """
+        total = self.frames(audio) + self.context
+        for first in range(0, total, self.stride):
+            start = max(0, first - self.context)
+            piece = audio[:, start * self.hop :][:, : self.samples]
+            piece = np.pad(piece, ((0, 0), (0, self.samples - piece.shape[1])))
+            kept = min(self.stride, total - first)
+            yield piece, slice(first - start, first - start + kept), first + kept == total
+
+    def frames(self, audio: np.ndarray) -> int:
+        """T of audio [C, W]."""
+        return -(-audio.shape[1] // self.hop)
+
+
+def encode(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    model: str | os.PathLike,
+    *,
+    seconds: float = 30.0,
+    shard_mb: float = 16.0,
+    batch_size: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> CodeShards:
+    """Encodes every audio file of a folder or a manifest; goes on where it was cut off.
+
+    Args:
+      source: see `sources.find`.
+      out: a folder: new, or left of the same command, which is then finished, or taken up if there
+        are more files now.
+      model: a model's name or folder, whose codec and channels are taken, or a codec's.
+      seconds: how much of a file goes through the codec at once. The codes hardly depend on it.
+      shard_mb: size of a shard, which is what is lost at most when the process ends early.
+      batch_size: how many such pieces at once; by default 1 on a CPU and 8 elsewhere.
+      log: receives a line for every shard.
+
+    Raises:
+      UserError: there is no audio, all of it is broken, the codec suits no language model, or the
+        folder holds something else, codes of other settings or of files that changed since.
+    """
+    _check("seconds", seconds, 1, 600)
+    _check("shard_mb", shard_mb, 0, 4096)
+    _check("batch_size", 1 if batch_size is None else batch_size, 1, 4096)
+    skipped = Skipped()
+    metas = sources.find(source, skipped)
+    codec, channels = load_codec(model)
+    settings = _settings(codec, channels, seconds)
+    out = Path(out)
+    shard_frames = max(1, int(shard_mb * 2**20 / (2 * settings["codebooks"])))
+    writer = ShardWriter(out, settings, shard_frames, log)
+    todo = writer.without_finished(metas)
+    if batch_size is None:
+        batch_size = 1 if jax.default_backend() == "cpu" else 8
+    rate = codec.config.frame_rate
+    windows = Windows(
+        codec.config.hop_length, math.ceil(seconds * rate), math.ceil(CONTEXT_SECONDS * rate)
+    )
+    run = functools.partial(_encode, codec.encodec)
+
+    def load(meta: AudioMeta) -> tuple[CodeClip, np.ndarray] | Exception:
+        try:
+            info, found = metadata.read(meta.file), meta.file.stat()
+            wav = sources.read_audio(meta, codec.sample_rate, channels)
+        except OSError as error:
+            return UserError(f"cannot read {meta.file}: {error.strerror}")
+        except ValueError as error:  # UserError is one
+            return error
+        stamp, frames = (found.st_size, found.st_mtime_ns), windows.frames(wav)
+        stored = frames + windows.context
+        return CodeClip(meta.path, 0, frames, stored, meta.weight, stamp, info), wav
+
+    def loaded() -> Iterator[tuple[CodeClip, np.ndarray]]:
+        for meta, clip in zip(todo, ahead(load, todo, _READERS), strict=True):
+            if isinstance(clip, Exception):
+                skipped.add(meta.path, clip)
+            else:
+                yield clip
+
+    for clip, codes in encode_audio(run, loaded(), windows, batch_size):
+        writer.add(clip, codes)
+    silence = run(np.zeros((batch_size, channels, windows.samples), np.float32))
+    writer.finish(silence[0, :, windows.context + windows.stride - 1].tolist(), skipped)
+    return CodeShards.open(out)
+
+
+def load_codec(model: str | os.PathLike) -> tuple[Codec, int]:
+    """The codec of a model or a codec's folder, and the channels that go into it.
+
+    Raises:
+      UserError: there is none, or it keeps levels beside its codes, which a language model cannot.
+    """
+    folder = hub.find_codec(model)
+    config = checkpoint.load_info(folder).config
+    codec = Codec.from_pretrained(folder)
+    if codec.config.normalize or codec.config.segment_length or codec.config.bins > 1 << 15:
+        raise UserError(f"the codec of {model} suits no language model: take one of a MusicGen")
+    return codec, config.audio_channels if config else codec.channels
+
+
+@jax.jit
+def _codes(encodec: Encodec, audio: jax.Array) -> jax.Array:
+    return encodec.encode(audio)
+
+
+def _encode(encodec: Encodec, audio: np.ndarray) -> np.ndarray:
+    """Codes int16 [B, K, T] of audio [B, C, W]; a mono codec's K are those of each channel."""
+    B, C, W = audio.shape
+    codes = np.asarray(_codes(encodec, audio.reshape(-1, encodec.config.channels, W)), np.int16)
+    rows = codes.reshape(B, C // encodec.config.channels, -1, codes.shape[2])
+    return rows.swapaxes(1, 2).reshape(B, -1, codes.shape[2])
+
+
+def encode_audio(
+    run: Callable[[np.ndarray], np.ndarray],
+    clips: Iterable[tuple[Item, np.ndarray]],
+    windows: Windows,
+    batch_size: int,
+) -> Iterator[tuple[Item, np.ndarray]]:
+    """Codes of clips of any lengths, from batches of one shape: a single compilation.
+
+    Args:
+      run: audio [B, C, W] to codes [B, K, T].
+      clips: labels and audio [C, W'].
+      windows: how they are cut.
+      batch_size: B.
+
+    Yields:
+      The labels and codes [K, T], with the silence behind them, in the same order.
+    """
+    pieces = ((label, *piece) for label, audio in clips for piece in windows.cut(audio))
+    parts: list[np.ndarray] = []
+    while batch := list(itertools.islice(pieces, batch_size)):
+        audio = np.stack([piece for _, piece, _, _ in batch])
+        audio = np.pad(audio, ((0, batch_size - len(batch)), (0, 0), (0, 0)))
+        for (label, _, kept, last), codes in zip(batch, run(audio), strict=False):
+            parts.append(codes[:, kept])
+            if last:
+                yield label, np.concatenate(parts, axis=1)
+                parts = []
+
+
+def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """`map` in threads that work ahead, but no more than one result each."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: collections.deque[Future[Made]] = collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settings(codec: Codec, channels: int, seconds: float) -> dict:
+    """What the codes mean: without the same of these they do not go into one folder."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "codec": codec.name,
+        "fingerprint": codec.fingerprint,
+        "sample_rate": codec.sample_rate,
+        "hop_length": codec.config.hop_length,
+        "audio_channels": channels,
+        "codebooks": codec.config.n_q * (channels // codec.channels),
+        "card": codec.config.bins,
+        "seconds": float(seconds),
+    }
+
+
+def _check(name: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest or not value:  # nor NaN
+        raise UserError(f"{name} must be above 0, from {lowest} to {highest}, got {value}")

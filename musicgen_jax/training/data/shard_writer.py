@@ -1,0 +1,186 @@
+"""Writes shards of codes, so that a process that was killed loses one of them at most."""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.data import metadata, shards
+from musicgen_jax.training.data.metadata import MusicInfo
+from musicgen_jax.training.data.shards import CodeClip
+from musicgen_jax.training.data.sources import AudioMeta, Skipped
+
+_LARGEST_LIST = shards.MAX_JSON // 4  # bytes; a clip's own are below another quarter
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+class ShardWriter:
+    """Writes the folder that `CodeShards` opens.
+
+    Args:
+      folder: new, or of the same settings.
+      settings: of the codes, plain JSON types.
+      frames: of a shard; it is written once it has so many.
+      log: receives a line for every shard.
+
+    Raises:
+      UserError: the folder holds something else, or cannot be read or written.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict, frames: int, log: Callable[[str], None]
+    ) -> None:
+        self.folder, self.settings, self.frames, self.log = folder, settings, frames, log
+        self._shards: list[dict] = []
+        self._finished: dict[str, CodeClip] = {}
+        self._rows: list[np.ndarray] = []
+        self._clips: list[CodeClip] = []
+        self._size = self._listed = 0  # frames, and bytes of JSON, of the shard being filled
+        try:
+            if (folder / shards.SETTINGS).exists():
+                self._go_on()
+            elif folder.exists() and any(folder.iterdir()):
+                raise UserError(f"{folder} holds something else: name a new folder")
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._write(shards.SETTINGS, _json(settings))
+        except OSError as error:
+            raise UserError(f"cannot use {folder}: {error.strerror}") from error
+
+    def without_finished(self, metas: list[AudioMeta]) -> list[AudioMeta]:
+        """The files that are still to do.
+
+        Raises:
+          UserError: one that is done has changed since, or is no longer there.
+        """
+        known = {meta.path: meta for meta in metas}
+        changed = [path for path, clip in self._finished.items() if not _same(clip, known)]
+        if changed:
+            raise UserError(
+                f"{len(changed)} audio files or their metadata changed since they were encoded "
+                f"into {self.folder}, the first is {changed[0]}: encode into a new folder"
+            )
+        return [meta for meta in known.values() if meta.path not in self._finished]
+
+    def add(self, clip: CodeClip, codes: np.ndarray) -> None:
+        """Takes a clip, whose `start` is found here, and its codes [K, T]."""
+        clip = dataclasses.replace(clip, start=self._size)
+        self._rows.append(codes.T)
+        self._clips.append(clip)
+        self._size += codes.shape[1]
+        self._listed += len(_json(clip.to_dict())) + 2
+        if self._size >= self.frames or self._listed >= _LARGEST_LIST:
+            self._flush()
+
+    def finish(self, silence: list[int], skipped: Skipped) -> None:
+        """Writes the last shard and the index.
+
+        Raises:
+          UserError: there are no clips.
+        """
+        if self._clips:
+            self._flush()
+        if not self._shards:
+            raise UserError(f"every one of the {len(skipped)} audio files is broken")
+        index = {
+            **self.settings,
+            "silence": silence,
+            "skipped": len(skipped),
+            "skipped_first": list(skipped.names)[:100],
+            "shards": self._shards,
+        }
+        try:
+            self._write(shards.INDEX, _json(index, indent=1))
+        except OSError as error:
+            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+
+    def _go_on(self) -> None:
+        path = self.folder / shards.SETTINGS
+        data = shards.read_file(path)
+        try:
+            found = metadata.parse_json(data)
+            shards.check_format(found)
+        except ValueError as error:
+            raise UserError(f"cannot go on from {path}: {error}") from None
+        for name in {**found, **self.settings}:
+            was, now = found.get(name), self.settings.get(name)
+            if was != now:
+                raise UserError(
+                    f"{self.folder} was encoded with {name} {was!r}, not {now!r}: "
+                    "encode into a new folder"
+                )
+        for file in self.folder.iterdir():
+            if _PART.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        for number in itertools.count():
+            path = self.folder / shards.clips_name(number)
+            if not path.exists():
+                break
+            data = shards.read_file(path)
+            size = (self.folder / shards.codes_name(number)).stat().st_size
+            self._note(shards.read_clips(data, path), data, size)
+
+    def _flush(self) -> None:
+        number = len(self._shards)
+        codes = io.BytesIO()
+        rows = np.ascontiguousarray(np.concatenate(self._rows), np.int16)
+        np.save(codes, rows, allow_pickle=False)
+        digest = hashlib.sha256(codes.getbuffer()).hexdigest()
+        clips = [clip.to_dict() for clip in self._clips]
+        listed = _json({"codes_sha256": digest, "clips": clips}, indent=0)
+        try:  # the list last: with it the shard is finished
+            self._write(shards.codes_name(number), codes.getbuffer())
+            self._write(shards.clips_name(number), listed)
+        except OSError as error:
+            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+        self._note(self._clips, listed, len(codes.getbuffer()))
+        hours = sum(clip.frames for clip in self._clips) * self.settings["hop_length"]
+        hours /= self.settings["sample_rate"] * 3600
+        self.log(f"{shards.codes_name(number)}: {len(self._clips)} clips, {hours:.2f} h")
+        self._rows, self._clips, self._size, self._listed = [], [], 0, 0
+
+    def _note(self, clips: list[CodeClip], listed: bytes, size: int) -> None:
+        """What the index will say of a shard."""
+        self._finished |= {clip.path: clip for clip in clips}
+        self._shards.append(
+            {
+                "clips": len(clips),
+                "frames": clips[-1].start + clips[-1].stored,
+                "bytes": size,
+                "clips_sha256": hashlib.sha256(listed).hexdigest(),
+            }
+        )
+
+    def _write(self, name: str, data: bytes | memoryview) -> None:
+        aside = self.folder / f".{secrets.token_hex(8)}.part"
+        try:
+            aside.write_bytes(data)
+            os.replace(aside, self.folder / name)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
+    """Whether a file is as it was encoded."""
+    meta = known.get(clip.path)
+    if meta is None or meta.weight != clip.weight:
+        return False
+    try:
+        found = meta.file.stat()
+        info = MusicInfo.from_dict(metadata.read(meta.file).to_dict())  # as it is read back
+    except (OSError, ValueError):
+        return False
+    return (found.st_size, found.st_mtime_ns) == clip.source and info == clip.info
+
+
+def _json(value: object, indent: int | None = None) -> bytes:
+    return json.dumps(value, indent=indent).encode()

@@ -1,0 +1,337 @@
+"""Codes of many clips in a folder, encoded once, to draw training segments from.
+
+    settings.json      what all of them were encoded with
+    codes-00000.npy    int16 [frames, K], the clips' codes one after the other
+    codes-00000.json   which clips those are, what is known of them, and a digest of the codes
+    index.json         the shards and their digests; written last
+
+Each file appears whole or not at all. A folder without an index is not finished.
+
+A short file is followed by what the codec makes of the silence behind it, as in audiocraft, which
+pads the audio and encodes it then: a second of it is kept, in which the music dies away, and from
+there on the codes of silence do not change.
+"""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.data import prompts, sampling
+from musicgen_jax.training.data.metadata import MusicInfo, check_text, parse_json
+
+FORMAT, VERSION = "musicgen-jax code shards", 1
+INDEX, SETTINGS = "index.json", "settings.json"
+MAX_JSON = 1 << 26  # bytes
+_MAX_SHARDS = 100_000
+_MAX_FRAMES = 1 << 40
+_MAX_BOOKS = 128
+
+
+def codes_name(number: int) -> str:
+    """The file of a shard's codes."""
+    return f"codes-{number:05d}.npy"
+
+
+def clips_name(number: int) -> str:
+    """The file that says which clips a shard holds."""
+    return f"codes-{number:05d}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeClip:
+    """A clip in a shard.
+
+    Attributes:
+      path: of the audio, in its folder or manifest.
+      start: its first frame in the shard.
+      frames: of music.
+      stored: frames in the shard, with the silence behind the music.
+      weight: how often it is drawn; None counts as 1.
+      source: size in bytes and time of modification (ns) of the audio when it was encoded.
+      info: what is known of the music.
+    """
+
+    path: str
+    start: int
+    frames: int
+    stored: int
+    weight: float | None
+    source: tuple[int, int]
+    info: MusicInfo
+
+    def to_dict(self) -> dict:
+        """Plain JSON types."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "source": list(self.source), "info": self.info.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "CodeClip":
+        """Reads what `to_dict` gave.
+
+        Raises:
+          ValueError: something is missing or of a wrong type.
+        """
+        if not isinstance(values, dict) or values.keys() != _CLIP_FIELDS:
+            raise ValueError("a clip has other fields")
+        path, weight, source = values["path"], values["weight"], values["source"]
+        if not isinstance(path, str):
+            raise ValueError("a clip's path is no text")
+        check_text("a clip's path", path)
+        if weight is not None and not (isinstance(weight, float) and 0 <= weight < np.inf):
+            raise ValueError("a clip's weight is no number")
+        if not isinstance(source, list) or len(source) != 2:
+            raise ValueError("a clip's source is not two numbers")
+        _count("source", source[0], 0)
+        _count("source", source[1], 0, 1 << 63)
+        start = _count("start", values["start"], 0)
+        frames = _count("frames", values["frames"], 1)
+        stored = _count("stored", values["stored"], frames)
+        info = MusicInfo.from_dict(values["info"])
+        return cls(path, start, frames, stored, weight, (source[0], source[1]), info)
+
+
+_CLIP_FIELDS = {field.name for field in dataclasses.fields(CodeClip)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeSegment:
+    """A stretch of a clip's codes.
+
+    Attributes:
+      codes: int32 [K, T].
+      n_frames: how many of T are of the clip, not of the silence behind it.
+      start: its first frame in the clip.
+      prompt: "" for none.
+      path: of the clip.
+    """
+
+    codes: np.ndarray
+    n_frames: int
+    start: int
+    prompt: str
+    path: str
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool [T], False behind the end of the clip."""
+        return np.arange(self.codes.shape[1]) < self.n_frames
+
+
+class CodeShards:
+    """The codes of a folder, see `open`.
+
+    Attributes:
+      folder: where they are.
+      clips: what they are of.
+      codebooks: K.
+      card: codes are below it.
+      frame_rate: frames per second.
+      sample_rate: of the audio that was encoded, in Hz.
+      audio_channels: of it.
+      codec: the fingerprint of the codec, see `musicgen_jax.Codec.fingerprint`.
+      fingerprint: tells whether other shards are the same, whatever the folder's name.
+      num_frames_total: of music in all clips.
+      skipped: how many audio files could not be encoded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: sampling.SamplingConfig,
+        prompt_config: prompts.PromptConfig,
+    ):
+        self.folder, self.config, self.prompt_config = folder, config, prompt_config
+        data = read_file(folder / INDEX)
+        self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
+        try:
+            index = parse_json(data)
+            check_format(index)
+            self.codebooks = _count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
+            self.card = _count("card", index["card"], 1, 1 << 15)
+            self.sample_rate = _count("sample_rate", index["sample_rate"], 1)
+            self.frame_rate = self.sample_rate / _count("hop_length", index["hop_length"], 1)
+            self.audio_channels = _count("audio_channels", index["audio_channels"], 1)
+            self.codec = str(index["fingerprint"])
+            self.skipped = _count("skipped", index["skipped"], 0)
+            silence = [_count("silence", code, 0, self.card) for code in index["silence"]]
+            shards = index["shards"]
+            if len(silence) != self.codebooks or not 0 < len(shards) <= _MAX_SHARDS:
+                raise ValueError("its numbers do not fit each other")
+            self._silence = np.array(silence, np.int32)[:, None]  # [K, 1]
+            self.clips: list[CodeClip] = []
+            self._codes: list[np.ndarray] = []
+            shard_of: list[int] = []
+            for number, shard in enumerate(shards):
+                clips = self._open_shard(number, shard)
+                self.clips += clips
+                shard_of += [number] * len(clips)
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{folder / INDEX} is broken: {_line(error)}") from None
+        self._shard_of = np.array(shard_of)
+        self._frames = np.array([clip.frames for clip in self.clips])
+        self.num_frames_total = int(self._frames.sum())
+        weights = [clip.weight for clip in self.clips]
+        self._probabilities = sampling.cumulative(self._frames.tolist(), weights, config)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike,
+        config: sampling.SamplingConfig = sampling.MUSICGEN_SAMPLING,
+        prompt_config: prompts.PromptConfig | None = None,
+    ) -> "CodeShards":
+        """Opens what `musicgen-jax train encode` made. The codes stay on the disk until drawn.
+
+        Args:
+          folder: where.
+          config: how segments are drawn; by default as in the training of MusicGen.
+          prompt_config: how prompts vary; by default as there too.
+
+        Raises:
+          UserError: the folder is of another kind, unfinished or broken, or a file in it changed
+            since.
+        """
+        folder = Path(folder)
+        if not (folder / INDEX).is_file():
+            if (folder / SETTINGS).is_file():
+                raise UserError(
+                    f"{folder} is not finished: run the same `musicgen-jax train encode` again"
+                )
+            raise UserError(f"no codes in {folder}: make them with `musicgen-jax train encode`")
+        return cls(folder, config, prompt_config or prompts.PromptConfig())
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def codes(self, index: int) -> np.ndarray:
+        """All codes of a clip, int32 [K, T], without the silence behind it."""
+        return self._cut(index, 0, self.clips[index].frames)
+
+    def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
+        """A random segment, codes int32 [K, frames], and a prompt for it."""
+        drawn = self.sample(rng, frames)
+        return drawn.codes, drawn.prompt
+
+    def sample(self, rng: np.random.Generator, frames: int) -> CodeSegment:
+        """A random segment and where it is from.
+
+        Args:
+          rng: draws the clip, the place and the prompt.
+          frames: T.
+
+        Raises:
+          UserError: the shard holds what are no codes of the codec.
+        """
+        index, place = sampling.draw(rng, self._probabilities, self._frames, frames, self.config)
+        clip = self.clips[index]
+        start = min(int(place), clip.frames - 1)
+        codes = self._cut(index, start, start + frames)
+        missing = np.repeat(self._silence, frames - codes.shape[1], axis=1)
+        prompt = prompts.draw(clip.info, rng, self.prompt_config)
+        n_frames = min(frames, clip.frames - start)
+        codes = np.concatenate([codes, missing], axis=1)
+        return CodeSegment(codes, n_frames, start, prompt, clip.path)
+
+    def _cut(self, index: int, start: int, stop: int) -> np.ndarray:
+        """Codes int32 [K, T] of a clip, ending where what is stored of it ends."""
+        clip, shard = self.clips[index], int(self._shard_of[index])
+        stop = min(stop, clip.stored)
+        rows = self._codes[shard][clip.start + start : clip.start + stop]
+        codes = np.ascontiguousarray(rows.T, np.int32)
+        if codes.min() < 0 or codes.max() >= self.card:
+            raise UserError(
+                f"{self.folder / codes_name(shard)} is broken: it holds codes beyond "
+                f"{self.card - 1}; encode again"
+            )
+        return codes
+
+    def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
+        frames = _count("frames", shard["frames"], 1)
+        listed, path = self.folder / clips_name(number), self.folder / codes_name(number)
+        data = read_file(listed)
+        if hashlib.sha256(data).hexdigest() != shard["clips_sha256"]:
+            raise _changed(listed)
+        clips = read_clips(data, listed)
+        if not clips or clips[-1].start + clips[-1].stored != frames:
+            raise ValueError(f"{listed.name} does not fit it")
+        try:
+            size = path.stat().st_size
+            codes = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, EOFError):
+            raise UserError(f"{path} is broken: encode again") from None
+        shape = (frames, self.codebooks)
+        if size != shard["bytes"] or codes.shape != shape or codes.dtype != np.int16:
+            raise _changed(path)
+        self._codes.append(codes)
+        return clips
+
+
+def check_format(header: Any) -> None:
+    """The beginning of `index.json` and `settings.json`.
+
+    Raises:
+      ValueError: of another kind or version.
+    """
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"not of the format {FORMAT!r}")
+    if header.get("version") != VERSION:
+        raise ValueError(f"of version {header.get('version')!r}, this musicgen-jax reads {VERSION}")
+
+
+def read_file(path: Path) -> bytes:
+    """A file of bounded size.
+
+    Raises:
+      UserError: it is missing or larger than `MAX_JSON`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_JSON:
+        raise UserError(f"cannot read {path}: larger than {MAX_JSON >> 20} MB")
+    return data
+
+
+def read_clips(data: bytes, path: Path) -> list[CodeClip]:
+    """The clips of a shard, each where the one before it ends.
+
+    Raises:
+      UserError: the file is broken.
+    """
+    try:
+        values = parse_json(data)
+        if not isinstance(values, dict) or not isinstance(values.get("clips"), list):
+            raise ValueError("it lists no clips")
+        clips = [CodeClip.from_dict(one) for one in values["clips"]]
+        ends = [0, *(clip.start + clip.stored for clip in clips)]
+        if any(clip.start != end for clip, end in zip(clips, ends, strict=False)):
+            raise ValueError("its clips do not follow each other")
+    except ValueError as error:
+        raise UserError(f"{path} is broken: {_line(error)}") from None
+    return clips
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(f"{path} changed since it was encoded: encode again into a new folder")
+
+
+def _count(name: str, value: Any, lowest: int, end: int = _MAX_FRAMES) -> int:
+    if type(value) is not int or not lowest <= value <= end:
+        raise ValueError(f"{name} must be an integer from {lowest} to {end}")
+    return value
+
+
+def _line(error: Exception) -> str:
+    text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,201 @@
+"""Which audio files there are: a folder's, or those of a manifest as audiocraft writes it.
+
+A file that cannot be used is named once, counted and skipped; only where none is left, or where
+the manifest itself is broken, is that an error.
+"""
+
+import dataclasses
+import gzip
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax import audio
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.data.metadata import check_text, parse_json
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+MANIFESTS = ("data.jsonl", "data.jsonl.gz")  # what audiocraft looks for in a folder
+MAX_LINE = 1 << 16  # bytes of a manifest's line
+MAX_FILES = 10_000_000
+MAX_DURATION = 7 * 86400.0  # seconds
+_READERS = 8  # threads that open headers: the disk is what they wait for
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioMeta:
+    """An audio file to draw from.
+
+    Attributes:
+      path: its name in the folder or the manifest.
+      file: where it is.
+      duration: seconds.
+      sample_rate: in Hz.
+      weight: how often it is drawn, relative to others; None counts as 1.
+    """
+
+    path: str
+    file: Path
+    duration: float
+    sample_rate: int
+    weight: float | None = None
+
+
+class Skipped:
+    """The files that cannot be used, each named once in the log."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}  # in the order of their finding
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, path: str, reason: Exception) -> None:
+        """Counts a file, and says why it is skipped if it is new."""
+        if path not in self.names:
+            self.names[path] = None
+            line = " ".join(str(reason).split())
+            logging.getLogger("musicgen_jax").warning("skipped: %s", line)
+
+
+def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
+    """The audio files of a folder or a manifest, in an order that depends on their names alone.
+
+    A folder is searched in depth, without what begins with a dot; one with a `data.jsonl` or
+    `data.jsonl.gz` stands for that manifest. A manifest's are in its own order, and are not opened.
+
+    Args:
+      source: a folder, or a manifest: a `.jsonl` or `.jsonl.gz` file with one object of path,
+        duration, sample_rate and, if it likes, amplitude, weight and info_path on each line.
+        Paths are relative to the manifest's folder or, as audiocraft's, to the current one.
+      skipped: receives the files that cannot be used.
+
+    Raises:
+      UserError: there is no such source, it names no audio or none that can be read, or the
+        manifest is broken.
+    """
+    source = Path(source)
+    manifest = next((source / name for name in MANIFESTS if (source / name).is_file()), source)
+    if manifest.is_file():
+        return _of_manifest(manifest)
+    if not source.is_dir():
+        raise UserError(f"no folder of audio and no manifest at {source}")
+    names = sorted(_names(source))
+    if not names:
+        raise UserError(f"no audio in {source}: files must end in {', '.join(SUFFIXES)}")
+
+    def look(name: str) -> AudioMeta | UserError:
+        try:
+            found = audio.info(source / name)
+            return AudioMeta(name, source / name, found.duration, found.sample_rate)
+        except UserError as error:
+            return error
+
+    metas = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        for name, meta in zip(names, pool.map(look, names), strict=True):
+            if isinstance(meta, UserError):
+                skipped.add(name, meta)
+            else:
+                metas.append(meta)
+    if not metas:
+        raise UserError(f"none of the {len(names)} audio files in {source} can be read")
+    return metas
+
+
+def read_audio(
+    meta: AudioMeta,
+    sample_rate: int,
+    channels: int,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> np.ndarray:
+    """A file, or a stretch of it, at another rate and channel count: float32 [C, W].
+
+    Raises:
+      UserError: the file cannot be read, or would be too large at that rate.
+    """
+    wav, rate = audio.read(meta.file, start=start, seconds=seconds)
+    if wav.size * sample_rate > audio.MAX_SAMPLES * rate:  # a header may claim 1 Hz
+        raise UserError(f"cannot use {meta.file}: too long at {sample_rate} Hz")
+    try:
+        return audio.convert_audio(wav, rate, sample_rate, channels)
+    except UserError as error:
+        raise UserError(f"cannot use {meta.file}: {error}") from None
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Audio files below a folder, relative to it; a link that leads back is not followed."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield (Path(root) / name).relative_to(folder).as_posix()
+
+
+def _of_manifest(manifest: Path) -> list[AudioMeta]:
+    if not manifest.name.lower().endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(f"{manifest} is no manifest: its name must end in .jsonl or .jsonl.gz")
+    metas: list[AudioMeta] = []
+    number = 0
+    try:
+        compressed = manifest.name.lower().endswith(".gz")
+        with gzip.open(manifest, "rb") if compressed else manifest.open("rb") as lines:
+            while line := lines.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"longer than {MAX_LINE} bytes")
+                if number > MAX_FILES:
+                    raise ValueError(f"at most {MAX_FILES} lines fit")
+                if line.strip():
+                    metas.append(_of_line(parse_json(line), manifest.parent))
+    except (zlib.error, EOFError, gzip.BadGzipFile):
+        raise UserError(f"cannot read {manifest}: not gzip, or cut off") from None
+    except OSError as error:
+        raise UserError(f"cannot read {manifest}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{manifest}, line {number}: {error}") from None
+    if not metas:
+        raise UserError(f"{manifest} names no audio")
+    return metas
+
+
+def _of_line(values: Any, folder: Path) -> AudioMeta:
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    path, weight = values.get("path"), values.get("weight")
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("path must be a text")
+    check_text("path", path)
+    duration = _number("duration", values.get("duration"), MAX_DURATION)
+    sample_rate = _number("sample_rate", values.get("sample_rate"), 1e7)
+    if not duration or sample_rate < 1:
+        raise ValueError("duration and sample_rate must be above 0")
+    if weight is not None:
+        weight = _number("weight", weight, 1e12)
+    beside = folder / path
+    file = beside if beside.exists() else Path(path)
+    return AudioMeta(path, file, duration, int(sample_rate), weight)
+
+
+def _number(name: str, value: Any, largest: float) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 <= value <= largest:  # nor NaN
+        raise ValueError(f"{name} must be a number from 0 to {largest:g}")
+    return float(value)

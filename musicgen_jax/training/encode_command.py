@@ -1,0 +1,63 @@
+"""`musicgen-jax train encode`: audio files to shards of codes, for `train lm`."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to a parser."""
+    add = parser.add_argument
+    add(
+        "data",
+        metavar="DATA",
+        help="a folder of audio, NAME.json beside NAME.wav saying what it is like, or a manifest "
+        "as audiocraft writes it (.jsonl, .jsonl.gz)",
+    )
+    add("output", metavar="OUT", help="the folder to make, or to finish if it was cut off")
+    add(
+        "--model",
+        default="nano",
+        help="whose codec encodes: nano (the default), the folder of a converted model or codec, "
+        "or an official name such as musicgen-small",
+    )
+    add(
+        "--seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how much of a file is encoded at once, 30 by default: more takes more memory, and "
+        "the codes hardly depend on it",
+    )
+    add(
+        "--shard-mb",
+        type=float,
+        default=16.0,
+        metavar="MB",
+        help="size of a file of codes, 16 by default; what is lost at most when cut off",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        metavar="B",
+        help="how many such stretches are encoded at once; by default 1 on a CPU, else 8",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encodes and says what there is."""
+    from musicgen_jax.training.data.encode import encode
+
+    made = encode(
+        args.data,
+        args.output,
+        args.model,
+        seconds=args.seconds,
+        shard_mb=args.shard_mb,
+        batch_size=args.batch_size,
+        log=lambda line: print(line, flush=True),
+    )
+    hours = made.num_frames_total / made.frame_rate / 3600
+    print(
+        f"wrote {made.folder} ({len(made)} clips, {hours:.2f} h, {made.codebooks} codebooks, "
+        f"skipped {made.skipped})"
+    )
+    return 0
