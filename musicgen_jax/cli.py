@@ -18,6 +18,7 @@ from musicgen_jax import (
 )
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
+from musicgen_jax.training import command as training_command
 
 FORMATS = (".wav", ".flac")
 DTYPES = ("float32", "bfloat16", "int8")
@@ -118,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     export_command.add_arguments(export)
+
+    train = commands.add_parser(
+        "train",
+        help="train models of your own",
+        description="Trains models: the codec on audio, the language model on the codec's codes.",
+    )
+    training_command.add_arguments(train)
     return parser
 
 

@@ -130,7 +130,8 @@ class LM(nnx.Module):
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
-        x, _ = self.transformer(x, seen, self.cross_kv(condition), self._cross_mask(condition))
+        cross = condition.cross if self.config.conditioning == "cross" else None
+        x, _ = self.transformer(x, seen, cross, self._cross_mask(condition))
         return self._logits(x[:, -steps.shape[2] :])
 
     def fill_nulls(self, condition: Condition) -> Condition:

@@ -56,6 +56,43 @@ def draw_chroma(
     axes.set_xlabel("seconds")
     axes.set_ylabel("pitch class")
     axes.set_title(title)
+    _save(figure, path)
+
+
+def draw_spectrogram(
+    path: str | os.PathLike, wav: np.ndarray, sample_rate: int, title: str
+) -> None:
+    """Draws how loud each frequency is, over time, in dB below the loudest.
+
+    Args:
+      path: a .png file; written aside and renamed.
+      wav: float [W].
+      sample_rate: in Hz.
+      title: above the picture.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    window, hop = 1024, 256
+    wav = np.pad(np.asarray(wav, np.float64), (0, max(0, window - len(wav))))
+    frames = np.lib.stride_tricks.sliding_window_view(wav, window)[::hop] * np.hanning(window)
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    decibels = 10 * np.log10(power / max(power.max(), 1e-12) + 1e-8)
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    extent = (0, len(wav) / sample_rate, 0, sample_rate / 2000)
+    axes.imshow(
+        decibels.T, aspect="auto", origin="lower", cmap="magma", vmin=-80, vmax=0, extent=extent
+    )
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("kHz")
+    axes.set_title(title[:100].replace("$", r"\$"))
+    _save(figure, path)
+
+
+def _save(figure, path: str | os.PathLike) -> None:
     file = Path(path)
     aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:

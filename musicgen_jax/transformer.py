@@ -4,6 +4,7 @@ It knows nothing of codebooks or text: rows of vectors come in, rows of vectors 
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -199,12 +200,12 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: CrossCache | None,
+        cross: CrossCache | jax.Array | None,
         cross_mask: jax.Array | None,
         cache: LayerCache | None,
         slot: jax.Array | int,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """See `Transformer.__call__`."""
+        """See `Transformer.__call__`; `cross` may also be the second sequence itself."""
         q, k, v = self.self_attn.qkv(self.norm1(x))
         if cache is None:
             kv = LayerCache(k, v)
@@ -216,14 +217,22 @@ class Block(nnx.Module):
             )
         x = x + self.self_attn.output(q, kv, mask)
         if cross is not None and cross_mask is not None:
+            if not isinstance(cross, CrossCache):
+                cross = self.cross_attention.cross_cache(cross, cache_dtype(cross.dtype))
             q = self.cross_attention.query(self.norm_cross(x), cross)
             x = x + self.cross_attention.output(q, cross, cross_mask)
         hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
         return x + self.linear2(hidden), cache
 
 
+Around = Callable[[Block], Callable[..., tuple[jax.Array, LayerCache | None]]]
+
+
 class Transformer(nnx.Module):
     """A stack of blocks, unrolled: each layer owns its weights and its cache.
+
+    What is set as `around` runs a block in its own way: training recomputes it backwards, or
+    gathers its weights from many devices first. None calls it.
 
     Args:
       dim: D.
@@ -249,6 +258,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.num_heads = num_heads
+        self.around: Around | None = None
         self.layers = nnx.List(
             [
                 Block(
@@ -269,7 +279,7 @@ class Transformer(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: tuple[CrossCache, ...] | None = None,
+        cross: tuple[CrossCache, ...] | jax.Array | None = None,
         cross_mask: jax.Array | None = None,
         cache: tuple[LayerCache, ...] | None = None,
         slot: jax.Array | int = 0,
@@ -279,7 +289,7 @@ class Transformer(nnx.Module):
         Args:
           x: `[B, S, D]`, positions already added.
           mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: from `cross_kv`, one per layer, or None.
+          cross: from `cross_kv`, one per layer, or the second sequence itself `[B, L, D]`, or None.
           cross_mask: bool `[B, L]`, which of those are real.
           cache: keys and values of what came before, one per layer; those of `x` are written
             at `slot` and the whole cache is attended under `mask`.
@@ -293,10 +303,11 @@ class Transformer(nnx.Module):
             cross_mask = cross_mask[:, None, None, :]
         caches = []
         for i, layer in enumerate(self.layers):
-            x, layer_cache = layer(
+            block = layer if self.around is None else self.around(layer)
+            x, layer_cache = block(
                 x,
                 mask,
-                None if cross is None else cross[i],
+                cross[i] if isinstance(cross, tuple) else cross,
                 cross_mask,
                 None if cache is None else cache[i],
                 slot,

@@ -11,7 +11,8 @@ from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 from musicgen_jax.nano.build import CODEC_TRAINING
-from musicgen_jax.training import codebooks, codec, lm, text
+from musicgen_jax.training import codebooks, codec, lm, lm_loop, text
+from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.losses import (
     codebook_cross_entropy,
     magnitudes,
@@ -37,7 +38,7 @@ MODEL = MusicGenConfig(
     lm=LMConfig(dim=16, num_heads=2, num_layers=1, n_q=2, card=8, delays=(0, 1), text_dim=8),
     encodec=CODEC,
 )
-LM_RUN = lm.LMTrainConfig(phases=(lm.Phase(4, 6, 3), lm.Phase(3, 12, 2)), text_dropout=0.3)
+LM_RUN = lm.LMTrainConfig(phases=(lm.Phase(4, 6, 3), lm.Phase(3, 12, 2)), dropout=Dropout(0.3))
 
 
 def test_magnitude_of_a_sine_is_half_its_amplitude_at_its_bin():
@@ -164,15 +165,15 @@ def tokenize(texts):
 
 
 def test_phases_change_length_and_batch():
-    shapes = [batch[0].shape for _, batch in lm.batches(Patterns(), tokenize, LM_RUN, 0)]
+    shapes = [batch[0].shape for _, batch in lm_loop.batches(Patterns(), tokenize, LM_RUN, 0)]
     assert shapes == [(3, 2, 6)] * 4 + [(2, 2, 12)] * 3
     with pytest.raises(ValueError, match="last phase"):
         LM_RUN.phase_at(7)
 
 
 def test_batches_do_not_depend_on_where_a_run_began():
-    whole = list(lm.batches(Patterns(), tokenize, LM_RUN, 0))[5:]
-    late = list(lm.batches(Patterns(), tokenize, LM_RUN, 5))
+    whole = list(lm_loop.batches(Patterns(), tokenize, LM_RUN, 0))[5:]
+    late = list(lm_loop.batches(Patterns(), tokenize, LM_RUN, 5))
     jax.tree.map(np.testing.assert_array_equal, whole, late)
 
 
@@ -180,16 +181,16 @@ def test_language_model_learns_a_pattern_and_resumes_exactly(tmp_path):
     run = dataclasses.replace(LM_RUN, phases=(lm.Phase(60, 12, 8),))
     logs = []
 
-    def save(state):
+    def save(state, score):
         checkpoint.save_state(tmp_path / f"state-{int(state.step)}", state)
 
-    whole = lm.train(
+    whole = lm_loop.train(
         MODEL, run, Patterns(), tokenize, log=logs.append, save=save, every=20, save_every=50
     )
     assert logs[-1]["loss"] < 0.6 * logs[0]["loss"]
     abstract = jax.eval_shape(lambda: lm.init(MODEL, run))
     state = checkpoint.load_state(tmp_path / "state-50", abstract)
-    resumed = lm.train(MODEL, run, Patterns(), tokenize, state=state)
+    resumed = lm_loop.train(MODEL, run, Patterns(), tokenize, state=state)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
@@ -197,7 +198,7 @@ def test_language_model_learns_a_pattern_and_resumes_exactly(tmp_path):
 def test_text_encoder_moves_only_unless_it_is_frozen(freeze):
     run = dataclasses.replace(LM_RUN, phases=(lm.Phase(2, 6, 3),), freeze_text=freeze)
     began = jax.device_get(lm.init(MODEL, run).params)
-    ended = lm.train(MODEL, run, Patterns(), tokenize).params
+    ended = lm_loop.train(MODEL, run, Patterns(), tokenize).params
     equal = jax.tree.map(np.array_equal, began, jax.device_get(ended))
     assert all(jax.tree.leaves(equal["t5"])) == freeze
     assert not all(jax.tree.leaves(equal["lm"]))

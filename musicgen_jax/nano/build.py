@@ -24,7 +24,9 @@ from musicgen_jax.nano.pieces import Library, Pieces, spec_of
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import lm as lm_training
+from musicgen_jax.training import lm_loop
 from musicgen_jax.training import text as text_training
+from musicgen_jax.training.batches import Tokenize, fixed_length
 
 # The official strides at half the sample rate: 25 frames a second, to which the music is tuned.
 CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
@@ -151,19 +153,7 @@ def train_tokenizer(path: Path) -> Path:
     return path
 
 
-def fixed_length(tokenizer: Tokenizer) -> lm_training.Tokenize:
-    """The tokenizer with every text padded or cut to `TEXT_LENGTH`: one compilation for all."""
-
-    def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
-        ids, mask = tokenizer(texts)
-        width = ((0, 0), (0, max(0, TEXT_LENGTH - ids.shape[1])))
-        ids, mask = np.pad(ids, width), np.pad(mask, width)
-        return ids[:, :TEXT_LENGTH], mask[:, :TEXT_LENGTH]
-
-    return tokenize
-
-
-def train_text_encoder(run: Path, tokenize: lm_training.Tokenize) -> dict:
+def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
     """Parameters of the text encoder, trained to tell the attributes of pieces from captions."""
 
     def batch(rng: np.random.Generator, size: int) -> text_training.Batch:
@@ -181,7 +171,7 @@ def train_text_encoder(run: Path, tokenize: lm_training.Tokenize) -> dict:
     )
 
 
-def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: lm_training.Tokenize) -> dict:
+def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) -> dict:
     """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
     path = run / "lm"
     abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))
@@ -190,14 +180,14 @@ def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: lm_training.
     else:
         state = lm_training.init(MODEL, LM_TRAINING, train_text_encoder(run, tokenize))
     if int(state.step) < LM_TRAINING.steps:
-        state = lm_training.train(
+        state = lm_loop.train(
             MODEL,
             LM_TRAINING,
             train,
             tokenize,
             state=state,
             log=log_to(run / "lm.jsonl"),
-            save=lambda state: checkpoint.save_state(path, state),
+            save=lambda state, score: checkpoint.save_state(path, state),
             evaluate=make_evaluation(held_out, tokenize),
         )
     return state.params
@@ -256,7 +246,8 @@ def build(run: Path) -> Path:
     }
     train = Library((encoded["short"], encoded["long"]))
     tokenizer = train_tokenizer(run / "tokenizer.model")
-    params = train_lm(run, train, encoded["held_out"], fixed_length(Tokenizer(tokenizer)))
+    tokenize = fixed_length(Tokenizer(tokenizer), TEXT_LENGTH)
+    params = train_lm(run, train, encoded["held_out"], tokenize)
     if not (run / "model").exists():
         pack(run / "model", codec, params, tokenizer)
     return run / "model"

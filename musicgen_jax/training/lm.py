@@ -1,24 +1,31 @@
-"""Training of the language model and of its text encoder, on codes that were encoded once."""
+"""How the language model and its text encoder are trained: settings, state, loss and step."""
 
-import collections
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.sharding import place
 from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.training import ema
+from musicgen_jax.training.batches import Arrays, Dropout
+from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.losses import codebook_cross_entropy
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+ONE_DEVICE = Layout()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +36,13 @@ class Phase:
     frames: int
     batch_size: int
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(
+                    f"{field.name} must be at least 1, got {getattr(self, field.name)}"
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class LMTrainConfig:
@@ -36,10 +50,37 @@ class LMTrainConfig:
 
     phases: tuple[Phase, ...]
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    text_dropout: float = 0.15  # how often the whole prompt is dropped, for guidance
+    dropout: Dropout = dataclasses.field(default_factory=Dropout)
     freeze_text: bool = True  # the text encoder stays as it is, as the original's
     codebook_weights: tuple[float, ...] = ()  # of the loss; (): all alike, as the original
+    dtype: str = "float32"  # of the computation; parameters and optimizer stay float32
+    accumulate: int = 1  # parts that a batch is worked through in, one after the other
+    remat: bool = False  # backwards each block is computed again: slower, far less memory
+    ema_decay: float = 0.0  # of a moving average of the parameters; 0: none. audiocraft: 0.99
+    ema_every: int = 1  # steps between its updates. audiocraft: 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases must have at least one")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+        if self.accumulate < 1 or self.ema_every < 1:
+            raise ValueError("accumulate and ema_every must be at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if any(w < 0 for w in self.codebook_weights) or (
+            self.codebook_weights and not sum(self.codebook_weights)
+        ):
+            raise ValueError("codebook_weights must not be negative, nor all 0")
+        for phase in self.phases:
+            if phase.batch_size % self.accumulate:
+                raise ValueError(
+                    f"a batch of {phase.batch_size} cannot be worked through in "
+                    f"{self.accumulate} equal parts: change batch_size or accumulate"
+                )
 
     @property
     def steps(self) -> int:
@@ -55,17 +96,6 @@ class LMTrainConfig:
         raise ValueError("the step lies beyond the last phase")
 
 
-class Examples(Protocol):
-    """Where training takes its segments from."""
-
-    def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
-        """One random segment: codes [K, frames] and its prompt."""
-        ...
-
-
-Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LMTrainState:
@@ -74,17 +104,87 @@ class LMTrainState:
     step: jax.Array
     params: Any  # {"t5": ..., "lm": ...}
     optimizer: optax.OptState
+    ema: Any = None  # an EMA of what is trained, None without
+
+    @property
+    def averaged(self) -> Any:
+        """The parameters with those that are averaged in place of the last ones."""
+        return self.params if self.ema is None else {**self.params, **self.ema.params}
 
 
-def init(model: MusicGenConfig, config: LMTrainConfig, t5: Any = None) -> LMTrainState:
-    """A new language model before its first step, with a trained text encoder or a new one."""
+# --- State --------------------------------------------------------------------------------------
+
+
+def init(
+    model: MusicGenConfig,
+    config: LMTrainConfig,
+    t5: Any = None,
+    *,
+    lm: Any = None,
+    layout: Layout = ONE_DEVICE,
+) -> LMTrainState:
+    """A language model before its first step.
+
+    Args:
+      model: the architecture.
+      config: how to train.
+      t5: parameters of a trained text encoder; None for a new one.
+      lm: parameters to begin with; None for new ones.
+      layout: of the arrays on the devices.
+    """
+    given = {name: part for name, part in (("t5", t5), ("lm", lm)) if part is not None}
+    params = _make_params(model, config, given)
+    rest = functools.partial(_make_rest, config)
+    shardings = layout.state_shardings(model, abstract_state(model, config))
+    if shardings is None:
+        params = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params)  # donated later
+        return LMTrainState(jnp.zeros((), jnp.int32), params, *rest(trained(params, config)))
+    params = jax.tree.map(place, params, shardings.params)
+    out = shardings.optimizer, shardings.ema
+    optimizer, average = jax.jit(rest, out_shardings=out)(trained(params, config))
+    step = place(np.zeros((), np.int32), shardings.step)
+    return LMTrainState(step, params, optimizer, average)
+
+
+def abstract_state(
+    model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
+) -> LMTrainState:
+    """The state's shapes, dtypes and shardings, for `Run.restore`."""
+    params = jax.eval_shape(lambda: _make_params(model, config, {}))
+    rest = jax.eval_shape(lambda part: _make_rest(config, part), trained(params, config))
+    abstract = LMTrainState(jax.eval_shape(lambda: jnp.int32(0)), params, *rest)
+    shardings = layout.state_shardings(model, abstract)
+    if shardings is None:
+        return abstract
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        shardings,
+    )
+
+
+def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> dict:
+    """All parameters, the new ones on the host: whole they may be too much for any one device."""
     rngs = nnx.Rngs(config.seed)
-    parts = {"t5": T5Encoder(model.t5, rngs=rngs), "lm": LM(model.lm, rngs=rngs)}
-    params = {name: nnx.to_pure_dict(nnx.state(part, nnx.Param)) for name, part in parts.items()}
-    if t5 is not None:
-        params["t5"] = t5
+    makers = {"t5": lambda: T5Encoder(model.t5, rngs=rngs), "lm": lambda: LM(model.lm, rngs=rngs)}
+    with jax.default_device(_host()):
+        return {
+            name: given.get(name) or nnx.to_pure_dict(nnx.state(make(), nnx.Param))
+            for name, make in makers.items()
+        }
+
+
+def _make_rest(config: LMTrainConfig, part: Any) -> tuple[optax.OptState, Any]:
+    """The optimizer's state and the averaged parameters before the first step."""
     optimizer = make_optimizer(config.optimizer, config.steps)
-    return LMTrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained(params, config)))
+    return optimizer.init(part), ema.start(part) if config.ema_decay else None
+
+
+def _host() -> Any:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS has left it out
+        return None
 
 
 def trained(params: Any, config: LMTrainConfig) -> dict:
@@ -92,104 +192,130 @@ def trained(params: Any, config: LMTrainConfig) -> dict:
     return {"lm": params["lm"]} if config.freeze_text else params
 
 
-def make_loss(model: MusicGenConfig, codebook_weights: tuple[float, ...] = ()) -> Callable:
-    """The loss (params, codes [B, K, T], ids [B, L], mask [B, L]) -> (mean, per codebook [K])."""
+# --- Loss and step ------------------------------------------------------------------------------
+
+
+def make_loss(
+    model: MusicGenConfig,
+    codebook_weights: tuple[float, ...] = (),
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+    layout: Layout = ONE_DEVICE,
+) -> Callable:
+    """The loss: mean cross-entropy per codebook over valid positions, then the mean over books.
+
+    Args:
+      model: the architecture; not that of a style model.
+      codebook_weights: of the second mean; () for all alike, as the original.
+      dtype: of the computation; logits and the loss are float32 whatever it is.
+      remat: whether blocks are computed again backwards instead of keeping what is in them.
+      layout: of the arrays on the devices.
+
+    Returns:
+      (params, codes [B, K, T], ids [B, L], mask [B, L], chroma [B, T', bins], given [B]) -> (mean
+      [], per codebook [K]); a text model takes no `chroma` and no `given`.
+    """
+    if model.lm.style is not None:
+        raise UserError("style models cannot be trained here: choose a text or a melody model")
+    if codebook_weights and len(codebook_weights) != model.lm.n_q:
+        raise UserError(
+            f"codebook_weights must be {model.lm.n_q} numbers, one per codebook, "
+            f"got {len(codebook_weights)}"
+        )
     weights = jnp.asarray(codebook_weights or (1.0,) * model.lm.n_q)
     weights = weights / weights.sum()
     t5_shape = nnx.eval_shape(lambda: T5Encoder(model.t5, rngs=nnx.Rngs(0)))
-    lm_shape = nnx.eval_shape(lambda: LM(model.lm, rngs=nnx.Rngs(0)))
+    lm_shape = nnx.eval_shape(lambda: LM(model.lm, dtype=dtype, rngs=nnx.Rngs(0)))
+    lm_shape.transformer.around = layout.around(model.lm, dtype, remat)
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
-    def loss(params, codes, ids, mask):
-        t5 = nnx.merge(t5_graph, params["t5"])
-        lm = nnx.merge(lm_graph, params["lm"])
+    def loss(params, codes, ids, mask, chroma=None, given=None):
+        t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
+        blocks = params["lm"]["transformer"]  # each gathers its own weights
+        rest = {name: part for name, part in params["lm"].items() if name != "transformer"}
+        rest = layout.gather("lm", model.lm, rest, dtype)
+        t5 = nnx.merge(t5_graph, t5_params)
+        lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
         text = lm.text_conditioner(t5(ids, mask), mask)  # [B, L, D]
-        logits, predicted = compute_predictions(lm, codes, Condition(text, mask, None, None))
+        condition = Condition(text, mask, None, None)
+        if chroma is not None and given is not None and lm.chroma_conditioner is not None:
+            melody = jnp.where(given[:, None, None], lm.chroma_conditioner(chroma), 0)
+            heard = jnp.broadcast_to(given[:, None], melody.shape[:2])
+            condition = dataclasses.replace(condition, prefix=melody, prefix_mask=heard)
+        condition = layout.rows(lm.fill_nulls(condition))
+        logits, predicted = compute_predictions(lm, codes, condition)
         per_codebook = codebook_cross_entropy(logits, codes, predicted)
         return weights @ per_codebook, per_codebook
 
     return loss
 
 
-def make_step(model: MusicGenConfig, config: LMTrainConfig) -> Callable:
-    """The jitted training step (state, codes, ids, mask) -> (state, cross-entropies [K])."""
-    loss = make_loss(model, config.codebook_weights)
-    optimizer = make_optimizer(config.optimizer, config.steps)
+def make_step(
+    model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
+) -> Callable:
+    """The jitted training step.
 
-    @functools.partial(jax.jit, donate_argnames="state")
-    def step(state: LMTrainState, codes, ids, mask):
-        def of_trained(part):
-            return loss({**state.params, **part}, codes, ids, mask)
-
-        part = trained(state.params, config)
-        grads, per_codebook = jax.grad(of_trained, has_aux=True)(part)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, part)
-        params = state.params | optax.apply_updates(part, updates)  # type: ignore[operator]
-        return LMTrainState(state.step + 1, params, optimizer_state), per_codebook
-
-    return step
-
-
-def batches(
-    examples: Examples, tokenize: Tokenize, config: LMTrainConfig, start: int
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Batches (codes, ids, mask) from step `start` on; the i-th depends on the seed and i alone."""
-    for step in range(start, config.steps):
-        phase = config.phase_at(step)
-        rng = np.random.default_rng((config.seed, step))
-        codes, prompts = [], []
-        for _ in range(phase.batch_size):
-            segment, prompt = examples.segment(rng, phase.frames)
-            codes.append(segment)
-            prompts.append(None if rng.random() < config.text_dropout else prompt)
-        yield step, (np.stack(codes).astype(np.int32), *tokenize(prompts))
-
-
-def train(
-    model: MusicGenConfig,
-    config: LMTrainConfig,
-    examples: Examples,
-    tokenize: Tokenize,
-    *,
-    state: LMTrainState | None = None,
-    log: Callable[[dict], None] = lambda record: None,
-    save: Callable[[LMTrainState], None] = lambda state: None,
-    evaluate: Callable[[dict], dict] = lambda params: {},
-    every: int = 25,
-    save_every: int = 100,
-) -> LMTrainState:
-    """Trains a language model and returns the final state.
-
-    Args:
-      model: the architecture.
-      config: how to train.
-      examples: source of segments.
-      tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
-      state: where to go on from; None starts anew.
-      log: receives the mean cross-entropies every `every` steps.
-      save: receives the state every `save_every` steps and at the end.
-      evaluate: parameters to figures, logged at every save.
-      every: steps between log records.
-      save_every: steps between saves.
+    Returns:
+      (state, *arrays of a batch) -> (state, {"loss": [], "ce": [K], "grad_norm": []}); the state
+      that goes in is used up.
     """
-    now = init(model, config) if state is None else state
-    step_fn = make_step(model, config)
-    recent, began = collections.deque(maxlen=every), time.monotonic()
-    for step, batch in batches(examples, tokenize, config, int(now.step)):
-        now, per_codebook = step_fn(now, *batch)
-        recent.append(per_codebook)
-        last = step + 1 == config.steps
-        if (step + 1) % every == 0 or last:
-            means = np.mean(jax.device_get(list(recent)), axis=0)
-            figures = {"loss": means.mean(), **{f"book {k}": m for k, m in enumerate(means)}}
-            seconds = round(time.monotonic() - began, 1)
-            log({"step": step + 1, "seconds": seconds, **_rounded(figures)})
-        if (step + 1) % save_every == 0 or last:
-            save(now)
-            if figures := evaluate(now.params):
-                log({"step": step + 1, **_rounded(figures)})
-    return now
+    loss = make_loss(
+        model,
+        config.codebook_weights,
+        dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
+        layout=layout,
+    )
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    stays = layout.state_shardings(model, abstract_state(model, config))
+
+    def gradient(params, part, batch):
+        def of_trained(part):
+            return loss({**params, **part}, *batch)
+
+        (mean, ce), grads = jax.value_and_grad(of_trained, has_aux=True)(part)
+        if stays is not None:
+            grads = jax.lax.with_sharding_constraint(grads, trained(stays.params, config))
+        return grads, mean, ce
+
+    def step(state: LMTrainState, *batch):
+        part = trained(state.params, config)
+        if config.accumulate == 1:
+            grads, mean, ce = gradient(state.params, part, batch)
+        else:
+            # Every part has as many valid positions, so the mean of means is the whole's.
+            def add(total, piece):
+                new = gradient(state.params, part, layout.rows(piece))
+                return jax.tree.map(jnp.add, total, new), None
+
+            pieces = _pieces(batch, config.accumulate)
+            shapes = jax.eval_shape(lambda: gradient(state.params, part, _first(pieces)))
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            total, _ = jax.lax.scan(add, zeros, pieces)
+            grads, mean, ce = jax.tree.map(lambda x: x / config.accumulate, total)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, part)
+        part = optax.apply_updates(part, updates)
+        average = state.ema
+        if average is not None:
+            due = (state.step + 1) % config.ema_every == 0
+            average = ema.update(average, part, config.ema_decay, due)
+        params = {**state.params, **part}  # type: ignore[dict-item]
+        metrics = {"loss": mean, "ce": ce, "grad_norm": optax.tree.norm(grads)}
+        return LMTrainState(state.step + 1, params, optimizer_state, average), metrics
+
+    if layout.mesh is None:
+        return jax.jit(step, donate_argnames="state")
+    out = (stays, NamedSharding(layout.mesh, P()))
+    return jax.jit(step, donate_argnames="state", out_shardings=out)
 
 
-def _rounded(figures: dict) -> dict:
-    return {name: round(float(value), 4) for name, value in figures.items()}
+def _pieces(batch: Arrays, count: int) -> Arrays:
+    """[B, ...] as [count, B / count, ...]; neighbours are dealt out, so no row changes device."""
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+
+def _first(pieces: Arrays) -> Arrays:
+    return jax.tree.map(lambda x: x[0], pieces)

@@ -1,4 +1,4 @@
-"""The language model's optimizer: Muon for the matrices inside layers, AdamW for the rest."""
+"""The optimizer: warm-up and cosine, clipping, and Muon for matrices inside layers or AdamW."""
 
 import dataclasses
 from typing import Any
@@ -10,14 +10,44 @@ from optax import contrib
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Warm-up, cosine decay and strengths."""
+    """Warm-up, cosine decay and strengths; betas and eps are audiocraft's."""
 
     learning_rate: float = 3e-3
     warmup_steps: int = 60
     final_learning_rate: float = 0.03  # as a fraction of `learning_rate`
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
     weight_decay: float = 0.02
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # 0: gradients are not clipped
     muon: bool = True  # False: AdamW throughout, as the original
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.eps <= 0:
+            raise ValueError(
+                f"learning_rate and eps must be positive, got {self.learning_rate}, {self.eps}"
+            )
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if not 0 <= self.final_learning_rate <= 1:
+            raise ValueError(
+                f"final_learning_rate must be from 0 to 1, got {self.final_learning_rate}"
+            )
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each step: linear warm-up from 0, then half a cosine."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0,
+        config.learning_rate,
+        config.warmup_steps,
+        max(steps, config.warmup_steps + 1),
+        config.learning_rate * config.final_learning_rate,
+    )
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -27,25 +57,23 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     step at this size; its updates are scaled to the root mean square that AdamW would give, so
     that one learning rate serves both. Embeddings, heads, norms and biases take AdamW.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.learning_rate,
-        config.warmup_steps,
-        max(steps, config.warmup_steps + 1),
-        config.learning_rate * config.final_learning_rate,
-    )
-    decay = config.weight_decay
+    schedule = make_schedule(config, steps)
+    decay, betas = config.weight_decay, (config.beta1, config.beta2)
     if config.muon:
         inner = contrib.muon(
             schedule,
             weight_decay=decay,
-            adam_b2=0.95,
+            adam_b1=betas[0],
+            adam_b2=betas[1],
+            eps=config.eps,
             adam_weight_decay=decay,
             consistent_rms=0.2,
             muon_weight_dimension_numbers=_matrices,
         )
     else:
-        inner = optax.adamw(schedule, b2=0.95, weight_decay=decay)
+        inner = optax.adamw(schedule, *betas, eps=config.eps, weight_decay=decay)
+    if not config.clip_norm:
+        return inner
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
 
 

@@ -1,0 +1,154 @@
+"""Examples to batches on the devices: which ones, which of their conditions, in what order.
+
+Row r of step s is drawn by a generator seeded with (seed, s, r) and nothing else. So a run that is
+taken up again sees what it would have seen, and each of many processes draws only its own rows.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from musicgen_jax.sharding import ROWS
+
+Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
+Arrays = tuple[Any, ...]  # codes, ids, mask; of a melody model also chroma and whether it is given
+
+
+class Examples(Protocol):
+    """Where training takes its segments from."""
+
+    def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
+        """One random segment: codes [K, frames] and its prompt."""
+        ...
+
+
+@runtime_checkable
+class MelodyExamples(Protocol):
+    """Where the training of a melody model takes its segments from."""
+
+    def segment_with_chroma(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray | None]:
+        """Codes [K, frames], prompt, and what the melody is: [T, bins], one T for all, or None."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """How often conditions are left out of an example, so that guidance has what to compare with.
+
+    audiocraft's `ClassifierFreeGuidanceDropout`, then `AttributeDropout`; it decides once for the
+    whole batch of a process, here each example for itself.
+    """
+
+    everything: float = 0.15  # all conditions at once
+    description: float = 0.0  # the prompt alone
+    self_wav: float = 0.0  # the melody alone
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{field.name} must be from 0 to 1, got {value}")
+
+
+def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
+    """A tokenizer whose texts are padded or cut to `length` tokens: one compilation for all."""
+
+    def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        ids, mask = tokenizer(texts)
+        width = ((0, 0), (0, max(0, length - ids.shape[1])))
+        ids, mask = np.pad(ids, width), np.pad(mask, width)
+        return ids[:, :length], mask[:, :length]
+
+    return tokenize
+
+
+def draw(
+    examples: Any,
+    tokenize: Tokenize,
+    dropout: Dropout,
+    seed: tuple[int, int],
+    rows: range,
+    frames: int,
+    *,
+    chroma_bins: int = 0,
+) -> Arrays:
+    """Some rows of a batch.
+
+    Args:
+      examples: `Examples`, of a melody model `MelodyExamples`.
+      tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
+      dropout: of conditions.
+      seed: of the run, and the step.
+      rows: numbers of the rows.
+      frames: T.
+      chroma_bins: of a melody model, else 0.
+
+    Returns:
+      codes int32 [B, K, T], ids and mask [B, L]; of a melody model also chroma float32 [B, T, bins]
+      and bool [B], whether there is one.
+    """
+    codes, prompts, chromas = [], [], []
+    for row in rows:
+        rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
+        chroma = None
+        if chroma_bins:
+            segment, prompt, chroma = examples.segment_with_chroma(rng, frames)
+        else:
+            segment, prompt = examples.segment(rng, frames)
+        everything, description, self_wav = rng.random(3)
+        drop = everything < dropout.everything
+        codes.append(segment)
+        prompts.append(None if drop or description < dropout.description else prompt or None)
+        chromas.append(None if drop or self_wav < dropout.self_wav else chroma)
+    batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
+    if not chroma_bins:
+        return batch
+    length = next((len(c) for c in chromas if c is not None), 1)
+    stacked = np.zeros((len(rows), length, chroma_bins), np.float32)
+    for target, chroma in zip(stacked, chromas, strict=True):
+        if chroma is not None:
+            target[:] = chroma
+    return (*batch, stacked, np.array([c is not None for c in chromas]))
+
+
+def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arrays:
+    """A batch of `count` rows over the devices; each process makes only what its own hold.
+
+    Args:
+      make: numbers of neighbouring rows to arrays of them.
+      count: B.
+      mesh: None for one device.
+    """
+    if mesh is None:
+        return make(range(count))
+    where = NamedSharding(mesh, ROWS)
+    slices = [index[0] for index in where.addressable_devices_indices_map((count,)).values()]
+    spans = [part.indices(count)[:2] for part in slices]
+    first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+    own = make(range(first, last))
+
+    def globally(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(count)
+            return array[(slice(start - first, stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((count, *array.shape[1:]), where, part)
+
+    return tuple(globally(array) for array in own)
+
+
+def ahead(items: Iterator) -> Iterator:
+    """The same items, each made while the one before is worked on."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        nothing = object()
+        future = pool.submit(next, items, nothing)
+        while (item := future.result()) is not nothing:
+            future = pool.submit(next, items, nothing)
+            yield item

@@ -1,0 +1,176 @@
+"""The loop that trains a language model: batches in, steps, then records and states out."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.batches import (
+    Arrays,
+    Examples,
+    MelodyExamples,
+    Tokenize,
+    ahead,
+    draw,
+    place,
+)
+from musicgen_jax.training.layout import Layout
+from musicgen_jax.training.lm import ONE_DEVICE, LMTrainConfig, LMTrainState, init, make_step
+from musicgen_jax.training.optimizer import make_schedule
+from musicgen_jax.training.records import Log
+
+
+class Save(Protocol):
+    """Receives a state, and the figure by which the best state is chosen, the lowest."""
+
+    def __call__(self, state: LMTrainState, score: float | None, /) -> None:
+        """Saves, or begins to."""
+        ...
+
+
+def batches(
+    examples: Examples | MelodyExamples,
+    tokenize: Tokenize,
+    config: LMTrainConfig,
+    start: int,
+    *,
+    chroma_bins: int = 0,
+    layout: Layout = ONE_DEVICE,
+) -> Iterator[tuple[int, Arrays]]:
+    """Batches from step `start` on; the i-th depends on the seed and i alone, see `batches.draw`.
+
+    Raises:
+      UserError: a batch cannot be cut into as many parts as the mesh has.
+    """
+    for phase in config.phases:
+        layout.check_batch(phase.batch_size // config.accumulate)
+    for step in range(start, config.steps):
+        phase = config.phase_at(step)
+
+        def make(rows: range, step: int = step, frames: int = phase.frames) -> Arrays:
+            seed = config.seed, step
+            return draw(
+                examples, tokenize, config.dropout, seed, rows, frames, chroma_bins=chroma_bins
+            )
+
+        yield step, place(make, phase.batch_size, layout.mesh)
+
+
+def train(
+    model: MusicGenConfig,
+    config: LMTrainConfig,
+    examples: Examples | MelodyExamples,
+    tokenize: Tokenize,
+    *,
+    state: LMTrainState | None = None,
+    layout: Layout = ONE_DEVICE,
+    log: Log = lambda record: None,
+    save: Save = lambda state, score: None,
+    evaluate: Callable[[Any], dict] = lambda params: {},
+    after: Callable[[int, LMTrainState], None] = lambda step, state: None,
+    every: int = 25,
+    save_every: int = 100,
+) -> LMTrainState:
+    """Trains a language model and returns the final state.
+
+    What is logged is a function of where states are saved: a record covers the steps since the
+    last record or saved state, so a run that goes on from a saved state repeats its records.
+
+    Args:
+      model: the architecture.
+      config: how to train.
+      examples: source of segments; of a melody model `MelodyExamples`.
+      tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
+      state: where to go on from; None starts anew.
+      layout: of the arrays on the devices.
+      log: receives the means of the steps since the last record every `every` steps.
+      save: receives the state every `save_every` steps and at the end, after everything up to it
+        was logged; the score is the mean of `evaluate`'s "valid", if there is one.
+      evaluate: parameters to figures, logged before every save; called a second time, with the
+        averaged parameters, if there are any.
+      after: called after every step with the number of steps done.
+      every: steps between log records.
+      save_every: steps between saves.
+
+    Raises:
+      UserError: the loss or the gradient is not finite; states saved before are good.
+    """
+    now = init(model, config, layout=layout) if state is None else state
+    step_fn = make_step(model, config, layout)
+    window = _Window(model, config)
+    source = batches(
+        examples,
+        tokenize,
+        config,
+        int(now.step),
+        chroma_bins=model.lm.chroma_bins,
+        layout=layout,
+    )
+    for step, batch in ahead(source):
+        now, metrics = step_fn(now, *batch)
+        window.add(step, batch[0].size, metrics)
+        done, last = step + 1, step + 1 == config.steps
+        saving = done % save_every == 0 or last
+        if done % every == 0 or saving:
+            record = window.record()
+            log(record)
+            if bad := [name for name, value in record.items() if not math.isfinite(value)]:
+                raise UserError(f"{bad[0]} is {record[bad[0]]} at step {record['step']}: stopped")
+        if saving:
+            figures = {k: rounded(v) for k, v in evaluate(now.params).items()}
+            if now.ema is not None:
+                averaged = evaluate(now.averaged)
+                figures |= {f"ema {k}": rounded(v) for k, v in averaged.items()}
+            if figures:
+                log({"step": done, **figures})
+            save(now, figures.get("ema valid", figures.get("valid")))
+            window.restart()
+        after(done, now)
+    return now
+
+
+class _Window:
+    """Steps since the last record."""
+
+    def __init__(self, model: MusicGenConfig, config: LMTrainConfig):
+        self._schedule = make_schedule(config.optimizer, config.steps)
+        self.restart()
+
+    def restart(self) -> None:
+        self._steps: list[tuple[int, dict]] = []
+        self._tokens, self._began = 0, time.monotonic()
+
+    def add(self, step: int, tokens: int, metrics: dict) -> None:
+        self._steps.append((step, metrics))
+        self._tokens += tokens
+
+    def record(self) -> dict:
+        """Means of the window, or the first step in it that went wrong; begins a new window."""
+        values = [(step, jax.device_get(metrics)) for step, metrics in self._steps]
+        finite = [np.isfinite(m["loss"]) and np.isfinite(m["grad_norm"]) for _, m in values]
+        if not all(finite):
+            values = [values[finite.index(False)]]
+        ce = np.mean([m["ce"] for _, m in values], axis=0)
+        step = values[-1][0]
+        record = {
+            "step": step + 1,
+            "loss": rounded(np.mean([m["loss"] for _, m in values])),
+            "ppl": rounded(np.exp(min(float(ce.mean()), 80.0))),
+            "grad_norm": rounded(np.mean([m["grad_norm"] for _, m in values])),
+            "lr": rounded(self._schedule(step)),
+            **{f"ce_q{k + 1}": rounded(value) for k, value in enumerate(ce)},
+            **{f"ppl_q{k + 1}": rounded(np.exp(np.minimum(v, 80.0))) for k, v in enumerate(ce)},
+            "tokens_per_second": round(self._tokens / max(time.monotonic() - self._began, 1e-9)),
+        }
+        self.restart()
+        return record
+
+
+def rounded(value: Any) -> float:
+    """Seven digits: all that a float32 has."""
+    return float(f"{float(value):.7g}")

@@ -1,0 +1,158 @@
+"""Settings of `musicgen-jax train lm`, as its TOML files hold them, and those that come with it."""
+
+import dataclasses
+
+from musicgen_jax.config import LMConfig, MusicGenConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.training.batches import Dropout
+from musicgen_jax.training.layout import MeshConfig
+from musicgen_jax.training.lm import LMTrainConfig, Phase
+from musicgen_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the language model; what the codec and the text encoder decide is not asked for."""
+
+    dim: int
+    num_heads: int
+    num_layers: int
+    ffn_dim: int = 0  # 0: four times `dim`
+    conditioning: str = "cross"  # "prepend" for a melody model
+    chroma_bins: int = 0  # 12 for a melody model
+
+
+@dataclasses.dataclass(frozen=True)
+class LMRunConfig:
+    """A whole run. Intervals are in steps."""
+
+    lm: Sizes
+    training: LMTrainConfig
+    name: str = ""
+    # A model whose codec, text encoder and tokenizer are used, as they are.
+    base: str = "nano"
+    continue_base: bool = False  # begin with the base's language model, not with new weights
+    data: str = ""  # folder of codes; --data goes before it
+    valid: str = ""  # folder of codes that are not trained on
+    valid_batches: int = 8
+    text_length: int = 64  # tokens; longer prompts are cut
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log_every: int = 25
+    save_every: int = 500
+    keep: int = 3  # of the last checkpoints; the best is kept besides
+    sample_every: int = 0  # 0: no samples
+    sample_seconds: float = 8.0
+    prompts: tuple[str, ...] = ("a calm piano melody", "energetic drums and bass")
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "keep", "text_length", "valid_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.sample_every < 0 or self.sample_seconds <= 0:
+            raise ValueError("sample_every must not be negative and sample_seconds be above 0")
+
+
+def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:
+    """The model that a run trains, around the codec and text encoder of its base.
+
+    Raises:
+      UserError: they do not make a model.
+    """
+    try:
+        lm = LMConfig(
+            **dataclasses.asdict(config.lm),
+            n_q=base.lm.n_q,
+            card=base.lm.card,
+            delays=base.lm.delays,
+            text_dim=base.lm.text_dim,
+        )
+        name = config.name or "trained"
+        return dataclasses.replace(base, lm=lm, name=name, mert=None)
+    except ValueError as error:
+        raise UserError(f"lm: {error}") from None
+
+
+def with_steps(config: LMRunConfig, steps: int) -> LMRunConfig:
+    """The same run over so many steps: the last phases are cut off, or the last one goes on.
+
+    Raises:
+      UserError: `steps` is not positive.
+    """
+    if steps < 1:
+        raise UserError(f"--steps must be at least 1, got {steps}")
+    phases, left = [], steps
+    for phase in config.training.phases:
+        if left:
+            phases.append(dataclasses.replace(phase, steps=min(phase.steps, left)))
+            left -= phases[-1].steps
+    phases[-1] = dataclasses.replace(phases[-1], steps=phases[-1].steps + left)
+    training = dataclasses.replace(config.training, phases=tuple(phases))
+    return dataclasses.replace(config, training=training)
+
+
+# As the official models were trained (arxiv.org/abs/2306.05284, 3.2, and audiocraft's
+# musicgen_base_32khz.yaml): a million steps of 192 clips of 30 s, AdamW, betas 0.9 and 0.95, decay
+# 0.1, clipping at 1, 4000 steps of warm-up, a cosine to 0, all conditions dropped from every fifth
+# clip (0.2; the configuration has 0.3). The small and medium models by float16, here bfloat16. The
+# paper's D-Adaptation chooses its rate itself; these rates are common for such sizes.
+_ADAMW = OptimizerConfig(
+    learning_rate=1e-4,
+    warmup_steps=4000,
+    final_learning_rate=0.0,
+    weight_decay=0.1,
+    muon=False,
+)
+
+
+def _official(base: str, dim: int, layers: int, rate: float) -> LMRunConfig:
+    return LMRunConfig(
+        lm=Sizes(dim, dim // 64, layers),
+        name=f"my-{base}",
+        base=f"facebook/musicgen-{base}",
+        training=LMTrainConfig(
+            phases=(Phase(1_000_000, 1500, 192),),
+            optimizer=dataclasses.replace(_ADAMW, learning_rate=rate),
+            dropout=Dropout(0.2),
+            dtype="bfloat16",
+            remat=True,
+            ema_decay=0.99,
+            ema_every=10,
+        ),
+        mesh=MeshConfig(data=0, fsdp=True),
+        log_every=100,
+        save_every=2000,
+        keep=10,
+    )
+
+
+PRESETS: dict[str, LMRunConfig] = {
+    # Shows in a minute that everything works; makes no music.
+    "debug": LMRunConfig(
+        lm=Sizes(32, 2, 2),
+        name="my-debug",
+        training=LMTrainConfig(
+            phases=(Phase(30, 50, 4),),
+            optimizer=OptimizerConfig(warmup_steps=5, muon=False),
+            ema_decay=0.9,
+        ),
+        log_every=5,
+        save_every=10,
+        valid_batches=2,
+        text_length=32,
+    ),
+    # The size of the model that comes with the package, for one processor.
+    "nano": LMRunConfig(
+        lm=Sizes(192, 3, 6),
+        name="my-nano",
+        training=LMTrainConfig(
+            phases=(Phase(1500, 80, 20), Phase(4500, 200, 8), Phase(200, 750, 2)),
+            codebook_weights=(4.0, 2.0, 1.0, 1.0),
+        ),
+        text_length=48,
+        save_every=100,
+    ),
+    "small": _official("small", 1024, 24, 5e-4),
+    "medium": _official("medium", 1536, 48, 3e-4),
+    "large": _official("large", 2048, 48, 2e-4),
+}

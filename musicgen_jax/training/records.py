@@ -1,0 +1,58 @@
+"""What a run records: one line of JSON each, for people a line of text."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+METRICS = "metrics.jsonl"
+Log = Callable[[dict], None]
+
+
+def records(folder: str | os.PathLike) -> list[dict]:
+    """The records of a run's metrics.jsonl, but for a last line that was cut off."""
+    path = Path(folder) / METRICS
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found.append(record)
+    return found
+
+
+def printing(log: Log, steps: int, *, began_at: int = 0) -> Log:
+    """`log`, but each record is also a line on stdout, with the time that is left.
+
+    Args:
+      log: what takes a record, such as `Run.log`.
+      steps: of the whole run.
+      began_at: the step that this process begins at.
+    """
+    start = time.monotonic()
+
+    def both(record: dict) -> None:
+        log(record)
+        if jax.process_index():
+            return
+        step = record["step"]
+        rate = (time.monotonic() - start) / max(step - began_at, 1)
+        shown = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in record.items()
+            if name not in ("step", "seconds") and not name.startswith(("ce_q", "ppl_q"))
+        )
+        left = f", {_duration(rate * (steps - step))} left" if step < steps else ""
+        print(f"step {step} of {steps}: {shown}{left}", flush=True)
+
+    return both
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"

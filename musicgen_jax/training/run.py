@@ -1,0 +1,363 @@
+"""The folder of a training run: what was asked for, what happened, and where to go on.
+
+A run's folder holds config.toml (the settings), run.json (the data's fingerprint), metrics.jsonl
+(one record a line), checkpoints/ (one folder per step: the last few, and the best) and, at the end,
+report.html with the curves.
+
+A process may be killed at any moment. Checkpoints are written aside by Orbax and renamed, an older
+one is deleted only when a newer one stands, and what metrics.jsonl says of the steps after a
+checkpoint is forgotten when the run goes on from there: those steps are about to happen again.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.training import report, settings
+from musicgen_jax.training.records import METRICS, records
+
+CONFIG, CHECKPOINTS, ABOUT = "config.toml", "checkpoints", "run.json"
+
+
+class Run:
+    """A run in a folder, new or to be gone on with. With several processes all call everything.
+
+    Use it as a context: leaving it waits for the checkpoint that is being written.
+
+    Args:
+      folder: of the run; with several processes one that all of them see.
+      config: a frozen dataclass of settings, saved as config.toml.
+      fingerprint: of the data that is trained on.
+      resume: whether a run may be there already; without, it is an error.
+      data_changed: whether the data may differ from what the run began with.
+      keep: how many of the last checkpoints are kept; the best is kept besides.
+      tensorboard: whether records also go to tensorboard/, which needs the extra `[tensorboard]`.
+
+    Raises:
+      UserError: the folder holds a run or something else, another process trains there, it cannot
+        be written, or the data has changed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config: Any,
+        *,
+        fingerprint: str,
+        resume: bool = False,
+        data_changed: bool = False,
+        keep: int = 3,
+        tensorboard: bool = False,
+    ):
+        self.folder = Path(folder).absolute()
+        self._fingerprint, self._keep = fingerprint, max(keep, 1)
+        self._first = jax.process_index() == 0  # the one that writes the small files
+        self._pending: tuple[int, Any] | None = None
+        self._writer: Any = None
+        self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        # Every process decides for itself from the same files, before the first writes any.
+        problem = self._problem(resume, data_changed)
+        _meet("the run's folder has been looked at")
+        if problem:
+            raise UserError(problem)
+        try:
+            if self._first:
+                self._begin(config, tensorboard)
+        except filelock.Timeout:
+            raise UserError(f"another process trains in {self.folder}") from None
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from None
+        _meet("the run's folder stands")
+
+    def _problem(self, resume: bool, data_changed: bool) -> str | None:
+        about = self.folder / ABOUT
+        if not about.exists():
+            if self.folder.exists() and not self.folder.is_dir():
+                return f"{self.folder} is a file: give a folder for the run"
+            others = [f for f in self.folder.glob("*") if not f.name.startswith(".")]
+            if others and not (self.folder / CONFIG).exists():
+                return f"{self.folder} is not empty and no run: choose another folder"
+            return None
+        if not resume:
+            return f"{self.folder} holds a run: go on with --resume, or choose another folder"
+        began = _read_json(about).get("fingerprint")
+        if began != self._fingerprint and not data_changed:
+            return (
+                f"the data has changed since the run began (fingerprint {began}, now "
+                f"{self._fingerprint}): give the same data, or go on all the same with "
+                "--data-changed"
+            )
+        return None
+
+    def _begin(self, config: Any, tensorboard: bool) -> None:
+        (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        for entry in (self.folder / CHECKPOINTS).iterdir():
+            if not entry.name.isdigit():  # what a killed process was writing or deleting
+                shutil.rmtree(entry, ignore_errors=True)
+        _replace(self.folder / CONFIG, settings.dump(config))
+        about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
+        _replace(self.folder / ABOUT, about)
+        if tensorboard:
+            try:
+                import tensorboardX  # type: ignore[import-not-found]
+            except ImportError:
+                raise UserError(
+                    'TensorBoard needs tensorboardX: pip install "musicgen-jax[tensorboard]"'
+                ) from None
+            self._writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self._wait()
+        except UserError:
+            if error is None:  # else the first failure is the one to tell
+                raise
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            self._lock.release()
+
+    # --- Records -------------------------------------------------------------------------------
+
+    def log(self, record: dict) -> None:
+        """Appends a record, which has "step", to metrics.jsonl.
+
+        Raises:
+          UserError: a number in it is not finite, so that training had better stop, and the
+            message names the last good checkpoint; or the file cannot be written.
+        """
+        for name, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                self._wait()
+                raise UserError(
+                    f"{name} is {value} at step {record['step']}: stopped, {self._where_to_go_on()}"
+                )
+        if not self._first:
+            return
+        try:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            if self._writer is not None:
+                for name, value in record.items():
+                    if name != "step" and isinstance(value, int | float):
+                        self._writer.add_scalar(name, value, record["step"])
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.folder / METRICS}: {error.strerror or error}"
+            ) from None
+
+    def _forget_after(self, step: int) -> None:
+        """Drops records of later steps, and a last line that was cut off."""
+        path = self.folder / METRICS
+        if not self._first or not path.exists():
+            return
+        kept = [json.dumps(record) for record in records(self.folder) if record["step"] <= step]
+        _replace(path, "".join(line + "\n" for line in kept))
+
+    # --- Checkpoints ---------------------------------------------------------------------------
+
+    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+        """Begins to write a checkpoint; what training may wait for is only the copy to the host.
+
+        Everything up to `step` must have been logged: records of later steps are forgotten when
+        the run goes on from here.
+
+        Args:
+          step: steps done.
+          state: a pytree of arrays.
+          score: of all checkpoints with one, that with the lowest is kept as the best.
+
+        Raises:
+          UserError: this checkpoint or the one before it cannot be written; the message says which
+            one still stands.
+        """
+        self._wait()
+        if step in self.steps():
+            return
+        about = {"step": step, "score": score, "fingerprint": self._fingerprint}
+        with self._writing(step):
+            response = ocp.save_async(
+                str(self.folder / CHECKPOINTS / str(step)), _named(state), custom_metadata=about
+            )
+            self._pending = step, response
+
+    def _wait(self) -> None:
+        """Waits until the checkpoint that is being written stands; then older ones may go."""
+        if self._pending is None:
+            return
+        (step, response), self._pending = self._pending, None
+        with self._writing(step):
+            response.result()
+        if self._first:
+            self._delete_old()
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            folder = self.folder / CHECKPOINTS
+            if self._first:
+                for partial in (p for p in folder.glob(f"{step}*") if not p.name.isdigit()):
+                    shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {step} could not be written ({_reason(error)}): stopped, "
+                f"{self._where_to_go_on()}"
+            ) from error
+
+    def _delete_old(self) -> None:
+        steps = self.steps()
+        keep = set(steps[-self._keep :])
+        if (best := self.best()) is not None:
+            keep.add(best)
+        for step in set(steps) - keep:
+            path = self.folder / CHECKPOINTS / str(step)
+            # Renamed first: a half deleted folder must not look like a checkpoint.
+            aside = path.with_name(f"{step}.deleted")
+            os.replace(path, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that stand, in order."""
+        folder = self.folder / CHECKPOINTS
+        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the lowest score, the later of two; None without any."""
+        scores = {step: self._about(step).get("score") for step in self.steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return min(scored, key=lambda step: (scored[step], -step)) if scored else None
+
+    def _about(self, step: int) -> dict:
+        try:
+            metadata = ocp.metadata(str(self.folder / CHECKPOINTS / str(step)))
+            return dict(metadata.custom_metadata or {})  # type: ignore[arg-type]
+        except Exception:  # a damaged one has no score
+            return {}
+
+    def _where_to_go_on(self) -> str:
+        steps = self.steps()
+        if not steps:
+            return "and there is no checkpoint yet"
+        path = self.folder / CHECKPOINTS / str(steps[-1])
+        return f"the last good checkpoint is {path}; --resume goes on from there"
+
+    def restore(self, abstract: Any) -> tuple[int, Any] | None:
+        """The last checkpoint.
+
+        Later records are dropped from metrics.jsonl. A damaged checkpoint is passed over, with a
+        line that says so, for the one before it.
+
+        Args:
+          abstract: a pytree of `jax.ShapeDtypeStruct`, each to be read into its sharding, which
+            may be another than it was saved from; without one to the default device.
+
+        Returns:
+          (steps done, state), None if there is no checkpoint yet.
+
+        Raises:
+          UserError: the checkpoints are of another model or optimizer, or all are damaged.
+        """
+        default = jax.numpy.zeros(()).sharding
+        named = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default)
+            for name, leaf in _named(abstract).items()
+        }
+        damaged = []
+        for step in reversed(self.steps()):
+            path = self.folder / CHECKPOINTS / str(step)
+            try:
+                stored: Any = ocp.metadata(str(path)).metadata
+                if difference := _difference(named, stored):
+                    raise UserError(f"{path} is of other settings: {difference}")
+                loaded: Any = ocp.load(str(path), named)
+            except UserError:
+                raise
+            except Exception:  # Orbax raises many kinds on damaged files
+                damaged.append(path)
+                continue
+            for later in damaged if self._first else []:
+                print(f"checkpoint {later} is damaged: going on from step {step}", flush=True)
+                shutil.rmtree(later, ignore_errors=True)
+            _meet("a checkpoint has been read")
+            self._forget_after(step)
+            leaves = [loaded[name] for name in named]  # Orbax gives them in an order of its own
+            return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        if damaged:
+            raise UserError(f"every checkpoint in {path.parent} is damaged: begin a new run")
+        self._forget_after(0)
+        return None
+
+    def finish(self) -> Path:
+        """Waits for the last checkpoint and writes report.html; returns its path."""
+        self._wait()
+        path = self.folder / "report.html"
+        if self._first:
+            config = (self.folder / CONFIG).read_text(encoding="utf-8")
+            samples = sorted((self.folder / "samples").glob("*.png"))
+            _replace(path, report.page(self.folder.name, config, records(self.folder), samples))
+        return path
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by their path: the same names on disk whatever classes the tree is of."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
+
+
+def _difference(wanted: dict, stored: dict) -> str | None:
+    for name in wanted.keys() | stored.keys():
+        if name not in stored:
+            return f"it lacks {name}"
+        if name not in wanted:
+            return f"it has {name}, which these settings have not"
+        ours, theirs = tuple(wanted[name].shape), tuple(stored[name].shape)
+        if ours != theirs:
+            return f"{name} is {theirs} there and {ours} by these settings"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    text = f"{error} {error.__cause__ or ''}"
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
+        return "the disk is full"
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:160]}"
+
+
+def _meet(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is damaged: begin a new run") from None
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,120 @@
+"""What a model sounds like while it trains: clips and their pictures, and its folder at the end."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from musicgen_jax import audio, checkpoint, plot
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.errors import UserError
+from musicgen_jax.model import MusicGen
+from musicgen_jax.tokenizer import Tokenizer
+
+LICENSE = """The language model in this folder was trained by whoever made it, who decides about
+it. The text encoder and the codec are those of {base}, whose licence holds for them:
+
+{text}
+"""
+
+
+class Samples:
+    """Makes clips with the parameters of the moment.
+
+    Args:
+      folder: where they go.
+      config: of the model that is trained.
+      base: folder of the model whose codec it uses.
+      prompts: one clip each.
+      seconds: of a clip.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: MusicGenConfig,
+        base: Path,
+        prompts: Sequence[str],
+        seconds: float,
+    ):
+        self._folder, self._config, self._base = folder, config, base
+        self._prompts, self._seconds = list(prompts), min(seconds, config.max_duration)
+        self._tokenizer = Tokenizer(base / checkpoint.TOKENIZER)
+        try:
+            plot.require_matplotlib()
+            self._pictures = True
+        except UserError as error:
+            self._pictures = False
+            print(f"samples come without pictures: {error}", flush=True)
+
+    def make(self, step: int, params: Any) -> None:
+        """Writes one file per prompt, the same seed at every step."""
+
+        def weights(name: str, abstract: dict) -> Any:
+            if name in params:
+                return jax.tree.map(np.asarray, params[name])
+            return checkpoint.load_params(self._base, name, abstract)
+
+        model = MusicGen.build(self._config, weights, self._tokenizer, dtype=None)
+        out = model.generate(self._prompts, duration=self._seconds)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for i, wav in enumerate(out.audio):
+            file = self._folder / f"step-{step:08}-{i}.wav"
+            audio.write(file, wav, out.sample_rate, "loudness", loudness_compressor=True)
+            if self._pictures:
+                title = f"step {step}: {self._prompts[i]}"
+                plot.draw_spectrogram(file.with_suffix(".png"), wav[0], out.sample_rate, title)
+
+
+def write_model(
+    path: str | os.PathLike, config: MusicGenConfig, lm: Any, t5: Any, base: Path, source: dict
+) -> None:
+    """Writes the folder that `MusicGen.from_pretrained` loads. All processes call it.
+
+    Args:
+      path: the folder, replaced if it is a model already.
+      config: the architecture.
+      lm: parameters of the language model.
+      t5: parameters of the text encoder.
+      base: folder of the model whose codec and tokenizer become part of it.
+      source: where the weights come from, in plain JSON types.
+    """
+    lm, t5 = _on_host(lm), _on_host(t5)
+    if jax.process_index():
+        return
+    context = ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0})
+        if jax.process_count() > 1
+        else None
+    )
+    with context, checkpoint.writing_model(path, overwrite=True) as writer:
+        writer.write_component("t5", t5)
+        writer.write_component("lm", lm)
+        abstract = _abstract_codec(config)
+        writer.write_component("encodec", checkpoint.load_params(base, "encodec", abstract))
+        text = (base / "LICENSE").read_text(encoding="utf-8")
+        writer.finish(
+            config,
+            tokenizer=base / checkpoint.TOKENIZER,
+            license=LICENSE.format(base=source["base"], text=text),
+            source=source,
+        )
+
+
+def _abstract_codec(config: MusicGenConfig) -> dict:
+    module = nnx.eval_shape(lambda: Encodec(config.encodec, rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(module))
+
+
+def _on_host(tree: Any) -> Any:
+    """Leaf by leaf, so that no device ever holds more than one whole."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
