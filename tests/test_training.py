@@ -126,7 +126,7 @@ def codec_runs():
         CODEC_RUN,
         sine_clips(),
         log=logs.append,
-        save=lambda state: saved.update({int(state.step): jax.device_get(state)}),
+        save=lambda state, score: saved.update({int(state.step): jax.device_get(state)}),
         every=4,
         save_every=5,
     )
@@ -136,7 +136,7 @@ def codec_runs():
 
 def test_codec_training_reports_and_lowers_the_loss(codec_runs):
     logs, _, _ = codec_runs
-    assert [record["step"] for record in logs] == [4, 8]
+    assert [record["step"] for record in logs] == [4, 5, 8]
     assert all(np.isfinite(record["loss"]) for record in logs)
 
 

@@ -5,13 +5,14 @@ finds latents worth coding; then gradients pass the quantizer straight through a
 follow by moving averages. A trained codec's decoder can be made to sound better while its codes
 keep their meaning (`train_decoder_only`):
 
-    config = dataclasses.replace(DECODER_TRAINING, steps=3000)
+    config = codec_settings.DECODER_TRAINING
     state = train(CODEC, config, clips, params=codec)  # clips: float [N, W] at the codec's rate
     better = codec_params(state)  # as `codec`, with another decoder
 """
 
 import collections
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -20,14 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.segments import level
 from musicgen_jax.errors import UserError
 from musicgen_jax.training import codebooks, reconstruction
-from musicgen_jax.training.balancer import BalancerConfig
-from musicgen_jax.training.codec_config import CodecTrainConfig, LossWeights
+from musicgen_jax.training.batches import ahead, place
+from musicgen_jax.training.codec_config import CodecTrainConfig
 from musicgen_jax.training.codec_step import (
     CodecTrainState,
     codec_params,
@@ -35,39 +37,17 @@ from musicgen_jax.training.codec_step import (
     make_step,
     start_count,
 )
-from musicgen_jax.training.discriminator import DiscriminatorConfig
+from musicgen_jax.training.lm_loop import rounded
 
 __all__ = [
-    "DECODER_TRAINING",
-    "BalancerConfig",
     "CodecTrainConfig",
     "CodecTrainState",
-    "DiscriminatorConfig",
-    "LossWeights",
     "codec_params",
     "evaluate",
     "init",
     "make_step",
     "train",
 ]
-
-# A better decoder for the codes that there are, on a laptop's CPU. The adversary is a small one.
-DECODER_TRAINING = CodecTrainConfig(
-    steps=3000,
-    batch_size=8,
-    segment_frames=24,
-    learning_rate=5e-4,
-    warmup_steps=50,
-    final_learning_rate=0.05,
-    train_decoder_only=True,
-    ema_decay=0.999,
-    discriminator=DiscriminatorConfig(
-        filters=8,
-        n_ffts=(1024, 512, 256),
-        hop_lengths=(512, 256, 128),  # half windows: half the work
-        win_lengths=(1024, 512, 256),
-    ),
-)
 
 
 class Clips(Protocol):
@@ -78,26 +58,42 @@ class Clips(Protocol):
         ...
 
 
+class Save(Protocol):
+    """Receives a state, and the figure by which the best state is chosen, the lowest."""
+
+    def __call__(self, state: CodecTrainState, score: float | None, /) -> None:
+        """Saves, or begins to."""
+        ...
+
+
 def segments(
-    clips: Clips | np.ndarray, hop: int, config: CodecTrainConfig, start: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Batches float32 [B, C, W] of random segments; the i-th depends on i alone.
+    clips: Clips | np.ndarray,
+    hop: int,
+    config: CodecTrainConfig,
+    start: int,
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[int, np.ndarray | jax.Array]]:
+    """Batches float32 [B, C, W] of random segments; the i-th depends on the seed and i alone.
 
     Of an array, [N, W] or [N, C, W], they are cut on frame boundaries.
     """
     length = config.segment_frames * hop
-    for step in range(start, config.steps):
-        rng = np.random.default_rng((config.seed, step))
+
+    def make(rows: range, step: int) -> tuple[np.ndarray]:
         if not isinstance(clips, np.ndarray):
-            batch = [clips.segment(rng, length) for _ in range(config.batch_size)]
-            yield step, np.stack(batch).astype(np.float32)
-            continue
-        rows = rng.integers(len(clips), size=config.batch_size)
+            draws = [np.random.default_rng((config.seed, step, row)) for row in rows]
+            return (np.stack([clips.segment(rng, length) for rng in draws]).astype(np.float32),)
+        rng = np.random.default_rng((config.seed, step))
+        which = rng.integers(len(clips), size=config.batch_size)
         places = (clips.shape[-1] - length) // hop + 1
         offsets = rng.integers(places, size=config.batch_size) * hop
-        batch = [clips[row, ..., at : at + length] for row, at in zip(rows, offsets, strict=True)]
-        audio = np.stack(batch).astype(np.float32)
-        yield step, audio[:, None] if audio.ndim == 2 else audio
+        cuts = [clips[which[row], ..., offsets[row] : offsets[row] + length] for row in rows]
+        audio = np.stack(cuts).astype(np.float32)
+        return (audio[:, None] if audio.ndim == 2 else audio,)
+
+    for step in range(start, config.steps):
+        (audio,) = place(lambda rows, step=step: make(rows, step), config.batch_size, mesh)
+        yield step, audio
 
 
 def train(
@@ -108,10 +104,11 @@ def train(
     params: dict | None = None,
     state: CodecTrainState | None = None,
     log: Callable[[dict], None] = lambda record: None,
-    save: Callable[[CodecTrainState], None] = lambda state: None,
+    save: Save = lambda state, score: None,
     every: int = 50,
     save_every: int = 500,
     held_out: np.ndarray | None = None,
+    mesh: Mesh | None = None,
 ) -> CodecTrainState:
     """Trains a codec on `clips` and returns the final state.
 
@@ -123,59 +120,60 @@ def train(
       params: of a codec to begin with; None draws new ones. With `train_decoder_only` the encoder
         and the codebooks of the result are these, to the bit.
       state: where to go on from, instead of `params`; None starts anew.
-      log: receives a dict of mean metrics every `every` steps.
-      save: receives the state every `save_every` steps and at the end.
+      log: receives the means of the steps since the last record or saved state, every `every`
+        steps, so that a run that goes on from a saved state repeats its records.
+      save: receives the state every `save_every` steps and at the end, after everything up to it
+        was logged; the score is the `msspec` of the held-out clips.
       every: steps between log records.
       save_every: steps between saves.
-      held_out: float [N, C, W] that is evaluated with every save, and logged.
+      held_out: float [N, C, W] that is evaluated, and logged, before every save.
+      mesh: of devices over which batches are spread; None for one.
 
     Raises:
       UserError: the segments are too long for the clips or too short for the spectrograms, or the
-        training has diverged; then nothing is saved any more.
+        loss or the gradient is not finite; states saved before are good.
     """
     _check(model, config, clips, new=params is None and state is None)
     now = init(model, config, params) if state is None else state
+    if mesh is not None:
+        now = jax.device_put(now, NamedSharding(mesh, PartitionSpec()))
     step_fn = make_step(model, config)
     recent, began = collections.defaultdict(list), time.monotonic()
     learn_books = config.kmeans_init and not config.train_decoder_only
     unquantized = config.unquantized_steps if learn_books else 0
-    for step, audio in segments(clips, model.hop_length, config, int(now.step)):
+    for step, batch in ahead(segments(clips, model.hop_length, config, int(now.step), mesh)):
         if step == unquantized and learn_books:
             now = _with_new_codebooks(model, config, now, clips)
-        now, metrics = step_fn(
-            now, audio, step >= unquantized, step % config.adversarial_every == 0
-        )
+        teach = step % config.adversarial_every == 0
+        now, metrics = step_fn(now, batch, step >= unquantized, teach)
         for name, value in metrics.items():
             recent[name].append(value)
-        last = step + 1 == config.steps
-        save_now = (step + 1) % save_every == 0 or last
-        if (step + 1) % every == 0 or save_now:
+        done = step + 1
+        saving = done % save_every == 0 or done == config.steps
+        if done % every == 0 or saving:
             means = _means(jax.device_get(dict(recent)))
-            _check_finite(means, step + 1)
-            if (step + 1) % every == 0:
-                log({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **means})
-                recent.clear()
-        if save_now:
-            save(now)
+            recent.clear()
+            log({"step": done, "seconds": round(time.monotonic() - began, 1), **means})
+            if bad := [name for name, value in means.items() if not math.isfinite(value)]:
+                raise UserError(f"{bad[0]} is {means[bad[0]]} by step {done}: stopped")
+        if saving:
+            scores = {}
             if held_out is not None:
-                scores = evaluate(model, codec_params(now), held_out)
-                log({"step": step + 1, **{f"held out {k}": v for k, v in scores.items()}})
+                found = evaluate(model, codec_params(now), held_out)
+                scores = {f"valid {name}": rounded(value) for name, value in found.items()}
+                log({"step": done, **scores})
+            save(now, scores.get("valid msspec"))
     return now
 
 
 def _means(recent: dict[str, list[np.ndarray]]) -> dict[str, float]:
     """Means over the steps since the last record; of the codes, how evenly they were used."""
     histograms = recent.pop("histogram", None)
-    means = {name: float(np.mean(values)) for name, values in recent.items()}
-    return means if histograms is None else {**means, **codebooks.usage(np.sum(histograms, axis=0))}
-
-
-def _check_finite(means: dict[str, float], step: int) -> None:
-    if not np.isfinite(means["loss"]) or not np.isfinite(means["gradient_norm"]):
-        raise UserError(
-            f"the training has diverged by step {step}: the loss is {means['loss']}; go on from "
-            "the last checkpoint with a lower learning_rate"
-        )
+    means = {name: rounded(np.mean(values)) for name, values in recent.items()}
+    if histograms is not None:
+        used = codebooks.usage(np.sum(histograms, axis=0))
+        means |= {name: rounded(value) for name, value in used.items()}
+    return means
 
 
 def _check(model: EncodecConfig, config: CodecTrainConfig, clips, *, new: bool) -> None:
@@ -245,8 +243,12 @@ def _with_new_codebooks(
         seed=config.seed,
         count=start_count(model, config),
     )
+    books = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), books, state.codebooks)
     if state.average is not None:  # an average with what was there before would mean nothing
-        state = dataclasses.replace(state, average={**state.average, "embed": books.embed.copy()})
+        params = {**state.average.params, "embed": books.embed.copy()}
+        state = dataclasses.replace(
+            state, average=dataclasses.replace(state.average, params=params)
+        )
     return dataclasses.replace(state, codebooks=books)
 
 

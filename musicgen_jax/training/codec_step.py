@@ -18,6 +18,7 @@ from musicgen_jax.training import (
     balancer,
     codebooks,
     discriminator,
+    ema,
     reconstruction,
     weight_norm,
 )
@@ -36,7 +37,7 @@ class CodecTrainState:
     adversary: Any = None  # parameters, as `discriminator.split` makes them
     adversary_optimizer: optax.OptState | None = None
     gradient_norms: balancer.BalancerState | None = None  # of each loss, for its weight
-    average: Any = None  # {"nets": ..., "embed": ..., "count": ...}, discounted means
+    average: ema.EMA | None = None  # of {"nets": ..., "embed": ...}, or of what is trained of it
 
 
 def even_share(model: EncodecConfig, config: CodecTrainConfig) -> float:
@@ -116,9 +117,7 @@ def init(
         start = balancer.BalancerState.start(config.losses.active)
         state = dataclasses.replace(state, gradient_norms=start)
     if config.ema_decay:
-        # A copy: the step gives its input's memory away, each buffer once.
-        average = {**_averaged(config, state), "count": jnp.zeros(())}
-        state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, average))
+        state = dataclasses.replace(state, average=ema.start(_averaged(config, state)))
     return state
 
 
@@ -132,8 +131,8 @@ def codec_params(state: CodecTrainState) -> dict:
     """The codec's parameters as Encodec names them: the averaged ones where there are such."""
     nets, embed = state.nets, state.codebooks.embed
     if state.average is not None:
-        nets = {**nets, **state.average["nets"]}
-        embed = state.average.get("embed", embed)
+        nets = {**nets, **state.average.params["nets"]}
+        embed = state.average.params.get("embed", embed)
     return {**weight_norm.fold(nets), "quantizer": {"embed": embed}}
 
 
@@ -164,6 +163,7 @@ def _forward(nets, frozen, embed, audio, num_books, graphdef, model: EncodecConf
     return (decoded.swapaxes(1, 2) * scale, commitment), (jax.lax.stop_gradient(latents), codes)
 
 
+@functools.lru_cache(maxsize=4)  # a run that goes on in the same process is not compiled again
 def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
     """The jitted training step (state, audio, quantize, teach) -> (state, metrics).
 
@@ -296,19 +296,9 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
             adversary_opt,
             norms if config.balancer.balance_grads else None,
         )
-        return _with_average(config, new, state.average), metrics
+        if state.average is not None:
+            average = ema.update(state.average, _averaged(config, new), config.ema_decay)
+            new = dataclasses.replace(new, average=average)
+        return new, metrics
 
     return step
-
-
-def _with_average(config: CodecTrainConfig, new: CodecTrainState, average) -> CodecTrainState:
-    """Adds the running average, free of bias from its start (audiocraft, optim/ema.py)."""
-    if average is None:
-        return new
-    count = average["count"] * config.ema_decay + 1
-    values = jax.tree.map(
-        lambda old, value: old + (value - old) / count,
-        {k: v for k, v in average.items() if k != "count"},
-        _averaged(config, new),
-    )
-    return dataclasses.replace(new, average={**values, "count": count})
