@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 # v1 is Orbax's current interface; v0 still works but gets nothing new.
 from orbax.checkpoint import v1 as ocp
@@ -124,6 +125,8 @@ class ModelWriter:
             expected = set(config)
         if expected != set(self._components):
             raise ValueError(f"config names {sorted(expected)}, written {list(self._components)}")
+        if jax.process_index():
+            return
         if tokenizer is not None:
             data = tokenizer if isinstance(tokenizer, bytes) else Path(tokenizer).read_bytes()
             (self._folder / TOKENIZER).write_bytes(data)
@@ -150,8 +153,11 @@ def component_configs(config: MusicGenConfig) -> dict[str, ComponentConfig]:
 def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[ModelWriter]:
     """Context in which a model folder is filled; it appears at `path` only on success.
 
+    Where there are several processes all of them do the same, and one of them writes what is not
+    cut into parts.
+
     Args:
-      path: the folder to make. Its parents are made as well.
+      path: the folder to make. Its parents are made as well; all processes must see it.
       overwrite: replaces a model that is there already.
 
     Raises:
@@ -167,18 +173,25 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
                 else "choose another folder, or ask to overwrite it"
             )
             raise UserError(f"{target} exists already: {hint}")
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
-    aside.mkdir(parents=True)
+    meet("a model's folder has been looked at")
+    aside, first = target.with_name(f".{target.name}.partial"), jax.process_index() == 0
+    if first:
+        shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
+        aside.mkdir(parents=True)
+    meet("a model's folder can be filled")
     try:
         writer = ModelWriter(aside)
         yield writer
-        if not (aside / CONFIG).is_file():
-            raise ValueError("writing_model left without a call of finish()")
-        replace_folder(aside, target)
+        meet("a model's folder is full")
+        if first:
+            if not (aside / CONFIG).is_file():
+                raise ValueError("writing_model left without a call of finish()")
+            replace_folder(aside, target)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        if first:
+            shutil.rmtree(aside, ignore_errors=True)
         raise
+    meet("a model's folder stands")
 
 
 def save_model(
@@ -424,6 +437,12 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 
 # --- Helpers -----------------------------------------------------------------------------------
+
+
+def meet(what: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def _string_keys(tree: Any) -> Any:

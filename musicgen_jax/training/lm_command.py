@@ -74,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         data_changed=args.data_changed,
     )
-    print(f"wrote {made}")
+    import jax
+
+    if jax.process_index() == 0:
+        print(f"wrote {made}")
     return 0
 
 

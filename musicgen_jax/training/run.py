@@ -21,9 +21,9 @@ from typing import Any
 
 import filelock
 import jax
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from musicgen_jax.checkpoint import meet
 from musicgen_jax.errors import UserError
 from musicgen_jax.training import report, settings
 from musicgen_jax.training.records import METRICS, records
@@ -69,7 +69,7 @@ class Run:
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
         # Every process decides for itself from the same files, before the first writes any.
         problem = self._problem(resume, data_changed)
-        _meet("the run's folder has been looked at")
+        meet("the run's folder has been looked at")
         if problem:
             raise UserError(problem)
         try:
@@ -79,7 +79,7 @@ class Run:
             raise UserError(f"another process trains in {self.folder}") from None
         except OSError as error:
             raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        _meet("the run's folder stands")
+        meet("the run's folder stands")
 
     def _problem(self, resume: bool, data_changed: bool) -> str | None:
         about = self.folder / ABOUT
@@ -295,7 +295,7 @@ class Run:
             for later in damaged if self._first else []:
                 print(f"checkpoint {later} is damaged: going on from step {step}", flush=True)
                 shutil.rmtree(later, ignore_errors=True)
-            _meet("a checkpoint has been read")
+            meet("a checkpoint has been read")
             self._forget_after(step)
             leaves = [loaded[name] for name in named]  # Orbax gives them in an order of its own
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
@@ -339,11 +339,6 @@ def _reason(error: BaseException) -> str:
         return "the disk is full"
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:160]}"
-
-
-def _meet(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 from musicgen_jax import audio, checkpoint, plot
 from musicgen_jax.config import MusicGenConfig
@@ -86,19 +84,11 @@ def write_model(
       base: folder of the model whose codec and tokenizer become part of it.
       source: where the weights come from, in plain JSON types.
     """
-    lm, t5 = _on_host(lm), _on_host(t5)
-    if jax.process_index():
-        return
-    context = ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0})
-        if jax.process_count() > 1
-        else None
-    )
-    with context, checkpoint.writing_model(path, overwrite=True) as writer:
+    codec = checkpoint.load_params(base, "encodec", _abstract_codec(config))
+    with checkpoint.writing_model(path, overwrite=True) as writer:
         writer.write_component("t5", t5)
         writer.write_component("lm", lm)
-        abstract = _abstract_codec(config)
-        writer.write_component("encodec", checkpoint.load_params(base, "encodec", abstract))
+        writer.write_component("encodec", jax.tree.map(np.asarray, codec))
         text = (base / "LICENSE").read_text(encoding="utf-8")
         writer.finish(
             config,
@@ -111,10 +101,3 @@ def write_model(
 def _abstract_codec(config: MusicGenConfig) -> dict:
     module = nnx.eval_shape(lambda: Encodec(config.encodec, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(module))
-
-
-def _on_host(tree: Any) -> Any:
-    """Leaf by leaf, so that no device ever holds more than one whole."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)
