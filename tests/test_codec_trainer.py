@@ -111,6 +111,24 @@ def test_only_the_decoder_learns():
     assert state.adversary is not None
 
 
+def test_the_adversary_may_have_a_head_start():
+    config = dataclasses.replace(CONFIG, unquantized_steps=0, adversarial_warmup=2, steps=3)
+    states, logs = {}, []
+    codec.train(
+        MODEL,
+        config,
+        clips(),
+        log=logs.append,
+        save=lambda state, score: states.update({int(state.step): jax.device_get(state)}),
+        save_every=1,
+    )
+    began = codec.init(MODEL, config)
+    np.testing.assert_array_equal(flat(states[2].nets), flat(began.nets))
+    assert not np.array_equal(flat(states[2].adversary), flat(states[1].adversary))
+    assert not np.array_equal(flat(states[3].nets), flat(began.nets))
+    assert [set(record) == {"step", "seconds", "d_loss"} for record in logs] == [True, True, False]
+
+
 class Failing:
     """Sound, until so many segments have been drawn."""
 
@@ -234,6 +252,7 @@ def test_the_command_trains_a_decoder_for_codes_that_there_are(folder):
         ("[training.losses]\nadv = -1.0", "adv must not be negative"),
         ("[training]\nadversarial_loss = 'wgan'", "must be 'hinge', 'hinge2' or 'mse'"),
         ("[training]\nsteps = 5\nwarmup_steps = 5", "warmup_steps must be from 0 to below steps"),
+        ("[training]\nadversarial_warmup = 400000", "must be from 0 to below steps without"),
         ("[training.discriminator]\nn_ffts = [64]", "must pair up"),
         ("[training]\ntrain_decoder_only = true", "needs a base"),
         ("[training]\nlearnin_rate = 1.0", "did you mean learning_rate"),
@@ -268,5 +287,6 @@ def test_bad_arguments_are_one_line(folder, tmp_path, capsys):
 
 def test_presets_are_what_a_file_would_give():
     for preset in codec_settings.PRESETS.values():
+        assert codec_settings.with_steps(preset.training, 1).steps == 1
         text = settings.dump(preset)
         assert settings.parse(text, codec_settings.CodecRunConfig) == preset

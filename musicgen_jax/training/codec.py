@@ -144,8 +144,9 @@ def train(
     for step, batch in ahead(segments(clips, model.hop_length, config, int(now.step), mesh)):
         if step == unquantized and learn_books:
             now = _with_new_codebooks(model, config, now, clips)
-        teach = step % config.adversarial_every == 0
-        now, metrics = step_fn(now, batch, step >= unquantized, teach)
+        alone = step < config.adversarial_warmup
+        teach = alone or step % config.adversarial_every == 0
+        now, metrics = step_fn(now, batch, step >= unquantized, teach, alone)
         for name, value in metrics.items():
             recent[name].append(value)
         done = step + 1
@@ -264,7 +265,11 @@ def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.
 
     frames = config.batch_size * config.segment_frames
     draw = dataclasses.replace(
-        config, steps=-(-16 * model.bins // frames), warmup_steps=0, seed=config.seed + 1
+        config,
+        steps=-(-16 * model.bins // frames),
+        warmup_steps=0,
+        adversarial_warmup=0,
+        seed=config.seed + 1,
     )
     sampler = segments(clips, model.hop_length, draw, 0)
     return np.concatenate(

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> "CodecRunConfig":
     """What the file or preset says, and what the command line says instead."""
     from musicgen_jax.training import settings
-    from musicgen_jax.training.codec_settings import PRESETS, CodecRunConfig
+    from musicgen_jax.training.codec_settings import PRESETS, CodecRunConfig, with_steps
 
     source = args.config
     saved = Path(args.folder) / "config.toml"
@@ -85,10 +85,7 @@ def _settings(args: argparse.Namespace) -> "CodecRunConfig":
     }
     try:
         if args.steps is not None:
-            warmup = min(config.training.warmup_steps, max(args.steps - 1, 0))
-            given["training"] = dataclasses.replace(
-                config.training, steps=args.steps, warmup_steps=warmup
-            )
+            given["training"] = with_steps(config.training, args.steps)
         tensorboard = config.tensorboard or args.tensorboard
         return dataclasses.replace(config, **given, tensorboard=tensorboard)
     except ValueError as error:

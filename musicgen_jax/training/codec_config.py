@@ -60,6 +60,8 @@ class CodecTrainConfig:
     adversarial_loss: str = "hinge"  # or "hinge2", "mse"
     adversarial_every: int = 1  # steps between those in which the adversary learns
     adversarial_learning_rate: float = 3e-4
+    # Steps at first in which only the adversary learns, lest a trained codec follow a blind one.
+    adversarial_warmup: int = 0
 
     train_decoder_only: bool = False  # encoder and codebooks stay: codes keep their meaning
     unquantized_steps: int = 0  # before the codebooks begin, with k-means on what there is then
@@ -84,6 +86,13 @@ class CodecTrainConfig:
             raise ValueError(
                 f"warmup_steps must be from 0 to below steps, {self.steps}, got {self.warmup_steps}"
             )
+        if not 0 <= self.adversarial_warmup < self.steps - self.warmup_steps:
+            raise ValueError(
+                "adversarial_warmup must be from 0 to below steps without warmup_steps, "
+                f"{self.steps - self.warmup_steps}, got {self.adversarial_warmup}"
+            )
+        if self.adversarial_warmup and not self.adversarial:
+            raise ValueError("adversarial_warmup needs an adversary: losses.adv or losses.feat")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, got {self.betas}")
         for name in ("codebook_decay", "ema_decay"):

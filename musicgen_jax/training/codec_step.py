@@ -50,18 +50,19 @@ def start_count(model: EncodecConfig, config: CodecTrainConfig) -> float:
     return 4 * even_share(model, config)
 
 
-def _schedule(config: CodecTrainConfig, learning_rate: float) -> optax.Schedule:
+def _schedule(config: CodecTrainConfig, learning_rate: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         0.0 if config.warmup_steps else learning_rate,
         learning_rate,
         config.warmup_steps,
-        config.steps,
+        steps,
         learning_rate * config.final_learning_rate,
     )
 
 
 def _optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
-    adam = optax.adam(_schedule(config, config.learning_rate), *config.betas)
+    schedule = _schedule(config, config.learning_rate, config.steps - config.adversarial_warmup)
+    adam = optax.adam(schedule, *config.betas)
     if not config.clip_norm:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
@@ -69,7 +70,7 @@ def _optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
 
 def _adversary_optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
     # Its schedule counts its own steps: with `adversarial_every` it sees only a share of them.
-    schedule = _schedule(config, config.adversarial_learning_rate)
+    schedule = _schedule(config, config.adversarial_learning_rate, config.steps)
     return optax.adam(lambda count: schedule(count * config.adversarial_every), *config.betas)
 
 
@@ -90,12 +91,12 @@ def init(
     if params is None:
         encodec = Encodec(model, rngs=nnx.Rngs(config.seed))
         params = nnx.to_pure_dict(nnx.state(encodec, nnx.Param))
-    params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
-    nets = {"encoder": params["encoder"], "decoder": params["decoder"]}
+    own: Any = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+    nets = {"encoder": own["encoder"], "decoder": own["decoder"]}
     if config.weight_norm:
         # What is frozen stays as it is: splitting and folding would round it.
         nets |= weight_norm.split(_trained(config, nets), weight_norm.encodec_axes(model))
-    embed = params["quantizer"]["embed"]
+    embed = own["quantizer"]["embed"]
     state = CodecTrainState(
         step=jnp.zeros((), jnp.int32),
         nets=nets,
@@ -165,11 +166,11 @@ def _forward(nets, frozen, embed, audio, num_books, graphdef, model: EncodecConf
 
 @functools.lru_cache(maxsize=4)  # a run that goes on in the same process is not compiled again
 def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
-    """The jitted training step (state, audio, quantize, teach) -> (state, metrics).
+    """The jitted training step (state, audio, quantize, teach, alone=False) -> (state, metrics).
 
-    `audio` is [B, C, W]; `quantize` says whether the codebooks are in use yet, and `teach` whether
-    the adversary learns too. Both are static: two plain programs, where a branch inside of one
-    would keep XLA's CPU backend from running convolutions on all cores.
+    `audio` is [B, C, W]; `quantize` says whether the codebooks are in use yet, `teach` whether the
+    adversary learns too, `alone` whether nothing else does. They are static: plain programs, where
+    a branch inside of one would keep XLA's CPU backend from running convolutions on all cores.
 
     The metrics are float32 [] each, but for `histogram`, int32 [K, bins]: how often each code was
     chosen. `loss` is what the codec's weights follow.
@@ -219,8 +220,12 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
         grads = {"adv": back((one, zero))[0], "feat": back((zero, one))[0]}
         return ({k: tree[k] for k in tree if k in weights} for tree in (values, grads))
 
-    @functools.partial(jax.jit, static_argnames=("quantize", "teach"), donate_argnames="state")
-    def step(state: CodecTrainState, audio: jax.Array, quantize: bool, teach: bool):
+    static = "quantize", "teach", "alone"
+
+    @functools.partial(jax.jit, static_argnames=static, donate_argnames="state")
+    def step(
+        state: CodecTrainState, audio: jax.Array, quantize: bool, teach: bool, alone: bool = False
+    ):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         num_books = model.n_q
         if config.q_dropout and quantize:
@@ -243,6 +248,9 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
                 adversary, adversary_opt, metrics["d_loss"] = taught(
                     adversary, adversary_opt, output, audio
                 )
+            if alone:
+                learned = {"adversary": adversary, "adversary_optimizer": adversary_opt}
+                return dataclasses.replace(state, step=state.step + 1, **learned), metrics
             losses, grads = verdict(adversary, output, audio)
         for name, function in waveform_losses.items():
             losses[name], grads[name] = jax.value_and_grad(function)(output, audio)

@@ -188,8 +188,10 @@ def losses(sample_rate: int, windows: tuple[int, ...]) -> dict[str, Loss]:
     """
 
     def spectral(output: jax.Array, target: jax.Array) -> jax.Array:
-        flat = (x.reshape(-1, x.shape[-1]) for x in (target, output))
-        return spectral_loss(*flat, sample_rate, windows)
+        width = target.shape[-1]
+        return spectral_loss(
+            target.reshape(-1, width), output.reshape(-1, width), sample_rate, windows
+        )
 
     return {
         "l1": l1_loss,
