@@ -21,104 +21,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 
-from musicgen_jax.config import ENCODEC_32KHZ, OFFICIAL_MODELS, MusicGenConfig, T5Config
-from musicgen_jax.convert import lm, t5
+from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
+from musicgen_jax.convert import encodec, lm, t5
+from musicgen_jax.convert.inverse import invert_table
+from musicgen_jax.convert.pipeline import abstract_params
+from musicgen_jax.convert.rules import Table
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.convert.torch_writer import write_torch
 
 ALLOWANCE = 1.5e9  # bytes beyond the largest component
 
 
-def lm_shapes(config: MusicGenConfig) -> dict[str, tuple[int, ...]]:
-    """Audiocraft's keys and their shapes."""
-    D, E, F, V = config.lm.dim, config.lm.text_dim, config.lm.ffn_dim, config.lm.card
-    by_target = {
-        "text_conditioner/output_proj/weight": (D, E),
-        "emb/embedding": (V + 1, D),
-        "heads/weight": (V, D),
-        "in_proj/weight": (3 * D, D),
-        "out_proj/weight": (D, D),
-        "linear1/weight": (F, D),
-        "linear2/weight": (D, F),
-    }
-    shapes = {}
-    for rule in lm.AUDIOCRAFT.rules:
-        shape = next((s for end, s in by_target.items() if rule.target.endswith(end)), (D,))
-        (template,) = rule.templates
-        count = config.lm.num_layers if "{i}" in template else config.lm.n_q
-        for n in range(count) if "{" in template else (0,):
-            shapes[template.format(i=n, k=n)] = shape
-    return shapes
-
-
-def t5_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of the encoder."""
-    E, F, inner = config.d_model, config.d_ff, config.d_kv * config.num_heads
-    by_key = {
-        "shared.weight": (config.vocab_size, E),
-        "relative_attention_bias.weight": (
-            config.relative_attention_num_buckets,
-            config.num_heads,
-        ),
-        "SelfAttention.o.weight": (E, inner),
-        "wi.weight": (F, E),
-        "wo.weight": (E, F),
-    } | {f"SelfAttention.{name}.weight": (inner, E) for name in "qkv"}
-    shapes = {}
-    for rule in t5.TABLE.rules:
-        (template,) = rule.templates
-        shape = next((s for end, s in by_key.items() if template.endswith(end)), (E,))
-        for n in range(config.num_layers) if "{i}" in template else (0,):
-            shapes[template.format(i=n)] = shape
-    return shapes
-
-
-def codec_shapes() -> dict[str, tuple[int, ...]]:
-    """Audiocraft's keys and shapes of the 32 kHz codec."""
-    c, shapes = ENCODEC_32KHZ, {}
-
-    def conv(name: str, first: int, second: int, kernel: int, out: int) -> None:
-        shapes[f"{name}.weight_g"] = (first, 1, 1)
-        shapes[f"{name}.weight_v"] = (first, second, kernel)
-        shapes[f"{name}.bias"] = (out,)
-
-    def block(side: str, i: int, dim: int) -> None:
-        conv(f"{side}.model.{i}.block.1.conv.conv", dim // 2, dim, 3, dim // 2)
-        conv(f"{side}.model.{i}.block.3.conv.conv", dim, dim // 2, 1, dim)
-
-    def lstm(side: str, i: int, dim: int) -> None:
-        for n in range(c.lstm):
-            for kind in ("ih", "hh"):
-                shapes[f"{side}.model.{i}.lstm.weight_{kind}_l{n}"] = (4 * dim, dim)
-                shapes[f"{side}.model.{i}.lstm.bias_{kind}_l{n}"] = (4 * dim,)
-
-    dim, i = c.n_filters, 0
-    conv("encoder.model.0.conv.conv", dim, c.channels, c.kernel_size, dim)
-    for ratio in reversed(c.ratios):
-        block("encoder", i + 1, dim)
-        i += 3
-        conv(f"encoder.model.{i}.conv.conv", 2 * dim, dim, 2 * ratio, 2 * dim)
-        dim *= 2
-    lstm("encoder", i + 1, dim)
-    conv(f"encoder.model.{i + 3}.conv.conv", c.dimension, dim, c.last_kernel_size, c.dimension)
-    conv("decoder.model.0.conv.conv", dim, c.dimension, c.kernel_size, dim)
-    lstm("decoder", 1, dim)
-    i = 3
-    for ratio in c.ratios:
-        conv(f"decoder.model.{i}.convtr.convtr", dim, dim // 2, 2 * ratio, dim // 2)
-        dim //= 2
-        block("decoder", i + 1, dim)
-        i += 3
-    conv(f"decoder.model.{i}.conv.conv", c.channels, dim, c.last_kernel_size, c.channels)
-    for k in range(c.n_q):
-        book = f"quantizer.vq.layers.{k}._codebook"
-        shapes |= {f"{book}.inited": (1,), f"{book}.cluster_size": (c.bins,)}
-        shapes |= {f"{book}.{name}": (c.bins, c.dimension) for name in ("embed", "embed_avg")}
-    return shapes
+def official_shapes(component: str, config: Any, table: Table) -> dict[str, tuple[int, ...]]:
+    """An official file's keys and their shapes: what the table makes of a model of zeros."""
+    zeros = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(component, config)
+    )
+    return {key: tensor.shape for key, tensor in invert_table(table, zeros, component).items()}
 
 
 def write_official(folder: Path, config: MusicGenConfig) -> None:
@@ -128,14 +53,22 @@ def write_official(folder: Path, config: MusicGenConfig) -> None:
     def lazy(shape: tuple[int, ...], dtype: np.dtype) -> LazyTensor:
         return LazyTensor(shape, dtype, lambda: np.resize(noise.astype(dtype), shape))
 
+    tables = {
+        "lm": lm.audiocraft_table(config.lm),
+        "encodec": encodec.table(config.encodec, encodec.SPELLINGS["audiocraft"]),
+        "t5": t5.TABLE,
+    }
+    shapes = {
+        name: official_shapes(name, getattr(config, name), table) for name, table in tables.items()
+    }
     half, single = np.dtype(np.float16), np.dtype(np.float32)
-    state = {key: lazy(shape, half) for key, shape in lm_shapes(config).items()}
+    state = {key: lazy(shape, half) for key, shape in shapes["lm"].items()}
     settings = f"transformer_lm:\n  num_heads: {config.lm.num_heads}\n"
     write_torch(folder / "state_dict.bin", {"best_state": state, "xp.cfg": settings})
-    state = {key: lazy(shape, single) for key, shape in codec_shapes().items()}
+    state = {key: lazy(shape, single) for key, shape in shapes["encodec"].items()}
     write_torch(folder / "compression_state_dict.bin", {"best_state": state, "xp.cfg": ""})
     (folder / "t5-base").mkdir()
-    state = {key: lazy(shape, single).read() for key, shape in t5_shapes(config.t5).items()}
+    state = {key: lazy(shape, single).read() for key, shape in shapes["t5"].items()}
     safetensors.numpy.save_file(state, folder / "t5-base" / "model.safetensors")
     (folder / "t5-base" / "spiece.model").write_bytes(b"made up")
 

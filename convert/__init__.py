@@ -1,10 +1,11 @@
-"""Official PyTorch checkpoints to musicgen_jax folders, without torch.
+"""Official PyTorch checkpoints to musicgen_jax folders and back, without torch.
 
-    from musicgen_jax.convert import convert
+    from musicgen_jax.convert import convert, export_torch
     convert("facebook/musicgen-small", "musicgen-small")
+    export_torch("musicgen-small", "small-for-audiocraft", format="audiocraft")
 
 Sources are audiocraft's pair of files, transformers' folders, or either of them on the Hub; the
-tables in `lm`, `t5` and `encodec` say which tensor goes where.
+tables in `lm`, `t5` and `encodec` say which tensor goes where, in both directions.
 """
 
 from typing import TYPE_CHECKING
@@ -13,14 +14,19 @@ from musicgen_jax.convert.command import add_arguments, run
 
 if TYPE_CHECKING:
     from musicgen_jax.convert.pipeline import convert
+    from musicgen_jax.convert.to_torch import export_torch
 
-__all__ = ["add_arguments", "convert", "run"]
+__all__ = ["add_arguments", "convert", "export_torch", "run"]
 
 
 def __getattr__(name: str):
-    """`convert` is loaded when asked for: the command line parses before jax is imported."""
+    """The functions are loaded when asked for: the command line parses before jax is imported."""
     if name == "convert":
         from musicgen_jax.convert.pipeline import convert
 
         return convert
+    if name == "export_torch":
+        from musicgen_jax.convert.to_torch import export_torch
+
+        return export_torch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

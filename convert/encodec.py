@@ -1,75 +1,144 @@
 """EnCodec's table, in the order of the forward pass.
 
-The names of audiocraft, of the original encodec and of transformers differ by a word or two:
-aliases bring all to transformers'.
-Weight norm is folded here, in float32: w = g * v / |v|, the norm over all axes but the first.
+The names of audiocraft, of the original encodec and of transformers differ by a word or two: the
+spellings, which aliases bring to that of the rules.
+Weight norm is folded here, in float32: w = v * (g / |v|), the norm over all axes but the first.
 """
 
+import dataclasses
+import functools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform, template_regex
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
 
 def fold(g: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Magnitude [I, 1, 1] and direction [I, J, k] -> weight [I, J, k], float32."""
-    g, v = g.astype(np.float32), v.astype(np.float32)
-    norm = np.sqrt(np.sum(np.square(v), axis=(1, 2), keepdims=True))
+    g, v = g.astype(np.float32), np.ascontiguousarray(v, np.float32)
+    norm = _norm(v)
     if g.shape != norm.shape:
         raise ValueError(f"magnitudes {g.shape} for directions {v.shape}")
-    return g * v / norm
+    return v * (g / norm)  # in torch's order; it also makes `unfold` exact
 
 
-def convolution(g: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """From torch's Conv1d [out, in, k], as magnitude and direction, -> [k, in, out]."""
-    return np.ascontiguousarray(fold(g, v).transpose(2, 1, 0))
+def unfold(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A magnitude and a direction that `fold` to the weight [I, J, k], bit by bit.
+
+    Which ones the weight came from cannot be known: here the direction is the weight itself.
+    """
+    weight = np.ascontiguousarray(weight, np.float32)
+    norm = _norm(weight)
+    # Nothing has no direction; any will do.
+    v = np.where((weight == 0).all(axis=(1, 2), keepdims=True), np.copysign(1, weight), weight)
+    return norm, v.astype(np.float32)
 
 
-def transposed_convolution(g: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """From torch's ConvTranspose1d [in, out, k] -> [k, in, out], y[t s + j] += x[t] @ weight[j]."""
-    return np.ascontiguousarray(fold(g, v).transpose(2, 0, 1))
+def _norm(v: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(np.square(v), axis=(1, 2), keepdims=True))
 
 
-def plain_convolution(weight: np.ndarray) -> np.ndarray:
-    """As `convolution`, of a weight that is not in two parts."""
-    return np.ascontiguousarray(weight.transpose(2, 1, 0))
-
-
-def plain_transposed_convolution(weight: np.ndarray) -> np.ndarray:
-    """As `transposed_convolution`, of a weight that is not in two parts."""
-    return np.ascontiguousarray(weight.transpose(2, 0, 1))
-
-
-def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The two biases of torch's LSTM, which only ever appear as their sum, float32."""
-    return x.astype(np.float32) + y.astype(np.float32)
-
-
-def stack(*books: np.ndarray) -> np.ndarray:
-    """K x [bins, dim] -> [K, bins, dim]."""
-    return np.stack(books)
-
-
-_ALIASES = (
-    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
-    (r"\.conv\.conv\.", ".conv."),
-    (r"\.convtr\.convtr\.", ".conv."),
-    (r"\.(conv|convtr)\.norm\.", ".norm."),
-    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
-    # torch's newer name of weight norm: original0 is the magnitude, original1 the direction.
-    (r"\.parametrizations\.weight\.original0$", ".weight_g"),
-    (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+# From torch's Conv1d [out, in, k], as magnitude and direction, to [k, in, out].
+convolution = Transform(
+    lambda g, v: np.ascontiguousarray(fold(g, v).transpose(2, 1, 0)),
+    lambda weight: unfold(weight.transpose(2, 1, 0)),
 )
-_IGNORED = {
-    r"quantizer\.layers\.\d+\.codebook\.(inited|cluster_size|embed_avg)": (
-        "the state of training: running statistics of the codebooks"
+# From torch's ConvTranspose1d [in, out, k] to [k, in, out], y[t s + j] += x[t] @ weight[j].
+transposed_convolution = Transform(
+    lambda g, v: np.ascontiguousarray(fold(g, v).transpose(2, 0, 1)),
+    lambda weight: unfold(weight.transpose(1, 2, 0)),
+)
+# The same of weights that are not in two parts.
+plain_convolution = Transform(
+    lambda weight: np.ascontiguousarray(weight.transpose(2, 1, 0)),
+    lambda weight: (weight.transpose(2, 1, 0),),
+)
+plain_transposed_convolution = Transform(
+    lambda weight: np.ascontiguousarray(weight.transpose(2, 0, 1)),
+    lambda weight: (weight.transpose(1, 2, 0),),
+)
+# The two biases of torch's LSTM, which only ever appear as their sum, float32. The sum of anything
+# and -0 is that thing, even if it is -0.
+add = Transform(
+    lambda x, y: x.astype(np.float32) + y.astype(np.float32),
+    lambda bias: (bias, np.full_like(bias, -0.0)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+    """The words in which families of files differ; a key is a path of them."""
+
+    layers: str
+    convolution: str
+    transposed: str
+    norm: str
+    transposed_norm: str
+    book: str
+    magnitude: str = "weight_g"
+    direction: str = "weight_v"
+
+
+RULES = Spelling("layers", "conv", "conv", "norm", "norm", "quantizer.layers.{k}.codebook")
+SPELLINGS = {
+    # Torch's newer name of weight norm.
+    "transformers": dataclasses.replace(
+        RULES,
+        magnitude="parametrizations.weight.original0",
+        direction="parametrizations.weight.original1",
+    ),
+    "audiocraft": Spelling(
+        "model",
+        "conv.conv",
+        "convtr.convtr",
+        "conv.norm",
+        "convtr.norm",
+        "quantizer.vq.layers.{k}._codebook",
     ),
 }
+
+
+def _aliases() -> Iterator[tuple[str, str]]:
+    """From every spelling to that of the rules."""
+    for spelling in SPELLINGS.values():
+        words = {
+            field.name: (re.escape(getattr(spelling, field.name)), getattr(RULES, field.name))
+            for field in dataclasses.fields(Spelling)
+        }
+        layers, ours = words.pop("layers")
+        yield rf"^(encoder|decoder)\.{layers}\.", rf"\1.{ours}."
+        words.pop("book")
+        yield rf"^{template_regex(spelling.book)}\.", RULES.book.replace("{k}", r"\g<k>") + "."
+        for theirs, ours in words.values():
+            yield rf"\.{theirs}(?=\.|$)", f".{ours}"
+
+
+_ALIASES = tuple(_aliases())
+
+
+def codebook_statistics(book: str, target: str) -> tuple[Remade, ...]:
+    """The state of training that stands beside each codebook of a quantizer.
+
+    Made again as if every entry had been used once, lately: consistent, should training go on.
+
+    Args:
+      book: template of the codebooks' keys.
+      target: our parameter, all codebooks in one.
+    """
+    why = "the state of training: running statistics of the codebooks"
+    return (
+        Remade(f"{book}.inited", why, target, lambda embed: np.ones(1, embed.dtype)),
+        Remade(f"{book}.cluster_size", why, target, lambda embed: np.ones(len(embed), embed.dtype)),
+        Remade(f"{book}.embed_avg", why, target, lambda embed: embed),
+    )
+
+
 # What transformers leaves out of a config.json when it is the default.
 TRANSFORMERS_DEFAULTS = {
     "sampling_rate": 24000,
@@ -90,68 +159,77 @@ _ORIGINAL_48KHZ = {
 }
 
 
-def _weight(target: str, source: str, norm: str, *, transposed: bool = False) -> Rule:
-    if norm == "weight_norm":
-        parts = f"{source}.conv.weight_g", f"{source}.conv.weight_v"
-        return Rule(target, parts, transposed_convolution if transposed else convolution)
-    transform = plain_transposed_convolution if transposed else plain_convolution
-    return Rule(target, f"{source}.conv.weight", transform)
-
-
-def _bias_and_norm(target: str, source: str, norm: str) -> list[Rule]:
-    rules = [Rule(f"{target}/bias", f"{source}.conv.bias")]
-    if norm == "time_group_norm":
-        rules += [
-            Rule(f"{target}/norm/scale", f"{source}.norm.weight"),
-            Rule(f"{target}/norm/bias", f"{source}.norm.bias"),
-        ]
-    return rules
-
-
-def _blocks_and_lstm(side: str, config: EncodecConfig) -> list[Rule]:
-    to, layer = f"{side}/layers/{{i}}", f"{side}.layers.{{i}}"
-    rules = []
-    parts = [("block/1", "block.1"), ("block/3", "block.3")]
-    parts += [("shortcut", "shortcut")] * config.conv_shortcut
-    for target, source in parts:
-        names = f"{to}/{target}", f"{layer}.{source}"
-        rules.append(_weight(f"{names[0]}/weight", names[1], config.norm))
-        rules += _bias_and_norm(*names, config.norm)
-    lstm = f"{layer}.lstm"
-    return [
-        *rules,
-        Rule(f"{to}/lstm/{{l}}/weight_ih", f"{lstm}.weight_ih_l{{l}}"),
-        Rule(f"{to}/lstm/{{l}}/weight_hh", f"{lstm}.weight_hh_l{{l}}"),
-        Rule(f"{to}/lstm/{{l}}/bias", (f"{lstm}.bias_ih_l{{l}}", f"{lstm}.bias_hh_l{{l}}"), add),
-    ]
-
-
-def table(config: EncodecConfig) -> Table:
+def table(config: EncodecConfig, spelling: Spelling = RULES) -> Table:
     """The rules for a codec of these sizes.
 
     They depend on it in the decoder, where only the position tells a transposed convolution.
+
+    Args:
+      config: the sizes.
+      spelling: of the keys. Reading takes the default, which all are brought to; writing takes
+        that of a family.
     """
     index = 1 + bool(config.lstm)
     upsampling = []
     for _ in config.ratios:
         upsampling.append(index + 1)  # behind an ELU
         index += 2 + config.n_residual_layers
-    decoder = _bias_and_norm("decoder/layers/{i}", "decoder.layers.{i}", config.norm)
+    convolve = functools.partial(_convolution, norm=config.norm, spelling=spelling)
+    decoder = []
     for i in (0, *upsampling, index + 1):
-        target, source = f"decoder/layers/{i}/weight", f"decoder.layers.{i}"
-        decoder.append(_weight(target, source, config.norm, transposed=i in upsampling))
+        transposed = i in upsampling
+        decoder += convolve(f"decoder/layers/{i}", f"decoder.layers.{i}", transposed=transposed)
     return Table(
         rules=(
-            _weight("encoder/layers/{i}/weight", "encoder.layers.{i}", config.norm),
-            *_bias_and_norm("encoder/layers/{i}", "encoder.layers.{i}", config.norm),
-            *_blocks_and_lstm("encoder", config),
-            Rule("quantizer/embed", "quantizer.layers.{k}.codebook.embed", stack),
+            *convolve("encoder/layers/{i}", "encoder.layers.{i}"),
+            *_blocks_and_lstm("encoder", config, spelling),
+            Rule("quantizer/embed", f"{spelling.book}.embed", STACK),
             *decoder,
-            *_blocks_and_lstm("decoder", config),
+            *_blocks_and_lstm("decoder", config, spelling),
         ),
         aliases=_ALIASES,
-        ignored=_IGNORED,
+        remade=codebook_statistics(spelling.book, "quantizer/embed"),
     )
+
+
+def _convolution(
+    target: str, source: str, *, norm: str, spelling: Spelling, transposed: bool = False
+) -> list[Rule]:
+    source = re.sub(r"^(encoder|decoder)\.layers\.", rf"\1.{spelling.layers}.", source)
+    layer = f"{source}.{spelling.transposed if transposed else spelling.convolution}"
+    if norm == "weight_norm":
+        parts = f"{layer}.{spelling.magnitude}", f"{layer}.{spelling.direction}"
+        weight = Rule(
+            f"{target}/weight", parts, transposed_convolution if transposed else convolution
+        )
+    else:
+        transform = plain_transposed_convolution if transposed else plain_convolution
+        weight = Rule(f"{target}/weight", f"{layer}.weight", transform)
+    rules = [weight, Rule(f"{target}/bias", f"{layer}.bias")]
+    if norm == "time_group_norm":
+        normed = f"{source}.{spelling.transposed_norm if transposed else spelling.norm}"
+        rules += [
+            Rule(f"{target}/norm/scale", f"{normed}.weight"),
+            Rule(f"{target}/norm/bias", f"{normed}.bias"),
+        ]
+    return rules
+
+
+def _blocks_and_lstm(side: str, config: EncodecConfig, spelling: Spelling) -> list[Rule]:
+    to, layer = f"{side}/layers/{{i}}", f"{side}.layers.{{i}}"
+    rules = []
+    parts = [("block/1", "block.1"), ("block/3", "block.3")]
+    parts += [("shortcut", "shortcut")] * config.conv_shortcut
+    for target, source in parts:
+        names = f"{to}/{target}", f"{layer}.{source}"
+        rules += _convolution(*names, norm=config.norm, spelling=spelling)
+    lstm = f"{side}.{spelling.layers}.{{i}}.lstm"
+    return [
+        *rules,
+        Rule(f"{to}/lstm/{{l}}/weight_ih", f"{lstm}.weight_ih_l{{l}}"),
+        Rule(f"{to}/lstm/{{l}}/weight_hh", f"{lstm}.weight_hh_l{{l}}"),
+        Rule(f"{to}/lstm/{{l}}/bias", (f"{lstm}.bias_ih_l{{l}}", f"{lstm}.bias_hh_l{{l}}"), add),
+    ]
 
 
 def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:

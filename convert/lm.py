@@ -1,26 +1,25 @@
 """The language model's table, in the order of the forward pass."""
 
 import dataclasses
-import re
 import statistics
 
 import numpy as np
 
 from musicgen_jax.config import LMConfig
 from musicgen_jax.convert import style
-from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
+# 3 x [D, D] <-> [3 D, D], rows in the order q, k, v.
+FUSE = Transform(lambda *qkv: np.concatenate(qkv), lambda weight: np.split(weight, 3))
+_WINDOW = 16384  # samples that the chroma's Fourier transform sees
 
-def stack(*tables: np.ndarray) -> np.ndarray:
-    """K x [V, D] -> [K, V, D]."""
-    return np.stack(tables)
 
-
-def fuse(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """3 x [D, D] -> [3 D, D], rows in the order q, k, v."""
-    return np.concatenate([query, key, value])
+def _hann(like: np.ndarray) -> np.ndarray:
+    """The window of audiocraft's chroma, in the type of `like`; torch's cosine rounds otherwise."""
+    angle = np.arange(_WINDOW, dtype=np.float32) * np.float32(2 * np.pi / _WINDOW)
+    return (np.float32(0.5) - np.float32(0.5) * np.cos(angle)).astype(like.dtype)
 
 
 _TEXT = "condition_provider.conditioners.description.output_proj"
@@ -29,7 +28,7 @@ AUDIOCRAFT = Table(
     rules=(
         Rule("text_conditioner/output_proj/weight", f"{_TEXT}.weight"),
         Rule("text_conditioner/output_proj/bias", f"{_TEXT}.bias"),
-        Rule("emb/embedding", "emb.{k}.weight", stack),
+        Rule("emb/embedding", "emb.{k}.weight", STACK),
         Rule(f"{_TO}/norm1/scale", f"{_LAYER}.norm1.weight"),
         Rule(f"{_TO}/norm1/bias", f"{_LAYER}.norm1.bias"),
         Rule(f"{_TO}/self_attn/in_proj/weight", f"{_LAYER}.self_attn.in_proj_weight"),
@@ -44,7 +43,7 @@ AUDIOCRAFT = Table(
         Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
         Rule("out_norm/scale", "out_norm.weight"),
         Rule("out_norm/bias", "out_norm.bias"),
-        Rule("heads/weight", "linears.{k}.weight", stack),
+        Rule("heads/weight", "linears.{k}.weight", STACK),
     ),
     # Models trained with torch's own attention have its module's name in the key.
     aliases=((r"(self_attn|cross_attention)\.mha\.", r"\1."),),
@@ -57,14 +56,17 @@ MELODY = dataclasses.replace(
         Rule("chroma_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
         *AUDIOCRAFT.rules,
     ),
-    ignored={
-        rf"{re.escape(_WAVE)}\.chroma\.spec\.window": (
-            "a Hann window, rounded to half precision; computed here"
+    remade=(
+        Remade(
+            f"{_WAVE}.chroma.spec.window",
+            "a Hann window, rounded to half precision; computed here",
+            "chroma_conditioner/output_proj/bias",
+            _hann,
         ),
-    },
+    ),
 )
 STYLE = dataclasses.replace(
-    AUDIOCRAFT, rules=(*style.RULES, *AUDIOCRAFT.rules), ignored=style.IGNORED
+    AUDIOCRAFT, rules=(*style.RULES, *AUDIOCRAFT.rules), remade=style.REMADE
 )
 
 
@@ -79,14 +81,14 @@ TRANSFORMERS = Table(
         Rule("chroma_conditioner/output_proj/bias", "audio_enc_to_dec_proj.bias"),
         Rule("text_conditioner/output_proj/weight", "enc_to_dec_proj.weight"),
         Rule("text_conditioner/output_proj/bias", "enc_to_dec_proj.bias"),
-        Rule("emb/embedding", "decoder.model.decoder.embed_tokens.{k}.weight", stack),
+        Rule("emb/embedding", "decoder.model.decoder.embed_tokens.{k}.weight", STACK),
         Rule(f"{_TO}/norm1/scale", f"{_LAYER}.self_attn_layer_norm.weight"),
         Rule(f"{_TO}/norm1/bias", f"{_LAYER}.self_attn_layer_norm.bias"),
-        Rule(f"{_TO}/self_attn/in_proj/weight", _qkv(f"{_LAYER}.self_attn"), fuse),
+        Rule(f"{_TO}/self_attn/in_proj/weight", _qkv(f"{_LAYER}.self_attn"), FUSE),
         Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
         Rule(f"{_TO}/norm_cross/scale", f"{_LAYER}.encoder_attn_layer_norm.weight"),
         Rule(f"{_TO}/norm_cross/bias", f"{_LAYER}.encoder_attn_layer_norm.bias"),
-        Rule(f"{_TO}/cross_attention/in_proj/weight", _qkv(f"{_LAYER}.encoder_attn"), fuse),
+        Rule(f"{_TO}/cross_attention/in_proj/weight", _qkv(f"{_LAYER}.encoder_attn"), FUSE),
         Rule(f"{_TO}/cross_attention/out_proj/weight", f"{_LAYER}.encoder_attn.out_proj.weight"),
         Rule(f"{_TO}/norm2/scale", f"{_LAYER}.final_layer_norm.weight"),
         Rule(f"{_TO}/norm2/bias", f"{_LAYER}.final_layer_norm.bias"),
@@ -94,12 +96,19 @@ TRANSFORMERS = Table(
         Rule(f"{_TO}/linear2/weight", f"{_LAYER}.fc2.weight"),
         Rule("out_norm/scale", "decoder.model.decoder.layer_norm.weight"),
         Rule("out_norm/bias", "decoder.model.decoder.layer_norm.bias"),
-        Rule("heads/weight", "decoder.lm_heads.{k}.weight", stack),
+        Rule("heads/weight", "decoder.lm_heads.{k}.weight", STACK),
     ),
     ignored={
         r"decoder\.model\.decoder\.embed_positions\.weights": "a table of sines, computed here",
     },
 )
+
+
+def audiocraft_table(config: LMConfig) -> Table:
+    """The rules for a language model of these sizes."""
+    if config.chroma_bins:
+        return MELODY
+    return STYLE if config.style else AUDIOCRAFT
 
 
 def table(part: Part) -> Table:

@@ -3,29 +3,31 @@
 import numpy as np
 
 from musicgen_jax.config import MertConfig
-from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.encodec import fold, unfold
+from musicgen_jax.convert.rules import Remade, Rule, Table, Transform
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
 KEY = "encoder.pos_conv_embed.conv.bias"  # no other component has it
 
 
-def kernel(weight: np.ndarray) -> np.ndarray:
-    """From torch's convolution [out, in, k] -> [k, in, out]."""
-    return np.ascontiguousarray(weight.transpose(2, 1, 0))
+def _folded(g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Weight norm along the last axis here: one magnitude for each tap.
+    return fold(g.T, v.T)  # [k, in, out]
 
 
-def folded(g: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Magnitude [1, 1, k] and direction [out, in, k] -> [k, in, out], float32.
+def _unfolded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    g, v = unfold(weight)
+    return g.T, v.T
 
-    Weight norm along the last axis here: one magnitude for each tap.
-    """
-    g, v = g.astype(np.float32), v.astype(np.float32)
-    norm = np.sqrt(np.sum(np.square(v), axis=(0, 1), keepdims=True))
-    if g.shape != norm.shape:
-        raise ValueError(f"magnitudes {g.shape} for directions {v.shape}")
-    return kernel(g * v / norm)
 
+# From torch's convolution [out, in, k] to [k, in, out].
+kernel = Transform(
+    lambda weight: np.ascontiguousarray(weight.transpose(2, 1, 0)),
+    lambda weight: (weight.transpose(2, 1, 0),),
+)
+# The same of a magnitude [1, 1, k] and a direction [out, in, k], float32.
+folded = Transform(_folded, _unfolded)
 
 _CONV = "feature_extractor.conv_layers"
 _POSITIONS = "encoder.pos_conv_embed.conv"
@@ -64,7 +66,14 @@ TABLE = Table(
         (r"\.parametrizations\.weight\.original0$", ".weight_g"),
         (r"\.parametrizations\.weight\.original1$", ".weight_v"),
     ),
-    ignored={r"masked_spec_embed": "stands for masked frames, in training only"},
+    remade=(
+        Remade(
+            "masked_spec_embed",
+            "stands for masked frames, in training only",
+            "projection/bias",
+            np.zeros_like,
+        ),
+    ),
 )
 
 

@@ -1,5 +1,7 @@
 """The engine behind the tables: which tensors of the source make which parameter of ours.
 
+The tables are read in both directions: `inverse` makes the source's tensors out of ours.
+
 A rule has one target and its sources, in placeholders: `{i}` stands for an index. An index that
 the target lacks collects: all `emb.{k}.weight` become one parameter, stacked in order.
 
@@ -25,9 +27,26 @@ class IncompleteError(UserError):
     """The source lacks tensors."""
 
 
-def same(x: np.ndarray) -> np.ndarray:
-    """As it is."""
-    return x
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """What makes a parameter out of tensors, and tensors out of the parameter again.
+
+    Attributes:
+      forward: the parameter of the tensors of a rule.
+      inverse: these tensors, in the same order, of the parameter. `forward` of them must be the
+        parameter again, bit by bit; where `forward` loses something, any that make it will do.
+    """
+
+    forward: Callable[..., np.ndarray]
+    inverse: Callable[[np.ndarray], Sequence[np.ndarray]]
+
+    def __call__(self, *tensors: np.ndarray) -> np.ndarray:
+        """The parameter."""
+        return self.forward(*tensors)
+
+
+SAME = Transform(lambda x: x, lambda x: (x,))
+STACK = Transform(lambda *tensors: np.stack(tensors), tuple)  # K x [...] <-> [K, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +55,29 @@ class Rule:
 
     target: str
     sources: str | tuple[str, ...]
-    transform: Callable[..., np.ndarray] = same
+    transform: Callable[..., np.ndarray] = SAME
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The sources, always as a tuple."""
         return (self.sources,) if isinstance(self.sources, str) else self.sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Remade:
+    """A tensor of the source that makes no parameter, but that the source's code insists on.
+
+    Attributes:
+      source: its key; if it has an index, there is one for each slice of the parameter.
+      why: it is not converted.
+      target: the parameter that tells its size and type.
+      make: the tensor, of that parameter or of the slice.
+    """
+
+    source: str
+    why: str
+    target: str
+    make: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +87,19 @@ class Table:
     Attributes:
       rules: in the order of the forward pass.
       aliases: (regex, replacement) pairs that bring other spellings of a key to the rules' one.
-      ignored: regex -> why a key that matches it is not converted.
+      ignored: regex -> why a key that matches it is not converted, and not made again either.
+      remade: further keys that are not converted, and how to make them again.
     """
 
     rules: Sequence[Rule]
     aliases: Sequence[tuple[str, str]] = ()
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    remade: Sequence[Remade] = ()
+
+    def ignores(self, name: str) -> bool:
+        """Whether a key, in the spelling of the rules, makes no parameter for a known reason."""
+        patterns = (*self.ignored, *(template_regex(item.source) for item in self.remade))
+        return any(re.fullmatch(pattern, name) for pattern in patterns)
 
     def rename(self, key: str) -> str:
         """The key in the spelling of the rules."""
@@ -74,7 +117,7 @@ class Table:
 
     def count(self, source: StateDict, template: str) -> int:
         """How many keys match a template, such as `emb.{k}.weight`."""
-        pattern = re.compile(_regex(template))
+        pattern = re.compile(template_regex(template))
         return len({name for key in source if pattern.fullmatch(name := self.rename(key))})
 
 
@@ -90,7 +133,7 @@ class _Target:
         """Names of source keys that this parameter, of so many stacked ones, lacks."""
         faults = []
         for number, template in enumerate(self.rule.templates):
-            collects = set(_placeholders(template)) - set(self.indices)
+            collects = set(placeholders(template)) - set(self.indices)
             for index in range(stacked if collects else 1):
                 if (number, index) not in self.found:
                     free = dict.fromkeys(collects, str(index)) | self.indices
@@ -153,7 +196,7 @@ def _transform(rule: Rule, tensors: list[LazyTensor]) -> np.ndarray | None:
 
 def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[str]]:
     compiled = [
-        (rule, number, re.compile(_regex(template)))
+        (rule, number, re.compile(template_regex(template)))
         for rule in table.rules
         for number, template in enumerate(rule.templates)
     ]
@@ -163,7 +206,7 @@ def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[st
         name = table.rename(key)
         matches = [(r, n, m) for r, n, p in compiled if (m := p.fullmatch(name))]
         if not matches:
-            if not any(re.fullmatch(pattern, name) for pattern in table.ignored):
+            if not table.ignores(name):
                 unexpected.append(key)
             continue
         if len(matches) > 1:
@@ -171,7 +214,7 @@ def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[st
         rule, number, match = matches[0]
         indices = match.groupdict()
         path = rule.target.format(**indices)
-        bound = {k: v for k, v in indices.items() if k in _placeholders(rule.target)}
+        bound = {k: v for k, v in indices.items() if k in placeholders(rule.target)}
         collected = [int(v) for k, v in indices.items() if k not in bound]
         target = targets.setdefault(path, _Target(rule, bound))
         slot = (number, collected[0] if collected else 0)
@@ -181,11 +224,13 @@ def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[st
     return targets, unexpected
 
 
-def _placeholders(template: str) -> list[str]:
+def placeholders(template: str) -> list[str]:
+    """The names of the indices in a template."""
     return re.findall(r"\{(\w+)\}", template)
 
 
-def _regex(template: str) -> str:
+def template_regex(template: str) -> str:
+    """A regex with one group for each index of a template."""
     # No leading zeros: "00" and "0" would be two spellings of one layer.
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>0|[1-9][0-9]{0,4})", re.escape(template))
 
@@ -193,11 +238,9 @@ def _regex(template: str) -> str:
 def _source_of(table: Table, path: str) -> str:
     """The source key that a parameter should have come from."""
     for rule in table.rules:
-        if match := re.fullmatch(_regex(rule.target), path):
+        if match := re.fullmatch(template_regex(rule.target), path):
             template = rule.templates[0]
-            return template.format(
-                **dict.fromkeys(_placeholders(template), "0") | match.groupdict()
-            )
+            return template.format(**dict.fromkeys(placeholders(template), "0") | match.groupdict())
     raise AssertionError(f"the table has no rule for {path}")
 
 

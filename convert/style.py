@@ -1,11 +1,10 @@
 """The style conditioner's part of the language model's table, in the order of the forward pass."""
 
-import re
-
 import numpy as np
 
 from musicgen_jax.config import StyleConfig
-from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.encodec import codebook_statistics
+from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -15,14 +14,23 @@ KEY = f"{_WAVE}.embed.weight"  # tells a style conditioner from a melody conditi
 _HEADS = {"xsmall": 8, "default": 8, "large": 16}  # by audiocraft's `transformer_scale`
 
 
-def stack(*books: np.ndarray) -> np.ndarray:
-    """K x [bins, D] -> [K, bins, D]."""
-    return np.stack(books)
-
-
 def inverse_deviation(variance: np.ndarray) -> np.ndarray:
     """Batch norm's running variance -> what it multiplies with. The file rounds it to half."""
     return 1 / np.sqrt(variance.astype(np.float32) + np.float32(1e-5))
+
+
+def _variance(scale: np.ndarray) -> tuple[np.ndarray]:
+    """A variance with exactly this inverse deviation, if there is one among the nearest."""
+    with np.errstate(over="ignore", divide="ignore"):
+        best = (1 / np.square(scale.astype(np.float64)) - 1e-5).astype(np.float32)
+    nearest = best
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for towards in (-np.inf, np.inf):
+            candidate = nearest
+            for _ in range(4):
+                candidate = np.nextafter(candidate, np.float32(towards))
+                best = np.where(inverse_deviation(best) == scale, best, candidate)
+    return (best,)
 
 
 _LAYER, _TO = f"{_WAVE}.transformer.layers.{{i}}", "style_conditioner/transformer/layers/{i}"
@@ -40,20 +48,23 @@ RULES = (
     Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
     Rule("style_conditioner/batch_norm/mean", f"{_WAVE}.batch_norm.running_mean"),
     Rule(
-        "style_conditioner/batch_norm/scale", f"{_WAVE}.batch_norm.running_var", inverse_deviation
+        "style_conditioner/batch_norm/scale",
+        f"{_WAVE}.batch_norm.running_var",
+        Transform(inverse_deviation, _variance),
     ),
-    Rule("style_conditioner/rvq/embed", f"{_BOOK}.embed", stack),
+    Rule("style_conditioner/rvq/embed", f"{_BOOK}.embed", STACK),
     Rule("style_conditioner/output_proj/weight", f"{_WAVE}.output_proj.weight"),
     Rule("style_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
 )
-IGNORED = {
-    rf"{re.escape(_WAVE)}\.rvq\.vq\.layers\.\d+\._codebook\.(inited|cluster_size|embed_avg)": (
-        "the state of training: running statistics of the codebooks"
+REMADE = (
+    *codebook_statistics(_BOOK, "style_conditioner/rvq/embed"),
+    Remade(
+        f"{_WAVE}.batch_norm.num_batches_tracked",
+        "the state of training: how many batches the statistics have seen",
+        "style_conditioner/batch_norm/mean",
+        lambda mean: np.zeros((), np.int64),
     ),
-    rf"{re.escape(_WAVE)}\.batch_norm\.num_batches_tracked": (
-        "the state of training: how many batches the statistics have seen"
-    ),
-}
+)
 
 
 def derive_config(part: Part, table: Table) -> StyleConfig:

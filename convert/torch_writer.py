@@ -1,4 +1,4 @@
-"""Writes torch's zip format without torch: made-up official files for tests and benchmarks."""
+"""Writes torch's zip format without torch."""
 
 import struct
 import zipfile

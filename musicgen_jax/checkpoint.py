@@ -91,6 +91,17 @@ class ModelWriter:
         files, size = _files_and_bytes(self._folder / name)
         self._components[name] = {"storage": storage, "files": files, "bytes": size}
 
+    def copy_component(self, source: str | os.PathLike, name: str) -> None:
+        """Copies one tree of another model, file by file.
+
+        Args:
+          source: the other model's folder.
+          name: as for `write_component`.
+        """
+        info = load_info(source)
+        shutil.copytree(Path(source) / name, self._folder / name)
+        self._components[name] = info.components[name]
+
     def finish(
         self,
         config: MusicGenConfig | Mapping[str, ComponentConfig],
@@ -175,7 +186,7 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
         if first:
             if not (aside / CONFIG).is_file():
                 raise ValueError("writing_model left without a call of finish()")
-            _replace_folder(aside, target)
+            replace_folder(aside, target)
     except BaseException:
         if first:
             shutil.rmtree(aside, ignore_errors=True)
@@ -291,7 +302,9 @@ def load_config(path: str | os.PathLike) -> MusicGenConfig:
     return info.config
 
 
-def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Params:
+def load_params(
+    path: str | os.PathLike, component: str, abstract: Params, *, keep_dtypes: bool = False
+) -> Params:
     """Restores one component straight into the dtypes and shardings of an abstract tree.
 
     Args:
@@ -301,6 +314,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
         without a sharding go to the default device. Stored values are cast to the leaf's dtype.
         In place of a matrix may stand {"int8": [..., O, I], "scale": [..., O, 1]}: taken from
         "int8" storage as it is, rounded on the way from "plain".
+      keep_dtypes: the leaves keep the dtypes that they are stored in (float32 those of "int8").
 
     Returns:
       The same nested dicts, of `jax.Array`.
@@ -318,7 +332,9 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
         raise UserError(damaged)
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
-    wanted = {tuple(str(key.key) for key in path): leaf for path, leaf in leaves}
+    wanted: dict[tuple[str, ...], Any] = {
+        tuple(str(key.key) for key in keys): leaf for keys, leaf in leaves
+    }
     int8 = entry["storage"] == "int8"
     try:
         stored = _flatten(ocp.metadata(str(folder)).metadata)  # type: ignore[arg-type]
@@ -328,6 +344,12 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
         raise UserError(damaged)
     _check_leaves(folder, _dequantized_shapes(wanted), _dequantized_shapes(stored))
 
+    if keep_dtypes and not int8:
+        wanted = {
+            key: jax.ShapeDtypeStruct(leaf.shape, stored[key].dtype, sharding=leaf.sharding)
+            for key, leaf in wanted.items()
+        }
+
     default = jnp.zeros(()).sharding
 
     def target(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -336,7 +358,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
     placed: dict[tuple[str, ...], jax.Array] = {}
     try:
         if wanted.keys() <= stored.keys() and not int8:
-            requests = {path: target(leaf) for path, leaf in wanted.items()}
+            requests = {key: target(leaf) for key, leaf in wanted.items()}
             placed = _flatten(ocp.load(str(folder), _unflatten(requests)))
         else:  # restored on the host, part by part, then scaled, then placed
             for part in _parts(stored):
@@ -351,7 +373,7 @@ def load_params(path: str | os.PathLike, component: str, abstract: Params) -> Pa
                         placed[key] = place(value, target(leaf).sharding)
     except Exception as error:
         raise UserError(damaged) from error
-    return jax.tree.unflatten(structure, [placed[path] for path in wanted])
+    return jax.tree.unflatten(structure, [placed[key] for key in wanted])
 
 
 # --- Training runs ------------------------------------------------------------------------------
@@ -367,10 +389,10 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     ocp.save(str(aside), _named_leaves(state))
-    _replace_folder(aside, target)
+    replace_folder(aside, target)
 
 
-def _replace_folder(aside: Path, target: Path) -> None:
+def replace_folder(aside: Path, target: Path) -> None:
     """Puts a folder in another's place; that one is deleted last, when the new one stands."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -19,6 +19,7 @@ from musicgen_jax import (
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.errors import UserError
 from musicgen_jax.training import command as training_command
+from musicgen_jax.training import finetune_command
 
 FORMATS = (".wav", ".flac")
 DTYPES = ("float32", "bfloat16", "int8")
@@ -95,6 +96,16 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(convert)
     convert.set_defaults(run=run)
 
+    export_torch = commands.add_parser(
+        "export-torch",
+        help="a model in the official PyTorch formats",
+        description="Writes a model as files that audiocraft or transformers load.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    from musicgen_jax.convert import to_torch_command
+
+    to_torch_command.add_arguments(export_torch)
+
     codec = commands.add_parser(
         "codec",
         help="audio to a small file of codes, and back",
@@ -119,6 +130,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     export_command.add_arguments(export)
+
+    finetune = commands.add_parser(
+        "finetune",
+        help="teach a model your own music",
+        description="Goes on training a model on your own music: all of its language model, or "
+        "with --lora an adapter of a few MB beside it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    finetune_command.add_arguments(finetune)
+    finetune.set_defaults(run=finetune_command.run)
 
     train = commands.add_parser(
         "train",
@@ -148,6 +169,13 @@ def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=CACHE_DTYPES,
         help="of the language model's memory of the steps so far; float8_e4m3fn is for large "
         "batches on a GPU or TPU, and not exactly the same music",
+    )
+    add(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="a fine-tuned adapter, and how much of it; several add up",
     )
     add(
         "-o",
@@ -291,9 +319,16 @@ def _generate(args: argparse.Namespace) -> None:
     style = audio.read(args.style) if args.style else None
     if args.melody:
         audio.read(args.melody, seconds=1)  # finds out at once whether it can be read
+    adapters = dict(map(_adapter, args.adapter))
     model = MusicGen.from_pretrained(
-        args.model, dtype=args.dtype, cache_dtype=args.cache_dtype, mesh=options.mesh(args)
+        args.model,
+        dtype=args.dtype,
+        cache_dtype=args.cache_dtype,
+        adapters={path: path for path in adapters},
+        mesh=options.mesh(args),
     )
+    if adapters:
+        model = model.use_adapter(adapters)
     settings = {
         "duration": args.duration,
         "seed": args.seed,
@@ -353,6 +388,19 @@ def _generate(args: argparse.Namespace) -> None:
             print(f"wrote {file.with_suffix('.npy')}")
     if long:
         resume.discard(folder)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """The path and the scale of an adapter, 1 if none is given."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).is_file() or "/" in scale or "\\" in scale:
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError:
+        raise UserError(
+            f"--adapter {text}: {scale!r} is no number: give PATH or PATH:SCALE"
+        ) from None
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:

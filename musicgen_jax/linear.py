@@ -6,6 +6,7 @@ measured by `benchmarks/products.py`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -43,6 +44,35 @@ class Int8Weight:
         )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoraWeight:
+    """A weight with a product of two thin matrices added to its rows, part by part (LoRA).
+
+    A weight that is not fused has one part; queries, keys and values in one weight are three.
+    A part that nothing is added to has None.
+    """
+
+    base: jax.Array  # [O, I], or [P, O / P, I]
+    a: tuple[jax.Array | None, ...]  # P x [R, I]
+    b: tuple[jax.Array | None, ...]  # P x [O / P, R]
+    scale: float = dataclasses.field(metadata={"static": True})  # of the products
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: `[O, I]`, or `[P, O / P, I]`."""
+        return self.base.shape
+
+    def __getitem__(self, rows: slice) -> "LoraWeight":
+        """Some of the rows, whole parts of them."""
+        part = self.shape[0] // len(self.a)
+        start, stop, _ = rows.indices(self.shape[0])
+        if start % part or stop % part:
+            raise ValueError(f"rows {start} to {stop} are not whole parts of {part}")
+        parts = slice(start // part, stop // part)
+        return LoraWeight(self.base[rows], self.a[parts], self.b[parts], self.scale)
+
+
 def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The nearest whole multiples of a scale per row, the largest of a row being 127.
 
@@ -59,7 +89,7 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def linear(
     x: jax.Array,
-    w: jax.Array | Int8Weight,
+    w: jax.Array | Int8Weight | LoraWeight,
     bias: jax.Array | None = None,
     *,
     out_dtype: DTypeLike | None = None,
@@ -80,6 +110,10 @@ def linear(
       `[..., O]`, or `[..., P, O]`.
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
+    if isinstance(w, LoraWeight):
+        y = linear(x, w.base, out_dtype=jnp.float32)
+        y = y + w.scale * _low_rank(x, w).reshape(y.shape)
+        return (y if bias is None else y + bias).astype(out_dtype)
     rows = x.reshape(-1, x.shape[-1])
     # The choice is in the program, which may be exported for several platforms.
     if isinstance(w, Int8Weight):
@@ -96,6 +130,16 @@ def linear(
     if bias is not None:
         y = y + bias.astype(y.dtype)
     return y.astype(out_dtype).reshape(*x.shape[:-1], *w.shape[:-1])
+
+
+def _low_rank(x: jax.Array, w: LoraWeight) -> jax.Array:
+    """What the thin matrices of every part add, float32 `[..., O]`, before it is scaled."""
+    nothing = jnp.zeros((*x.shape[:-1], math.prod(w.shape[:-1]) // len(w.a)), jnp.float32)
+    parts = [
+        nothing if a is None or b is None else linear(linear(x, a), b, out_dtype=jnp.float32)
+        for a, b in zip(w.a, w.b, strict=True)
+    ]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _product(rows: jax.Array, w: jax.Array) -> jax.Array:

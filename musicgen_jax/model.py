@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax import arguments, checkpoint, compile_cache, hub, lm, sharding
+from musicgen_jax import arguments, checkpoint, compile_cache, hub, lm, lora, sharding
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.chroma import ChromaConditioner
 from musicgen_jax.conditioning.condition import Condition
@@ -76,6 +76,9 @@ class MusicGen:
       tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
         an all-False mask.
       mert: hears the style of a clip; in the style model.
+      adapters: by name, see `use_adapter`.
+      float_lm: gives the language model's parameters as float32; what adapters are added to if it
+        is an int8 one.
     """
 
     def __init__(
@@ -86,6 +89,9 @@ class MusicGen:
         encodec: Encodec,
         tokenizer: TextToTokens,
         mert: Mert | None = None,
+        *,
+        adapters: Mapping[str, lora.Adapter] | None = None,
+        float_lm: Callable[[], dict] | None = None,
     ):
         self.config = config
         self.t5 = t5
@@ -93,6 +99,9 @@ class MusicGen:
         self.encodec = encodec
         self.tokenizer = tokenizer
         self.mert = mert
+        self.adapters = dict(adapters or {})
+        self._plain_lm = lm  # without any adapter
+        self._float_lm = float_lm
 
     @classmethod
     def from_pretrained(
@@ -101,6 +110,7 @@ class MusicGen:
         *,
         dtype: DTypeLike | None = None,
         cache_dtype: DTypeLike | None = None,
+        adapters: Mapping[str, str | os.PathLike] | None = None,
         mesh: Mesh | None = None,
     ) -> "MusicGen":
         """Loads a model, and turns on the cache of compiled programs, see `compile_cache`.
@@ -116,11 +126,13 @@ class MusicGen:
           cache_dtype: of the keys and values that the language model keeps of all steps. By default
             as it computes, and float32 on a CPU. float8_e4m3fn is for large batches on a GPU or
             TPU, whose memory is mostly this cache, and not exactly the same music.
+          adapters: files of fine-tuned adapters by a name of your choice, see `use_adapter`.
           mesh: many devices, from `sharding.make_mesh`: weights are read straight to where they
             belong, and everything generated is spread over them. By default the first device.
 
         Raises:
-          UserError: there is no such model, it is incomplete, or `dtype` is none of these.
+          UserError: there is no such model, it is incomplete, `dtype` is none of these, or an
+            adapter is none, or another model's.
         """
         compile_cache.enable()
         # Before anything is looked for, let alone converted.
@@ -128,11 +140,19 @@ class MusicGen:
         arguments.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
         config = checkpoint.load_config(folder)
+        loaded = {name: lora.load(path, config.lm) for name, path in (adapters or {}).items()}
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
         weights = partial(checkpoint.load_params, folder)
-        return cls.build(
-            config, weights, tokenizer, dtype=dtype, cache_dtype=cache_dtype, mesh=mesh
-        )
+        types = {"dtype": dtype, "cache_dtype": cache_dtype}
+        model = cls.build(config, weights, tokenizer, **types, mesh=mesh)
+        model.adapters = loaded
+
+        def float_lm() -> dict:
+            abstract = nnx.eval_shape(lambda: LM(config.lm, rngs=nnx.Rngs(0)))
+            return weights("lm", nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
+
+        model._float_lm = float_lm
+        return model
 
     @classmethod
     def build(
@@ -180,6 +200,45 @@ class MusicGen:
             tokenizer,
             fill("mert", partial(Mert, config.mert)) if config.mert else None,
         )
+
+    def use_adapter(
+        self, adapter: str | Mapping[str, float] | None, scale: float = 1.0
+    ) -> "MusicGen":
+        """This model with one of its adapters, or several at once.
+
+        They are added to the weights that they adapt; all other weights are shared between the two
+        models, which both stay as they are.
+
+        Args:
+          adapter: a name among `adapters`; {name: scale} for several; None for the plain model.
+          scale: how much of it: 1 is what was trained, 0 nothing.
+
+        Raises:
+          UserError: there is no adapter of that name, or a scale is not a finite number.
+        """
+        chosen = {adapter: scale} if isinstance(adapter, str) else dict(adapter or {})
+        total: dict[tuple[str, ...], np.ndarray] = {}
+        for name, strength in chosen.items():
+            if name not in self.adapters:
+                known = ", ".join(self.adapters) or "none were loaded"
+                raise UserError(f"no adapter {name!r}: there is {known}")
+            if not math.isfinite(strength):
+                raise UserError(f"the scale of adapter {name!r} must be a number, got {strength}")
+            for path, change in lora.changes(self.adapters[name], strength).items():
+                total[path] = total[path] + change if path in total else change
+        plain = self._plain_lm
+        model = MusicGen(
+            self.config,
+            self.t5,
+            lora.adapted(plain, total, self._float_lm) if total else plain,
+            self.encodec,
+            self.tokenizer,
+            self.mert,
+            adapters=self.adapters,
+            float_lm=self._float_lm,
+        )
+        model._plain_lm = plain
+        return model
 
     @property
     def mesh(self) -> Mesh | None:

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.linear import (
     Int8Weight,
     Linear,
+    LoraWeight,
     fan_in_normal,
     fan_in_uniform,
     float_dtype,
@@ -42,7 +43,7 @@ class CrossCache:
     be copied at every step.
     """
 
-    query: jax.Array | Int8Weight  # [D, D]
+    query: jax.Array | Int8Weight | LoraWeight  # [D, D]
     k: jax.Array  # [B, N, L, H]
     v: jax.Array  # [B, N, L, H]
 

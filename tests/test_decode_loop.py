@@ -11,6 +11,7 @@ from flax import nnx
 
 from musicgen_jax import generate, linear
 from musicgen_jax.lm import LM
+from tests.compilation import by_default
 from tests.test_lm import CONFIG, make_condition
 
 # Every matrix has a number of elements that nothing else in the loop has.
@@ -45,7 +46,7 @@ def compiled_decode(dtype: str):
 
     count = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = jax.jit(decode, donate_argnums=1).lower(params, state, cross_kv, count, one, one, one)
-    return lowered.compile()
+    return lowered.compile(by_default())
 
 
 def moved(hlo: str) -> tuple[list[str], int]:

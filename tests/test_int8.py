@@ -160,7 +160,7 @@ def test_the_bundled_model_as_int8():
 def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
     asked = []
 
-    def load(name, *, dtype, cache_dtype, mesh):
+    def load(name, *, dtype, cache_dtype, adapters, mesh):
         asked.append((dtype, cache_dtype))
         raise UserError("far enough")
 

@@ -19,7 +19,8 @@ CONFIG = LMConfig(
 def make_lm(conditioning: str = "cross", **kwargs) -> LM:
     """A tiny model with weights large enough that every part of it shows."""
     fields = {f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}
-    lm = LM(LMConfig(**{**fields, "conditioning": conditioning}), **kwargs, rngs=nnx.Rngs(0))
+    config = LMConfig(**{**fields, "conditioning": conditioning})
+    lm = nnx.eval_shape(lambda: LM(config, **kwargs, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)
     params = jax.tree_util.tree_map_with_path(
@@ -49,6 +50,12 @@ def random_steps(batch: int, length: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.card + 1, shape), jnp.int32)
 
 
+@jax.jit
+def forward(lm: LM, steps: jax.Array, condition: Condition) -> jax.Array:
+    """`lm(steps, condition)`, compiled as one program rather than one for each operation."""
+    return lm(steps, condition)
+
+
 FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]
 
 
@@ -57,7 +64,7 @@ def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix):
     lm = make_lm(conditioning)
     condition = make_condition([5, 2, 0], 5, prefix=prefix)
     steps = random_steps(3, 9)
-    full = lm(steps, condition)
+    full = forward(lm, steps, condition)
     cross_kv = lm.cross_kv(condition)
     cache = lm.init_cache(3, lm.prefix_length(condition) + 16)
     # Three known steps and two of padding, which decode must overwrite.
@@ -75,7 +82,7 @@ def test_a_step_sees_only_what_came_before(conditioning, prefix):
     lm, condition = make_lm(conditioning), make_condition([3], 3, prefix=prefix)
     steps = random_steps(1, 8)
     changed = steps.at[:, :, 5].set((steps[:, :, 5] + 1) % CONFIG.card)
-    before, after = lm(steps, condition), lm(changed, condition)
+    before, after = forward(lm, steps, condition), forward(lm, changed, condition)
     np.testing.assert_array_equal(before[:, :, :5], after[:, :, :5])
     assert np.abs(before[:, :, 5:] - after[:, :, 5:]).max(axis=(0, 1, 3)).min() > 1e-3
 
@@ -83,8 +90,8 @@ def test_a_step_sees_only_what_came_before(conditioning, prefix):
 @pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
 def test_a_row_does_not_depend_on_its_neighbours_padding(conditioning, prefix):
     lm, steps = make_lm(conditioning), random_steps(2, 6)
-    alone = lm(steps[:1], make_condition([2], 2, prefix=prefix))
-    beside = lm(steps, make_condition([2, 11], 11, prefix=prefix))
+    alone = forward(lm, steps[:1], make_condition([2], 2, prefix=prefix))
+    beside = forward(lm, steps, make_condition([2, 11], 11, prefix=prefix))
     assert_close(beside[:1], alone, 1e-5)
 
 
@@ -93,7 +100,7 @@ def test_the_condition_matters(conditioning, prefix):
     lm, steps = make_lm(conditioning), random_steps(1, 6)
     condition = make_condition([4], 4, prefix=prefix)
     other = make_condition([3], 4, prefix=prefix)
-    assert np.abs(lm(steps, condition) - lm(steps, other)).max() > 1e-2
+    assert np.abs(forward(lm, steps, condition) - forward(lm, steps, other)).max() > 1e-2
 
 
 def test_prefix_comes_before_text():
@@ -102,14 +109,14 @@ def test_prefix_comes_before_text():
     condition = make_condition([3], 3, prefix=2)
     joined = jnp.concatenate([condition.prefix, condition.cross], axis=1)
     as_one = Condition(prefix=joined, prefix_mask=jnp.ones((1, 5), bool))
-    assert_close(lm(steps, condition), lm(steps, as_one), 1e-6)
+    assert_close(forward(lm, steps, condition), forward(lm, steps, as_one), 1e-6)
 
 
 @pytest.mark.parametrize("conditioning", ["cross", "prepend"])
 def test_a_null_row_is_no_condition_and_has_finite_gradients(conditioning):
     lm, steps = make_lm(conditioning), random_steps(2, 5)
     null = make_condition([0, 0], 4)
-    assert_close(lm(steps, null), lm(steps, Condition()), 1e-6)
+    assert_close(forward(lm, steps, null), forward(lm, steps, Condition()), 1e-6)
 
     graphdef, params = nnx.split(lm, nnx.Param)
 
@@ -117,7 +124,7 @@ def test_a_null_row_is_no_condition_and_has_finite_gradients(conditioning):
         condition = Condition(cross=cross, cross_mask=null.cross_mask)
         return jnp.square(nnx.merge(graphdef, params)(steps, condition)).mean()
 
-    grads, cross_grad = jax.grad(loss, argnums=(0, 1))(params, null.cross)
+    grads, cross_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, null.cross)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     np.testing.assert_array_equal(cross_grad, 0)
 
@@ -127,7 +134,8 @@ def test_predictions_line_up_with_the_codes():
     lm, condition = make_lm(), make_condition([3], 3)
     T, delays = 7, CONFIG.delays
     codes = jnp.asarray(np.random.default_rng(3).integers(0, CONFIG.card, (1, 3, T)), jnp.int32)
-    logits, mask = compute_predictions(lm, codes, condition)
+    predictions = jax.jit(compute_predictions)
+    logits, mask = predictions(lm, codes, condition)
     assert logits.shape == (1, 3, T, CONFIG.card)
     assert mask.shape == codes.shape
     np.testing.assert_array_equal(mask[0].sum(1), [T - d for d in delays])
@@ -135,7 +143,7 @@ def test_predictions_line_up_with_the_codes():
     np.testing.assert_array_equal(np.isnan(logits).any(-1), ~mask)
     for book, frame in [(0, 4), (1, 2), (2, 5)]:
         changed = codes.at[0, book, frame].add(1) % CONFIG.card
-        moved = np.abs(compute_predictions(lm, changed, condition)[0] - logits).max(-1)[0] > 1e-6
+        moved = np.abs(predictions(lm, changed, condition)[0] - logits).max(-1)[0] > 1e-6
         step = np.arange(T) + 1 + np.asarray(delays)[:, None]  # [K, T]
         expected = (step > frame + 1 + delays[book]) & np.asarray(mask[0])
         np.testing.assert_array_equal(moved, expected)
@@ -144,12 +152,12 @@ def test_predictions_line_up_with_the_codes():
 def test_bfloat16_stays_close_and_float32_where_it_counts():
     exact, half = make_lm(), make_lm(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     condition, steps = make_condition([3, 1], 3), random_steps(2, 6)
-    logits = half(steps, condition)
+    logits = forward(half, steps, condition)
     assert logits.dtype == jnp.float32
     # A CPU would widen a bfloat16 cache at every step: see `transformer.cache_dtype`.
     assert half.init_cache(1, 4)[0].k.dtype == jnp.float32
     assert half.init_cache(1, 4, jnp.bfloat16)[0].k.dtype == jnp.bfloat16
-    assert_close(logits, exact(steps, condition), 0.1)
+    assert_close(logits, forward(exact, steps, condition), 0.1)
 
 
 def test_an_eight_bit_cache_stays_close_and_is_a_quarter():

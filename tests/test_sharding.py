@@ -304,7 +304,7 @@ def test_too_few_devices_is_one_clear_error():
 def test_generate_takes_devices(monkeypatch, capsys, devices, shape):
     meshes = []
 
-    def load(name, *, dtype=None, cache_dtype=None, mesh=None):
+    def load(name, *, dtype=None, cache_dtype=None, adapters=None, mesh=None):
         meshes.append(mesh)
         raise UserError("enough")
 

@@ -10,6 +10,7 @@ import pytest
 from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
+from musicgen_jax.nano.build import CODEC_TRAINING
 from musicgen_jax.training import codebooks, codec, lm, lm_loop, text
 from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.losses import (
@@ -23,8 +24,14 @@ from tests.tolerance import assert_close
 CODEC = EncodecConfig(
     sample_rate=8000, n_filters=2, ratios=(4, 4), dimension=4, n_q=2, bins=8, lstm=0
 )
-CODEC_RUN = codec.CodecTrainConfig(
-    steps=8, unquantized_steps=3, warmup_steps=2, batch_size=2, segment_frames=16, windows=(64, 32)
+CODEC_RUN = dataclasses.replace(
+    CODEC_TRAINING,
+    steps=8,
+    unquantized_steps=3,
+    warmup_steps=2,
+    batch_size=2,
+    segment_frames=16,
+    windows=(64, 32),
 )
 MODEL = MusicGenConfig(
     t5=T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
@@ -102,7 +109,7 @@ def test_codes_move_to_what_they_win_and_dead_ones_revive():
             state, latents, codes, jax.random.key(i), decay=0.99, dead_below=0.02
         )
     assert_close(state.embed[0, 0], [2.0, 2.0], relative=1e-2)
-    assert_close(state.embed[0, 1], [2.0, 2.0])  # died, came back among the latents
+    assert_close(state.embed[0, 1], [2.0, 2.0], relative=1e-3)  # died, came back among the latents
 
 
 def sine_clips():
@@ -119,7 +126,7 @@ def codec_runs():
         CODEC_RUN,
         sine_clips(),
         log=logs.append,
-        save=lambda state: saved.update({int(state.step): jax.device_get(state)}),
+        save=lambda state, score: saved.update({int(state.step): jax.device_get(state)}),
         every=4,
         save_every=5,
     )
@@ -129,7 +136,7 @@ def codec_runs():
 
 def test_codec_training_reports_and_lowers_the_loss(codec_runs):
     logs, _, _ = codec_runs
-    assert [record["step"] for record in logs] == [4, 8]
+    assert [record["step"] for record in logs] == [4, 5, 8]
     assert all(np.isfinite(record["loss"]) for record in logs)
 
 

@@ -17,26 +17,25 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax import checkpoint
-from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
+from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano import captions, composer, synth
 from musicgen_jax.nano.pieces import Library, Pieces, spec_of
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
+from musicgen_jax.training import codec_settings, lm_loop
 from musicgen_jax.training import lm as lm_training
-from musicgen_jax.training import lm_loop
 from musicgen_jax.training import text as text_training
 from musicgen_jax.training.batches import Tokenize, fixed_length
 
-# The official strides at half the sample rate: 25 frames a second, to which the music is tuned.
-CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
+CODEC = codec_settings.NANO_CODEC
 MODEL = MusicGenConfig(
     t5=T5Config(vocab_size=800, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4),
     lm=LMConfig(dim=192, num_heads=3, num_layers=6, card=1024, text_dim=128),
     encodec=CODEC,
     name="nano",
 )
-CODEC_TRAINING = codec_training.CodecTrainConfig(steps=3600, unquantized_steps=700)
+CODEC_TRAINING = codec_settings.NANO_TRAINING
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
         lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
@@ -83,7 +82,7 @@ def train_codec(run: Path) -> dict:
             clips,
             state=state,
             log=log_to(run / "codec.jsonl"),
-            save=lambda state: checkpoint.save_state(path, state),
+            save=lambda state, score: checkpoint.save_state(path, state),
         )
     return codec_training.codec_params(state)
 

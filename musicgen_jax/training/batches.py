@@ -129,8 +129,8 @@ def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arr
     if mesh is None:
         return make(range(count))
     where = NamedSharding(mesh, ROWS)
-    indices: Any = where.addressable_devices_indices_map((count,))
-    slices = [index[0] for index in indices.values()]
+    indices = where.addressable_devices_indices_map((count,)).values()
+    slices = [index[0] for index in indices if index is not None]
     spans = [part.indices(count)[:2] for part in slices]
     first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
     own = make(range(first, last))

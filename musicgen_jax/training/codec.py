@@ -1,206 +1,272 @@
 """Training of the codec: reconstruct the waveform through codes that stay in use.
 
-The first `unquantized_steps` run without the quantizer, so that k-means finds latents worth coding;
-then gradients pass the quantizer straight through and the codebooks follow by moving averages.
+New codecs may spend their first steps without the quantizer (`unquantized_steps`), so that k-means
+finds latents worth coding; then gradients pass the quantizer straight through and the codebooks
+follow by moving averages. A trained codec's decoder can be made to sound better while its codes
+keep their meaning (`train_decoder_only`):
+
+    config = codec_settings.DECODER_TRAINING
+    state = train(CODEC, config, clips, params=codec)  # clips: float [N, W] at the codec's rate
+    better = codec_params(state)  # as `codec`, with another decoder
 """
 
 import collections
 import dataclasses
-import functools
+import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
-from musicgen_jax.training import codebooks
-from musicgen_jax.training.losses import spectral_loss
+from musicgen_jax.encodec.segments import level
+from musicgen_jax.errors import UserError
+from musicgen_jax.training import codebooks, reconstruction
+from musicgen_jax.training.batches import ahead, place
+from musicgen_jax.training.codec_config import CodecTrainConfig
+from musicgen_jax.training.codec_step import (
+    CodecTrainState,
+    codec_params,
+    init,
+    make_step,
+    start_count,
+)
+from musicgen_jax.training.lm_loop import rounded
+
+__all__ = [
+    "CodecTrainConfig",
+    "CodecTrainState",
+    "codec_params",
+    "evaluate",
+    "init",
+    "make_step",
+    "train",
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class CodecTrainConfig:
-    """How a codec is trained; the defaults are those of the bundled model."""
+class Clips(Protocol):
+    """Where training audio comes from."""
 
-    steps: int = 3000
-    unquantized_steps: int = 600
-    batch_size: int = 8
-    segment_frames: int = 32
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    final_learning_rate: float = 0.02  # as a fraction of `learning_rate`
-    clip_norm: float = 1.0
-    windows: tuple[int, ...] = (2048, 1024, 512, 256)
-    waveform_weight: float = 1.0
-    spectral_weight: float = 1.0
-    commitment_weight: float = 0.25
-    codebook_decay: float = 0.99
-    dead_below: float = 0.02
-    seed: int = 0
+    def segment(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+        """A random segment, float32 [C, samples], determined by the generator's state."""
+        ...
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class CodecTrainState:
-    """Everything that changes while a codec trains."""
+class Save(Protocol):
+    """Receives a state, and the figure by which the best state is chosen, the lowest."""
 
-    step: jax.Array
-    nets: Any  # {"encoder": ..., "decoder": ...}
-    optimizer: optax.OptState
-    codebooks: codebooks.CodebookState
+    def __call__(self, state: CodecTrainState, score: float | None, /) -> None:
+        """Saves, or begins to."""
+        ...
 
 
-def _optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.learning_rate,
-        config.warmup_steps,
-        config.steps,
-        config.learning_rate * config.final_learning_rate,
-    )
-    # Small betas, as codecs are usually trained: the loss surface moves with the codebooks.
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(schedule, 0.8, 0.99))
+def segments(
+    clips: Clips | np.ndarray,
+    hop: int,
+    config: CodecTrainConfig,
+    start: int,
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[int, np.ndarray | jax.Array]]:
+    """Batches float32 [B, C, W] of random segments; the i-th depends on the seed and i alone.
 
-
-def init(model: EncodecConfig, config: CodecTrainConfig) -> CodecTrainState:
-    """A new codec before its first step."""
-    params = nnx.to_pure_dict(nnx.state(Encodec(model, rngs=nnx.Rngs(config.seed)), nnx.Param))
-    nets = {"encoder": params["encoder"], "decoder": params["decoder"]}
-    embed = params["quantizer"]["embed"]
-    books = codebooks.CodebookState(embed, jnp.ones(embed.shape[:2]), embed.copy())
-    return CodecTrainState(jnp.zeros((), jnp.int32), nets, _optimizer(config).init(nets), books)
-
-
-def codec_params(state: CodecTrainState) -> dict:
-    """The codec's parameters as Encodec names them."""
-    return {**state.nets, "quantizer": {"embed": state.codebooks.embed}}
-
-
-def _loss(nets, books, audio, graphdef, model: EncodecConfig, config, quantize: bool):
-    codec = nnx.merge(graphdef, {**nets, "quantizer": {"embed": books.embed}})
-    latents = codec.encoder(audio[:, :, None])  # [B, T, D]
-    flat = latents.reshape(-1, latents.shape[-1])
-    if quantize:
-        fixed = jax.lax.stop_gradient(latents)
-        codes = codec.quantizer.encode(fixed)  # [B, K, T]
-        quantized = codec.quantizer.decode(codes)
-        commitment = jnp.mean((latents - quantized) ** 2)
-        decoded = codec.decoder(latents + jax.lax.stop_gradient(quantized - latents))
-        codes = codes.swapaxes(1, 2).reshape(-1, model.n_q)
-    else:
-        codes = jnp.zeros((flat.shape[0], model.n_q), jnp.int32)
-        commitment = 1e-3 * jnp.mean(latents**2)  # keeps the latents' scale within reach
-        decoded = codec.decoder(latents)
-    output = decoded[:, :, 0]
-    waveform = jnp.abs(audio - output).mean() / (jnp.abs(audio).mean() + 0.01)
-    spectral = spectral_loss(audio, output, model.sample_rate, config.windows)
-    loss = (
-        config.waveform_weight * waveform
-        + config.spectral_weight * spectral
-        + config.commitment_weight * commitment
-    )
-    metrics = {"loss": loss, "waveform": waveform, "spectral": spectral, "commitment": commitment}
-    return loss, (metrics, jax.lax.stop_gradient(flat), codes)
-
-
-def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
-    """The jitted training step (state, audio [B, W], quantize: bool) -> (state, metrics)."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
-    optimizer = _optimizer(config)
-
-    @functools.partial(jax.jit, static_argnames="quantize", donate_argnames="state")
-    def step(state: CodecTrainState, audio: jax.Array, quantize: bool):
-        gradient = jax.value_and_grad(_loss, has_aux=True)
-        (_, (metrics, latents, codes)), grads = gradient(
-            state.nets, state.codebooks, audio, graphdef, model, config, quantize
-        )
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.nets)
-        books = state.codebooks
-        if quantize:
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            books = codebooks.update(
-                books,
-                latents,
-                codes,
-                key,
-                decay=config.codebook_decay,
-                dead_below=config.dead_below,
-            )
-        nets = optax.apply_updates(state.nets, updates)
-        return CodecTrainState(state.step + 1, nets, optimizer_state, books), metrics
-
-    return step
-
-
-def segments(clips: np.ndarray, hop: int, config: CodecTrainConfig, start: int) -> Iterator:
-    """Random segments of `clips` [N, W], cut on frame boundaries; the i-th depends on i alone."""
+    Of an array, [N, W] or [N, C, W], they are cut on frame boundaries.
+    """
     length = config.segment_frames * hop
-    for step in range(start, config.steps):
+
+    def make(rows: range, step: int) -> tuple[np.ndarray]:
+        if not isinstance(clips, np.ndarray):
+            draws = [np.random.default_rng((config.seed, step, row)) for row in rows]
+            return (np.stack([clips.segment(rng, length) for rng in draws]).astype(np.float32),)
         rng = np.random.default_rng((config.seed, step))
-        rows = rng.integers(len(clips), size=config.batch_size)
-        offsets = rng.integers((clips.shape[1] - length) // hop + 1, size=config.batch_size) * hop
-        batch = [clips[row, at : at + length] for row, at in zip(rows, offsets, strict=True)]
-        yield step, np.stack(batch).astype(np.float32)
+        which = rng.integers(len(clips), size=config.batch_size)
+        places = (clips.shape[-1] - length) // hop + 1
+        offsets = rng.integers(places, size=config.batch_size) * hop
+        cuts = [clips[which[row], ..., offsets[row] : offsets[row] + length] for row in rows]
+        audio = np.stack(cuts).astype(np.float32)
+        return (audio[:, None] if audio.ndim == 2 else audio,)
+
+    for step in range(start, config.steps):
+        (audio,) = place(lambda rows, step=step: make(rows, step), config.batch_size, mesh)
+        yield step, audio
 
 
 def train(
     model: EncodecConfig,
     config: CodecTrainConfig,
-    clips: np.ndarray,
+    clips: Clips | np.ndarray,
     *,
+    params: dict | None = None,
     state: CodecTrainState | None = None,
     log: Callable[[dict], None] = lambda record: None,
-    save: Callable[[CodecTrainState], None] = lambda state: None,
+    save: Save = lambda state, score: None,
     every: int = 50,
     save_every: int = 500,
+    held_out: np.ndarray | None = None,
+    mesh: Mesh | None = None,
 ) -> CodecTrainState:
     """Trains a codec on `clips` and returns the final state.
 
     Args:
-      model: the codec's architecture (mono).
+      model: the codec's architecture.
       config: how to train.
-      clips: float [N, W] waveforms at `model.sample_rate`.
-      state: where to go on from; None starts anew.
-      log: receives a dict of mean metrics every `every` steps.
-      save: receives the state every `save_every` steps and at the end.
+      clips: float [N, W] (mono) or [N, C, W] waveforms at `model.sample_rate`, of any float type;
+        or anything that gives segments.
+      params: of a codec to begin with; None draws new ones. With `train_decoder_only` the encoder
+        and the codebooks of the result are these, to the bit.
+      state: where to go on from, instead of `params`; None starts anew.
+      log: receives the means of the steps since the last record or saved state, every `every`
+        steps, so that a run that goes on from a saved state repeats its records.
+      save: receives the state every `save_every` steps and at the end, after everything up to it
+        was logged; the score is the `msspec` of the held-out clips.
       every: steps between log records.
       save_every: steps between saves.
+      held_out: float [N, C, W] that is evaluated, and logged, before every save.
+      mesh: of devices over which batches are spread; None for one.
+
+    Raises:
+      UserError: the segments are too long for the clips or too short for the spectrograms, or the
+        loss or the gradient is not finite; states saved before are good.
     """
-    now = init(model, config) if state is None else state
+    _check(model, config, clips, new=params is None and state is None)
+    now = init(model, config, params) if state is None else state
+    if mesh is not None:
+        now = jax.device_put(now, NamedSharding(mesh, PartitionSpec()))
     step_fn = make_step(model, config)
     recent, began = collections.defaultdict(list), time.monotonic()
-    for step, audio in segments(clips, model.hop_length, config, int(now.step)):
-        if step == config.unquantized_steps:
-            latents = _latents(model, now, clips, config)
-            books = codebooks.kmeans(latents, model.n_q, model.bins, seed=config.seed)
-            now = dataclasses.replace(now, codebooks=books)
-        now, metrics = step_fn(now, audio, step >= config.unquantized_steps)
+    learn_books = config.kmeans_init and not config.train_decoder_only
+    unquantized = config.unquantized_steps if learn_books else 0
+    for step, batch in ahead(segments(clips, model.hop_length, config, int(now.step), mesh)):
+        if step == unquantized and learn_books:
+            now = _with_new_codebooks(model, config, now, clips)
+        teach = step % config.adversarial_every == 0
+        now, metrics = step_fn(now, batch, step >= unquantized, teach)
         for name, value in metrics.items():
             recent[name].append(value)
-        if (step + 1) % every == 0:
-            means = {name: float(np.mean(jax.device_get(v))) for name, v in recent.items()}
-            log({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **means})
+        done = step + 1
+        saving = done % save_every == 0 or done == config.steps
+        if done % every == 0 or saving:
+            means = _means(jax.device_get(dict(recent)))
             recent.clear()
-        if (step + 1) % save_every == 0 or step + 1 == config.steps:
-            save(now)
+            log({"step": done, "seconds": round(time.monotonic() - began, 1), **means})
+            if bad := [name for name, value in means.items() if not math.isfinite(value)]:
+                raise UserError(f"{bad[0]} is {means[bad[0]]} by step {done}: stopped")
+        if saving:
+            scores = {}
+            if held_out is not None:
+                found = evaluate(model, codec_params(now), held_out)
+                scores = {f"valid {name}": rounded(value) for name, value in found.items()}
+                log({"step": done, **scores})
+            save(now, scores.get("valid msspec"))
     return now
+
+
+def _means(recent: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    """Means over the steps since the last record; of the codes, how evenly they were used."""
+    histograms = recent.pop("histogram", None)
+    means = {name: rounded(np.mean(values)) for name, values in recent.items()}
+    if histograms is not None:
+        used = codebooks.usage(np.sum(histograms, axis=0))
+        means |= {name: rounded(value) for name, value in used.items()}
+    return means
+
+
+def _check(model: EncodecConfig, config: CodecTrainConfig, clips, *, new: bool) -> None:
+    length = config.segment_frames * model.hop_length
+    if isinstance(clips, np.ndarray) and (not clips.size or clips.shape[-1] < length):
+        raise UserError(
+            f"segments of {length} samples do not fit in clips {clips.shape}: lower segment_frames"
+        )
+    longest = max(config.discriminator.n_ffts) if config.adversarial else 0
+    if config.losses.msspec or config.losses.mel:
+        longest = max(longest, 1024)
+    if length < longest:
+        frames = -(-longest // model.hop_length)
+        raise UserError(f"segments must fill a window of {longest}: segment_frames >= {frames}")
+    if config.train_decoder_only and new:
+        raise UserError("train_decoder_only needs a codec whose decoder it can train")
+
+
+def evaluate(
+    model: EncodecConfig, params: dict, audio: np.ndarray, *, batch_size: int = 8
+) -> dict[str, float]:
+    """How well a codec reconstructs clips.
+
+    Args:
+      model: the codec's architecture.
+      params: its parameters, as Encodec names them.
+      audio: float [N, C, W]; W a multiple of the hop length.
+      batch_size: clips at once.
+
+    Returns:
+      `si_snr` in dB (higher is better); `mel`, mean difference of mel bands in factors of ten;
+      `msspec`, the loss of that name; `l1`; and each book's usage, entropy and perplexity.
+    """
+    totals, histogram, count = collections.Counter(), np.zeros((model.n_q, model.bins)), 0
+    for start in range(0, len(audio), batch_size):
+        batch = np.asarray(audio[start : start + batch_size], np.float32)
+        values, codes = jax.device_get(_reconstruct(params, batch, model))
+        totals.update({name: float(value) * len(batch) for name, value in values.items()})
+        count += len(batch)
+        for k in range(model.n_q):
+            histogram[k] += np.bincount(codes[:, k].reshape(-1), minlength=model.bins)
+    return {**{name: v / count for name, v in totals.items()}, **codebooks.usage(histogram)}
+
+
+@jax.jit(static_argnames="model")
+def _reconstruct(params: dict, audio: jax.Array, model: EncodecConfig):
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
+    codec = nnx.merge(graphdef, params)
+    scale = level(audio)[:, None, None] if model.normalize else jnp.ones(())
+    codes = codec.encode(audio / scale)
+    output = (codec.decode(codes) * scale)[:, :, : audio.shape[2]]
+    known = reconstruction.losses(model.sample_rate, ())
+    values = {name: known[name](output, audio) for name in ("l1", "mel", "msspec")}
+    values["si_snr"] = -reconstruction.si_snr_loss(output, audio, model.sample_rate)
+    return values, codes
+
+
+def _with_new_codebooks(
+    model: EncodecConfig, config: CodecTrainConfig, state: CodecTrainState, clips
+) -> CodecTrainState:
+    """Puts residual k-means of some segments' latents in the codebooks' place."""
+    books = codebooks.kmeans(
+        _latents(model, state, clips, config),
+        model.n_q,
+        model.bins,
+        rounds=config.kmeans_rounds,
+        seed=config.seed,
+        count=start_count(model, config),
+    )
+    books = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), books, state.codebooks)
+    if state.average is not None:  # an average with what was there before would mean nothing
+        params = {**state.average.params, "embed": books.embed.copy()}
+        state = dataclasses.replace(
+            state, average=dataclasses.replace(state.average, params=params)
+        )
+    return dataclasses.replace(state, codebooks=books)
 
 
 def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.ndarray:
     """Latents of some segments, [N, D], at least sixteen for every code."""
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
-    encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encoder(audio[:, :, None]))
+    nets = codec_params(dataclasses.replace(state, average=None))
+
+    @jax.jit
+    def encode(params, audio):
+        scale = level(audio)[:, None, None] if model.normalize else jnp.ones(())
+        return nnx.merge(graphdef, params).encoder((audio / scale).swapaxes(1, 2))
+
     frames = config.batch_size * config.segment_frames
-    batches = -(-16 * model.bins // frames)
-    sampler = segments(
-        clips, model.hop_length, dataclasses.replace(config, steps=batches, seed=config.seed + 1), 0
+    draw = dataclasses.replace(
+        config, steps=-(-16 * model.bins // frames), warmup_steps=0, seed=config.seed + 1
     )
-    params = codec_params(state)
+    sampler = segments(clips, model.hop_length, draw, 0)
     return np.concatenate(
-        [np.asarray(encode(params, audio)).reshape(-1, model.dimension) for _, audio in sampler]
+        [np.asarray(encode(nets, audio)).reshape(-1, model.dimension) for _, audio in sampler]
     )

@@ -112,6 +112,7 @@ class Layout:
 
         def gather_leaf(path, x: jax.Array) -> jax.Array:
             keys = jax.tree_util.keystr(path, simple=True, separator="/")
+            keys = keys.removesuffix("/base")  # of a weight beside which an adapter is trained
             name = "/".join(part for part in (component, under, keys) if part)
             spec = sharding.spec_of(name, config, mesh)
             x = x.astype(dtype) if x.ndim > 1 else x

@@ -13,10 +13,12 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from musicgen_jax import lora
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.lora import LoraConfig
 from musicgen_jax.sharding import place
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.training import ema
@@ -58,6 +60,7 @@ class LMTrainConfig:
     remat: bool = False  # backwards each block is computed again: slower, far less memory
     ema_decay: float = 0.0  # of a moving average of the parameters; 0: none. audiocraft: 0.99
     ema_every: int = 1  # steps between its updates. audiocraft: 10
+    lora: LoraConfig | None = None  # trains an adapter alone; None: the language model itself
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +78,8 @@ class LMTrainConfig:
             self.codebook_weights and not sum(self.codebook_weights)
         ):
             raise ValueError("codebook_weights must not be negative, nor all 0")
+        if self.lora is not None and not self.freeze_text:
+            raise ValueError("lora trains nothing but the adapter: leave freeze_text on")
         for phase in self.phases:
             if phase.batch_size % self.accumulate:
                 raise ValueError(
@@ -102,7 +107,7 @@ class LMTrainState:
     """Everything that changes while a language model trains."""
 
     step: jax.Array
-    params: Any  # {"t5": ..., "lm": ...}
+    params: Any  # {"t5": ..., "lm": ...}, and "lora" where an adapter is trained
     optimizer: optax.OptState
     ema: Any = None  # an EMA of what is trained, None without
 
@@ -168,10 +173,13 @@ def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> d
     rngs = nnx.Rngs(config.seed)
     makers = {"t5": lambda: T5Encoder(model.t5, rngs=rngs), "lm": lambda: LM(model.lm, rngs=rngs)}
     with jax.default_device(_host()):
-        return {
+        params = {
             name: given.get(name) or nnx.to_pure_dict(nnx.state(make(), nnx.Param))
             for name, make in makers.items()
         }
+        if config.lora is not None:
+            params["lora"] = lora.init(model.lm, config.lora, jax.random.key(config.seed))
+        return params
 
 
 def _make_rest(config: LMTrainConfig, part: Any) -> tuple[optax.OptState, Any]:
@@ -189,6 +197,8 @@ def _host() -> Any:
 
 def trained(params: Any, config: LMTrainConfig) -> dict:
     """The part of the parameters that training changes."""
+    if config.lora is not None:
+        return {"lora": params["lora"]}
     return {"lm": params["lm"]} if config.freeze_text else params
 
 
@@ -202,6 +212,7 @@ def make_loss(
     dtype: Any = jnp.float32,
     remat: bool = False,
     layout: Layout = ONE_DEVICE,
+    adapter: LoraConfig | None = None,
 ) -> Callable:
     """The loss: mean cross-entropy per codebook over valid positions, then the mean over books.
 
@@ -211,6 +222,7 @@ def make_loss(
       dtype: of the computation; logits and the loss are float32 whatever it is.
       remat: whether blocks are computed again backwards instead of keeping what is in them.
       layout: of the arrays on the devices.
+      adapter: what the adapter in params["lora"] is like; None if there is none.
 
     Returns:
       (params, codes [B, K, T], ids [B, L], mask [B, L], chroma [B, T', bins], given [B]) -> (mean
@@ -227,13 +239,18 @@ def make_loss(
     weights = weights / weights.sum()
     t5_shape = nnx.eval_shape(lambda: T5Encoder(model.t5, rngs=nnx.Rngs(0)))
     lm_shape = nnx.eval_shape(lambda: LM(model.lm, dtype=dtype, rngs=nnx.Rngs(0)))
+    if adapter is not None:
+        lora.attach(lm_shape, adapter)
     lm_shape.transformer.around = layout.around(model.lm, dtype, remat)
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
     def loss(params, codes, ids, mask, chroma=None, given=None):
         t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
-        blocks = params["lm"]["transformer"]  # each gathers its own weights
-        rest = {name: part for name, part in params["lm"].items() if name != "transformer"}
+        lm_params = params["lm"]
+        if adapter is not None:
+            lm_params = lora.join(lm_params, params["lora"], model.lm, adapter)
+        blocks = lm_params["transformer"]  # each gathers its own weights
+        rest = {name: part for name, part in lm_params.items() if name != "transformer"}
         rest = layout.gather("lm", model.lm, rest, dtype)
         t5 = nnx.merge(t5_graph, t5_params)
         lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
@@ -266,6 +283,7 @@ def make_step(
         dtype=jnp.dtype(config.dtype),
         remat=config.remat,
         layout=layout,
+        adapter=config.lora,
     )
     optimizer = make_optimizer(config.optimizer, config.steps)
     stays = layout.state_shardings(model, abstract_state(model, config))

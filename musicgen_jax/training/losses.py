@@ -4,20 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musicgen_jax.training.spectrograms import mel_bank
+
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
     """Triangular mel filters of unit sum, float32 [window // 2 + 1, n_mels], 20 Hz to Nyquist."""
-
-    def to_mel(hertz):
-        return 2595.0 * np.log10(1.0 + hertz / 700.0)
-
-    nyquist = sample_rate / 2
-    mels = np.linspace(to_mel(20.0), to_mel(nyquist), n_mels + 2)
-    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
-    bins = np.linspace(0.0, nyquist, window // 2 + 1)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters = mel_bank(sample_rate, window, n_mels, 20.0)
     return (filters / np.maximum(filters.sum(0), 1e-8)).astype(np.float32)
 
 

@@ -1,0 +1,241 @@
+"""From a model folder back to the official PyTorch formats, without torch."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax import __version__, checkpoint, hub
+from musicgen_jax.checkpoint import ComponentConfig, ModelInfo
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.convert import encodec, lm, mert, official, t5
+from musicgen_jax.convert.inverse import invert_table
+from musicgen_jax.convert.pipeline import abstract_params
+from musicgen_jax.convert.rules import Table
+from musicgen_jax.convert.safetensors_writer import write_safetensors
+from musicgen_jax.convert.source import CODEC_FILE, HUB_MERT, LM_FILE, TOKENIZER
+from musicgen_jax.convert.tensors import LazyTensor
+from musicgen_jax.convert.torch_writer import write_torch
+from musicgen_jax.errors import UserError
+
+FORMATS = ("audiocraft", "transformers")
+_WEIGHTS = "model.safetensors"
+_MERT_FOLDER = HUB_MERT.split("/")[-1]
+# In transformers' file of a whole model; its language model's keys say themselves where they are.
+_PREFIXES = {"t5": "text_encoder.", "encodec": "audio_encoder.", "lm": ""}
+_CONFIGS = {
+    "t5": official.t5_config,
+    "mert": official.mert_config,
+    "encodec": official.codec_config,
+}
+
+Tensors = dict[str, np.ndarray]
+
+
+def export_torch(
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    format: str = "audiocraft",
+    overwrite: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Writes a model in an official format; converted again it is the same, bit by bit.
+
+    A model that was converted gives the same keys, shapes and types as the file that it came from,
+    and the same bytes but where converting keeps less than the file has. There it is any numbers
+    that mean the same: the direction of a convolution's weight norm is the weight itself, one of
+    the LSTM's two biases is zero, the codebooks' running statistics start anew.
+
+    Args:
+      model: "nano", a model's folder (or that of a codec alone), or an official name.
+      out: the folder to make.
+      format: "audiocraft": `state_dict.bin` and `compression_state_dict.bin`, and in folders
+        beside them, where `convert` finds them, T5 and the style model's MERT, which audiocraft
+        itself takes from the Hub. "transformers": what `from_pretrained` reads, for text and
+        melody models.
+      overwrite: replaces what an earlier call wrote at `out`.
+      log: is told of each step, in one line.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: there is no such model, the format cannot express it, or something is in the way.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format must be {' or '.join(FORMATS)}, got {format!r}")
+    source = hub.find_model(model)
+    info = checkpoint.load_info(source)
+    name = str(model)
+    with _writing(Path(out), overwrite) as folder:
+        if info.config is None:
+            _write_codec_alone(folder, info, source, name, format)
+        elif format == "audiocraft":
+            _write_audiocraft(folder, info.config, source, name, log)
+        else:
+            _write_transformers(folder, info.config, source, name, log)
+        shutil.copyfile(source / "LICENSE", folder / "LICENSE")
+    return Path(out)
+
+
+# --- audiocraft --------------------------------------------------------------------------------
+
+
+def _write_audiocraft(
+    folder: Path, config: MusicGenConfig, source: Path, name: str, log: Callable[[str], None]
+) -> None:
+    lm_settings = official.lm_settings(config)  # refuses before anything is read
+    codec_settings = official.codec_settings(config.encodec)
+    log(f"t5: folder {official.T5_NAME}; audiocraft itself takes {official.T5_NAME} from the Hub")
+    if config.t5.d_model != 768:
+        log(
+            f"t5: of width {config.t5.d_model}, unlike {official.T5_NAME}: audiocraft cannot run it"
+        )
+    _write_alone(folder / official.T5_NAME, "t5", config.t5, source, name)
+    _write_tokenizer(folder / official.T5_NAME, source)
+    if config.mert is not None:
+        log(f"mert: folder {_MERT_FOLDER}; audiocraft itself takes {HUB_MERT} from the Hub")
+        _write_alone(folder / _MERT_FOLDER, "mert", config.mert, source, name)
+    log(f"lm: {LM_FILE}")
+    table = lm.audiocraft_table(config.lm)
+    _write_package(folder / LM_FILE, _tensors("lm", config.lm, table, source, name), lm_settings)
+    log(f"encodec: {CODEC_FILE}")
+    _write_codec_package(folder, config.encodec, source, name, codec_settings)
+
+
+def _write_codec_package(
+    folder: Path, config: Any, source: Path, name: str, settings: Mapping[str, Any]
+) -> None:
+    table = encodec.table(config, encodec.SPELLINGS["audiocraft"])
+    tensors = _tensors("encodec", config, table, source, name)
+    _write_package(folder / CODEC_FILE, tensors, settings)
+
+
+def _write_package(path: Path, tensors: Tensors, settings: Mapping[str, Any]) -> None:
+    """What audiocraft's `export_lm` and `export_encodec` write."""
+    package = {
+        "best_state": tensors,
+        "xp.cfg": official.to_yaml(settings),
+        "version": f"musicgen-jax {__version__}",
+        "exported": True,
+    }
+    write_torch(path, package)
+
+
+# --- transformers ------------------------------------------------------------------------------
+
+
+def _write_transformers(
+    folder: Path, config: MusicGenConfig, source: Path, name: str, log: Callable[[str], None]
+) -> None:
+    official.model_config(config, "float32")  # refuses before anything is read
+    tensors: Tensors = {}
+    for component, prefix in _PREFIXES.items():
+        log(f"{component}: {_WEIGHTS}")
+        part = getattr(config, component)
+        own = _tensors(component, part, _transformers_table(component, part), source, name)
+        tensors |= {prefix + key: tensor for key, tensor in own.items()}
+    if config.lm.dim == config.t5.d_model:
+        _drop_projection(tensors, name)
+    dtypes = {tensor.dtype.name for tensor in tensors.values() if tensor.dtype.kind != "i"}
+    # Loaded in one type: in that which holds all of them.
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    _write_json(folder / "config.json", official.model_config(config, dtype))
+    _write_json(folder / "generation_config.json", official.generation_config(config))
+    _write_json(folder / "preprocessor_config.json", official.preprocessor_config(config))
+    _write_tokenizer(folder, source)
+    _write_weights(folder, tensors)
+
+
+def _transformers_table(component: str, config: Any) -> Table:
+    if component == "encodec":
+        return encodec.table(config, encodec.SPELLINGS["transformers"])
+    return {"lm": lm.TRANSFORMERS, "t5": t5.TABLE, "mert": mert.TABLE}[component]
+
+
+def _drop_projection(tensors: Tensors, name: str) -> None:
+    """At equal widths transformers takes T5's vectors as they are."""
+    weight, bias = (tensors.pop(f"enc_to_dec_proj.{kind}") for kind in ("weight", "bias"))
+    if not np.array_equal(weight, np.eye(len(weight))) or bias.any():
+        raise UserError(
+            f"transformers cannot express {name}: it knows no projection of the text to the same "
+            "width; write it as --format audiocraft"
+        )
+
+
+def _write_alone(
+    folder: Path, component: str, config: ComponentConfig, source: Path, name: str
+) -> None:
+    """A component as a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    table = _transformers_table(component, config)
+    _write_weights(folder, _tensors(component, config, table, source, name))
+    _write_json(folder / "config.json", _CONFIGS[component](config))
+
+
+def _write_weights(folder: Path, tensors: Tensors) -> None:
+    def lazy(tensor: np.ndarray) -> LazyTensor:
+        return LazyTensor(tensor.shape, tensor.dtype, lambda: tensor)
+
+    wrapped = {key: lazy(tensor) for key, tensor in tensors.items()}
+    write_safetensors(folder / _WEIGHTS, wrapped, {"format": "pt"})
+
+
+def _write_tokenizer(folder: Path, source: Path) -> None:
+    shutil.copyfile(source / checkpoint.TOKENIZER, folder / TOKENIZER)
+    _write_json(folder / "tokenizer_config.json", official.TOKENIZER_CONFIG)
+
+
+# --- Both --------------------------------------------------------------------------------------
+
+
+def _write_codec_alone(folder: Path, info: ModelInfo, source: Path, name: str, format: str) -> None:
+    if set(info.parts) != {"encodec"}:
+        raise UserError(
+            f"{name} is neither a MusicGen model nor a codec: it holds {set(info.parts)}"
+        )
+    config: Any = info.parts["encodec"]
+    if format == "audiocraft":
+        settings = official.codec_settings(config)
+        _write_codec_package(folder, config, source, name, settings)
+    else:
+        _write_alone(folder, "encodec", config, source, name)
+
+
+def _tensors(
+    component: str, config: ComponentConfig, table: Table, source: Path, name: str
+) -> Tensors:
+    """The official tensors of a component, of the types in which its parameters are stored."""
+    abstract = abstract_params(component, config)
+    params = checkpoint.load_params(source, component, abstract, keep_dtypes=True)
+    return invert_table(table, params, name)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _writing(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder that appears at `out` only when it is complete."""
+    target = out.absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        ours = any((target / name).is_file() for name in (LM_FILE, CODEC_FILE, _WEIGHTS))
+        if not (overwrite and ours):
+            hint = "it is no such export" if overwrite else "choose another folder, or overwrite it"
+            raise UserError(f"{target} exists already: {hint}")
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        checkpoint.replace_folder(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise

@@ -1,0 +1,30 @@
+"""`musicgen-jax export-torch`: what was trained here, in the official PyTorch formats."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments to a parser."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="nano, a model's folder, or an official name")
+    add("out", metavar="OUT", help="the folder to make")
+    add(
+        "--format",
+        choices=("audiocraft", "transformers"),
+        default="audiocraft",
+        help="whose code is to load it; the style model is known to audiocraft alone",
+    )
+    add("--overwrite", action="store_true", help="replace an export that is there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the files.
+
+    Raises:
+      UserError: the model or the folder is at fault.
+    """
+    from musicgen_jax.convert.to_torch import export_torch
+
+    export_torch(args.model, args.out, format=args.format, overwrite=args.overwrite, log=print)
+    print(f"wrote {args.out}")

@@ -1,0 +1,56 @@
+"""Music to try training on: `python -m musicgen_jax.nano.render OUT --n 50`.
+
+Pieces of the composer as audio files, each with what it is like beside it, in the form that
+`musicgen-jax train` and `finetune` read. Nobody's rights are in them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax import audio
+from musicgen_jax.nano import captions
+from musicgen_jax.nano.build import piece
+from musicgen_jax.nano.composer import FRAME_RATE
+from musicgen_jax.nano.synth import SAMPLE_RATE
+
+SEED = 50_000_000  # see the other seeds in `nano.build`: these pieces are in none of their sets
+
+
+def render(folder: Path, count: int, seconds: float, first: int = 0) -> None:
+    """Writes `count` pieces as `folder/00000.wav` and `00000.json` and so on; what is there stays.
+
+    Args:
+      folder: made if it does not exist.
+      count: how many.
+      seconds: length of each.
+      first: number of the first piece.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        path = folder / f"{number:05d}.wav"
+        if path.exists():
+            continue
+        seed = SEED + number
+        spec, waveform = piece(seed, round(seconds * FRAME_RATE))
+        info = {
+            "description": captions.training_caption(spec, np.random.default_rng((seed, 1))),
+            "bpm": round(spec.bpm),
+            "instrument": spec.lead,
+            "moods": ["happy" if spec.mode == "major" else "sad"],
+            "genre": spec.style,
+        }
+        path.with_suffix(".json").write_text(json.dumps(info))
+        audio.write(path, waveform[None], SAMPLE_RATE, strategy="clip")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Music to try training on.")
+    parser.add_argument("folder", type=Path, metavar="OUT", help="folder of .wav and .json files")
+    parser.add_argument("--n", type=int, default=50, help="pieces")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each")
+    parser.add_argument("--first", type=int, default=0, help="number of the first piece")
+    arguments = parser.parse_args()
+    render(arguments.folder, arguments.n, arguments.seconds, arguments.first)

@@ -1,0 +1,137 @@
+"""One training run of a codec, from its settings to the folder of the codec."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from musicgen_jax import checkpoint, hub, sharding
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.encodec import Encodec
+from musicgen_jax.errors import UserError
+from musicgen_jax.training import codec, records
+from musicgen_jax.training.codec_settings import CodecRunConfig
+from musicgen_jax.training.run import Run
+
+_LICENSE = "The codec in this folder was trained by whoever made it, who decides about it.\n"
+_BASED = "\nIts training began with the codec of {base}, whose licence holds for it:\n\n{text}"
+
+
+def train(
+    folder: Path,
+    config: CodecRunConfig,
+    clips: Any,
+    *,
+    valid: Any = None,
+    base: Path | None = None,
+    resume: bool = False,
+    data_changed: bool = False,
+) -> Path:
+    """Trains in a run's folder and returns the folder of the codec, `folder`/codec.
+
+    Args:
+      folder: of the run.
+      config: settings; with a base, `codec` is its architecture.
+      clips: `codec.Clips` with a `fingerprint`, at the codec's rate and channels.
+      valid: the same for the figures on clips that are not trained on, or None.
+      base: folder of a codec or model to begin with.
+      resume: whether to go on with a run that is there.
+      data_changed: whether the data may be other than it was.
+    """
+    model, settings = config.codec, config.training
+    if base is not None and not settings.train_decoder_only:
+        settings = dataclasses.replace(settings, kmeans_init=False)  # it has codebooks
+    mesh = _mesh(config)
+    abstract = jax.eval_shape(lambda: codec.init(model, settings))
+    with Run(
+        folder,
+        config,
+        fingerprint=clips.fingerprint,
+        resume=resume,
+        data_changed=data_changed,
+        keep=config.keep,
+        tensorboard=config.tensorboard,
+    ) as run:
+        restored = run.restore(abstract)
+        if restored is None:
+            params = None if base is None else load_params(base, model)
+            began, state = 0, codec.init(model, settings, params)
+        else:
+            began, state = restored
+        if began < settings.steps:
+            state = codec.train(
+                model,
+                settings,
+                clips,
+                state=state,
+                log=records.printing(run.log, settings.steps, began_at=began),
+                save=lambda state, score: run.save(int(state.step), state, score=score),
+                every=config.log_every,
+                save_every=config.save_every,
+                held_out=None if valid is None else _held_out(config, valid),
+                mesh=mesh,
+            )
+        _write(folder / "codec", config, codec.codec_params(state), base)
+        run.finish()
+    return folder / "codec"
+
+
+def load_params(base: Path, model: EncodecConfig) -> dict:
+    """The codec's parameters in the folder of a codec or model."""
+    shape = nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0)))
+    return checkpoint.load_params(base, "encodec", nnx.to_pure_dict(nnx.state(shape, nnx.Param)))
+
+
+def find_base(name: str) -> tuple[Path, EncodecConfig]:
+    """The folder of a codec or model, and the codec's architecture.
+
+    Raises:
+      UserError: there is none, or it holds no codec.
+    """
+    folder = hub.find_codec(name)
+    part = checkpoint.load_info(folder).parts.get("encodec")
+    if not isinstance(part, EncodecConfig):
+        raise UserError(f"{folder} holds no codec that could be trained")
+    return folder, part
+
+
+def _mesh(config: CodecRunConfig) -> Any:
+    count = config.devices or jax.device_count()
+    if count == 1:
+        return None
+    if config.training.batch_size % count:
+        raise UserError(
+            f"training.batch_size {config.training.batch_size} cannot be cut into {count} equal "
+            "parts: change it or devices"
+        )
+    return sharding.make_mesh(data=count)
+
+
+def _held_out(config: CodecRunConfig, valid: Any) -> np.ndarray:
+    """The same clips each time, float32 [N, C, W]."""
+    rng = np.random.default_rng(0)
+    hop = config.codec.hop_length
+    frames = max(round(config.valid_seconds * config.codec.sample_rate / hop), 1)
+    frames = max(frames, -(-1024 // hop))  # a window of the mel spectrogram
+    clips = [valid.segment(rng, frames * hop) for _ in range(config.valid_clips)]
+    return np.stack(clips).astype(np.float32)
+
+
+def _write(folder: Path, config: CodecRunConfig, params: dict, base: Path | None) -> None:
+    """Writes what `Codec.from_pretrained` loads."""
+    license_text, source = _LICENSE, {"made by": "musicgen-jax train codec", "name": config.name}
+    if base is not None:
+        text = (base / "LICENSE").read_text(encoding="utf-8")
+        license_text += _BASED.format(base=config.base, text=text)
+        source["base"] = config.base
+    params = jax.tree.map(np.asarray, params)
+    if jax.process_index():
+        return
+    with checkpoint.writing_model(folder, overwrite=True) as writer:
+        writer.write_component("encodec", params)
+        writer.finish(
+            {"encodec": config.codec}, tokenizer=None, license=license_text, source=source
+        )

@@ -1,0 +1,141 @@
+"""Settings of `musicgen-jax train codec`, as its TOML files hold them, and its presets."""
+
+import dataclasses
+
+from musicgen_jax.config import ENCODEC_32KHZ, EncodecConfig
+from musicgen_jax.training.balancer import BalancerConfig
+from musicgen_jax.training.codec_config import CodecTrainConfig, LossWeights
+from musicgen_jax.training.discriminator import DiscriminatorConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecRunConfig:
+    """A whole run. Intervals are in steps."""
+
+    codec: EncodecConfig = dataclasses.field(default_factory=EncodecConfig)
+    training: CodecTrainConfig = dataclasses.field(default_factory=CodecTrainConfig)
+    name: str = ""
+    # A codec to begin with, or a model with one; its architecture goes before `codec`.
+    base: str = ""
+    data: str = ""  # folder or manifest of audio; --data goes before it
+    valid: str = ""  # the same, not trained on
+    valid_clips: int = 32
+    valid_seconds: float = 4.0
+    devices: int = 1  # over which the batch is spread; 0: all
+    log_every: int = 50
+    save_every: int = 500
+    keep: int = 3  # of the last checkpoints; the best is kept besides
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "keep", "valid_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.devices < 0 or self.valid_seconds <= 0:
+            raise ValueError("devices must not be negative and valid_seconds be above 0")
+        if self.training.train_decoder_only and not self.base:
+            raise ValueError("training.train_decoder_only needs a base whose decoder is trained")
+        codec = self.codec
+        for name in (
+            *("sample_rate", "channels", "n_filters", "dimension", "n_q", "bins", "kernel_size"),
+            *("last_kernel_size", "residual_kernel_size", "dilation_base", "compress"),
+        ):
+            if getattr(codec, name) < 1:
+                raise ValueError(f"codec.{name} must be at least 1, got {getattr(codec, name)}")
+        if codec.lstm < 0 or codec.n_residual_layers < 0:
+            raise ValueError("codec.lstm and codec.n_residual_layers must not be negative")
+        if not codec.ratios or min(codec.ratios) < 1:
+            raise ValueError(f"codec.ratios must be numbers from 1 on, got {codec.ratios}")
+        if codec.compress > codec.n_filters:
+            raise ValueError("codec.compress must be at most codec.n_filters")
+        if codec.pad_mode not in ("reflect", "constant"):
+            raise ValueError(f"codec.pad_mode must be 'reflect' or 'constant': {codec.pad_mode!r}")
+
+
+# The official strides at half the sample rate: 25 frames a second, to which nano's music is tuned.
+NANO_CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
+
+# How the codec of the bundled model was trained, on two cores: no adversary, and codebooks that
+# begin when there is something to code.
+NANO_TRAINING = CodecTrainConfig(
+    steps=3600,
+    unquantized_steps=700,
+    batch_size=8,
+    segment_frames=32,
+    learning_rate=2e-3,
+    betas=(0.8, 0.99),
+    warmup_steps=50,
+    final_learning_rate=0.02,
+    clip_norm=1.0,
+    weight_norm=False,
+    losses=LossWeights(adv=0.0, feat=0.0, l1=0.0, msspec=0.0, waveform=1.0, spectral=1.0),
+    balancer=BalancerConfig(balance_grads=False),
+    commitment_weight=0.25,
+    commitment_books="last",
+    dead_below=0.08,
+    kmeans_rounds=10,
+    ema_decay=0.0,
+)
+
+# A better decoder for the codes that there are, on a laptop's CPU. The adversary is a small one.
+DECODER_TRAINING = CodecTrainConfig(
+    steps=3000,
+    batch_size=8,
+    segment_frames=24,
+    learning_rate=5e-4,
+    warmup_steps=50,
+    final_learning_rate=0.05,
+    train_decoder_only=True,
+    ema_decay=0.999,
+    discriminator=DiscriminatorConfig(
+        filters=8,
+        n_ffts=(1024, 512, 256),
+        hop_lengths=(512, 256, 128),  # half windows: half the work
+        win_lengths=(1024, 512, 256),
+    ),
+)
+
+PRESETS: dict[str, CodecRunConfig] = {
+    # Shows in a minute that everything works; sounds like nothing.
+    "debug": CodecRunConfig(
+        codec=EncodecConfig(
+            sample_rate=8000, n_filters=2, ratios=(8, 5), dimension=8, n_q=2, bins=32, lstm=0
+        ),
+        training=CodecTrainConfig(
+            steps=20,
+            batch_size=2,
+            segment_frames=32,
+            kmeans_rounds=5,
+            discriminator=DiscriminatorConfig(
+                filters=2, n_ffts=(128, 64), hop_lengths=(32, 16), win_lengths=(128, 64)
+            ),
+        ),
+        name="my-debug-codec",
+        valid_clips=2,
+        valid_seconds=0.5,
+        log_every=5,
+        save_every=10,
+    ),
+    "nano": CodecRunConfig(codec=NANO_CODEC, training=NANO_TRAINING, name="my-nano-codec"),
+    "nano-decoder": CodecRunConfig(
+        codec=NANO_CODEC, training=DECODER_TRAINING, name="my-nano-decoder", base="nano"
+    ),
+    # audiocraft's config/solver/compression, by the same names.
+    "encodec_base_24khz": CodecRunConfig(
+        codec=EncodecConfig(
+            sample_rate=24000,
+            n_filters=32,
+            ratios=(8, 5, 4, 2),
+            n_q=32,
+            bins=1024,
+            causal=True,
+            pad_mode="constant",
+        ),
+        training=CodecTrainConfig(segment_frames=75, q_dropout=True),
+        name="my-encodec-24khz",
+        devices=0,
+    ),
+    "encodec_musicgen_32khz": CodecRunConfig(
+        codec=ENCODEC_32KHZ, name="my-encodec-32khz", devices=0
+    ),
+}
