@@ -102,7 +102,9 @@ def main() -> int:
         config = dataclasses.replace(config, mesh=mesh)
     # Only the data is not the command's own.
     lm_command._open = lambda *_: Periodic(segments)
-    lm_command._settings = lambda _: dataclasses.replace(config, base=str(args.base))
+    lm_command._settings = lambda _: dataclasses.replace(
+        config, base=str(args.base), data="periodic"
+    )
     return command_line(["train", "lm", "--run", str(args.run), "--resume"])
 
 

@@ -306,3 +306,18 @@ def test_a_loss_that_is_not_finite_ends_with_the_good_checkpoint(uninterrupted, 
     code, log = run_to_its_end(folder, base)  # without the poison it goes on
     assert code == 0, log
     assert lm_runs.records(folder) == lm_runs.records(uninterrupted)
+
+
+def test_records_also_go_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with open_run(tmp_path / "run", tensorboard=True) as run:
+        run.log({"step": 1, "loss": 0.5})
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events.*")
+    assert b"loss" in events.read_bytes()
+
+
+def test_tensorboard_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("musicgen_jax.training.run.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install \"musicgen-jax\[tensorboard\]\""):
+        open_run(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()

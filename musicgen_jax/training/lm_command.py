@@ -56,12 +56,14 @@ def run(args: argparse.Namespace) -> int:
     from musicgen_jax.training.lm_settings import model_config
 
     config = _settings(args)
+    if not config.data:
+        raise UserError("there is no data to train on: give --data CODES, from `train encode`")
     folder = Path(args.folder)
     compile_cache.enable()
     base = hub.find_model(config.base)
     model = model_config(config, checkpoint.load_config(base))
-    examples = _open(config.data, "--data CODES", model, base)
-    valid = _open(config.valid, "--valid CODES", model, base) if config.valid else None
+    examples = _open(config.data, model, base)
+    valid = _open(config.valid, model, base) if config.valid else None
     tokenize = fixed_length(Tokenizer(base / checkpoint.TOKENIZER), config.text_length)
     made = train(
         folder,
@@ -121,12 +123,10 @@ def _settings(args: argparse.Namespace) -> "LMRunConfig":
     return dataclasses.replace(config, mesh=mesh, tensorboard=tensorboard)
 
 
-def _open(folder: str, option: str, model: "MusicGenConfig", base: Path) -> Any:
+def _open(folder: str, model: "MusicGenConfig", base: Path) -> Any:
     """The codes in a folder, if the model's codec made them."""
     from musicgen_jax.training.data.shards import CodeShards
 
-    if not folder:
-        raise UserError(f"there is no data to train on: give {option}, from `train encode`")
     shards = CodeShards.open(folder)
     ours = model.lm.n_q, model.lm.card
     if (shards.codebooks, shards.card) != ours:

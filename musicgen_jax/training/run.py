@@ -11,6 +11,7 @@ checkpoint is forgotten when the run goes on from there: those steps are about t
 
 import contextlib
 import errno
+import importlib.util
 import json
 import math
 import os
@@ -68,7 +69,9 @@ class Run:
         self._writer: Any = None
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
         # Every process decides for itself from the same files, before the first writes any.
-        problem = self._problem(resume, data_changed)
+        problem = self._problem(resume, data_changed) or (
+            _no_tensorboard() if tensorboard else None
+        )
         meet("the run's folder has been looked at")
         if problem:
             raise UserError(problem)
@@ -111,12 +114,8 @@ class Run:
         about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
         _replace(self.folder / ABOUT, about)
         if tensorboard:
-            try:
-                import tensorboardX  # type: ignore[import-not-found]
-            except ImportError:
-                raise UserError(
-                    'TensorBoard needs tensorboardX: pip install "musicgen-jax[tensorboard]"'
-                ) from None
+            import tensorboardX  # type: ignore[import-not-found]
+
             self._writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"))
 
     def __enter__(self) -> "Run":
@@ -331,6 +330,12 @@ def _difference(wanted: dict, stored: dict) -> str | None:
         if ours != theirs:
             return f"{name} is {theirs} there and {ours} by these settings"
     return None
+
+
+def _no_tensorboard() -> str | None:
+    if importlib.util.find_spec("tensorboardX") is not None:
+        return None
+    return 'TensorBoard needs tensorboardX: pip install "musicgen-jax[tensorboard]"'
 
 
 def _reason(error: BaseException) -> str:
