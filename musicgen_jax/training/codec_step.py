@@ -273,11 +273,13 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
         penalty_value, penalty_gradient = jax.value_and_grad(penalty)(commitment)
         (net_grads,) = back((gradient, penalty_gradient))
         updates, opt_state = optimizer.update(net_grads, state.optimizer, nets)
-        nets = {**frozen, **optax.apply_updates(nets, updates)}
+        moved: Any = optax.apply_updates(nets, updates)
+        nets = {**frozen, **moved}
 
         books = state.codebooks
         if quantize:
-            flat = codes.swapaxes(1, 2).reshape(-1, model.n_q)
+            chosen: Any = codes
+            flat = chosen.swapaxes(1, 2).reshape(-1, model.n_q)
             one = jnp.ones(len(flat), jnp.int32)
             metrics["histogram"] = jnp.stack(
                 [jax.ops.segment_sum(one, flat[:, k], model.bins) for k in range(model.n_q)]
