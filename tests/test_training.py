@@ -188,7 +188,7 @@ def test_language_model_learns_a_pattern_and_resumes_exactly(tmp_path):
         MODEL, run, Patterns(), tokenize, log=logs.append, save=save, every=20, save_every=50
     )
     assert logs[-1]["loss"] < 0.6 * logs[0]["loss"]
-    abstract = jax.eval_shape(lambda: lm.init(MODEL, run))
+    abstract = lm.abstract_state(MODEL, run)
     state = checkpoint.load_state(tmp_path / "state-50", abstract)
     resumed = lm_loop.train(MODEL, run, Patterns(), tokenize, state=state)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)

@@ -190,7 +190,7 @@ def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
 def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) -> dict:
     """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
     path = run / "lm"
-    abstract = jax.eval_shape(lambda: lm_training.init(MODEL, LM_TRAINING))
+    abstract = lm_training.abstract_state(MODEL, LM_TRAINING)
     if path.exists():
         state = checkpoint.load_state(path, abstract)
     else:
