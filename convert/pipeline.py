@@ -25,6 +25,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.mert import Mert
 from musicgen_jax.separation.model import HTDemucs
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.t5 import T5Encoder
 
 MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec, "separator": HTDemucs}
@@ -257,7 +258,7 @@ def convert_part(component: str, part: Part, config: ComponentConfig) -> dict:
 
 def abstract_params(component: str, config: ComponentConfig) -> dict:
     """The parameter tree of a component as `jax.ShapeDtypeStruct`s; allocates nothing."""
-    module = nnx.eval_shape(lambda: MODULES[component](config, rngs=nnx.Rngs(0)))
+    module = module_shapes(MODULES[component], config)
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 

@@ -27,6 +27,7 @@ from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.patterns import to_steps
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.tokenizer import Tokenizer
 
 TOLERANCE = 1e-3  # of the largest reference value; 48 layers in float32 stay well below
@@ -157,7 +158,7 @@ def call(module: Any, *arrays: np.ndarray, method: Callable = operator.call) -> 
 def load(component: str, config: MusicGenConfig, path: Any) -> Any:
     """Our module with the converted weights, in float32."""
     sizes = getattr(config, component)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: MODULES[component](sizes, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(module_shapes(MODULES[component], sizes))
     params = checkpoint.load_params(path, component, abstract_params(component, sizes))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)

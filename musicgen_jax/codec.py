@@ -20,6 +20,7 @@ from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.segments import level, overlap_add, segments
 from musicgen_jax.errors import UserError
+from musicgen_jax.shapes import module_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Codec:
         config = info.parts.get("encodec")
         if not isinstance(config, EncodecConfig):
             raise UserError(f"{folder} holds no codec, only {', '.join(info.parts)}")
-        network = nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0)))
+        network = module_shapes(Encodec, config)
         graphdef, state = nnx.split(network)
         params = checkpoint.load_params(folder, "encodec", nnx.to_pure_dict(state))
         nnx.replace_by_pure_dict(state, params)

@@ -34,6 +34,7 @@ from musicgen_jax.melody import Audio, Melodies, check_melodies, chroma_frames
 from musicgen_jax.mert import Mert
 from musicgen_jax.piece import DEFAULT_DURATION, Piece, check_codes, check_prompt, num_frames
 from musicgen_jax.progress import Progress, progress_callback
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.style import Styles, check_eval_q, check_styles
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
@@ -185,7 +186,7 @@ class MusicGen:
         }
 
         def fill(component: str, module: Callable[..., Part]) -> Part:
-            graphdef, state = nnx.split(nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0))))
+            graphdef, state = nnx.split(module_shapes(module))
             sizes = getattr(config, component)
             abstract = sharding.as_stored(component, sizes, nnx.to_pure_dict(state), mesh)
             params = sharding.arrange(component, sizes, weights(component, abstract), mesh)

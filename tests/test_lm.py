@@ -9,6 +9,7 @@ from flax import nnx
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import LMConfig
 from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.shapes import module_shapes
 from tests.tolerance import assert_close
 
 CONFIG = LMConfig(
@@ -20,7 +21,7 @@ def make_lm(conditioning: str = "cross", **kwargs) -> LM:
     """A tiny model with weights large enough that every part of it shows."""
     fields = {f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}
     config = LMConfig(**{**fields, "conditioning": conditioning})
-    lm = nnx.eval_shape(lambda: LM(config, **kwargs, rngs=nnx.Rngs(0)))
+    lm = module_shapes(LM, config, **kwargs)
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)
     params = jax.tree_util.tree_map_with_path(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec, streaming
 from musicgen_jax.encodec.streaming import StreamingDecoder, look_ahead
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.testing import random_params
 from tests.tolerance import assert_close
 
@@ -29,7 +30,7 @@ CONFIGS = {"small": SMALL, "odd": ODD, "no lstm": NO_LSTM, "causal": CAUSAL}
 
 
 def make(config: EncodecConfig) -> Encodec:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(module_shapes(Encodec, config))
     nnx.replace_by_pure_dict(state, random_params(nnx.to_pure_dict(state)))
     return nnx.merge(graphdef, state)
 

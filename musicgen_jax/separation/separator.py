@@ -17,6 +17,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.hub import models_home
 from musicgen_jax.separation.model import HTDemucs
 from musicgen_jax.separation.segments import in_segments
+from musicgen_jax.shapes import module_shapes
 
 COMPONENT = "separator"
 MELODY = ("vocals", "other")  # what audiocraft takes for the melody
@@ -63,7 +64,7 @@ class Separator:
           weights: is given the parameter tree as nested dicts of `jax.ShapeDtypeStruct`, returns
             the same of arrays.
         """
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: HTDemucs(config, rngs=nnx.Rngs(0))))
+        graphdef, state = nnx.split(module_shapes(HTDemucs, config))
         nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
         return cls(nnx.merge(graphdef, state))
 
