@@ -213,6 +213,8 @@ def trace(
     lm = nnx.merge(*nnx.split(model.lm))
     if platforms != ("cpu",):  # elsewhere it need not be wider, see `transformer.cache_dtype`
         lm.cache_dtype = lm.dtype
+    if platforms == ("tpu",):  # as `transformer.cache_groups` chooses there
+        lm.cache_groups = 1
     lm_weights, build_lm = _taken_apart(lm)
     text_weights, build_text = _taken_apart(
         nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner)

@@ -39,10 +39,8 @@ class Embedding(nnx.Module):
     def __call__(self, steps: jax.Array) -> jax.Array:
         """int32 `[B, K, S]` to `[B, S, D]`."""
         tables = self.embedding[...]  # [K, V + 1, D]
-        return sum(
-            jnp.take(tables[k], steps[:, k], axis=0).astype(self.dtype)
-            for k in range(tables.shape[0])
-        )  # type: ignore[return-value]
+        # By book and token at once: taken apart first, every table would be copied at every step.
+        return sum(tables[k, steps[:, k]].astype(self.dtype) for k in range(tables.shape[0]))  # type: ignore[return-value]
 
 
 class Heads(nnx.Module):
@@ -76,6 +74,7 @@ class LM(nnx.Module):
       param_dtype: of the stored parameters. With int8 the transformer's matrices and the heads are
         kept as int8, everything else as float32.
       cache_dtype: of keys and values in generation; None chooses, see `transformer.cache_dtype`.
+      cache_groups: blocks that they are kept in; None chooses, see `transformer.cache_groups`.
       rngs: stream `params` is used.
     """
 
@@ -86,6 +85,7 @@ class LM(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         cache_dtype: DTypeLike | None = None,
+        cache_groups: int | None = None,
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
@@ -94,6 +94,7 @@ class LM(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.cache_dtype = jnp.dtype(cache_dtype or transformer.cache_dtype(dtype))
+        self.cache_groups = cache_groups or transformer.cache_groups(config.num_heads)
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (
             ChromaConditioner(config.chroma_bins, config.dim, **floats, rngs=rngs)
@@ -179,8 +180,10 @@ class LM(nnx.Module):
         self, batch: int, length: int, dtype: DTypeLike | None = None
     ) -> tuple[LayerCache, ...]:
         """Empty caches for `length` slots (prefix and steps), in `self.cache_dtype` by default."""
-        heads, dim = self.config.num_heads, self.config.dim
-        zeros = partial(jnp.zeros, (batch, heads, length, dim // heads), dtype or self.cache_dtype)
+        groups, dim = self.cache_groups, self.config.dim
+        zeros = partial(
+            jnp.zeros, (batch, groups, length, dim // groups), dtype or self.cache_dtype
+        )
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
     def cross_kv(self, condition: Condition) -> tuple[CrossCache, ...] | None:
@@ -189,7 +192,8 @@ class LM(nnx.Module):
             return None
         # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
         wide = self.cache_dtype.itemsize > 1
-        return self.transformer.cross_kv(condition.cross, self.cache_dtype if wide else self.dtype)
+        dtype = self.cache_dtype if wide else self.dtype
+        return self.transformer.cross_kv(condition.cross, dtype, self.cache_groups)
 
     def prefill(
         self,

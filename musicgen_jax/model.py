@@ -38,6 +38,7 @@ from musicgen_jax.shapes import module_shapes
 from musicgen_jax.style import Styles, check_eval_q, check_styles
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.transformer import cache_groups
 from musicgen_jax.windows import assemble
 
 Part = TypeVar("Part", bound=nnx.Module)
@@ -183,6 +184,9 @@ class MusicGen:
             "dtype": dtype,
             "param_dtype": param_dtype,
             "cache_dtype": arguments.cache_dtype(cache_dtype),
+            "cache_groups": cache_groups(
+                config.lm.num_heads, 1 if mesh is None else mesh.shape[sharding.MODEL]
+            ),
         }
 
         def fill(component: str, module: Callable[..., Part]) -> Part:

@@ -245,7 +245,7 @@ def constrain_rows(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def constrain_cache(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Within jit: keys and values [B, N, S, H] stay with the heads' weights."""
+    """Within jit: keys and values [B, G, S, D / G] stay with the heads' weights."""
 
     def spec(x: jax.Array) -> P:
         assert mesh is not None

@@ -60,9 +60,13 @@ def forward(lm: LM, steps: jax.Array, condition: Condition) -> jax.Array:
 FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]
 
 
-@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
-def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix):
-    lm = make_lm(conditioning)
+@pytest.mark.parametrize(
+    ("conditioning", "prefix", "groups"),
+    [*((*f, None) for f in FORMS), ("cross", 0, 1), ("prepend", 4, 1)],
+)
+def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, groups):
+    """Also with heads side by side in the cache, as on a TPU."""
+    lm = make_lm(conditioning, cache_groups=groups)
     condition = make_condition([5, 2, 0], 5, prefix=prefix)
     steps = random_steps(3, 9)
     full = forward(lm, steps, condition)

@@ -1,0 +1,62 @@
+"""Our programs for a TPU, as its compiler leaves them; it needs no TPU, only `libtpu`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks/tpu_compile.py"
+# Of musicgen-small with two layers.
+LM_PARAMETERS, T5_PARAMETERS = 51_137_536, 109_628_544
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="pip install 'musicgen-jax[tpu]'"
+)
+
+
+@cache
+def compiled(*arguments: str) -> dict:
+    """What the benchmark says; in a process of its own, as libtpu refuses XLA's flags for CPUs."""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--quick", *arguments],
+        env={**env, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_loop_moves_no_weight_and_no_cache(dtype):
+    """Before it some are narrowed once: a TPU multiplies float32 as bfloat16 unless told not to."""
+    program = compiled("--dtype", dtype)
+    assert not program["moved"]
+    assert not [what for what in program["entry_moved"] if not what.startswith("convert bf16")]
+    assert dtype != "bfloat16" or not program["entry_moved"]
+    assert program["kernels"] > 20  # the loop was found
+    assert program["extra_bytes"] < 0.2 * program["argument_bytes"]
+
+
+def test_heads_apart_would_cost_a_second_cache_and_more_cycles():
+    """Why a TPU keeps heads side by side; and the proof that the test above sees what it should."""
+    side_by_side, apart = compiled("--dtype", "bfloat16"), compiled("--heads-apart")
+    assert any("bf16[2,16,256,64]" in moved for moved in apart["entry_moved"])
+    assert apart["cycles"] > 1.3 * side_by_side["cycles"]
+
+
+@pytest.mark.slow
+def test_a_training_step_is_spread_over_four():
+    """FSDP: a device keeps a quarter of parameters, moments, average and text encoder."""
+    shape = ("--topology", "v5e:2x2", "--batch", "4", "--frames", "100")
+    program = compiled("--program", "train", *shape)
+    kept = (16 * LM_PARAMETERS + 4 * T5_PARAMETERS) / 4
+    assert 0.95 * kept < program["argument_bytes"] < 1.05 * kept
+    assert program["extra_bytes"] < 2 * kept
