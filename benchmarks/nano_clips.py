@@ -114,5 +114,7 @@ def training_clips(
             say(f"rendered {i + 1} of {count} clips for the probes")
     if cache:
         arrays = {name: np.stack([getattr(item, name) for item in items]) for name in names}
-        np.savez(cache, key=key, **arrays)
+        aside = cache.with_suffix(".partial.npz")
+        np.savez(aside, allow_pickle=False, key=np.array(key), **arrays)
+        aside.replace(cache)
     return specs, items

@@ -25,8 +25,8 @@ from musicgen_jax.nano.synth import SAMPLE_RATE
 FILE = "nano_spectrograms.png"
 COLUMNS = {"generated": "generated", "codec": "real, through the codec", "rendered": "real"}
 LOUDNESS = (-1.2, 5.0)  # of log-mel spectra: what the darkest and the brightest colour stand for
-PICTURES = 4
-COLOURS = 48  # of the file: few enough to be small, and too many to be seen
+PICTURES = 3
+COLOURS = 32  # of the file: few enough to be small, and too many to be seen
 
 
 def chosen(requests: Sequence[Request], count: int = PICTURES) -> list[int]:

@@ -17,8 +17,9 @@ those of models that were trained on recordings.
 Against an earlier version of the bundled model, here the first that today's code reads:
 
     git log --format='%h %s' -- musicgen_jax/nano/model       # every version that there was
-    mkdir nano-v1 && git archive 39fa63c musicgen_jax/nano/model | tar -x -C nano-v1
-    python benchmarks/nano_report.py --n 200 --against nano-v1/musicgen_jax/nano/model
+    mkdir -p runs/nano-v1
+    git archive 39fa63c musicgen_jax/nano/model | tar -x -C runs/nano-v1
+    python benchmarks/nano_report.py --n 200 --against runs/nano-v1/musicgen_jax/nano/model
 
 Prints tables in markdown and appends one JSON line to benchmarks/results.jsonl.
 """

@@ -54,7 +54,7 @@ def obedience_table(rows: dict[str, dict]) -> str:
         "n": lambda r: str(r["n"]),
         "generated": lambda r: _rate(r["generated"], r["n"]),
         "of the ceiling": lambda r: (
-            "-" if not r["of_the_ceiling"] else f"{r['of_the_ceiling']:.0%}"
+            "-" if r["of_the_ceiling"] is None else f"{100 * r['of_the_ceiling']:.0f} %"
         ),
         "plain words": lambda r: _rate(r["plain_words"]),
         "new words": lambda r: _rate(r["new_words"]),
