@@ -42,9 +42,13 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def principal(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Standardises by `reference` [N, D] and projects onto its first principal components."""
+    """Standardises by `reference` [N, D] and projects onto its first principal components.
+
+    No more of them than a quarter of N: along more axes so few rows say little of a covariance.
+    """
     mean, scale = reference.mean(0), reference.std(0) + 1e-3
-    axes = np.linalg.svd((reference - mean) / scale, full_matrices=False)[2][:COMPONENTS]
+    count = max(1, min(COMPONENTS, len(reference) // 4))
+    axes = np.linalg.svd((reference - mean) / scale, full_matrices=False)[2][:count]
     return lambda rows: (rows - mean) / scale @ axes.T
 
 

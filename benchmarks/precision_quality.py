@@ -111,7 +111,10 @@ def main(argv: list[str] | None = None) -> dict:
         parser.error("--figure needs matplotlib: pip install 'musicgen-jax[plot]'")
     if args.quick:
         args.n, args.duration, args.batch = 2, 4.5, 2
-    from nano_report import make_request, piece, through_codec
+    from nano_clips import through_codec
+    from nano_requests import make_request
+
+    from musicgen_jax.nano.build import piece
 
     models = {name: MusicGen.from_pretrained("nano", **types) for name, types in SIDES.items()}
     full = models["float32"]

@@ -1,0 +1,37 @@
+"""What the bundled model is asked for: composed pieces that no training has seen, in words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from musicgen_jax.nano import captions, composer
+from musicgen_jax.nano.build import HELD_OUT_SEED
+from musicgen_jax.nano.composer import PieceSpec
+from musicgen_jax.nano.pieces import spec_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """A held-out piece and words that ask for it; `plain` tells which kind of words."""
+
+    seed: int
+    spec: PieceSpec
+    prompt: str
+    plain: bool
+
+    def tells(self, row: str) -> bool:
+        """Whether the prompt says what the row of the table is about."""
+        if row in ("bpm", "pulse"):
+            return self.prompt.endswith(" bpm")
+        return row != "metre" or self.plain or len(composer.STYLE_METRES[self.spec.style]) == 1
+
+
+def make_request(index: int) -> Request:
+    """The request of an index: even ones in plain words, with beats a minute unless in 6/8."""
+    seed = HELD_OUT_SEED + index
+    spec = spec_of(seed)
+    if index % 2:
+        prompt = captions.held_out_caption(spec, np.random.default_rng((seed, 1)))
+        return Request(seed, spec, prompt, plain=False)
+    bpm = "" if spec.metre == "6/8" else f", {round(spec.bpm)} bpm"
+    return Request(seed, spec, captions.full_caption(spec) + bpm, plain=True)
