@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="?",
         metavar="CONFIG",
-        help="a TOML file of settings, or a preset: debug, nano, small, medium, large; with "
-        "--resume it may be left out",
+        help="a TOML file of settings, or a preset: debug, debug-melody, nano, small, medium, "
+        "large; with --resume it may be left out",
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add("--data", metavar="CODES", help="folder of codes, from `train encode`")
@@ -128,6 +128,8 @@ def _open(folder: str, model: "MusicGenConfig", base: Path) -> Any:
     from musicgen_jax.training.data.shards import CodeShards
 
     shards = CodeShards.open(folder)
+    if model.lm.chroma_bins:
+        shards.require_chroma(model.lm.chroma_bins, base)
     ours = model.lm.n_q, model.lm.card
     if (shards.codebooks, shards.card) != ours:
         raise UserError(
