@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,6 +96,18 @@ def test_the_chroma_of_a_segment_is_that_of_its_audio(home):
     assert padded > 2
     assert inner.stop - inner.start == count - 4
     assert differing > 3  # or what is said of borders would be idle
+
+
+def test_the_beginning_of_a_clip_is_heard_mirrored():
+    """Of noise, in which another pitch would be the loudest if silence were before it."""
+    frames = 60
+    hear = Listener(RATE, FRAME, 12, False)
+    for seed in range(8):
+        wav = np.random.default_rng(seed).standard_normal(4 * WINDOW, np.float32)
+        rows = hear(wav[None], frames)
+        assert (rows.shape, rows.dtype) == ((frames, 5), np.uint8)
+        expected = heard(wav, 0, frames * FRAME).argmax(axis=1)
+        np.testing.assert_array_equal(rows.reshape(-1)[:: HOP * 5 // FRAME][:8], expected[:8])
 
 
 def test_far_behind_a_clip_is_silence(home):
@@ -204,7 +217,7 @@ def test_the_separator_is_heard_if_there_is_one(tmp_path, monkeypatch):
             return np.zeros((2, mono.shape[1]), np.float32), rate
 
     lines: list[str] = []
-    settings = {"seconds": 3.0, "melody": True}
+    settings: dict[str, Any] = {"seconds": 3.0, "melody": True}
     render(tmp_path / "music", 1, 2.0)
     mixed = encode(tmp_path / "music", tmp_path / "mixed", "nano", **settings, log=lines.append)
     assert lines[0] == "melodies: of all instruments, no separator htdemucs is at hand"
@@ -306,7 +319,7 @@ def test_a_killed_encoding_goes_on_with_the_same_melodies(tmp_path, monkeypatch)
     monkeypatch.setattr(encoding, "load_codec", lambda model: (codec, 1, 12))
     monkeypatch.setattr(encoding, "_encode", loudness)
     data = make_folder(tmp_path / "data", [1.0, 1.5, 1.2])
-    settings = {"seconds": 1.0, "shard_mb": 4 * 60 / 2**20}
+    settings: dict[str, Any] = {"seconds": 1.0, "shard_mb": 4 * 60 / 2**20}
     whole = encode(data, tmp_path / "whole", "loud", **settings)
     files = {f.name: f.read_bytes() for f in whole.folder.iterdir()}
     assert len([name for name in files if name.startswith("chroma")]) == 3
@@ -364,6 +377,7 @@ def test_a_model_learns_what_only_the_melody_tells(tmp_path):
         dropout=Dropout(0.0),
     )
     shape = melody_shape(TINY)
+    assert shape is not None
     state = lm_loop.train(TINY, config, examples, tokenize)
     last = dataclasses.replace(config, phases=(lm.Phase(1, 4, 16),), seed=1)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, last, 0, chroma_shape=shape)
@@ -515,7 +529,7 @@ def test_a_text_model_does_not_hear_the_melodies_that_are_there(small):
     config = lm.LMTrainConfig(phases=(lm.Phase(2, 20, 4),))
     drawn = []
     for name in ("codes", "text-codes"):
-        examples = lm_command._open(str(small / name), testing.DEBUG, small / "text-model")
+        examples = lm_command._open(str(small / name), testing.DEBUG, str(small / "text-model"))
         drawn.append([batch for _, batch in lm_loop.batches(examples, tokenize, config, 0)])
     assert len(drawn[0][0]) == 3
     jax.tree.map(np.testing.assert_array_equal, *drawn)
