@@ -16,9 +16,10 @@ class Listener:
     """Hears the melody of a clip at places that are as far apart as frames of codes allow.
 
     A segment may begin at any frame of codes; its chroma has a frame every `HOP` samples from there
-    on. All of these lie on a grid of the greatest common divisor of `HOP` and the codec's hop: 128
-    samples, five to a frame, for the official models. audiocraft's cache of whole clips has one
-    frame every `HOP` samples and takes those that come just before a segment's own.
+    on, see `chroma_grid`. All of these lie on a grid of the greatest common divisor of `HOP` and
+    the codec's hop: 128 samples, five to a frame, for the official models. audiocraft's cache of
+    whole clips has one frame every `HOP` samples and takes those that come just before a segment's
+    own.
 
     A separator hears the clip whole, as for that cache: of a segment alone it makes slightly other
     stems, which audiocraft without its cache listens to.

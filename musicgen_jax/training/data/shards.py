@@ -7,21 +7,13 @@
 
 and for melody models
 
-    chroma-00000.npy   uint8 [frames, places], the loudest pitch class at places of each frame
+    chroma-00000.npy   uint8 [frames, places], what is heard, see `ChromaGrid`
 
 Each file appears whole or not at all. A folder without an index is not finished.
 
 A short file is followed by what the codec makes of the silence behind it, as in audiocraft, which
 pads the audio and encodes it then: a second of it is kept, in which the music dies away, and from
 there on the codes of silence do not change.
-
-Melodies are in the same rows, heard at so many places of a frame of codes that from any frame on
-the places that are one hop of the chroma apart are among them: none is rounded. So a segment has
-the chroma of its own audio, but for the windows that reach over its borders, the first two and the
-last two: there the music of the clip goes on, as in audiocraft with its cache of whole clips, and
-is not mirrored, as it is in audiocraft without. Behind the end of a clip is the melody of silence,
-as in a melody that ends with silence when music is generated; audiocraft blanks it in training. A
-segment shorter than one window is followed by the clip's music too, and is not centred in silence.
 """
 
 import dataclasses
@@ -34,17 +26,14 @@ import numpy as np
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import prompts, sampling
-from musicgen_jax.training.data.metadata import MusicInfo, check_text, parse_json
+from musicgen_jax.training.data.chroma_grid import ChromaGrid
+from musicgen_jax.training.data.metadata import MusicInfo, check_count, check_text, parse_json
 
 FORMAT, VERSION = "musicgen-jax code shards", 1
 INDEX, SETTINGS = "index.json", "settings.json"
 MAX_JSON = 1 << 26  # bytes
 _MAX_SHARDS = 100_000
-_MAX_FRAMES = 1 << 40
 _MAX_BOOKS = 128
-_MAX_PLACES = 1 << 12
-_MAX_WINDOW = 1 << 20
-_SILENCE = 0  # the pitch class of silence, see `musicgen_jax.conditioning.chroma`
 
 
 def codes_name(number: int) -> str:
@@ -106,11 +95,11 @@ class CodeClip:
             raise ValueError("a clip's weight is no number")
         if not isinstance(source, list) or len(source) != 2:
             raise ValueError("a clip's source is not two numbers")
-        _count("source", source[0], 0)
-        _count("source", source[1], 0, 1 << 63)
-        start = _count("start", values["start"], 0)
-        frames = _count("frames", values["frames"], 1)
-        stored = _count("stored", values["stored"], frames)
+        check_count("source", source[0], 0)
+        check_count("source", source[1], 0, 1 << 63)
+        start = check_count("start", values["start"], 0)
+        frames = check_count("frames", values["frames"], 1)
+        stored = check_count("stored", values["stored"], frames)
         info = MusicInfo.from_dict(values["info"])
         return cls(path, start, frames, stored, weight, (source[0], source[1]), info)
 
@@ -174,18 +163,19 @@ class CodeShards:
         try:
             index = parse_json(data)
             check_format(index)
-            self.codebooks = _count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
-            self.card = _count("card", index["card"], 1, 1 << 15)
-            self.sample_rate = _count("sample_rate", index["sample_rate"], 1)
-            self._hop = _count("hop_length", index["hop_length"], 1)
-            self.frame_rate = self.sample_rate / self._hop
-            self.audio_channels = _count("audio_channels", index["audio_channels"], 1)
+            self.codebooks = check_count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
+            self.card = check_count("card", index["card"], 1, 1 << 15)
+            self.sample_rate = check_count("sample_rate", index["sample_rate"], 1)
+            hop_length = check_count("hop_length", index["hop_length"], 1)
+            self.frame_rate = self.sample_rate / hop_length
+            self.audio_channels = check_count("audio_channels", index["audio_channels"], 1)
             self.codec = str(index["fingerprint"])
-            self.skipped = _count("skipped", index["skipped"], 0)
-            silence = [_count("silence", code, 0, self.card) for code in index["silence"]]
+            self.skipped = check_count("skipped", index["skipped"], 0)
+            silence = [check_count("silence", code, 0, self.card) for code in index["silence"]]
             self.chroma_bins = 0
             if "chroma_bins" in index:
-                self._read_chroma_settings(index)
+                self._grid = ChromaGrid.from_index(index, hop_length)
+                self.chroma_bins = self._grid.bins
             shards = index["shards"]
             if len(silence) != self.codebooks or not 0 < len(shards) <= _MAX_SHARDS:
                 raise ValueError("its numbers do not fit each other")
@@ -311,15 +301,10 @@ class CodeShards:
         return codes
 
     def _melody(self, index: int, start: int, frames: int) -> np.ndarray:
-        """Chroma float32 [T', bins] of a stretch of a clip; silence behind what is stored."""
+        """Chroma float32 [T', bins] of a stretch of a clip."""
         clip, shard = self.clips[index], int(self._shard_of[index])
-        stored = self._chroma[shard][clip.start : clip.start + clip.stored].reshape(-1)
-        length = max(frames * self._hop, self._chroma_window) // self._chroma_hop + 1
-        step = self._chroma_hop * self._places // self._hop
-        at = start * self._places + step * np.arange(length)
-        pitches = np.full(length, _SILENCE)
-        inside = at < len(stored)
-        pitches[inside] = stored[at[inside]]
+        stored = self._chroma[shard][clip.start : clip.start + clip.stored]
+        pitches = self._grid.cut(stored, start, frames)
         if pitches.max() >= self.chroma_bins:
             raise UserError(
                 f"{self.folder / chroma_name(shard)} is broken: it holds pitch classes beyond "
@@ -327,17 +312,8 @@ class CodeShards:
             )
         return np.eye(self.chroma_bins, dtype=np.float32)[pitches]
 
-    def _read_chroma_settings(self, index: dict) -> None:
-        self.chroma_bins = _count("chroma_bins", index["chroma_bins"], 1, 256)
-        self._chroma_hop = _count("chroma_hop", index["chroma_hop"], 1, _MAX_WINDOW)
-        self._chroma_window = _count("chroma_window", index["chroma_window"], 1, _MAX_WINDOW)
-        self._places = _count("chroma_places", index["chroma_places"], 1, _MAX_PLACES)
-        apart, rest = divmod(self._hop, self._places)
-        if rest or self._chroma_hop % apart:
-            raise ValueError("its melodies do not fit its codes")
-
     def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
-        frames = _count("frames", shard["frames"], 1)
+        frames = check_count("frames", shard["frames"], 1)
         listed = self.folder / clips_name(number)
         data = read_file(listed)
         if hashlib.sha256(data).hexdigest() != shard["clips_sha256"]:
@@ -349,7 +325,7 @@ class CodeShards:
         shape = frames, self.codebooks
         self._codes.append(_open_array(codes, shard["bytes"], shape, np.int16))
         if self.chroma_bins:
-            shape = frames, self._places
+            shape = frames, self._grid.places
             self._chroma.append(_open_array(chroma, shard["chroma_bytes"], shape, np.uint8))
         return clips
 
@@ -416,12 +392,6 @@ def _open_array(path: Path, size: int, shape: tuple[int, int], dtype: type) -> n
 
 def _changed(path: Path) -> UserError:
     return UserError(f"{path} changed since it was encoded: encode again into a new folder")
-
-
-def _count(name: str, value: Any, lowest: int, end: int = _MAX_FRAMES) -> int:
-    if type(value) is not int or not lowest <= value <= end:
-        raise ValueError(f"{name} must be an integer from {lowest} to {end}")
-    return value
 
 
 def _line(error: Exception) -> str:
