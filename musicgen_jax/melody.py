@@ -97,11 +97,7 @@ class Melodies:
                 continue
             clip = clip[:, : int((self._seconds + _MARGIN) * self._rate)]
             to = self._config.sample_rate, self._config.audio_channels
-            mono = convert_channels(convert_audio(clip, self._rate, *to), 1)
-            if separator is not None and mono.shape[1] > 1:
-                stems, rate = separator.melody(mono, to[0])
-                mono = resample(convert_channels(stems, 1), rate, to[0])
-            heard.append(mono[0])
+            heard.append(melody_of(convert_audio(clip, self._rate, *to), to[0], separator))
         return heard
 
 
@@ -149,6 +145,21 @@ def check_melodies(
 def separator_at_hand() -> bool:
     """Whether a converted separator lies where models are kept."""
     return (models_home() / SEPARATOR).is_dir()
+
+
+def melody_of(audio: np.ndarray, sample_rate: int, separator) -> np.ndarray:
+    """What is listened to of audio float32 [C, W]: its stems of melody, or all of it; mono [W'].
+
+    Args:
+      audio: at the model's rate, of its channels.
+      sample_rate: in Hz.
+      separator: of `find_separator`. Resampling to its rate and back may cost or add a sample.
+    """
+    mono = convert_channels(audio, 1)
+    if separator is not None and mono.shape[1] > 1:
+        stems, rate = separator.melody(mono, sample_rate)
+        mono = resample(convert_channels(stems, 1), rate, sample_rate)
+    return mono[0]
 
 
 def find_separator(separate: bool | None):

@@ -177,7 +177,7 @@ def test_the_loss_is_that_of_the_model_as_it_generates():
 def test_a_melody_model_hears_melodies_and_their_absence():
     params = lm.init(MELODY, TRAINING).params
     gradient = jax.jit(jax.value_and_grad(lm.make_loss(MELODY), has_aux=True))
-    (_, batch), *_ = lm_loop.batches(Random(), tokenize, TRAINING, 0, chroma_bins=3)
+    (_, batch), *_ = lm_loop.batches(Random(), tokenize, TRAINING, 0, chroma_shape=(5, 3))
     codes, ids, mask, chroma, given = batch
     assert given.any()
     assert not given.all()
@@ -198,7 +198,7 @@ def test_conditions_are_left_out_as_often_as_asked():
     examples = Random()
     examples.segment = lambda rng, frames: (np.zeros((2, frames)), "abc")
     _, _, mask, _, given = batches.draw(
-        examples, tokenize, dropout, (0, 0), range(2000), 3, chroma_bins=3
+        examples, tokenize, dropout, (0, 0), range(2000), 3, chroma_shape=(5, 3)
     )
     text = mask.any(1)
     assert abs(text.mean() - 0.7 * 0.8) < 0.05

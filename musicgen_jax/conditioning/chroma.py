@@ -92,7 +92,31 @@ def chromagram(
     centres = jnp.arange(num_frames)[:, None] * HOP
     at = jnp.abs(centres + jnp.arange(-(WINDOW // 2), WINDOW // 2))  # mirrored at the beginning
     at = jnp.where(at < length, at, 2 * (length - 1) - at)  # and at the end
-    frames = audio[jnp.clip(at, 0, audio.shape[0] - 1)]  # [T, WINDOW]
+    return _energy(audio[jnp.clip(at, 0, audio.shape[0] - 1)], sample_rate, num_chroma)
+
+
+@partial(jax.jit, static_argnames=("sample_rate", "hop", "num_chroma"))
+def loudest_pitches(
+    audio: jax.Array, *, sample_rate: int, hop: int, num_chroma: int = len(PITCHES)
+) -> jax.Array:
+    """The loudest pitch class of every window that lies in the audio, with any hop.
+
+    Args:
+      audio: float32 [(T - 1) * hop + WINDOW]; nothing is mirrored.
+      sample_rate: in Hz.
+      hop: samples from one window to the next.
+      num_chroma: pitch classes, at most 256.
+
+    Returns:
+      uint8 [T]; of silence `SILENCE`.
+    """
+    starts = jnp.arange(0, audio.shape[0] - WINDOW + 1, hop)
+    chroma = _energy(audio[starts[:, None] + jnp.arange(WINDOW)], sample_rate, num_chroma)
+    return jnp.argmax(chroma, axis=1).astype(jnp.uint8)
+
+
+def _energy(frames: jax.Array, sample_rate: int, num_chroma: int) -> jax.Array:
+    """[T, WINDOW] to [T, num_chroma], see `chromagram`."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)  # periodic
     hann /= np.sqrt(np.sum(np.square(hann)))
     spectrum = jnp.fft.rfft(frames * hann.astype(np.float32))

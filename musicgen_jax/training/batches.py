@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.melody import chroma_frames
 from musicgen_jax.sharding import ROWS
 
 Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
@@ -34,7 +36,7 @@ class MelodyExamples(Protocol):
     def segment_with_chroma(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, np.ndarray | None]:
-        """Codes [K, frames], prompt, and what the melody is: [T, bins], one T for all, or None."""
+        """Codes [K, frames], prompt, and the segment's melody: [T, bins], or None."""
         ...
 
 
@@ -57,6 +59,10 @@ class Dropout:
                 raise ValueError(f"{field.name} must be from 0 to 1, got {value}")
 
 
+# Of melody models: audiocraft's conditioner/chroma2music.yaml.
+MELODY_DROPOUT = Dropout(everything=0.2, self_wav=0.5)
+
+
 def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
     """A tokenizer whose texts are padded or cut to `length` tokens: one compilation for all."""
 
@@ -69,6 +75,12 @@ def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
     return tokenize
 
 
+def melody_shape(model: MusicGenConfig) -> tuple[int, int] | None:
+    """T' and bins of the melody that stands before a model's tokens; None of a text model."""
+    bins = model.lm.chroma_bins
+    return (chroma_frames(model), bins) if bins else None
+
+
 def draw(
     examples: Any,
     tokenize: Tokenize,
@@ -77,9 +89,12 @@ def draw(
     rows: range,
     frames: int,
     *,
-    chroma_bins: int = 0,
+    chroma_shape: tuple[int, int] | None = None,
 ) -> Arrays:
     """Some rows of a batch.
+
+    The melody of a segment shorter than the model's window repeats, as in generation a melody does:
+    there the music's first frame comes after as many frames of melody, whatever its length.
 
     Args:
       examples: `Examples`, of a melody model `MelodyExamples`.
@@ -88,17 +103,17 @@ def draw(
       seed: of the run, and the step.
       rows: numbers of the rows.
       frames: T.
-      chroma_bins: of a melody model, else 0.
+      chroma_shape: of a melody model, see `melody_shape`.
 
     Returns:
-      codes int32 [B, K, T], ids and mask [B, L]; of a melody model also chroma float32 [B, T, bins]
-      and bool [B], whether there is one.
+      codes int32 [B, K, T], ids and mask [B, L]; of a melody model also chroma float32
+      [B, T', bins] and bool [B], whether there is one.
     """
     codes, prompts, chromas = [], [], []
     for row in rows:
         rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
         chroma = None
-        if chroma_bins:
+        if chroma_shape:
             segment, prompt, chroma = examples.segment_with_chroma(rng, frames)
         else:
             segment, prompt = examples.segment(rng, frames)
@@ -108,13 +123,12 @@ def draw(
         prompts.append(None if drop or description < dropout.description else prompt or None)
         chromas.append(None if drop or self_wav < dropout.self_wav else chroma)
     batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
-    if not chroma_bins:
+    if not chroma_shape:
         return batch
-    length = next((len(c) for c in chromas if c is not None), 1)
-    stacked = np.zeros((len(rows), length, chroma_bins), np.float32)
+    stacked = np.zeros((len(rows), *chroma_shape), np.float32)
     for target, chroma in zip(stacked, chromas, strict=True):
         if chroma is not None:
-            target[:] = chroma
+            target[:] = chroma[np.arange(len(target)) % len(chroma)]
     return (*batch, stacked, np.array([c is not None for c in chromas]))
 
 

@@ -40,6 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="how many such stretches are encoded at once; by default 1 on a CPU, else 8",
     )
+    add(
+        "--melody",
+        action="store_true",
+        help="also keep what a melody model hears of each clip; it is kept anyway if MODEL is one",
+    )
+    add(
+        "--separate",
+        action=argparse.BooleanOptionalAction,
+        help="hear melodies without drums and bass, or with them; without either: separated if "
+        "htdemucs was converted",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         shard_mb=args.shard_mb,
         batch_size=args.batch_size,
+        melody=args.melody,
+        separate=args.separate,
         log=lambda line: print(line, flush=True),
     )
     hours = made.num_frames_total / made.frame_rate / 3600

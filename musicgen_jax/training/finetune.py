@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -21,7 +20,7 @@ from musicgen_jax.lora import LoraConfig
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import settings
-from musicgen_jax.training.batches import Dropout, fixed_length
+from musicgen_jax.training.batches import MELODY_DROPOUT, Dropout, fixed_length
 from musicgen_jax.training.data.encode import encode
 from musicgen_jax.training.data.shards import INDEX, SETTINGS, CodeShards
 from musicgen_jax.training.layout import Layout, MeshConfig
@@ -112,7 +111,7 @@ def make_config(
                 optimizer=OptimizerConfig(
                     learning_rate=rate, warmup_steps=min(100, steps // 10), muon=False
                 ),
-                dropout=Dropout(),
+                dropout=MELODY_DROPOUT if config.lm.chroma_bins else Dropout(),
                 dtype=dtype,
                 accumulate=accumulate,
                 remat=remat,
@@ -171,9 +170,6 @@ def finetune(
         lora.targets(model.lm, config.train.lora.target)  # says at once if it matches nothing
     layout = Layout(config.mesh.make())
     codes = _open_codes(config, source, model, say)
-    examples = _WithoutMelody(codes) if model.lm.chroma_bins else codes
-    if model.lm.chroma_bins:
-        say("the data has no melodies: the model learns from it as if none were given")
     tokenize = fixed_length(Tokenizer(source / checkpoint.TOKENIZER), _TEXT_LENGTH)
     with Run(folder, config, fingerprint=codes.fingerprint, resume=resume) as run:
         state = _begin(config.train, model, source, layout, run, say)
@@ -186,7 +182,7 @@ def finetune(
         state = train(
             model,
             config.train,
-            examples,
+            codes,
             tokenize,
             state=state,
             layout=layout,
@@ -220,20 +216,9 @@ def _open_codes(
             f"{codes.folder} was encoded by another codec than that of {config.model}: encode the "
             f"audio with `musicgen-jax train encode DATA OUT --model {config.model}`"
         )
+    if model.lm.chroma_bins:
+        codes.require_chroma(model.lm.chroma_bins, config.model)
     return codes
-
-
-class _WithoutMelody:
-    """Examples for a melody model, from data whose melodies are not known."""
-
-    def __init__(self, codes: CodeShards):
-        self._codes = codes
-
-    def segment_with_chroma(
-        self, rng: np.random.Generator, frames: int
-    ) -> tuple[np.ndarray, str, np.ndarray | None]:
-        """See `MelodyExamples`."""
-        return (*self._codes.segment(rng, frames), None)
 
 
 # --- The state ---------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="?",
         metavar="CONFIG",
-        help="a TOML file of settings, or a preset: debug, nano, small, medium, large; with "
-        "--resume it may be left out",
+        help="a TOML file of settings, or a preset: debug, debug-melody, nano, small, medium, "
+        "large; with --resume it may be left out",
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add("--data", metavar="CODES", help="folder of codes, from `train encode`")
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     compile_cache.enable()
     base = hub.find_model(config.base)
     model = model_config(config, checkpoint.load_config(base))
-    examples = _open(config.data, model, base)
-    valid = _open(config.valid, model, base) if config.valid else None
+    examples = _open(config.data, model, config.base)
+    valid = _open(config.valid, model, config.base) if config.valid else None
     tokenize = fixed_length(Tokenizer(base / checkpoint.TOKENIZER), config.text_length)
     made = train(
         folder,
@@ -123,11 +123,13 @@ def _settings(args: argparse.Namespace) -> "LMRunConfig":
     return dataclasses.replace(config, mesh=mesh, tensorboard=tensorboard)
 
 
-def _open(folder: str, model: "MusicGenConfig", base: Path) -> Any:
+def _open(folder: str, model: "MusicGenConfig", base: str) -> Any:
     """The codes in a folder, if the model's codec made them."""
     from musicgen_jax.training.data.shards import CodeShards
 
     shards = CodeShards.open(folder)
+    if model.lm.chroma_bins:
+        shards.require_chroma(model.lm.chroma_bins, base)
     ours = model.lm.n_q, model.lm.card
     if (shards.codebooks, shards.card) != ours:
         raise UserError(

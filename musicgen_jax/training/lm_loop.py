@@ -17,6 +17,7 @@ from musicgen_jax.training.batches import (
     Tokenize,
     ahead,
     draw,
+    melody_shape,
     place,
 )
 from musicgen_jax.training.layout import Layout
@@ -39,7 +40,7 @@ def batches(
     config: LMTrainConfig,
     start: int,
     *,
-    chroma_bins: int = 0,
+    chroma_shape: tuple[int, int] | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> Iterator[tuple[int, Arrays]]:
     """Batches from step `start` on; the i-th depends on the seed and i alone, see `batches.draw`.
@@ -55,7 +56,7 @@ def batches(
         def make(rows: range, step: int = step, frames: int = phase.frames) -> Arrays:
             seed = config.seed, step
             return draw(
-                examples, tokenize, config.dropout, seed, rows, frames, chroma_bins=chroma_bins
+                examples, tokenize, config.dropout, seed, rows, frames, chroma_shape=chroma_shape
             )
 
         yield step, place(make, phase.batch_size, layout.mesh)
@@ -108,7 +109,7 @@ def train(
         tokenize,
         config,
         int(now.step),
-        chroma_bins=model.lm.chroma_bins,
+        chroma_shape=melody_shape(model),
         layout=layout,
     )
     for step, batch in ahead(source):

@@ -16,7 +16,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.training import lm, lm_loop, records
-from musicgen_jax.training.batches import Dropout, MelodyExamples
+from musicgen_jax.training.batches import Dropout, MelodyExamples, melody_shape
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.lm_settings import LMRunConfig
 from musicgen_jax.training.run import Run
@@ -128,7 +128,7 @@ def _evaluation(
 
     def evaluate(params: Any) -> dict:
         source = lm_loop.batches(
-            valid, tokenize, still, 0, chroma_bins=model.lm.chroma_bins, layout=layout
+            valid, tokenize, still, 0, chroma_shape=melody_shape(model), layout=layout
         )
         means = [loss(params, *batch)[0] for _, batch in source]
         mean = float(np.mean(jax.device_get(means)))

@@ -4,7 +4,7 @@ import dataclasses
 
 from musicgen_jax.config import LMConfig, MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.training.batches import Dropout
+from musicgen_jax.training.batches import MELODY_DROPOUT, Dropout
 from musicgen_jax.training.layout import MeshConfig
 from musicgen_jax.training.lm import LMTrainConfig, Phase
 from musicgen_jax.training.optimizer import OptimizerConfig
@@ -134,6 +134,21 @@ PRESETS: dict[str, LMRunConfig] = {
         training=LMTrainConfig(
             phases=(Phase(30, 50, 4),),
             optimizer=OptimizerConfig(warmup_steps=5, muon=False),
+            ema_decay=0.9,
+        ),
+        log_every=5,
+        save_every=10,
+        valid_batches=2,
+        text_length=32,
+    ),
+    # The same for melodies, dropped as audiocraft drops them (conditioner/chroma2music.yaml).
+    "debug-melody": LMRunConfig(
+        lm=Sizes(32, 2, 2, conditioning="prepend", chroma_bins=12),
+        name="my-debug-melody",
+        training=LMTrainConfig(
+            phases=(Phase(30, 50, 4),),
+            optimizer=OptimizerConfig(warmup_steps=5, muon=False),
+            dropout=MELODY_DROPOUT,
             ema_decay=0.9,
         ),
         log_every=5,

@@ -16,9 +16,11 @@ import numpy as np
 
 from musicgen_jax import checkpoint, hub
 from musicgen_jax.codec import Codec
+from musicgen_jax.conditioning.chroma import PITCHES
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import metadata, sources
+from musicgen_jax.training.data.listener import Listener
 from musicgen_jax.training.data.shard_writer import ShardWriter
 from musicgen_jax.training.data.shards import FORMAT, VERSION, CodeClip, CodeShards
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
@@ -80,6 +82,8 @@ def encode(
     seconds: float = 30.0,
     shard_mb: float = 16.0,
     batch_size: int | None = None,
+    melody: bool = False,
+    separate: bool | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> CodeShards:
     """Encodes every audio file of a folder or a manifest; goes on where it was cut off.
@@ -88,27 +92,39 @@ def encode(
       source: see `sources.find`.
       out: a folder: new, or left of the same command, which is then finished, or taken up if there
         are more files now.
-      model: a model's name or folder, whose codec and channels are taken, or a codec's.
+      model: a model's name or folder, whose codec and channels are taken, or a codec's. Of a
+        melody model, what it hears of each clip is kept beside the codes.
       seconds: how much of a file goes through the codec at once. The codes hardly depend on it.
       shard_mb: size of a shard, which is what is lost at most when the process ends early.
       batch_size: how many such pieces at once; by default 1 on a CPU and 8 elsewhere.
-      log: receives a line for every shard.
+      melody: whether melodies are kept whatever the model is.
+      separate: whether a melody is vocals and what is neither drums nor bass, by the separator
+        `htdemucs`, or all of the clip; None: separated if the separator is at hand.
+      log: receives a line for every shard, and one about melodies.
 
     Raises:
       UserError: there is no audio, all of it is broken, the codec suits no language model, or the
         folder holds something else, codes of other settings or of files that changed since.
+        Or melodies are to be separated and there is no separator.
     """
     _check("seconds", seconds, 1, 600)
     _check("shard_mb", shard_mb, 0, 4096)
     _check("batch_size", 1 if batch_size is None else batch_size, 1, 4096)
     skipped = Skipped()
     metas = sources.find(source, skipped)
-    codec, channels = load_codec(model)
+    codec, channels, bins = load_codec(model)
+    bins = bins or (len(PITCHES) if melody else 0)
     settings = _settings(codec, channels, seconds)
+    hear = None
+    if bins:
+        hear = Listener(codec.sample_rate, codec.config.hop_length, bins, separate)
+        settings |= hear.settings
     out = Path(out)
     shard_frames = max(1, int(shard_mb * 2**20 / (2 * settings["codebooks"])))
     writer = ShardWriter(out, settings, shard_frames, log)
     todo = writer.without_finished(metas)
+    if hear is not None and todo:
+        log(hear.line)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
     rate = codec.config.frame_rate
@@ -129,22 +145,26 @@ def encode(
         stored = frames + windows.context
         return CodeClip(meta.path, 0, frames, stored, meta.weight, stamp, info), wav
 
-    def loaded() -> Iterator[tuple[CodeClip, np.ndarray]]:
+    def loaded() -> Iterator[tuple[tuple[CodeClip, np.ndarray | None], np.ndarray]]:
         for meta, clip in zip(todo, ahead(load, todo, _READERS), strict=True):
             if isinstance(clip, Exception):
                 skipped.add(meta.path, clip)
             else:
-                yield clip
+                clip, wav = clip
+                yield (clip, hear(wav, clip.stored) if hear else None), wav
 
-    for clip, codes in encode_audio(run, loaded(), windows, batch_size):
-        writer.add(clip, codes)
+    for (clip, chroma), codes in encode_audio(run, loaded(), windows, batch_size):
+        writer.add(clip, codes, chroma)
     silence = run(np.zeros((batch_size, channels, windows.samples), np.float32))
     writer.finish(silence[0, :, windows.context + windows.stride - 1].tolist(), skipped)
     return CodeShards.open(out)
 
 
-def load_codec(model: str | os.PathLike) -> tuple[Codec, int]:
+def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int]:
     """The codec of a model or a codec's folder, and the channels that go into it.
+
+    Returns:
+      the codec, C, and the pitch classes that the model hears of a melody, 0 if it hears none.
 
     Raises:
       UserError: there is none, or it keeps levels beside its codes, which a language model cannot.
@@ -154,7 +174,9 @@ def load_codec(model: str | os.PathLike) -> tuple[Codec, int]:
     codec = Codec.from_pretrained(folder)
     if codec.config.normalize or codec.config.segment_length or codec.config.bins > 1 << 15:
         raise UserError(f"the codec of {model} suits no language model: take one of a MusicGen")
-    return codec, config.audio_channels if config else codec.channels
+    if config is None:
+        return codec, codec.channels, 0
+    return codec, config.audio_channels, config.lm.chroma_bins
 
 
 @jax.jit

@@ -16,6 +16,7 @@ from typing import Any
 MAX_BYTES = 1 << 20  # of a file
 MAX_TEXT = 4096  # characters of a text
 MAX_LIST = 256  # texts of a list
+_MAX_COUNT = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,17 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+def check_count(name: str, value: Any, lowest: int, highest: int = _MAX_COUNT) -> int:
+    """A whole number of a JSON document that may hold anything.
+
+    Raises:
+      ValueError: it is none, or out of range.
+    """
+    if type(value) is not int or not lowest <= value <= highest:
+        raise ValueError(f"{name} must be an integer from {lowest} to {highest}")
+    return value
 
 
 def check_text(name: str, text: str) -> None:

@@ -43,6 +43,7 @@ class ShardWriter:
         self._shards: list[dict] = []
         self._finished: dict[str, CodeClip] = {}
         self._rows: list[np.ndarray] = []
+        self._melodies: list[np.ndarray] = []
         self._clips: list[CodeClip] = []
         self._size = self._listed = 0  # frames, and bytes of JSON, of the shard being filled
         try:
@@ -71,10 +72,18 @@ class ShardWriter:
             )
         return [meta for meta in known.values() if meta.path not in self._finished]
 
-    def add(self, clip: CodeClip, codes: np.ndarray) -> None:
-        """Takes a clip, whose `start` is found here, and its codes [K, T]."""
+    def add(self, clip: CodeClip, codes: np.ndarray, chroma: np.ndarray | None = None) -> None:
+        """Takes a clip, whose `start` is found here, and what is stored of it.
+
+        Args:
+          clip: the clip.
+          codes: [K, T].
+          chroma: uint8 [T, places], if the settings speak of chroma.
+        """
         clip = dataclasses.replace(clip, start=self._size)
         self._rows.append(codes.T)
+        if chroma is not None:
+            self._melodies.append(chroma)
         self._clips.append(clip)
         self._size += codes.shape[1]
         self._listed += len(_json(clip.to_dict())) + 2
@@ -126,36 +135,44 @@ class ShardWriter:
             if not path.exists():
                 break
             data = shards.read_file(path)
-            size = (self.folder / shards.codes_name(number)).stat().st_size
-            self._note(shards.read_clips(data, path), data, size)
+            names = shards.codes_name(number), shards.chroma_name(number)
+            sizes = [(self.folder / name).stat().st_size for name in names[: self._arrays]]
+            self._note(shards.read_clips(data, path), data, sizes)
+
+    @property
+    def _arrays(self) -> int:
+        """How many files of numbers a shard has: of codes, and of melodies if there are any."""
+        return 2 if "chroma_bins" in self.settings else 1
 
     def _flush(self) -> None:
         number = len(self._shards)
-        codes = io.BytesIO()
-        rows = np.ascontiguousarray(np.concatenate(self._rows), np.int16)
-        np.save(codes, rows, allow_pickle=False)
-        digest = hashlib.sha256(codes.getbuffer()).hexdigest()
+        arrays = {"codes": _npy(self._rows, np.int16)}
+        if self._arrays > 1:
+            arrays["chroma"] = _npy(self._melodies, np.uint8)
+        digests = {f"{n}_sha256": hashlib.sha256(d).hexdigest() for n, d in arrays.items()}
         clips = [clip.to_dict() for clip in self._clips]
-        listed = _json({"codes_sha256": digest, "clips": clips}, indent=0)
+        listed = _json({**digests, "clips": clips}, indent=0)
+        names = shards.codes_name(number), shards.chroma_name(number)
         try:  # the list last: with it the shard is finished
-            self._write(shards.codes_name(number), codes.getbuffer())
+            for name, data in zip(names, arrays.values(), strict=False):
+                self._write(name, data)
             self._write(shards.clips_name(number), listed)
         except OSError as error:
             raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
-        self._note(self._clips, listed, len(codes.getbuffer()))
+        self._note(self._clips, listed, [len(data) for data in arrays.values()])
         hours = sum(clip.frames for clip in self._clips) * self.settings["hop_length"]
         hours /= self.settings["sample_rate"] * 3600
         self.log(f"{shards.codes_name(number)}: {len(self._clips)} clips, {hours:.2f} h")
-        self._rows, self._clips, self._size, self._listed = [], [], 0, 0
+        self._rows, self._melodies, self._clips, self._size, self._listed = [], [], [], 0, 0
 
-    def _note(self, clips: list[CodeClip], listed: bytes, size: int) -> None:
+    def _note(self, clips: list[CodeClip], listed: bytes, sizes: list[int]) -> None:
         """What the index will say of a shard."""
         self._finished |= {clip.path: clip for clip in clips}
         self._shards.append(
             {
                 "clips": len(clips),
                 "frames": clips[-1].start + clips[-1].stored,
-                "bytes": size,
+                **dict(zip(("bytes", "chroma_bytes"), sizes, strict=False)),
                 "clips_sha256": hashlib.sha256(listed).hexdigest(),
             }
         )
@@ -180,6 +197,13 @@ def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
     except (OSError, ValueError):
         return False
     return (found.st_size, found.st_mtime_ns) == clip.source and info == clip.info
+
+
+def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:
+    """The bytes of a file that `numpy.load` reads, of rows one after the other."""
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(np.concatenate(parts), dtype), allow_pickle=False)
+    return file.getbuffer()
 
 
 def _json(value: object, indent: int | None = None) -> bytes:

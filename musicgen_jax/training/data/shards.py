@@ -5,6 +5,10 @@
     codes-00000.json   which clips those are, what is known of them, and a digest of the codes
     index.json         the shards and their digests; written last
 
+and for melody models
+
+    chroma-00000.npy   uint8 [frames, places], what is heard, see `ChromaGrid`
+
 Each file appears whole or not at all. A folder without an index is not finished.
 
 A short file is followed by what the codec makes of the silence behind it, as in audiocraft, which
@@ -22,19 +26,24 @@ import numpy as np
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import prompts, sampling
-from musicgen_jax.training.data.metadata import MusicInfo, check_text, parse_json
+from musicgen_jax.training.data.chroma_grid import ChromaGrid
+from musicgen_jax.training.data.metadata import MusicInfo, check_count, check_text, parse_json
 
 FORMAT, VERSION = "musicgen-jax code shards", 1
 INDEX, SETTINGS = "index.json", "settings.json"
 MAX_JSON = 1 << 26  # bytes
 _MAX_SHARDS = 100_000
-_MAX_FRAMES = 1 << 40
 _MAX_BOOKS = 128
 
 
 def codes_name(number: int) -> str:
     """The file of a shard's codes."""
     return f"codes-{number:05d}.npy"
+
+
+def chroma_name(number: int) -> str:
+    """The file of a shard's melodies."""
+    return f"chroma-{number:05d}.npy"
 
 
 def clips_name(number: int) -> str:
@@ -86,11 +95,11 @@ class CodeClip:
             raise ValueError("a clip's weight is no number")
         if not isinstance(source, list) or len(source) != 2:
             raise ValueError("a clip's source is not two numbers")
-        _count("source", source[0], 0)
-        _count("source", source[1], 0, 1 << 63)
-        start = _count("start", values["start"], 0)
-        frames = _count("frames", values["frames"], 1)
-        stored = _count("stored", values["stored"], frames)
+        check_count("source", source[0], 0)
+        check_count("source", source[1], 0, 1 << 63)
+        start = check_count("start", values["start"], 0)
+        frames = check_count("frames", values["frames"], 1)
+        stored = check_count("stored", values["stored"], frames)
         info = MusicInfo.from_dict(values["info"])
         return cls(path, start, frames, stored, weight, (source[0], source[1]), info)
 
@@ -108,6 +117,7 @@ class CodeSegment:
       start: its first frame in the clip.
       prompt: "" for none.
       path: of the clip.
+      chroma: float32 [T', bins], one-hot, the melody; None in codes for text models.
     """
 
     codes: np.ndarray
@@ -115,6 +125,7 @@ class CodeSegment:
     start: int
     prompt: str
     path: str
+    chroma: np.ndarray | None = None
 
     @property
     def mask(self) -> np.ndarray:
@@ -137,6 +148,7 @@ class CodeShards:
       fingerprint: tells whether other shards are the same, whatever the folder's name.
       num_frames_total: of music in all clips.
       skipped: how many audio files could not be encoded.
+      chroma_bins: pitch classes of the melodies; 0 if there are none.
     """
 
     def __init__(
@@ -151,20 +163,26 @@ class CodeShards:
         try:
             index = parse_json(data)
             check_format(index)
-            self.codebooks = _count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
-            self.card = _count("card", index["card"], 1, 1 << 15)
-            self.sample_rate = _count("sample_rate", index["sample_rate"], 1)
-            self.frame_rate = self.sample_rate / _count("hop_length", index["hop_length"], 1)
-            self.audio_channels = _count("audio_channels", index["audio_channels"], 1)
+            self.codebooks = check_count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
+            self.card = check_count("card", index["card"], 1, 1 << 15)
+            self.sample_rate = check_count("sample_rate", index["sample_rate"], 1)
+            hop_length = check_count("hop_length", index["hop_length"], 1)
+            self.frame_rate = self.sample_rate / hop_length
+            self.audio_channels = check_count("audio_channels", index["audio_channels"], 1)
             self.codec = str(index["fingerprint"])
-            self.skipped = _count("skipped", index["skipped"], 0)
-            silence = [_count("silence", code, 0, self.card) for code in index["silence"]]
+            self.skipped = check_count("skipped", index["skipped"], 0)
+            silence = [check_count("silence", code, 0, self.card) for code in index["silence"]]
+            self.chroma_bins = 0
+            if "chroma_bins" in index:
+                self._grid = ChromaGrid.from_index(index, hop_length)
+                self.chroma_bins = self._grid.bins
             shards = index["shards"]
             if len(silence) != self.codebooks or not 0 < len(shards) <= _MAX_SHARDS:
                 raise ValueError("its numbers do not fit each other")
             self._silence = np.array(silence, np.int32)[:, None]  # [K, 1]
             self.clips: list[CodeClip] = []
             self._codes: list[np.ndarray] = []
+            self._chroma: list[np.ndarray] = []
             shard_of: list[int] = []
             for number, shard in enumerate(shards):
                 clips = self._open_shard(number, shard)
@@ -219,6 +237,35 @@ class CodeShards:
         drawn = self.sample(rng, frames)
         return drawn.codes, drawn.prompt
 
+    def segment_with_chroma(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray | None]:
+        """What `segment` draws, and its melody.
+
+        Returns:
+          codes int32 [K, frames], the prompt, and the chroma float32 [T', bins], one-hot, T' what
+          audio of so many frames has; None if there is none.
+        """
+        drawn = self.sample(rng, frames)
+        return drawn.codes, drawn.prompt, drawn.chroma
+
+    def require_chroma(self, bins: int, model: str | os.PathLike) -> None:
+        """Says how to encode if a melody model cannot be trained on these codes.
+
+        Args:
+          bins: pitch classes that the model hears.
+          model: its name, or that of the model whose codec it uses.
+
+        Raises:
+          UserError: there are no melodies, or of other pitch classes.
+        """
+        if self.chroma_bins != bins:
+            there = f"of {self.chroma_bins} pitch classes" if self.chroma_bins else "none"
+            raise UserError(
+                f"a melody model needs melodies of {bins} pitch classes, {self.folder} holds "
+                f"{there}: `musicgen-jax train encode DATA OUT --model {model} --melody`"
+            )
+
     def sample(self, rng: np.random.Generator, frames: int) -> CodeSegment:
         """A random segment and where it is from.
 
@@ -237,7 +284,8 @@ class CodeShards:
         prompt = prompts.draw(clip.info, rng, self.prompt_config)
         n_frames = min(frames, clip.frames - start)
         codes = np.concatenate([codes, missing], axis=1)
-        return CodeSegment(codes, n_frames, start, prompt, clip.path)
+        chroma = self._melody(index, start, frames) if self.chroma_bins else None
+        return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma)
 
     def _cut(self, index: int, start: int, stop: int) -> np.ndarray:
         """Codes int32 [K, T] of a clip, ending where what is stored of it ends."""
@@ -252,26 +300,33 @@ class CodeShards:
             )
         return codes
 
+    def _melody(self, index: int, start: int, frames: int) -> np.ndarray:
+        """Chroma float32 [T', bins] of a stretch of a clip."""
+        clip, shard = self.clips[index], int(self._shard_of[index])
+        stored = self._chroma[shard][clip.start : clip.start + clip.stored]
+        pitches = self._grid.cut(stored, start, frames)
+        if pitches.max() >= self.chroma_bins:
+            raise UserError(
+                f"{self.folder / chroma_name(shard)} is broken: it holds pitch classes beyond "
+                f"{self.chroma_bins - 1}; encode again"
+            )
+        return np.eye(self.chroma_bins, dtype=np.float32)[pitches]
+
     def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
-        frames = _count("frames", shard["frames"], 1)
-        listed, path = self.folder / clips_name(number), self.folder / codes_name(number)
+        frames = check_count("frames", shard["frames"], 1)
+        listed = self.folder / clips_name(number)
         data = read_file(listed)
         if hashlib.sha256(data).hexdigest() != shard["clips_sha256"]:
             raise _changed(listed)
         clips = read_clips(data, listed)
         if not clips or clips[-1].start + clips[-1].stored != frames:
             raise ValueError(f"{listed.name} does not fit it")
-        try:
-            size = path.stat().st_size
-            codes = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, EOFError):
-            raise UserError(f"{path} is broken: encode again") from None
-        shape = (frames, self.codebooks)
-        if size != shard["bytes"] or codes.shape != shape or codes.dtype != np.int16:
-            raise _changed(path)
-        self._codes.append(codes)
+        codes, chroma = self.folder / codes_name(number), self.folder / chroma_name(number)
+        shape = frames, self.codebooks
+        self._codes.append(_open_array(codes, shard["bytes"], shape, np.int16))
+        if self.chroma_bins:
+            shape = frames, self._grid.places
+            self._chroma.append(_open_array(chroma, shard["chroma_bytes"], shape, np.uint8))
         return clips
 
 
@@ -322,14 +377,21 @@ def read_clips(data: bytes, path: Path) -> list[CodeClip]:
     return clips
 
 
+def _open_array(path: Path, size: int, shape: tuple[int, int], dtype: type) -> np.ndarray:
+    try:
+        found = path.stat().st_size
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, EOFError):
+        raise UserError(f"{path} is broken: encode again") from None
+    if found != size or array.shape != shape or array.dtype != dtype:
+        raise _changed(path)
+    return array
+
+
 def _changed(path: Path) -> UserError:
     return UserError(f"{path} changed since it was encoded: encode again into a new folder")
-
-
-def _count(name: str, value: Any, lowest: int, end: int = _MAX_FRAMES) -> int:
-    if type(value) is not int or not lowest <= value <= end:
-        raise ValueError(f"{name} must be an integer from {lowest} to {end}")
-    return value
 
 
 def _line(error: Exception) -> str:
