@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import checkpoint, hub, lora
+from musicgen_jax import checkpoint, hub, lora, lora_file
 from musicgen_jax.codec import Codec
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
@@ -288,7 +288,7 @@ def _write_adapter(
 ) -> Path:
     assert config.train.lora is not None
     weights = jax.device_get(state.averaged["lora"])
-    lora.save(path, lora.Adapter(config.train.lora, model.lm, model.name, weights))
+    lora_file.save(path, lora.Adapter(config.train.lora, model.lm, model.name, weights))
     return path
 
 
