@@ -14,13 +14,20 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from musicgen_jax.channels import from_rows, to_rows
+from musicgen_jax.choices import JOINS
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.streaming import StreamingDecoder, look_ahead
+from musicgen_jax.errors import UserError
 from musicgen_jax.windows import Window
 
-JOINS = ("hard", "crossfade")
 CROSSFADE_SECONDS = 1.0
 _CORRELATION_SECONDS = 0.05  # over so much of it two waveforms are compared
+
+
+def check_join(join: str) -> None:
+    """UserError if windows cannot be joined like that."""
+    if join not in JOINS:
+        raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
 
 
 def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> int:

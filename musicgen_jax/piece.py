@@ -18,7 +18,7 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
-from musicgen_jax.joins import JOINS, decode_windows, overlap_frames
+from musicgen_jax.joins import check_join, decode_windows, overlap_frames
 from musicgen_jax.lm import LM
 from musicgen_jax.progress import Progress, progress_callback
 from musicgen_jax.resume import Checkpoint, condition_digest, fingerprint, machine
@@ -204,8 +204,7 @@ class Piece:
 
     def _layout(self, frames: int, extend_stride: float | None, join: str) -> list[Window]:
         rate, longest = self.config.frame_rate, self.config.max_duration
-        if join not in JOINS:
-            raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
+        check_join(join)
         window = _window_frames(self.config)
         if extend_stride is None:
             stride = max(1, window * 3 // 5)
