@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from musicgen_jax.choices import CACHE_DTYPES, DTYPES
 from musicgen_jax.errors import UserError
 
 DEFAULT_TOP_K = 250
-DTYPES = ("float32", "bfloat16", "int8")
-CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")
 Audio = np.ndarray | jax.Array
 
 

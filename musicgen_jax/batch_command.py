@@ -35,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--worker",
         type=_worker,
-        default=(1, 1),
+        default="1/1",
         metavar="I/N",
         help="do the I-th of N parts of the work: several machines may share OUT_DIR",
     )
-    add("--format", choices=("wav", "flac"), default="wav", help="of the files (default: wav)")
-    add("--duration", type=float, default=8.0, metavar="SECONDS", help="of each (default: 8)")
+    add("--format", choices=("wav", "flac"), default="wav", help="of the files")
+    add("--duration", type=float, default=8.0, metavar="SECONDS", help="of each")
     options.add_windows(parser)
     options.add_sampling(parser)
     options.add_devices(parser)
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=STRATEGIES,
         default="loudness",
-        help="the level of the files, as in generate (default: loudness)",
+        help="the level of the files, as in generate",
     )
     parser.set_defaults(run=_run)
 

@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 # v1 is Orbax's current interface; v0 still works but gets nothing new.
 from orbax.checkpoint import v1 as ocp
 
+from musicgen_jax import int8_storage
 from musicgen_jax.config import (
     FORMAT_VERSION,
     EncodecConfig,
@@ -80,7 +81,7 @@ class ModelWriter:
             raise UserError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}")
         params = _string_keys(params)
         if storage == "int8":
-            params = _map_leaves(lambda path, leaf: _quantize(name, path, leaf), params)
+            params = _map_leaves(lambda path, leaf: int8_storage.quantize(name, path, leaf), params)
         context = ocp.Context()
         # The save is synchronous, so nobody can change the arrays meanwhile: no copy is needed.
         context.memory.deepcopy_host_arrays = False
@@ -342,7 +343,7 @@ def load_params(
         raise UserError(damaged) from error
     if () in stored:  # for some damage it gives None in place of a tree
         raise UserError(damaged)
-    _check_leaves(folder, _dequantized_shapes(wanted), _dequantized_shapes(stored))
+    _check_leaves(folder, int8_storage.shapes(wanted), int8_storage.shapes(stored))
 
     if keep_dtypes and not int8:
         wanted = {
@@ -365,31 +366,15 @@ def load_params(
                 loaded = _load_part(folder, {key: stored[key] for key in part})
                 for key in wanted:
                     if key[-1] == "int8" and key[:-1] in loaded:
-                        quantized = _quantize(component, key[:-1], loaded[key[:-1]])
+                        quantized = int8_storage.quantize(component, key[:-1], loaded[key[:-1]])
                         loaded |= {(*key[:-1], name): leaf for name, leaf in quantized.items()}
                 for key, leaf in wanted.items():
                     if key in loaded or (*key, "int8") in loaded:
-                        value = _dequantize(loaded, key, leaf)
+                        value = int8_storage.dequantize(loaded, key, leaf)
                         placed[key] = place(value, target(leaf).sharding)
     except Exception as error:
         raise UserError(damaged) from error
     return jax.tree.unflatten(structure, [placed[key] for key in wanted])
-
-
-# --- Training runs ------------------------------------------------------------------------------
-
-
-def save_state(path: str | os.PathLike, state: Any) -> None:
-    """Saves any pytree of arrays as the folder `path`, in place of what was there.
-
-    Written aside and renamed: at every moment either the old state or the new one is whole.
-    """
-    target = Path(path).absolute()
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    ocp.save(str(aside), _named_leaves(state))
-    replace_folder(aside, target)
 
 
 def replace_folder(aside: Path, target: Path) -> None:
@@ -405,35 +390,6 @@ def replace_folder(aside: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def load_state(path: str | os.PathLike, abstract: Any) -> Any:
-    """Restores what `save_state` saved into the structure, shapes and dtypes of `abstract`.
-
-    Raises:
-      UserError: there is no state, it is damaged, or it is of another structure.
-    """
-    target = Path(path).absolute()
-    old = target.with_name(f".{target.name}.old")
-    if not target.exists() and old.exists():  # stopped between the two renames
-        os.replace(old, target)
-    if not target.is_dir():
-        raise UserError(f"no training state at {target}")
-    default = jnp.zeros(()).sharding
-    named = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default)
-        for name, leaf in _named_leaves(abstract).items()
-    }
-    try:
-        loaded = ocp.load(str(target), named)
-    except Exception as error:  # Orbax raises many kinds on damaged files
-        raise UserError(f"{target} is damaged or of another run: {error}") from error
-    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named])
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
 
 
 # --- Helpers -----------------------------------------------------------------------------------
@@ -521,35 +477,3 @@ def _load_part(folder: Path, stored: Mapping) -> dict[tuple[str, ...], np.ndarra
     requests = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in stored.items()}
     with context:
         return _flatten(ocp.load(str(folder), _unflatten(requests)))
-
-
-def _quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
-    value = np.asarray(leaf, np.float32)
-    if value.ndim < 2:
-        return value
-    # One scale per output channel: the last axis of a convolution [..., in, out], the rows of
-    # everything else ([out, in]; tables of embeddings, codes and heads [K, V, D]).
-    convolves = component in ("encodec", "mert", "separator")
-    convolution = convolves and value.ndim >= 3 and path[-1] == "weight"
-    axes = tuple(range(value.ndim - 1)) if convolution else (-1,)
-    scale = np.abs(value).max(axis=axes, keepdims=True) / np.float32(127)
-    whole = np.rint(value / np.where(scale > 0, scale, 1)).astype(np.int8)
-    return {"int8": whole, "scale": scale}
-
-
-def _dequantized_shapes(stored: Mapping) -> dict:
-    """Metadata by the path of the leaf itself, without its /int8 and /scale."""
-    shapes = {path: leaf for path, leaf in stored.items() if path[-1] not in ("int8", "scale")}
-    for path, leaf in stored.items():
-        if path[-1] == "int8":
-            shapes[path[:-1]] = leaf
-        elif path[-1] == "scale" and (*path[:-1], "int8") not in stored:
-            shapes[path] = leaf  # a norm's own scale
-    return shapes
-
-
-def _dequantize(loaded: Mapping, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    whole = loaded.get((*path, "int8"))
-    if whole is None:
-        return loaded[path].astype(leaf.dtype)
-    return (whole.astype(np.float32) * loaded[(*path, "scale")]).astype(leaf.dtype)

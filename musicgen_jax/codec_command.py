@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--model",
             default="nano",
             metavar="FOLDER",
-            help="nano (the default), the folder of a converted codec or model, or encodec_24khz, "
+            help="nano, the folder of a converted codec or model, or encodec_24khz, "
             "encodec_32khz, encodec_48khz",
         )
 

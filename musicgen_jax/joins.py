@@ -13,13 +13,21 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from musicgen_jax.channels import from_rows, to_rows
+from musicgen_jax.choices import JOINS
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.streaming import StreamingDecoder, look_ahead
+from musicgen_jax.errors import UserError
 from musicgen_jax.windows import Window
 
-JOINS = ("hard", "crossfade")
 CROSSFADE_SECONDS = 1.0
 _CORRELATION_SECONDS = 0.05  # over so much of it two waveforms are compared
+
+
+def check_join(join: str) -> None:
+    """UserError if windows cannot be joined like that."""
+    if join not in JOINS:
+        raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
 
 
 def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> int:
@@ -96,18 +104,6 @@ def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
     alike = np.clip(np.divide(product, both, where=both > 1e-12, out=np.zeros_like(both)), 0, 1)
     mixed = (fall * old + rise * new) / np.sqrt(1 + 2 * alike * fall * rise)
     return mixed.astype(np.float32)
-
-
-def to_rows(codes: np.ndarray, channels: int) -> np.ndarray:
-    """Codes [B, K, T] as the mono codec takes them: [B * C, K / C, T]."""
-    B, K, T = codes.shape
-    rows = codes.reshape(B, K // channels, channels, T).swapaxes(1, 2)
-    return rows.reshape(B * channels, K // channels, T)
-
-
-def from_rows(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Audio [B * C, 1, n] of the mono codec as [B, C, n]."""
-    return audio.reshape(len(audio) // channels, channels, audio.shape[2])
 
 
 class _Fader:

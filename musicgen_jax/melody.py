@@ -4,27 +4,100 @@ Every clip is heard for itself. audiocraft pads the melodies of a batch to the l
 that there a short one is followed by near-silence; here it repeats, as it does there alone.
 """
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from musicgen_jax import arguments
+from musicgen_jax.arguments import Audio
 from musicgen_jax.audio import convert_audio, convert_channels, resample
-from musicgen_jax.conditioning.chroma import frame_count, melody_chroma, samples_heard, window_at
+from musicgen_jax.conditioning.chroma import (
+    ChromaConditioner,
+    frame_count,
+    melody_chroma,
+    samples_heard,
+    window_at,
+)
+from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.hub import models_home
+from musicgen_jax.piece import DEFAULT_DURATION, GenerationOutput, generate_piece, num_frames
+
+if TYPE_CHECKING:
+    from musicgen_jax.model import MusicGen
 
 SEPARATOR = "htdemucs"
 NOT_SEPARATED = (
     f"no separator {SEPARATOR} at hand: the melody is heard with its drums and bass "
     "(`musicgen-jax convert` makes one; separate=False or --no-separate says that this is meant)"
 )
-Audio = np.ndarray | jax.Array
 _MARGIN = 1.0  # seconds of a long melody beyond what is heard, for the resampler's edges
+
+
+def generate_with_chroma(
+    model: "MusicGen",
+    descriptions: Sequence[str | None],
+    melody: Audio | Sequence[Audio | None],
+    melody_sample_rate: int,
+    *,
+    separate: bool | None = None,
+    duration: float = DEFAULT_DURATION,
+    **settings,
+) -> GenerationOutput:
+    """Generates music that follows the melody of given audio, and a description.
+
+    Of the audio only its chroma is used: which of the twelve pitch classes is the loudest, at
+    235 moments of the 30 s that an official model sees at once. A shorter melody repeats, of a
+    longer one the beginning counts; in a piece longer than `max_duration` the melody moves on
+    with the windows, and wraps. What is not needed is not looked at: hours of audio cost no
+    more than the beginning. Silence is a melody of C, which is also what stands for none.
+
+    Args:
+      model: a melody model.
+      descriptions: B texts; None or "" asks for music without a description.
+      melody: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+        [C, W] or None (no melody) per clip; of any length. Clips do not touch each other.
+      melody_sample_rate: samples per second of `melody`, any.
+      separate: True: take drums and bass away first, as the original does, with the converted
+        separator `htdemucs`; False: hear the audio as it is; None: separate if that separator
+        is at hand, else say so once through the logger `musicgen_jax`.
+      duration: seconds, as in `generate`.
+      **settings: the other keyword arguments of `generate`.
+
+    Raises:
+      UserError: this model takes no melody, the melody is no audio, or as `generate`.
+    """
+    texts = arguments.check_descriptions(descriptions)
+    num_frames(model.config, duration)
+    condition_at = _conditions(model, texts, melody, melody_sample_rate, separate, duration)
+    parts = (model.lm, model.encodec, model.config)
+    return generate_piece(*parts, texts, condition_at, duration=duration, **settings)
+
+
+def chroma(
+    model: "MusicGen", audio: Audio, sample_rate: int, *, separate: bool | None = None
+) -> np.ndarray:
+    """What a melody model hears of audio: the loudest pitch class, moment by moment.
+
+    Args:
+      model: a melody model.
+      audio: float [C, W] or [B, C, W], as in `generate_with_chroma`.
+      sample_rate: of `audio`, in samples per second.
+      separate: see `generate_with_chroma`.
+
+    Returns:
+      float32 [1 or B, T, 12], one-hot, beginning with C; T frames span `max_duration`.
+    """
+    melodies = _melodies(model, audio, sample_rate, separate, model.max_duration)
+    return melodies.chroma_at(0.0)[0]
 
 
 class Melodies:
@@ -137,6 +210,70 @@ def check_melodies(
             raise UserError("the list of melodies is empty: give one array or None per clip")
         return [None if audio is None else check(audio, 2)[0] for audio in melody]
     return list(check(melody, 3))
+
+
+# --- What the language model is told --------------------------------------------------------------
+
+
+def _conditions(
+    model: "MusicGen",
+    texts: Sequence[str | None],
+    melody: Audio | Sequence[Audio | None],
+    sample_rate: int,
+    separate: bool | None,
+    duration: float,
+) -> Callable[[float], Condition]:
+    """The condition of every window: the text once, the melody as it moves on."""
+    melodies = _melodies(model, melody, sample_rate, separate, duration)
+    if len(melodies) not in (1, len(texts)):
+        raise UserError(
+            f"{len(melodies)} melodies for {len(texts)} descriptions: give one for each, or "
+            "one for all"
+        )
+    text = functools.cache(lambda: model.text_condition(texts))
+
+    def condition_at(offset: float) -> Condition:
+        return _with_melody(model.lm.chroma_conditioner, text(), *melodies.chroma_at(offset))
+
+    return condition_at
+
+
+def _melodies(
+    model: "MusicGen",
+    melody: Audio | Sequence[Audio | None],
+    sample_rate: int,
+    separate: bool | None,
+    duration: float,
+) -> Melodies:
+    if not model.config.lm.chroma_bins:
+        raise UserError(
+            f"{model.name or 'this model'} takes no melody: use a melody model, such as "
+            "facebook/musicgen-melody"
+        )
+    clips = check_melodies(melody, sample_rate, seconds=duration + model.max_duration)
+    return Melodies(
+        clips, int(sample_rate), config=model.config, duration=duration, separate=separate
+    )
+
+
+def without_melody(text: Condition, config: MusicGenConfig, dtype: DTypeLike) -> Condition:
+    """The condition of a melody model that is told a text alone: B rows of null melody."""
+    assert text.cross_mask is not None
+    absent = jnp.zeros((len(text.cross_mask), chroma_frames(config)), bool)
+    prefix = jnp.zeros((*absent.shape, config.lm.dim), dtype)
+    return dataclasses.replace(text, prefix=prefix, prefix_mask=absent)
+
+
+@jax.jit
+def _with_melody(
+    project: ChromaConditioner, text: Condition, chroma: jax.Array, given: jax.Array
+) -> Condition:
+    """`chroma` [1 or B, T, bins]; a row of which nothing is `given` [1 or B] stays null."""
+    assert text.prefix is not None
+    assert text.prefix_mask is not None
+    prefix = jnp.where(given[:, None, None], project(chroma), text.prefix)
+    mask = text.prefix_mask | given[:, None]
+    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
 
 
 # --- The separator ----------------------------------------------------------------------------

@@ -1,12 +1,17 @@
 """Options that several commands share, without jax: `--help` answers at once."""
 
 import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from musicgen_jax.choices import JOINS
+from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-
-JOINS = ("hard", "crossfade")
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +47,27 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--join", choices=JOINS, default="hard", help="how windows meet")
 
 
+def add_separate(parser: argparse.ArgumentParser) -> None:
+    """Adds `--separate` and `--no-separate`."""
+    parser.add_argument(
+        "--separate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="hear the melody without its drums and bass, as the original does (needs the "
+        "converted separator htdemucs); without either: if that is there",
+    )
+
+
+def separate(args: argparse.Namespace) -> bool | None:
+    """What the user chose, else whether the separator is there, saying so if it is not."""
+    from musicgen_jax.melody import NOT_SEPARATED, separator_at_hand
+
+    if args.separate is None and not separator_at_hand():
+        print(f"musicgen-jax: {NOT_SEPARATED}", file=sys.stderr)
+        return False
+    return args.separate
+
+
 def add_devices(parser: argparse.ArgumentParser) -> None:
     """Adds `--devices`."""
     parser.add_argument(
@@ -75,3 +101,17 @@ def _devices(text: str) -> tuple[int, int]:
         if model.isascii() and model.isdigit() and int(model) > 0:
             return int(data), int(model)
     raise argparse.ArgumentTypeError(f"must be a number, as 8, or two, as 4x2, got {text!r}")
+
+
+def check_writable(file: Path) -> None:
+    """Finds out before minutes of work, by trying: permissions alone do not tell."""
+    if file.is_dir():
+        raise UserError(f"cannot write {file}: it is a folder")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise UserError(f"cannot write {file}: it is write-protected")
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from None

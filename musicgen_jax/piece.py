@@ -1,4 +1,4 @@
-"""A piece of music under way: checked, laid out in windows, then codes, then audio.
+"""A piece of music: its condition goes in; checks, windows, codes and audio follow.
 
 What every `MusicGen.generate_*` goes through, whatever its condition comes from.
 """
@@ -12,23 +12,78 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musicgen_jax import arguments
+from musicgen_jax import arguments, channels
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys
-from musicgen_jax.joins import JOINS, decode_windows, overlap_frames
+from musicgen_jax.joins import check_join, decode_windows, overlap_frames
 from musicgen_jax.lm import LM
+from musicgen_jax.progress import Progress, progress_callback
 from musicgen_jax.resume import Checkpoint, condition_digest, fingerprint, machine
 from musicgen_jax.sharding import mesh_of
-from musicgen_jax.windows import Window, generate_windows, layout
+from musicgen_jax.windows import Window, assemble, generate_windows, layout
 
 DEFAULT_DURATION = 8.0
 MAX_DURATION = 24 * 3600  # seconds; a bound on slips of the finger
 _BLOCK_SECONDS = 4.0  # of audio decoded at once where nobody waits for it
 
 Callback = Callable[[int, int], None] | None
+OnAudio = Callable[[np.ndarray], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationOutput:
+    """Generated music, on the host.
+
+    Attributes:
+      audio: float32 [B, C, W], the codec's own output: it may exceed 1 in places. Loudness and
+        clipping belong to saving, see `musicgen_jax.audio`.
+      codes: int32 [B, K, T], what the language model wrote.
+      sample_rate: samples per second and channel.
+    """
+
+    audio: np.ndarray
+    codes: np.ndarray
+    sample_rate: int
+
+
+def generate_piece(
+    lm: LM,
+    encodec: Encodec,
+    config: MusicGenConfig,
+    texts: Sequence[str | None],
+    condition_at: Callable[[float], Condition],
+    *,
+    progress: Progress = False,
+    on_audio: OnAudio | None = None,
+    **settings,
+) -> GenerationOutput:
+    """Generates under any condition: condition -> LM -> codes -> EnCodec -> waveform.
+
+    Args:
+      lm: this and the others as in `Piece`.
+      encodec: see there.
+      config: see there.
+      texts: see there.
+      condition_at: see there.
+      progress: as in `MusicGen.generate`.
+      on_audio: as in `MusicGen.generate`.
+      **settings: the other arguments of `Piece`.
+    """
+    piece = Piece(lm, encodec, config, texts, condition_at, **settings)
+    C = config.audio_channels
+    with progress_callback(progress) as callback:
+        if len(piece.windows) == 1 and on_audio is None:
+            codes = assemble(piece.codes(callback))
+            audio = channels.decode(encodec, jnp.asarray(codes, jnp.int32), C, mesh_of(lm))
+        else:
+            stretches = [np.zeros((len(texts), C, 0), np.float32)]
+            for stretch in piece.audio(callback):
+                (on_audio or stretches.append)(stretch)
+            codes, audio = assemble(piece.done), np.concatenate(stretches, axis=2)
+    return GenerationOutput(np.asarray(audio), codes, config.sample_rate)
 
 
 class Piece:
@@ -149,8 +204,7 @@ class Piece:
 
     def _layout(self, frames: int, extend_stride: float | None, join: str) -> list[Window]:
         rate, longest = self.config.frame_rate, self.config.max_duration
-        if join not in JOINS:
-            raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
+        check_join(join)
         window = _window_frames(self.config)
         if extend_stride is None:
             stride = max(1, window * 3 // 5)

@@ -4,16 +4,123 @@ Every clip is heard for itself. audiocraft draws one place for all clips of a ba
 longest, so that there a short one may be heard in the silence behind its end.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from musicgen_jax import arguments
+from musicgen_jax import arguments, sharding
+from musicgen_jax.arguments import Audio
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning.style import excerpt
+from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.resample import resample_frac
+from musicgen_jax.conditioning.style import (
+    DEFAULT_EVAL_Q,
+    DEFAULT_EXCERPT,
+    StyleConditioner,
+    excerpt,
+)
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
+from musicgen_jax.generate import example_keys
+from musicgen_jax.mert import Mert
+from musicgen_jax.piece import DEFAULT_DURATION, GenerationOutput, generate_piece, num_frames
+
+if TYPE_CHECKING:
+    from musicgen_jax.model import MusicGen
+
+
+def generate_with_style(
+    model: "MusicGen",
+    descriptions: Sequence[str | None] | None,
+    style: Audio | Sequence[Audio | None],
+    style_sample_rate: int,
+    *,
+    eval_q: int = DEFAULT_EVAL_Q,
+    excerpt_length: float = DEFAULT_EXCERPT,
+    cfg_coef: float = 3.0,
+    cfg_coef_beta: float | None = None,
+    duration: float = DEFAULT_DURATION,
+    seed: int | Sequence[int] = 0,
+    **settings,
+) -> GenerationOutput:
+    """Generates music in the style of given audio, and after a description.
+
+    Of the audio one short excerpt is heard. Where it begins is drawn by the seed of the clip,
+    anew in every window of a piece longer than `max_duration`; to choose it yourself, give
+    audio that is as long as the excerpt. Silence is a style like any other and does not stand
+    for none, which is None.
+
+    Args:
+      model: a style model.
+      descriptions: B texts, None or "" for a clip that only the style shapes; by default none
+        for any clip.
+      style: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+        [C, W] or None (no style) per clip; at least as long as the excerpt. Clips do not touch
+        each other.
+      style_sample_rate: samples per second of `style`, any.
+      eval_q: codebooks that describe the style, 1 to 6 in the official model: the fewer, the
+        freer the music.
+      excerpt_length: seconds; the official model was trained with 1.5 to 4.5.
+      cfg_coef: strength of guidance, as in `generate`.
+      cfg_coef_beta: strength of the text beside a style (double guidance, which takes half as
+        long again). audiocraft advises 5 where both are given, within 1 to 9, and otherwise
+        None: ordinary guidance, under which a style drowns the text.
+      duration: seconds, as in `generate`.
+      seed: as in `generate`.
+      **settings: the other keyword arguments of `generate`.
+
+    Raises:
+      UserError: this model takes no style, the style is no audio or shorter than the excerpt,
+        or as `generate`.
+    """
+    if descriptions is None:
+        clips = arguments.check_clips(style, style_sample_rate, "style")
+        descriptions = [None] * len(clips)
+    texts = arguments.check_descriptions(descriptions)
+    num_frames(model.config, duration)
+    condition_at = _conditions(
+        model, texts, style, style_sample_rate, eval_q, excerpt_length, duration, seed
+    )
+    return generate_piece(
+        model.lm,
+        model.encodec,
+        model.config,
+        texts,
+        condition_at,
+        duration=duration,
+        seed=seed,
+        cfg_coef=cfg_coef,
+        cfg_coef_beta=cfg_coef_beta,
+        **settings,
+    )
+
+
+def style_condition(
+    model: "MusicGen",
+    descriptions: Sequence[str | None],
+    style: Audio | Sequence[Audio | None],
+    style_sample_rate: int,
+    *,
+    eval_q: int = DEFAULT_EVAL_Q,
+    excerpt_length: float = DEFAULT_EXCERPT,
+    seed: int | Sequence[int] = 0,
+) -> Condition:
+    """What the language model is told of text and style: B rows.
+
+    The arguments are those of `generate_with_style`, whose excerpts these are in pieces of up
+    to `max_duration`.
+    """
+    texts = arguments.check_descriptions(descriptions)
+    seconds = model.max_duration
+    return _conditions(
+        model, texts, style, style_sample_rate, eval_q, excerpt_length, seconds, seed
+    )(0.0)
 
 
 class Styles:
@@ -79,7 +186,7 @@ class Styles:
 
 
 def check_styles(
-    style: arguments.Audio | Sequence[arguments.Audio | None], sample_rate: int, batch: int
+    style: Audio | Sequence[Audio | None], sample_rate: int, batch: int
 ) -> list[np.ndarray | None]:
     """One checked clip, float32 [C, W], or None for each of `batch` descriptions."""
     clips = arguments.check_clips(style, sample_rate, "style")
@@ -107,3 +214,66 @@ def _excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
     if not config.mert.num_frames(length * config.mert.sample_rate // config.sample_rate):
         raise UserError(f"excerpt_length {seconds:g} is too short for a single token of style")
     return length
+
+
+# --- What the language model is told --------------------------------------------------------------
+
+
+def _conditions(
+    model: "MusicGen",
+    texts: Sequence[str | None],
+    style: Audio | Sequence[Audio | None],
+    sample_rate: int,
+    eval_q: int,
+    excerpt_length: float,
+    duration: float,
+    seed: int | Sequence[int],
+) -> Callable[[float], Condition]:
+    """The condition of every window: the text once, an excerpt of the style for each."""
+    if model.config.lm.style is None:
+        raise UserError(f"{model.name or 'this model'} takes no style: use facebook/musicgen-style")
+    check_eval_q(eval_q, model.config.lm.style.n_q)
+    styles = Styles(
+        check_styles(style, sample_rate, len(texts)),
+        int(sample_rate),
+        config=model.config,
+        keys=example_keys(arguments.check_seed(seed, len(texts)), len(texts)),
+        duration=duration,
+        excerpt_length=excerpt_length,
+    )
+    text = functools.cache(lambda: model.text_condition(texts))
+    if not styles.given.any():
+        return lambda offset: text()
+
+    def condition_at(offset: float) -> Condition:
+        assert model.mert is not None
+        excerpts = styles.excerpts_at(offset)
+        stage = partial(_features, model.mert, sample_rate=model.sample_rate)
+        features = sharding.by_rows(model.mesh, stage, excerpts)
+        return _with_style(
+            model.lm.style_conditioner, text(), features, styles.given, eval_q=eval_q
+        )
+
+    return condition_at
+
+
+@partial(jax.jit, static_argnames="sample_rate")
+def _features(mert: Mert, excerpts: jax.Array, *, sample_rate: int) -> jax.Array:
+    return mert(resample_frac(excerpts, sample_rate, mert.config.sample_rate))
+
+
+@partial(jax.jit, static_argnames="eval_q")
+def _with_style(
+    conditioner: StyleConditioner,
+    text: Condition,
+    features: jax.Array,
+    given: jax.Array,
+    *,
+    eval_q: int,
+) -> Condition:
+    """`features` [b, T, E] of those rows that are `given` [B]; the others stay null."""
+    tokens = conditioner(features, eval_q)  # [b, P, D]
+    row = jnp.maximum(jnp.cumsum(given) - 1, 0)
+    prefix = jnp.where(given[:, None, None], tokens[row], 0)
+    mask = jnp.broadcast_to(given[:, None], prefix.shape[:2])
+    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from musicgen_jax.choices import DTYPES
 from musicgen_jax.errors import UserError
 
 
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--dtype",
-        choices=("float32", "bfloat16", "int8"),
-        help="for generate --dtype; None is its default",
+        choices=DTYPES,
+        help="for generate --dtype; without: what that is without",
     )
     add("--batch", type=int, default=1, metavar="B", help="clips made at once")
     add(

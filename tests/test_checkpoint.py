@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from musicgen_jax import checkpoint
+from musicgen_jax import checkpoint, int8_storage
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 
@@ -277,6 +277,6 @@ def test_wrong_leaves_are_named(tmp_path, storage):
 @given(st.integers(1, 5), st.integers(1, 9), st.floats(1e-6, 1e6), st.integers(0, 2**31))
 def test_int8_error_is_bounded_per_channel(rows, columns, size, seed):
     value = np.random.default_rng(seed).normal(0, size, (rows, columns)).astype(np.float32)
-    stored = checkpoint._quantize("lm", ("weight",), value)
+    stored = int8_storage.quantize("lm", ("weight",), value)
     back = stored["int8"].astype(np.float32) * stored["scale"]
     assert np.all(np.abs(back - value) <= np.abs(value).max(-1, keepdims=True) / 253)

@@ -1,5 +1,6 @@
 """The command line: what it writes, and that it fails in one line before it works for long."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from musicgen_jax import __version__, audio, cli, testing
+from musicgen_jax import __version__, audio, cli, options, testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 
@@ -114,6 +115,36 @@ def test_continues_a_file_of_another_rate_in_stereo(run):
     assert (code, out) == (0, "wrote out.wav (0.76 s)\n")
 
 
+def parsers(parser, name="musicgen-jax"):
+    """A parser and those of all of its sub-commands, by what one types."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                yield from parsers(command, f"{name} {word}")
+
+
+PARSERS = dict(parsers(cli._parser()))
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_tells_defaults_where_there_are_any(name):
+    parser = PARSERS[name]
+    text = " ".join(parser.format_help().split())
+    for nothing in ("None", "False", "[]"):
+        assert f"default: {nothing}" not in text
+    for action in parser._actions:
+        if action.option_strings and isinstance(action.default, int | float | str):
+            told = isinstance(action.default, bool) or action.default == argparse.SUPPRESS
+            told = told or f"(default: {action.default})" in text
+            assert told or "default" in action.help, action.option_strings
+
+
+def test_help_of_every_command_was_walked():
+    assert {"musicgen-jax finetune", "musicgen-jax train codec"} < set(PARSERS)
+    assert "(default: 0)" in PARSERS["musicgen-jax generate"].format_help()  # zero is a default
+
+
 def test_module_is_the_command():
     command = [sys.executable, "-m", "musicgen_jax", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -197,7 +228,7 @@ def test_unwritable_output_is_found_first(run, no_model, monkeypatch, tmp_path):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(options.tempfile, "TemporaryFile", refuse)
     check_refused(run("generate", "x", "-o", "sub/out.wav"), "Permission denied")
 
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from orbax.checkpoint import v1 as ocp
 
-from musicgen_jax import MusicGen, checkpoint, cli, lora
+from musicgen_jax import MusicGen, checkpoint, cli, lora_file
 from musicgen_jax.convert import convert, export_torch
 from musicgen_jax.convert.pipeline import abstract_params
 from musicgen_jax.errors import UserError
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on(home, adapted, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not (run / "adapter.safetensors").exists()
     assert cli.main(["finetune", "--run", str(run), "--resume"]) == 0
-    ours, theirs = (lora.load(f / "adapter.safetensors").weights for f in (run, adapted))
+    ours, theirs = (lora_file.load(f / "adapter.safetensors").weights for f in (run, adapted))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), ours, theirs)
 
 

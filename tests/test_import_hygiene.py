@@ -129,7 +129,7 @@ def test_the_converter_imports_torch_only_to_verify(file):
 @pytest.mark.parametrize(
     "name",
     [
-        *("audio", "cli", "codec_command", "config", "errors", "export_command", "hub"),
+        *("audio", "cli", "codec_command", "choices", "config", "errors", "export_command", "hub"),
         *("tokenizer", "warmup_command"),
     ],
 )
@@ -146,7 +146,7 @@ def test_files_without_jax(name):
         ("sentencepiece", {"tokenizer.py", "testing.py", "nano/"}),
         ("soundfile", {"audio.py"}),
         ("soxr", {"audio.py"}),
-        ("safetensors", {"lora.py"}),
+        ("safetensors", {"lora_file.py"}),
         ("huggingface_hub", set()),
         ("gradio", {"app.py"}),
     ],

@@ -16,6 +16,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys, generate_codes
 from musicgen_jax.joins import crossfade, decode_windows, overlap_frames
 from musicgen_jax.model import MusicGen
+from musicgen_jax.piece import generate_piece
 from musicgen_jax.windows import Window, assemble, layout, window_keys
 from tests.tolerance import assert_close
 
@@ -120,7 +121,8 @@ def test_each_window_has_its_own_key_and_its_own_condition(model):
         offsets.append(offset)
         return model.text_condition(["bells" if offset < 1 else "drums"])
 
-    out = model._generate(["x"], condition_at, duration=2.5)
+    parts = (model.lm, model.encodec, model.config)
+    out = generate_piece(*parts, ["x"], condition_at, duration=2.5)
     assert offsets == [0.0, 0.6, 1.2, 1.8]
     plain = model.generate(["bells"], duration=2.5)
     np.testing.assert_array_equal(out.codes[:, :, :80], plain.codes[:, :, :80])

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from musicgen_jax import MusicGen, checkpoint, cli, lora
+from musicgen_jax import MusicGen, checkpoint, cli, lora, lora_file
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
@@ -155,23 +155,23 @@ def test_gradients_reach_the_adapter_alone():
 
 def test_files_keep_every_bit(tmp_path):
     adapter = random_adapter()
-    lora.save(tmp_path / "new" / "mine.safetensors", adapter)
-    loaded = lora.load(tmp_path / "new" / "mine.safetensors", DEBUG.lm)
+    lora_file.save(tmp_path / "new" / "mine.safetensors", adapter)
+    loaded = lora_file.load(tmp_path / "new" / "mine.safetensors", DEBUG.lm)
     assert dataclasses.replace(loaded, weights={}) == dataclasses.replace(adapter, weights={})
     jax.tree.map(np.testing.assert_array_equal, loaded.weights, adapter.weights)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["mine.safetensors"]
 
 
 def test_another_models_adapter_is_refused(tmp_path):
-    lora.save(tmp_path / "a", random_adapter())
+    lora_file.save(tmp_path / "a", random_adapter())
     other = dataclasses.replace(DEBUG.lm, ffn_dim=40)
     with pytest.raises(UserError, match=r"belongs to debug .* ffn_dim is 24 there and 40"):
-        lora.load(tmp_path / "a", other)
+        lora_file.load(tmp_path / "a", other)
 
 
 def damaged(tmp_path, change):
     """An adapter's file after `change(tensors, header)`."""
-    lora.save(tmp_path / "good", random_adapter(settings=QV))
+    lora_file.save(tmp_path / "good", random_adapter(settings=QV))
     tensors = safetensors.numpy.load_file(tmp_path / "good")
     with safetensors.safe_open(tmp_path / "good", framework="np") as file:
         header = json.loads(file.metadata()["lora"])
@@ -199,7 +199,7 @@ NAME = f"{LAYER}/self_attn/in_proj/q"
 )
 def test_damaged_files_are_one_line(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
-        lora.load(damaged(tmp_path, change), DEBUG.lm)
+        lora_file.load(damaged(tmp_path, change), DEBUG.lm)
     assert "\n" not in str(caught.value)
 
 
@@ -207,12 +207,12 @@ def test_files_that_are_none(tmp_path):
     for data in (b"", b"PK", b"\xff" * 100):
         (tmp_path / "x").write_bytes(data)
         with pytest.raises(UserError, match="is damaged"):
-            lora.load(tmp_path / "x")
+            lora_file.load(tmp_path / "x")
     safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / "y")
     with pytest.raises(UserError, match="is no adapter of musicgen-jax"):
-        lora.load(tmp_path / "y")
+        lora_file.load(tmp_path / "y")
     with pytest.raises(UserError, match="no adapter at"):
-        lora.load(tmp_path / "none")
+        lora_file.load(tmp_path / "none")
 
 
 # --- At generation -----------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def codes(model):
 
 def test_models_with_adapters_by_name(folder, tmp_path):
     first, second = random_adapter(seed=1), random_adapter(settings=QV, seed=2)
-    lora.save(tmp_path / "first", first)
-    lora.save(tmp_path / "second", second)
+    lora_file.save(tmp_path / "first", first)
+    lora_file.save(tmp_path / "second", second)
     plain = MusicGen.from_pretrained(
         folder, adapters={"one": tmp_path / "first", "two": tmp_path / "second"}
     )
@@ -255,7 +255,7 @@ def test_models_with_adapters_by_name(folder, tmp_path):
 
 def test_an_int8_model_rounds_what_the_adapter_has_been_added_to(folder, tmp_path):
     adapter = random_adapter(std=0.02)  # smaller than the steps of int8
-    lora.save(tmp_path / "a", adapter)
+    lora_file.save(tmp_path / "a", adapter)
     model = MusicGen.from_pretrained(folder, dtype="int8", adapters={"a": tmp_path / "a"})
     info = checkpoint.load_info(folder)
     abstract = nnx.eval_shape(lambda: LM(DEBUG.lm, rngs=nnx.Rngs(0)))
@@ -289,7 +289,7 @@ def shapes(component):
 
 def test_command_line(folder, tmp_path, capsys):
     file = tmp_path / "mine.safetensors"
-    lora.save(file, random_adapter())
+    lora_file.save(file, random_adapter())
 
     def make(*arguments):
         out = tmp_path / "out.wav"

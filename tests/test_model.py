@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax import generate, hub, testing
+from musicgen_jax import channels, generate, hub, testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 from tests.tolerance import assert_close
@@ -164,7 +164,7 @@ def test_a_prompt_of_another_rate_is_resampled_and_stereo_becomes_mono(model, mo
     faster = np.sin(2 * np.pi * 200 * np.arange(1600) / (2 * RATE), dtype=np.float32)
     sides = np.stack([faster * 1.5, faster * 0.5])
     heard = []
-    monkeypatch.setattr(MusicGen, "_to_codes", lambda self, wav: heard.append(wav) or codes)
+    monkeypatch.setattr(channels, "encode", lambda codec, wav, mesh: heard.append(wav) or codes)
     model.generate_continuation(sides, 2 * RATE, ["bells"], duration=0.5)
     assert heard[0].shape == (1, 1, 800)
     # Resampling rings at both ends; in between it is the same wave.

@@ -67,7 +67,7 @@ def test_a_mesh_makes_what_one_device_makes(single, data, model):
 
 def test_heads_side_by_side_make_the_same(single, monkeypatch):
     """What a TPU does: two heads in each of two blocks of the cache, one on each device."""
-    monkeypatch.setattr("musicgen_jax.model.cache_groups", lambda num_heads, devices: devices)
+    monkeypatch.setattr("musicgen_jax.loading.cache_groups", lambda num_heads, devices: devices)
     spread = make(TEXT, 2, 2)
     assert spread.lm.cache_groups == 2
     greedy = spread.generate(TEXTS, use_sampling=False, **SHORT)
@@ -268,7 +268,7 @@ _EXCHANGE = re.compile(
 @pytest.mark.parametrize(("data", "groups"), [(1, 4), (4, 4), (1, 2)])
 def test_the_loop_exchanges_activations_only(decoded, monkeypatch, data, groups):
     """Per step the sums of each sublayer and the tokens; no weight, no cache."""
-    monkeypatch.setattr("musicgen_jax.model.cache_groups", lambda num_heads, devices: groups)
+    monkeypatch.setattr("musicgen_jax.loading.cache_groups", lambda num_heads, devices: groups)
     make(TEXT, data, 2).generate(TEXTS, **SHORT)
     args, static = decoded.calls[0]
     text = decoded.real.lower(*args, **static).compile().as_text()

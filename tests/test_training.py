@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax import checkpoint
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 from musicgen_jax.nano.build import CODEC_TRAINING
-from musicgen_jax.training import codebooks, codec, lm, lm_loop, text
+from musicgen_jax.training import codebooks, codec, lm, lm_loop, state_file, text
 from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.losses import (
     codebook_cross_entropy,
@@ -182,14 +181,14 @@ def test_language_model_learns_a_pattern_and_resumes_exactly(tmp_path):
     logs = []
 
     def save(state, score):
-        checkpoint.save_state(tmp_path / f"state-{int(state.step)}", state)
+        state_file.save_state(tmp_path / f"state-{int(state.step)}", state)
 
     whole = lm_loop.train(
         MODEL, run, Patterns(), tokenize, log=logs.append, save=save, every=20, save_every=50
     )
     assert logs[-1]["loss"] < 0.6 * logs[0]["loss"]
     abstract = lm.abstract_state(MODEL, run)
-    state = checkpoint.load_state(tmp_path / "state-50", abstract)
+    state = state_file.load_state(tmp_path / "state-50", abstract)
     resumed = lm_loop.train(MODEL, run, Patterns(), tokenize, state=state)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
@@ -221,24 +220,24 @@ def test_text_encoder_learns_what_words_mean():
 
 def test_a_state_is_replaced_whole(tmp_path):
     path = tmp_path / "state"
-    checkpoint.save_state(path, {"a": jnp.arange(3), "b": {"c": jnp.ones(2)}})
-    checkpoint.save_state(path, {"a": jnp.arange(3) + 1, "b": {"c": jnp.zeros(2)}})
+    state_file.save_state(path, {"a": jnp.arange(3), "b": {"c": jnp.ones(2)}})
+    state_file.save_state(path, {"a": jnp.arange(3) + 1, "b": {"c": jnp.zeros(2)}})
     abstract = {
         "a": jax.ShapeDtypeStruct((3,), jnp.int32),
         "b": {"c": jax.ShapeDtypeStruct((2,), jnp.float32)},
     }
-    loaded = checkpoint.load_state(path, abstract)
+    loaded = state_file.load_state(path, abstract)
     np.testing.assert_array_equal(loaded["a"], [1, 2, 3])
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
     # Stopped between its two renames, a save leaves the old state under another name.
     path.rename(tmp_path / ".state.old")
-    np.testing.assert_array_equal(checkpoint.load_state(path, abstract)["a"], [1, 2, 3])
+    np.testing.assert_array_equal(state_file.load_state(path, abstract)["a"], [1, 2, 3])
 
 
 def test_missing_and_damaged_states_are_named(tmp_path):
     abstract = {"a": jax.ShapeDtypeStruct((3,), jnp.int32)}
     with pytest.raises(UserError, match="no training state"):
-        checkpoint.load_state(tmp_path / "none", abstract)
+        state_file.load_state(tmp_path / "none", abstract)
     (tmp_path / "broken").mkdir()
     with pytest.raises(UserError, match="damaged"):
-        checkpoint.load_state(tmp_path / "broken", abstract)
+        state_file.load_state(tmp_path / "broken", abstract)

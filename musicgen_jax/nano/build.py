@@ -22,9 +22,10 @@ from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano import captions, composer, synth
 from musicgen_jax.nano.pieces import Library, Pieces, spec_of
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
-from musicgen_jax.training import codec_settings, lm_loop
+from musicgen_jax.training import codec_settings, lm_loop, state_file
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training import text as text_training
 from musicgen_jax.training.batches import Tokenize, fixed_length
@@ -90,7 +91,7 @@ def train_codec(run: Path) -> dict:
     """Parameters of the trained codec, from `run/codec` or trained into it."""
     path = run / "codec"
     abstract = jax.eval_shape(lambda: codec_training.init(CODEC, CODEC_TRAINING))
-    state = checkpoint.load_state(path, abstract) if path.exists() else None
+    state = state_file.load_state(path, abstract) if path.exists() else None
     if state is None or int(state.step) < CODEC_TRAINING.steps:
         seeds = range(CODEC_SEED, CODEC_SEED + CODEC_PIECES)
         clips = np.stack([piece(seed)[1].astype(np.float16) for seed in seeds])
@@ -100,7 +101,7 @@ def train_codec(run: Path) -> dict:
             clips,
             state=state,
             log=log_to(run / "codec.jsonl"),
-            save=lambda state, score: checkpoint.save_state(path, state),
+            save=lambda state, score: state_file.save_state(path, state),
         )
     return codec_training.codec_params(state)
 
@@ -109,7 +110,7 @@ def train_decoder(run: Path, codec: dict) -> dict:
     """The codec with a decoder that plays its codes better, from or into `run/decoder`."""
     path = run / "decoder"
     abstract = jax.eval_shape(lambda: codec_training.init(CODEC, DECODER_TRAINING))
-    state = checkpoint.load_state(path, abstract) if path.exists() else None
+    state = state_file.load_state(path, abstract) if path.exists() else None
     if state is None or int(state.step) < DECODER_TRAINING.steps:
         seeds = range(DECODER_SEED, DECODER_SEED + DECODER_PIECES)
         clips = np.stack([piece(seed, DECODER_FRAMES)[1].astype(np.float16) for seed in seeds])
@@ -120,7 +121,7 @@ def train_decoder(run: Path, codec: dict) -> dict:
             params=codec,
             state=state,
             log=log_to(run / "decoder.jsonl"),
-            save=lambda state, score: checkpoint.save_state(path, state),
+            save=lambda state, score: state_file.save_state(path, state),
         )
     return codec_training.codec_params(state)
 
@@ -129,7 +130,7 @@ def encode_pieces(path: Path, codec: dict, seeds: range, num_frames: int) -> Pie
     """The codes of pieces, from the file or encoded into it."""
     if path.exists():
         return Pieces.load(path)
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(CODEC, rngs=nnx.Rngs(0))), nnx.Param)
+    graphdef, _ = nnx.split(module_shapes(Encodec, CODEC), nnx.Param)
     encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
     codes = [
         np.asarray(encode(codec, piece(seed, num_frames)[1][None, None]))[0].astype(np.int16)
@@ -192,7 +193,7 @@ def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) ->
     path = run / "lm"
     abstract = lm_training.abstract_state(MODEL, LM_TRAINING)
     if path.exists():
-        state = checkpoint.load_state(path, abstract)
+        state = state_file.load_state(path, abstract)
     else:
         state = lm_training.init(MODEL, LM_TRAINING, train_text_encoder(run, tokenize))
     if int(state.step) < LM_TRAINING.steps:
@@ -203,7 +204,7 @@ def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) ->
             tokenize,
             state=state,
             log=log_to(run / "lm.jsonl"),
-            save=lambda state, score: checkpoint.save_state(path, state),
+            save=lambda state, score: state_file.save_state(path, state),
             evaluate=make_evaluation(held_out, tokenize),
         )
     return state.params

@@ -27,6 +27,7 @@ from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.segments import level
 from musicgen_jax.errors import UserError
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.training import codebooks, reconstruction
 from musicgen_jax.training.batches import ahead, place
 from musicgen_jax.training.codec_config import CodecTrainConfig
@@ -221,7 +222,7 @@ def evaluate(
 
 @jax.jit(static_argnames="model")
 def _reconstruct(params: dict, audio: jax.Array, model: EncodecConfig):
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
+    graphdef, _ = nnx.split(module_shapes(Encodec, model), nnx.Param)
     codec = nnx.merge(graphdef, params)
     scale = level(audio)[:, None, None] if model.normalize else jnp.ones(())
     codes = codec.encode(audio / scale)
@@ -255,7 +256,7 @@ def _with_new_codebooks(
 
 def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.ndarray:
     """Latents of some segments, [N, D], at least sixteen for every code."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
+    graphdef, _ = nnx.split(module_shapes(Encodec, model), nnx.Param)
     nets = codec_params(dataclasses.replace(state, average=None))
 
     @jax.jit

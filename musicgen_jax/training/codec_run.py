@@ -12,6 +12,7 @@ from musicgen_jax import checkpoint, hub, sharding
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.training import codec, records
 from musicgen_jax.training.codec_settings import CodecRunConfig
 from musicgen_jax.training.run import Run
@@ -81,7 +82,7 @@ def train(
 
 def load_params(base: Path, model: EncodecConfig) -> dict:
     """The codec's parameters in the folder of a codec or model."""
-    shape = nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0)))
+    shape = module_shapes(Encodec, model)
     return checkpoint.load_params(base, "encodec", nnx.to_pure_dict(nnx.state(shape, nnx.Param)))
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.encodec.segments import level
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.training import (
     adversarial,
     balancer,
@@ -175,12 +176,10 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
     The metrics are float32 [] each, but for `histogram`, int32 [K, bins]: how often each code was
     chosen. `loss` is what the codec's weights follow.
     """
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Encodec(model, rngs=nnx.Rngs(0))), nnx.Param)
+    graphdef, _ = nnx.split(module_shapes(Encodec, model), nnx.Param)
     judge_graph, _ = nnx.split(
-        nnx.eval_shape(
-            lambda: discriminator.MultiScaleSTFTDiscriminator(
-                config.discriminator, model.channels, rngs=nnx.Rngs(0)
-            )
+        module_shapes(
+            discriminator.MultiScaleSTFTDiscriminator, config.discriminator, model.channels
         ),
         nnx.Param,
     )

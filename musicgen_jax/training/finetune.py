@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import checkpoint, hub, lora
+from musicgen_jax import checkpoint, hub, lora, lora_file
 from musicgen_jax.codec import Codec
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.lora import LoraConfig
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import settings
@@ -257,7 +258,7 @@ def _changing(state: LMTrainState, config: LMTrainConfig) -> LMTrainState:
 
 def _read(source: Path, component: str, config: Any, dtype: DTypeLike) -> dict:
     module: Any = _MODULES[component]
-    shapes = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+    shapes = module_shapes(module, config)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)),
         nnx.to_pure_dict(nnx.state(shapes, nnx.Param)),
@@ -273,7 +274,7 @@ def _write_adapter(
 ) -> Path:
     assert config.train.lora is not None
     weights = jax.device_get(state.averaged["lora"])
-    lora.save(path, lora.Adapter(config.train.lora, model.lm, model.name, weights))
+    lora_file.save(path, lora.Adapter(config.train.lora, model.lm, model.name, weights))
     return path
 
 

@@ -19,6 +19,7 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM, compute_predictions
 from musicgen_jax.lora import LoraConfig
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.sharding import place
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.training import ema
@@ -237,8 +238,8 @@ def make_loss(
         )
     weights = jnp.asarray(codebook_weights or (1.0,) * model.lm.n_q)
     weights = weights / weights.sum()
-    t5_shape = nnx.eval_shape(lambda: T5Encoder(model.t5, rngs=nnx.Rngs(0)))
-    lm_shape = nnx.eval_shape(lambda: LM(model.lm, dtype=dtype, rngs=nnx.Rngs(0)))
+    t5_shape = module_shapes(T5Encoder, model.t5)
+    lm_shape = module_shapes(LM, model.lm, dtype=dtype)
     if adapter is not None:
         lora.attach(lm_shape, adapter)
     lm_shape.transformer.around = layout.around(model.lm, dtype, remat)

@@ -14,6 +14,7 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
+from musicgen_jax.shapes import module_shapes
 from musicgen_jax.tokenizer import Tokenizer
 
 LICENSE = """The language model in this folder was trained by whoever made it, who decides about
@@ -99,5 +100,5 @@ def write_model(
 
 
 def _abstract_codec(config: MusicGenConfig) -> dict:
-    module = nnx.eval_shape(lambda: Encodec(config.encodec, rngs=nnx.Rngs(0)))
+    module = module_shapes(Encodec, config.encodec)
     return nnx.to_pure_dict(nnx.state(module))

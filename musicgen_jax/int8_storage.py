@@ -1,0 +1,50 @@
+"""Weights stored as int8: rounded per output channel, a quarter of float32 on disk.
+
+A leaf of two or more axes becomes {"int8": whole numbers, "scale": float32}; what is shorter stays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
+    """A leaf [..., O, I] as int8 and scales [..., O, 1], see `checkpoint.ModelWriter`.
+
+    Args:
+      component: of the model.
+      path: of the leaf, by which convolutions [..., I, O] are told.
+      leaf: any array; one of fewer than two axes is only made float32.
+    """
+    value = np.asarray(leaf, np.float32)
+    if value.ndim < 2:
+        return value
+    # One scale per output channel: the last axis of a convolution [..., in, out], the rows of
+    # everything else ([out, in]; tables of embeddings, codes and heads [K, V, D]).
+    convolves = component in ("encodec", "mert", "separator")
+    convolution = convolves and value.ndim >= 3 and path[-1] == "weight"
+    axes = tuple(range(value.ndim - 1)) if convolution else (-1,)
+    scale = np.abs(value).max(axis=axes, keepdims=True) / np.float32(127)
+    whole = np.rint(value / np.where(scale > 0, scale, 1)).astype(np.int8)
+    return {"int8": whole, "scale": scale}
+
+
+def shapes(stored: Mapping) -> dict:
+    """Metadata by the path of the leaf itself, without its /int8 and /scale."""
+    found = {path: leaf for path, leaf in stored.items() if path[-1] not in ("int8", "scale")}
+    for path, leaf in stored.items():
+        if path[-1] == "int8":
+            found[path[:-1]] = leaf
+        elif path[-1] == "scale" and (*path[:-1], "int8") not in stored:
+            found[path] = leaf  # a norm's own scale
+    return found
+
+
+def dequantize(loaded: Mapping, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """What was stored of a leaf, `loaded` by path, in the dtype of `leaf`."""
+    whole = loaded.get((*path, "int8"))
+    if whole is None:
+        return loaded[path].astype(leaf.dtype)
+    return (whole.astype(np.float32) * loaded[(*path, "scale")]).astype(leaf.dtype)
