@@ -128,12 +128,16 @@ class LM(nnx.Module):
         Returns:
           float32 logits `[B, K, S, V]`; those of step s predict step s + 1.
         """
+        return self.heads(self.hidden(steps, condition))
+
+    def hidden(self, steps: jax.Array, condition: Condition) -> jax.Array:
+        """What the heads read, `[B, S, D]`; the arguments are those of a call."""
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
         cross = condition.cross if self.config.conditioning == "cross" else None
         x, _ = self.transformer(x, seen, cross, self._cross_mask(condition))
-        return self._logits(x[:, -steps.shape[2] :])
+        return self.out_norm(x[:, -steps.shape[2] :])
 
     def fill_nulls(self, condition: Condition) -> Condition:
         """Null rows as a prefix model was trained with them: attended, and taking up positions.
@@ -255,7 +259,7 @@ class LM(nnx.Module):
             x, seen[:, None], cross_kv, self._cross_mask(condition), cache, slot
         )
         assert new_cache is not None
-        return self._logits(x)[:, :, 0], new_cache
+        return self.heads(self.out_norm(x))[:, :, 0], new_cache
 
     def prefix_length(self, condition: Condition) -> int:
         """P, the slots that stand in front of step 0, masked ones included."""
@@ -288,9 +292,6 @@ class LM(nnx.Module):
     def _cross_mask(self, condition: Condition) -> jax.Array | None:
         return condition.cross_mask if self.config.conditioning == "cross" else None
 
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return self.heads(self.out_norm(x))
-
 
 def compute_predictions(
     lm: LM, codes: jax.Array, condition: Condition
@@ -309,12 +310,20 @@ def compute_predictions(
       float32 logits `[B, K, T, V]`, NaN where there is no prediction; and a mask, bool
       `[B, K, T]`, True where there is one.
     """
-    delays = lm.config.delays
-    num_frames = codes.shape[2]
-    steps = patterns.to_steps(codes, delays, lm.config.special_token)[:, :, :num_frames]
-    logits = lm(steps, condition)
+    return predictions_of(lm, compute_hidden(lm, codes, condition))
+
+
+def compute_hidden(lm: LM, codes: jax.Array, condition: Condition) -> jax.Array:
+    """What the heads read where they predict frame t of the first book: `[B, T, D]`."""
+    steps = patterns.to_steps(codes, lm.config.delays, lm.config.special_token)
+    return lm.hidden(steps[:, :, : codes.shape[2]], condition)
+
+
+def predictions_of(lm: LM, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `compute_predictions` returns, of what `compute_hidden` does."""
+    delays, (batch, num_frames) = lm.config.delays, hidden.shape[:2]
     # Prediction s is about step s + 1; of the last max(delays) steps there is none.
     around = ((0, 0), (0, 0), (1, max(delays)), (0, 0))
-    logits = patterns.to_codes(jnp.pad(logits, around, constant_values=jnp.nan), delays)
+    logits = patterns.to_codes(jnp.pad(lm.heads(hidden), around, constant_values=jnp.nan), delays)
     predicted = np.arange(num_frames) + np.asarray(delays)[:, None] < num_frames  # [K, T]
-    return logits, jnp.broadcast_to(predicted, codes.shape)
+    return logits, jnp.broadcast_to(predicted, (batch, *predicted.shape))

@@ -96,6 +96,34 @@ def check_same(run, alone):
         )
 
 
+class Counted(Random):
+    """Codes that say nothing; of every frame which half it is in, and what nobody knows."""
+
+    def segment_with_labels(self, rng, frames):
+        labels = np.stack([np.arange(frames) * 2 // frames, np.full(frames, -1)])
+        return *self.segment(rng, frames), labels
+
+
+def test_labels_are_learnt_beside_the_codes():
+    config = dataclasses.replace(
+        TRAINING,
+        phases=(lm.Phase(40, 6, 8),),
+        optimizer=OptimizerConfig(learning_rate=2e-2, warmup_steps=1, muon=False),
+        label_classes=(2, 3),
+        ema_decay=0.0,
+    )
+    logs = []
+    state = lm_loop.train(MODEL, config, Counted(), tokenize, log=logs.append, every=1)
+    beside = [record["loss"] - (record["ce_q1"] + record["ce_q2"]) / 2 for record in logs]
+    # Of two kinds one is never known: half of its weight times log 2 is where it begins.
+    assert abs(beside[0] - 0.25 * np.log(2)) < 1e-3
+    assert beside[-1] < 0.05
+    assert state.params["labels"].shape == (16, 5)
+    np.testing.assert_array_equal(state.params["labels"][:, 2:], 0)
+    with pytest.raises(ValueError, match="label_classes"):
+        dataclasses.replace(config, label_classes=(1,))
+
+
 def test_parts_of_a_batch_and_computing_blocks_twice_change_nothing(alone):
     check_same(train(accumulate=4, remat=True), alone)
 

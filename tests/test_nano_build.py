@@ -84,9 +84,13 @@ def test_segments_start_with_a_phrase_and_carry_a_caption(tmp_path):
     short = Pieces(codes[:, :, :90], pieces.seeds)  # too short: never drawn
     rng = np.random.default_rng(0)
     for _ in range(50):
-        segment, caption = Library((short, pieces)).segment(rng, 100)
+        segment, caption, labels = Library((short, pieces)).segment_with_labels(rng, 100)
         assert segment.shape == (4, 100)
         assert any(segment[0, 0] % phrase == 0 for phrase in phrases)
         assert caption
+        assert labels.shape == (3, 100)
+        eighth, frame, _ = labels[:, 0]
+        assert eighth in (0, 6, 14)  # the first of a bar, in each metre
+        assert frame in (0, 12, 20)
     with pytest.raises(ValueError, match="800 frames"):
-        Library((short, pieces)).segment(rng, 800)
+        Library((short, pieces)).segment_with_labels(rng, 800)

@@ -1,5 +1,6 @@
 """The music and the words that the bundled model is trained on."""
 
+import dataclasses
 import re
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen_jax.nano import captions, composer, synth
+from musicgen_jax.nano import captions, composer, places, synth
 from musicgen_jax.nano.composer import (
     CHORDAL_LEADS,
     CHORDS,
@@ -367,3 +368,27 @@ def test_held_out_phrasings_are_held_out(corpus):
         assert "{" not in text
         assert any(name in text for name in captions.INSTRUMENTS[spec.lead])
         assert captions.NOUNS[spec.style][0] in text
+
+
+def test_places_are_those_of_the_notes():
+    """Where the bass plays there is a beat, and it plays the root of the chord."""
+    eighths, chords = dict.fromkeys(range(places.CLASSES[0]), 0), set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        spec = dataclasses.replace(composer.sample_spec(rng), bass=True)
+        own = np.random.default_rng(seed + 1000)
+        notes = composer.compose(spec, np.random.default_rng(seed + 1000), 400)
+        labels = places.places(spec, composer.draw_chords(spec, own), 100, 300)
+        assert (labels < np.array(places.CLASSES)[:, None]).all()
+        for note in notes:
+            if note.instrument == "bass" and note.onset_frame >= 100:
+                eighth, frame, chord = labels[:, note.onset_frame - 100]
+                eighths[int(eighth)] += 1
+                assert frame == labels[1].min()
+                chord = tuple(composer.CHORDS)[chord]
+                assert note.pitch % 12 == composer.CHORDS[chord][0]
+                chords.add(chord)
+    firsts = [eighths[i] for i in (0, 6, 14)]
+    assert min(firsts) > 0
+    assert eighths[1] == eighths[7] == eighths[15] == 0
+    assert len(chords) > 4

@@ -20,7 +20,7 @@ from flax import nnx
 from musicgen_jax import checkpoint
 from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.encodec import Encodec
-from musicgen_jax.nano import captions, composer, synth
+from musicgen_jax.nano import captions, composer, places, synth
 from musicgen_jax.nano.pieces import Library, Pieces, spec_of
 from musicgen_jax.shapes import module_shapes
 from musicgen_jax.tokenizer import Tokenizer
@@ -61,6 +61,7 @@ LM_TRAINING = lm_training.LMTrainConfig(
     ),
     # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
     codebook_weights=(4.0, 2.0, 1.0, 1.0),
+    label_classes=places.CLASSES,
 )
 TEXT_TRAINING = text_training.TextTrainConfig()
 DECODER_PIECES, DECODER_FRAMES = 2000, 200

@@ -345,8 +345,8 @@ def full_caption(spec: PieceSpec) -> str:
 
 
 def training_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
-    """One of many ways to ask for a piece, or in a quarter of the cases the plain full form."""
-    return full_caption(spec) if rng.random() < 0.25 else caption(spec, rng)
+    """One of many ways to ask for a piece, or in a third of the cases the plain full form."""
+    return full_caption(spec) if rng.random() < 0.35 else caption(spec, rng)
 
 
 # Whole phrasings that `caption` cannot produce. What fills them, it says often.

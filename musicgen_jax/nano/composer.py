@@ -404,6 +404,22 @@ def _rhythm_section(spec: PieceSpec, chord: str, start: int):
                 yield Note(drum, start + onset * n, n, 0, velocity)
 
 
+_FORM = ("open", "closed", "contrast", "closed")  # phrases of a tune: A A' B A'
+BARS = 4 * len(_FORM)
+"""Bars of a tune, after which it starts over."""
+
+
+def draw_chords(spec: PieceSpec, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
+    """Names of the four chords of each kind of phrase; the first thing that `compose` draws."""
+    progressions = _PROGRESSIONS[spec.mode]
+    return {kind: _pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
+
+
+def chords_by_bar(chords: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The name of the chord of each of a tune's `BARS` bars."""
+    return tuple(chord for kind in _FORM for chord in chords[kind])
+
+
 def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[Note]:
     """Writes a tune in the form A A' B A', over again as long as needed.
 
@@ -416,11 +432,9 @@ def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[
     Returns:
         The notes whose onset lies before `num_frames`, in order of onset.
     """
-    progressions = _PROGRESSIONS[spec.mode]
-    chords = {kind: _pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
+    chords = draw_chords(spec, rng)
     melody = _Melody(spec, rng)
     phrases = {kind: melody.phrase(chords[kind], kind) for kind in chords}
-    form = ("open", "closed", "contrast", "closed")
     n = spec.frames_per_eighth
     bar_frames = EIGHTHS_PER_BAR[spec.metre] * n
     accompanist = spec.accompaniment
@@ -431,7 +445,7 @@ def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[
         loudness *= 0.7  # held chords would cover a melody that dies away
     notes = []
     for bar, start in enumerate(range(0, num_frames, bar_frames)):
-        kind = form[bar // 4 % len(form)]
+        kind = _FORM[bar // 4 % len(_FORM)]
         chord = chords[kind][bar % 4]
         for onset, length, pitch in phrases[kind][bar % 4]:
             # Oscillators run on between notes: without a gap, a repeated note has no onset.

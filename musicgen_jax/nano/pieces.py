@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from musicgen_jax.nano import captions, composer
+from musicgen_jax.nano.places import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +35,17 @@ class Library:
 
     shelves: tuple[Pieces, ...]
 
-    def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
-        """A stretch that starts where a phrase starts, and a fresh caption.
+    def segment_with_labels(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray]:
+        """A stretch that starts where a phrase starts, a fresh caption, and where its frames stand.
 
         Args:
           rng: draws the piece, the phrase and the words.
           frames: length of the stretch; only pieces that are long enough are drawn.
 
         Returns:
-          codes [K, frames] and the caption.
+          codes [K, frames], the caption, and labels [3, frames], see `places`.
 
         Raises:
           ValueError: no piece is so long.
@@ -53,11 +56,15 @@ class Library:
         counts = np.array([len(shelf.codes) for shelf in shelves])
         shelf = shelves[rng.choice(len(shelves), p=counts / counts.sum())]
         index = int(rng.integers(len(shelf.codes)))
-        spec = spec_of(int(shelf.seeds[index]))
+        own = np.random.default_rng(int(shelf.seeds[index]))
+        spec = composer.sample_spec(own)
+        chords = composer.draw_chords(spec, own)
         bar = composer.EIGHTHS_PER_BAR[spec.metre] * spec.frames_per_eighth
         starts = range(0, shelf.codes.shape[2] - frames + 1, 4 * bar)
         start = int(rng.choice(starts))
-        return shelf.codes[index, :, start : start + frames], captions.training_caption(spec, rng)
+        codes = shelf.codes[index, :, start : start + frames]
+        caption = captions.training_caption(spec, rng)
+        return codes, caption, places(spec, chords, start, frames)
 
 
 def spec_of(seed: int) -> composer.PieceSpec:

@@ -40,6 +40,17 @@ class MelodyExamples(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelledExamples(Protocol):
+    """Where training takes its segments from if more is known of them, see `LMTrainConfig`."""
+
+    def segment_with_labels(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray]:
+        """Codes [K, frames], prompt, and labels, int [A, frames], -1 where one is not known."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Dropout:
     """How often conditions are left out of an example, so that guidance has what to compare with.
@@ -90,6 +101,7 @@ def draw(
     frames: int,
     *,
     chroma_shape: tuple[int, int] | None = None,
+    labelled: bool = False,
 ) -> Arrays:
     """Some rows of a batch.
 
@@ -97,24 +109,29 @@ def draw(
     there the music's first frame comes after as many frames of melody, whatever its length.
 
     Args:
-      examples: `Examples`, of a melody model `MelodyExamples`.
+      examples: `Examples`, of a melody model `MelodyExamples`, with labels `LabelledExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       dropout: of conditions.
       seed: of the run, and the step.
       rows: numbers of the rows.
       frames: T.
       chroma_shape: of a melody model, see `melody_shape`.
+      labelled: whether labels are drawn; not of a melody model.
 
     Returns:
-      codes int32 [B, K, T], ids and mask [B, L]; of a melody model also chroma float32
-      [B, T', bins] and bool [B], whether there is one.
+      codes int32 [B, K, T], ids and mask [B, L]; with labels also these, int32
+      [B, A, T]; of a melody model also chroma float32 [B, T', bins] and bool [B], whether there
+      is one.
     """
-    codes, prompts, chromas = [], [], []
+    codes, prompts, chromas, labels = [], [], [], []
     for row in rows:
         rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
         chroma = None
         if chroma_shape:
             segment, prompt, chroma = examples.segment_with_chroma(rng, frames)
+        elif labelled:
+            segment, prompt, known = examples.segment_with_labels(rng, frames)
+            labels.append(known)
         else:
             segment, prompt = examples.segment(rng, frames)
         everything, description, self_wav = rng.random(3)
@@ -123,6 +140,8 @@ def draw(
         prompts.append(None if drop or description < dropout.description else prompt or None)
         chromas.append(None if drop or self_wav < dropout.self_wav else chroma)
     batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
+    if labelled:
+        return (*batch, np.stack(labels).astype(np.int32))
     if not chroma_shape:
         return batch
     stacked = np.zeros((len(rows), *chroma_shape), np.float32)

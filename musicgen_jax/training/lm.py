@@ -17,7 +17,7 @@ from musicgen_jax import lora
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.lm import LM, compute_hidden, predictions_of
 from musicgen_jax.lora import LoraConfig
 from musicgen_jax.shapes import module_shapes
 from musicgen_jax.sharding import place
@@ -25,7 +25,7 @@ from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.training import ema
 from musicgen_jax.training.batches import Arrays, Dropout
 from musicgen_jax.training.layout import Layout
-from musicgen_jax.training.losses import codebook_cross_entropy
+from musicgen_jax.training.losses import codebook_cross_entropy, label_cross_entropy
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 ONE_DEVICE = Layout()
@@ -61,6 +61,11 @@ class LMTrainConfig:
     remat: bool = False  # backwards each block is computed again: slower, far less memory
     ema_decay: float = 0.0  # of a moving average of the parameters; 0: none. audiocraft: 0.99
     ema_every: int = 1  # steps between its updates. audiocraft: 10
+    # How many values there are of each thing that examples say of every frame, see
+    # `batches.LabelledExamples`. Linear readers of the model learn to tell them, and are thrown
+    # away; what they need the model learns, too.
+    label_classes: tuple[int, ...] = ()
+    label_weight: float = 0.5  # of their cross-entropy beside that of the codes
     lora: LoraConfig | None = None  # trains an adapter alone; None: the language model itself
     seed: int = 0
 
@@ -79,6 +84,8 @@ class LMTrainConfig:
             self.codebook_weights and not sum(self.codebook_weights)
         ):
             raise ValueError("codebook_weights must not be negative, nor all 0")
+        if self.label_classes and (min(self.label_classes) < 2 or self.lora is not None):
+            raise ValueError("label_classes must each be at least 2, and do not go with lora")
         if self.lora is not None and not self.freeze_text:
             raise ValueError("lora trains nothing but the adapter: leave freeze_text on")
         for phase in self.phases:
@@ -108,7 +115,8 @@ class LMTrainState:
     """Everything that changes while a language model trains."""
 
     step: jax.Array
-    params: Any  # {"t5": ..., "lm": ...}, and "lora" where an adapter is trained
+    # {"t5": ..., "lm": ...}, "lora" where an adapter is trained, "labels" where labels are told
+    params: Any
     optimizer: optax.OptState
     ema: Any = None  # an EMA of what is trained, None without
 
@@ -180,6 +188,8 @@ def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> d
         }
         if config.lora is not None:
             params["lora"] = lora.init(model.lm, config.lora, jax.random.key(config.seed))
+        if config.label_classes:
+            params["labels"] = jnp.zeros((model.lm.dim, sum(config.label_classes)))
         return params
 
 
@@ -200,7 +210,7 @@ def trained(params: Any, config: LMTrainConfig) -> dict:
     """The part of the parameters that training changes."""
     if config.lora is not None:
         return {"lora": params["lora"]}
-    return {"lm": params["lm"]} if config.freeze_text else params
+    return {k: v for k, v in params.items() if k != "t5"} if config.freeze_text else params
 
 
 # --- Loss and step ------------------------------------------------------------------------------
@@ -214,6 +224,8 @@ def make_loss(
     remat: bool = False,
     layout: Layout = ONE_DEVICE,
     adapter: LoraConfig | None = None,
+    label_classes: tuple[int, ...] = (),
+    label_weight: float = 0.0,
 ) -> Callable:
     """The loss: mean cross-entropy per codebook over valid positions, then the mean over books.
 
@@ -224,10 +236,12 @@ def make_loss(
       remat: whether blocks are computed again backwards instead of keeping what is in them.
       layout: of the arrays on the devices.
       adapter: what the adapter in params["lora"] is like; None if there is none.
+      label_classes: see `LMTrainConfig`.
+      label_weight: see `LMTrainConfig`.
 
     Returns:
-      (params, codes [B, K, T], ids [B, L], mask [B, L], chroma [B, T', bins], given [B]) -> (mean
-      [], per codebook [K]); a text model takes no `chroma` and no `given`.
+      (params, codes [B, K, T], ids [B, L], mask [B, L], labels [B, A, T] if there are classes,
+      chroma [B, T', bins] and given [B] of a melody model) -> (mean [], per codebook [K]).
     """
     if model.lm.style is not None:
         raise UserError("style models cannot be trained here: choose a text or a melody model")
@@ -245,7 +259,9 @@ def make_loss(
     lm_shape.transformer.around = layout.around(model.lm, dtype, remat)
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
-    def loss(params, codes, ids, mask, chroma=None, given=None):
+    def loss(params, codes, ids, mask, *rest):
+        labels, *rest = rest if label_classes else (None, *rest)
+        chroma, given = rest or (None, None)
         t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
         lm_params = params["lm"]
         if adapter is not None:
@@ -262,9 +278,14 @@ def make_loss(
             heard = jnp.broadcast_to(given[:, None], melody.shape[:2])
             condition = dataclasses.replace(condition, prefix=melody, prefix_mask=heard)
         condition = layout.rows(lm.fill_nulls(condition))
-        logits, predicted = compute_predictions(lm, codes, condition)
+        hidden = compute_hidden(lm, codes, condition)
+        logits, predicted = predictions_of(lm, hidden)
         per_codebook = codebook_cross_entropy(logits, codes, predicted)
-        return weights @ per_codebook, per_codebook
+        mean = weights @ per_codebook
+        if labels is not None:
+            told = label_cross_entropy(hidden, params["labels"], labels, label_classes)
+            mean += label_weight * told
+        return mean, per_codebook
 
     return loss
 
@@ -285,6 +306,8 @@ def make_step(
         remat=config.remat,
         layout=layout,
         adapter=config.lora,
+        label_classes=config.label_classes,
+        label_weight=config.label_weight,
     )
     optimizer = make_optimizer(config.optimizer, config.steps)
     stays = layout.state_shardings(model, abstract_state(model, config))

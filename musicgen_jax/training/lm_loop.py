@@ -13,6 +13,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.batches import (
     Arrays,
     Examples,
+    LabelledExamples,
     MelodyExamples,
     Tokenize,
     ahead,
@@ -35,7 +36,7 @@ class Save(Protocol):
 
 
 def batches(
-    examples: Examples | MelodyExamples,
+    examples: Examples | MelodyExamples | LabelledExamples,
     tokenize: Tokenize,
     config: LMTrainConfig,
     start: int,
@@ -56,7 +57,14 @@ def batches(
         def make(rows: range, step: int = step, frames: int = phase.frames) -> Arrays:
             seed = config.seed, step
             return draw(
-                examples, tokenize, config.dropout, seed, rows, frames, chroma_shape=chroma_shape
+                examples,
+                tokenize,
+                config.dropout,
+                seed,
+                rows,
+                frames,
+                chroma_shape=chroma_shape,
+                labelled=bool(config.label_classes),
             )
 
         yield step, place(make, phase.batch_size, layout.mesh)
@@ -65,7 +73,7 @@ def batches(
 def train(
     model: MusicGenConfig,
     config: LMTrainConfig,
-    examples: Examples | MelodyExamples,
+    examples: Examples | MelodyExamples | LabelledExamples,
     tokenize: Tokenize,
     *,
     state: LMTrainState | None = None,
@@ -85,7 +93,8 @@ def train(
     Args:
       model: the architecture.
       config: how to train.
-      examples: source of segments; of a melody model `MelodyExamples`.
+      examples: source of segments; of a melody model `MelodyExamples`, with labels
+        `LabelledExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       state: where to go on from; None starts anew.
       layout: of the arrays on the devices.

@@ -78,3 +78,27 @@ def codebook_cross_entropy(logits: jax.Array, codes: jax.Array, mask: jax.Array)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     picked = jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]  # [B, K, T]
     return -(picked * mask).sum((0, 2)) / jnp.maximum(mask.sum((0, 2)), 1)
+
+
+def label_cross_entropy(
+    hidden: jax.Array, weight: jax.Array, labels: jax.Array, classes
+) -> jax.Array:
+    """How badly linear readers tell the labels of frames.
+
+    Args:
+      hidden: `[B, T, D]`.
+      weight: `[D, sum of classes]`, the readers side by side.
+      labels: int32 `[B, A, T]`; -1 where nobody knows.
+      classes: of each of the A labels.
+
+    Returns:
+      float32 [], mean cross-entropy in nats over known labels, then the mean over kinds.
+    """
+    logits = jnp.einsum("btd,dc->btc", hidden.astype(jnp.float32), weight)
+    total = jnp.zeros(())
+    for i, end in enumerate(np.cumsum(classes)):
+        log_probs = jax.nn.log_softmax(logits[..., end - classes[i] : end])
+        known = labels[:, i] >= 0
+        own = jnp.take_along_axis(log_probs, jnp.maximum(labels[:, i], 0)[..., None], -1)[..., 0]
+        total -= jnp.where(known, own, 0).sum() / jnp.maximum(known.sum(), 1)
+    return total / len(classes)
