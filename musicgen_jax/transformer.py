@@ -65,7 +65,7 @@ def cache_groups(num_heads: int, devices: int = 1) -> int:
 
     A block per head, so that each reads one stretch of memory; but on a TPU a block per device. Its
     vectors have 128 lanes: a head of 64 would fill half of them, in memory and in every read. The
-    compiler for a TPU reckons with 5.6 times the cycles for the attention of a decode step, and
+    compiler for a TPU reckons with more than twice the cycles for a step of the small model, and
     with a second cache for changing the layout (`benchmarks/tpu_compile.py`).
 
     Args:
