@@ -44,7 +44,7 @@ CODEC_TRAINING = codec_settings.NANO_TRAINING
 # the decoder goes on alone, on more pieces, while the codes keep their meaning.
 DECODER_TRAINING = dataclasses.replace(
     CODEC_TRAINING,
-    steps=5000,
+    steps=8000,
     segment_frames=40,
     learning_rate=9e-4,
     warmup_steps=30,
