@@ -4,6 +4,10 @@ Question: how much faster than real time does the 32 kHz codec run on this machi
 long clips? Random weights, one mono clip, float32 on both sides.
 
     python benchmarks/codec.py --seconds 2 10 30 --rounds 5
+    python benchmarks/codec.py --seconds 10 --parts      # ours alone: what is there to gain?
+
+With `--parts` the convolutions and the LSTM are timed apart, beside a product of two square
+matrices, the most arithmetic that this machine does in a second, and beside how fast it reads.
 """
 
 import dataclasses
@@ -72,14 +76,59 @@ def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable
     }
 
 
+def parts(config: EncodecConfig, seconds: float) -> dict[str, float]:
+    """Seconds of the convolutions and of the LSTM, and what they do a second.
+
+    The convolutions' arithmetic is counted by XLA. The LSTM reads both recurrent weights at every
+    frame, one at a time, so that each stays in the last cache as long as it is needed.
+    """
+    frames = int(seconds * config.sample_rate / config.hop_length)
+    plain = dataclasses.replace(config, lstm=0)
+    codes = jnp.zeros((1, config.n_q, frames), jnp.int32)
+    wav = jnp.zeros((1, config.channels, frames * config.hop_length))
+    figures = {}
+    for task, x in (("encode", wav), ("decode", codes)):
+        best = {}
+        for name, each in (("all", config), ("convolutions", plain)):
+            model = Encodec(each, rngs=nnx.Rngs(0))
+            run = jax.jit(lambda model, x, task=task: getattr(model, task)(x))
+            compiled = run.lower(model, x).compile()
+            compiled(model, x)
+            best[name] = min(
+                measuring.measure(lambda r=compiled, m=model: r(m, x))[0] for _ in range(5)
+            )
+        flops = compiled.cost_analysis()["flops"]  # of the convolutions, the last
+        lstm = best["all"] - best["convolutions"]
+        weights = config.lstm * 4 * (config.n_filters * 2 ** len(config.ratios)) ** 2 * 4
+        figures |= {
+            f"{task}_convolutions_seconds": best["convolutions"],
+            f"{task}_convolutions_gflops": flops / best["convolutions"] / 1e9,
+            f"{task}_lstm_seconds": lstm,
+            f"{task}_lstm_gbytes": frames * weights / lstm / 1e9,
+        }
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    product(square)
+    once = min(measuring.measure(lambda: product(square))[0] for _ in range(5))
+    figures["square_product_gflops"] = 2 * 2048**3 / once / 1e9
+    figures["bandwidth_gbytes"] = measuring.bandwidth() / 1e9
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = measuring.arguments(__doc__)
     parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 10.0, 30.0])
+    parser.add_argument("--parts", action="store_true", help="ours alone, taken apart")
     args = parser.parse_args(argv)
     if args.quick:
         args.seconds, args.rounds = [0.1], 1
     config, lines = codec_config(args.quick), []
     for seconds in args.seconds:
+        if args.parts:
+            figures = parts(config, seconds)
+            print("\n".join(f"{name}: {value:g}" for name, value in figures.items()))
+            lines.append(measuring.record("codec_parts", args, audio_seconds=seconds, **figures))
+            continue
         for task, runs in sides(config, seconds).items():
             print(f"--- {task}, {seconds:g} s of audio")
             result = measuring.in_turn(runs, args.rounds)
