@@ -12,6 +12,7 @@ matrices, the most arithmetic that this machine does in a second, and beside how
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -91,12 +92,11 @@ def parts(config: EncodecConfig, seconds: float) -> dict[str, float]:
         best = {}
         for name, each in (("all", config), ("convolutions", plain)):
             model = Encodec(each, rngs=nnx.Rngs(0))
-            run = jax.jit(lambda model, x, task=task: getattr(model, task)(x))
+            run = jax.jit(getattr(Encodec, task))
             compiled = run.lower(model, x).compile()
-            compiled(model, x)
-            best[name] = min(
-                measuring.measure(lambda r=compiled, m=model: r(m, x))[0] for _ in range(5)
-            )
+            call = partial(compiled, model, x)
+            call()
+            best[name] = min(measuring.measure(call)[0] for _ in range(5))
         flops = compiled.cost_analysis()["flops"]  # of the convolutions, the last
         lstm = best["all"] - best["convolutions"]
         weights = config.lstm * 4 * (config.n_filters * 2 ** len(config.ratios)) ** 2 * 4
