@@ -98,7 +98,7 @@ def parts(config: EncodecConfig, seconds: float) -> dict[str, float]:
             call()
             best[name] = min(measuring.measure(call)[0] for _ in range(5))
         flops = compiled.cost_analysis()["flops"]  # of the convolutions, the last
-        lstm = best["all"] - best["convolutions"]
+        lstm = max(best["all"] - best["convolutions"], 1e-9)  # of tiny shapes it is lost in noise
         weights = config.lstm * 4 * (config.n_filters * 2 ** len(config.ratios)) ** 2 * 4
         figures |= {
             f"{task}_convolutions_seconds": best["convolutions"],
