@@ -54,7 +54,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def devices(topology: str) -> list:
-    """The devices of a slice such as "v5e:1x1", as the compiler knows them."""
+    """The devices of a slice such as "v5e:2x2", as the compiler knows them."""
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
@@ -190,7 +190,11 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--cache", type=int, default=512, help="slots of the cache")
     parser.add_argument("--frames", type=int, default=500, help="of the codec, or of training")
     parser.add_argument("--accumulate", type=int, default=1, help="of training")
-    parser.add_argument("--topology", default="v5e:1x1", help="such as v5e:1x1, v6e:1x1, v5e:8x8")
+    parser.add_argument(
+        "--topology",
+        default="v5e:2x2",
+        help="slice, such as v5e:2x2, v6e:2x2, v5e:8x8; what is no training has one device of it",
+    )
     parser.add_argument(
         "--heads-apart", action="store_true", help="a cache with a block per head, as elsewhere"
     )

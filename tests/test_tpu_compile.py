@@ -36,10 +36,9 @@ def compiled(*arguments: str) -> dict:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_the_loop_moves_no_weight_and_no_cache(dtype):
-    """Before it some are narrowed once: a TPU multiplies float32 as bfloat16 unless told not to."""
+    """Before the loop, in other dtypes than a TPU's own, some may be converted once."""
     program = compiled("--dtype", dtype)
     assert not program["moved"]
-    assert not [what for what in program["entry_moved"] if not what.startswith("convert bf16")]
     assert dtype != "bfloat16" or not program["entry_moved"]
     assert program["kernels"] > 20  # the loop was found
     assert program["extra_bytes"] < 0.2 * program["argument_bytes"]
