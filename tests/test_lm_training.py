@@ -17,6 +17,7 @@ import pytest
 from musicgen_jax import testing
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
+from musicgen_jax.lm import compute_predictions
 from musicgen_jax.model import MusicGen
 from musicgen_jax.training import batches, ema, lm, lm_loop
 from musicgen_jax.training.batches import Dropout
@@ -191,7 +192,7 @@ def test_the_loss_is_that_of_the_model_as_it_generates():
     loss = jax.jit(lm.make_loss(testing.DEBUG))
     mean, per_codebook = loss(testing.model_params(model), codes, ids, mask)
     condition = model.text_condition(texts)
-    logits = np.asarray(jax.jit(lm.compute_predictions)(model.lm, codes, condition)[0])
+    logits = np.asarray(jax.jit(compute_predictions)(model.lm, codes, condition)[0])
     expected = []
     for k, delay in enumerate(testing.DEBUG.lm.delays):
         valid = slice(0, 9 - delay)

@@ -122,6 +122,8 @@ def test_the_conditioner_stays_in_full_precision():
         for name, part in nnx.to_pure_dict(nnx.state(lm)).items()
     }
     assert dtypes.pop("style_conditioner") == {"float32"}
+    assert dtypes.pop("out_norm") == {"float32"}  # as all layer norms
+    assert dtypes.pop("transformer") == {"bfloat16", "float32"}
     assert set.union(*dtypes.values()) == {"bfloat16"}
 
 
