@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 # XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
 # for narrow types, and that at up to half of the speed. So between these numbers of rows the
 # outputs are cut into halves that pretend to be a batch; more rows are an ordinary matrix product.
-_CPU_HALVED_ROWS = {"float32": (2, 64), "bfloat16": (8, 64), "int8": (2, 64)}
+_CPU_HALVED_ROWS = {"float32": (2, 128), "bfloat16": (8, 64), "int8": (2, 64)}
 
 
 @jax.tree_util.register_dataclass
@@ -147,12 +147,29 @@ def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
     return lax.dot_general(rows, w, sides, preferred_element_type=_accumulator(w))
 
 
+@jax.custom_jvp
 def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
     halves = w.reshape(2, w.shape[0] // 2, -1)
     columns = jnp.broadcast_to(rows.T, (2, *rows.T.shape))
     sides = (((2,), (1,)), ((0,), (0,)))
     y = lax.dot_general(halves, columns, sides, preferred_element_type=_accumulator(w))
     return y.reshape(w.shape[0], -1).T
+
+
+def _halved_product_jvp(primals, tangents):
+    """Derivatives are ordinary products: those of the halves would move whole weights about."""
+    (rows, w), (rows_dot, w_dot) = primals, tangents
+    zero = jax.custom_derivatives.SymbolicZero
+    y = _halved_product(rows, w)
+    moved = [
+        _product(a, b)
+        for a, b in ((rows_dot, w), (rows, w_dot))
+        if not isinstance(a, zero) and not isinstance(b, zero)
+    ]
+    return y, sum(moved) if moved else jnp.zeros_like(y)
+
+
+_halved_product.defjvp(_halved_product_jvp, symbolic_zeros=True)
 
 
 def _doubled_product(rows: jax.Array, w: jax.Array) -> jax.Array:
