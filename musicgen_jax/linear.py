@@ -166,7 +166,7 @@ def _halved_product_jvp(primals, tangents):
         for a, b in ((rows_dot, w), (rows, w_dot))
         if not isinstance(a, zero) and not isinstance(b, zero)
     ]
-    return y, sum(moved) if moved else jnp.zeros_like(y)
+    return y, sum(moved[1:], moved[0]) if moved else jnp.zeros_like(y)
 
 
 _halved_product.defjvp(_halved_product_jvp, symbolic_zeros=True)

@@ -114,8 +114,8 @@ class ConvTranspose1d(nnx.Module):
     """Transposed convolution [B, W, I] -> [B, W * stride, O] with a kernel of two strides.
 
     `weight` is [2 * stride, I, O], meaning y[t * stride + j] += x[t] @ weight[j]. Each output
-    sample sees two inputs, so all phases together are one matrix product over neighbouring inputs:
-    no zeros are inserted, which is what makes decoding fast.
+    sample sees two inputs, so all phases together are one convolution of kernel 2 with a channel
+    for each phase: no zeros are inserted, which is what makes decoding fast.
     """
 
     def __init__(
@@ -143,13 +143,15 @@ class ConvTranspose1d(nnx.Module):
         batch, width, channels = x.shape
         stride, out_channels = self.stride, self.bias.shape[0]
         weight = self.weight[...].astype(self.dtype)
-        x = x.astype(self.dtype)
-        now = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # [B, W + 1, I]
-        before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))
-        pair = jnp.concatenate([now, before], axis=-1)  # [B, W + 1, 2 I]
-        # [2, stride, I, O] -> [2 I, stride * O]
-        phases = weight.reshape(2, stride, channels, out_channels).swapaxes(1, 2)
-        y = pair @ phases.reshape(2 * channels, stride * out_channels)
+        # The kernel's later half meets the input before: [2, stride, I, O] -> [2, I, stride * O].
+        phases = weight.reshape(2, stride, channels, out_channels)[::-1].swapaxes(1, 2)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            phases.reshape(2, channels, stride * out_channels),
+            window_strides=(1,),
+            padding=((1, 1),),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )  # [B, W + 1, stride * O]
         y = y.reshape(batch, (width + 1) * stride, out_channels)
         y = self.norm(y + self.bias[...].astype(self.dtype))
         return y[:, stride - self.trim_right : y.shape[1] - self.trim_right]

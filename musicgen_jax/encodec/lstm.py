@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from musicgen_jax.linear import linear
+
 State = tuple[jax.Array, jax.Array]  # hidden and cell
 
 
@@ -78,7 +80,7 @@ class LSTMLayer(nnx.Module):
 
         def step(state: State, gates: jax.Array) -> State:
             hidden, cell = state
-            i, f, g, o = jnp.split(gates + hidden @ weight_hh.T, 4, axis=-1)
+            i, f, g, o = jnp.split(gates + linear(hidden, weight_hh), 4, axis=-1)
             cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
             return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 

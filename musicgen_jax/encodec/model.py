@@ -44,7 +44,7 @@ class Encodec(nnx.Module):
             raise ValueError(
                 f"audio must be [B, {self.config.channels}, W] with W > 0, got {audio.shape}"
             )
-        return self.quantizer.encode(self.encoder(audio.swapaxes(1, 2)), n_q)
+        return self.quantizer.encode(self.encoder.in_tiles(audio.swapaxes(1, 2)), n_q)
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Waveform of codes.
@@ -61,4 +61,4 @@ class Encodec(nnx.Module):
         n_q = self.config.n_q
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_q or not codes.shape[2]:
             raise ValueError(f"codes must be [B, 1 to {n_q}, T] with T > 0, got {codes.shape}")
-        return self.decoder(self.quantizer.decode(codes)).swapaxes(1, 2)
+        return self.decoder.in_tiles(self.quantizer.decode(codes)).swapaxes(1, 2)

@@ -18,6 +18,7 @@ from musicgen_jax import sharding
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec.lstm import LSTM, State
 from musicgen_jax.encodec.model import Encodec
+from musicgen_jax.encodec.seanet import conv_reach, decoder_reach, elu
 
 
 class StreamingDecoder:
@@ -123,7 +124,7 @@ class StreamingDecoder:
         return audio
 
     def _left_of_lstm(self) -> int:
-        return _conv_reach(self.encodec.config, self.encodec.config.kernel_size)[0]
+        return int(conv_reach(self.encodec.config, self.encodec.config.kernel_size)[0])
 
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
         if len(parts) == 1:
@@ -139,21 +140,9 @@ def look_ahead(config: EncodecConfig) -> int:
     return _reach(config)[1]
 
 
-def _conv_reach(config: EncodecConfig, kernel_size: int, dilation: int = 1) -> tuple[int, int]:
-    """How far left and right a convolution of stride 1 looks."""
-    total = (kernel_size - 1) * dilation
-    right = 0 if config.causal else total // 2
-    return total - right, right
-
-
 def _reach(config: EncodecConfig) -> tuple[int, int]:
     """How many frames left and right (before the LSTM) one frame of audio depends on."""
-    reach = np.array(_conv_reach(config, config.last_kernel_size))
-    for ratio in reversed(config.ratios):
-        for i in range(config.n_residual_layers):
-            reach += _conv_reach(config, config.residual_kernel_size, config.dilation_base**i)
-        reach = -(-reach // ratio) + 1  # an upsampled sample has two neighbours: one on a side
-    left, right = reach + _conv_reach(config, config.kernel_size)
+    left, right = decoder_reach(config, config.ratios) + conv_reach(config, config.kernel_size)
     return int(left), int(right)
 
 
@@ -180,7 +169,7 @@ def _decode_window(
     for i in range(encodec.decoder.length):
         layer = encodec.decoder.layers.get(str(i))
         if layer is None:
-            x = jax.nn.elu(x)
+            x = elu(x)
         elif isinstance(layer, LSTM):
             x, states = layer.resume(x, jax.tree.map(lambda each: each[:, index], states), start)
             states = jax.tree.map(lambda each: each.swapaxes(0, 1), states)
