@@ -26,7 +26,7 @@ from flax import nnx
 
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.generate import cache_lengths, generate_codes
+from musicgen_jax.generate import cache_lengths, generate_codes, outweighs
 from musicgen_jax.lm import LM
 from musicgen_jax.testing import random_params
 
@@ -59,15 +59,28 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
     return lambda: generate_codes(lm, condition, num_frames=num_frames)
 
 
-def bytes_per_step(lm: LM, batch: int, steps: int) -> dict[str, int]:
-    """What one step cannot but read: weights and the whole of the cache; shapes alone will do."""
+def mean_slots(lm: LM, rows: int, steps: int) -> float:
+    """Of the caches that so many steps go through, how long they are on average."""
+    lengths = cache_lengths(steps)
+    if not outweighs(lm, rows, lengths[-1]):
+        return lengths[-1]
+    ends = [*lengths[:-1], steps]
+    spans = np.diff([0, *ends])
+    return float(np.dot(spans, lengths) / steps)
+
+
+def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> dict[str, int]:
+    """What one step cannot but read: weights and the whole of the cache; shapes alone will do.
+
+    Of caches that grow with the steps it is the mean, unless the `slots` are given.
+    """
     rows = 2 * batch
     condition = Condition(
         jnp.zeros((rows, TEXT_TOKENS, lm.config.dim), lm.dtype),
         jnp.ones((rows, TEXT_TOKENS), bool),
     )
-    length = cache_lengths(steps)[-1]
-    cache = jax.eval_shape(lambda lm: (lm.init_cache(rows, length), lm.cross_kv(condition)), lm)
+    slots = slots or mean_slots(lm, rows, steps)
+    cache, cross = jax.eval_shape(lambda lm: (lm.init_cache(rows, 1), lm.cross_kv(condition)), lm)
     read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
     weights = sum(_nbytes(read[part]) for part in ("transformer", "heads"))
     # Of the fused weight of a cross-attention only the queries' third is read, from its cache.
@@ -77,7 +90,7 @@ def bytes_per_step(lm: LM, batch: int, steps: int) -> dict[str, int]:
     )
     return {
         "weights": weights - fused,
-        "cache": _nbytes(cache),
+        "cache": round(_nbytes(cache) * slots) + _nbytes(cross),
         "held": _nbytes(read),
     }
 

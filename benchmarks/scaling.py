@@ -97,7 +97,7 @@ def measured(lm: LM, batch: int, length: int, rounds: int, steps: int = 12) -> f
         jnp.asarray(cross, lm.dtype), jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
     )
     frames = length - max(lm.config.delays)
-    stretches = stream_codes(lm, condition, num_frames=frames, chunk=steps)
+    stretches = stream_codes(lm, condition, num_frames=frames, chunk=steps, grow=False)
     for _ in range(2):  # compiled, and past the delay
         next(stretches)
     seconds = [measuring.measure(lambda: next(stretches))[0] for _ in range(rounds)]
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict:
     overheads = {b: layer_overhead(lm, b, args.rounds) for b in args.batch}
     for batch, length in itertools.product(args.batch, args.length):
         reserved = cache_lengths(length)[-1]
-        moved = lm_steps.bytes_per_step(lm, batch, length)
+        moved = lm_steps.bytes_per_step(lm, batch, length, reserved)
         attention = cache_rate(lm, 2 * batch, reserved, args.rounds)
         seconds = (
             moved["weights"] / rates[batch]

@@ -7,6 +7,7 @@ depends on the seed and the index of the example alone: not on the batch, the ch
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from musicgen_jax.transformer import CrossCache, LayerCache
 UNKNOWN = -1  # a slot whose token is still to be drawn
 _LENGTHS = (256, 512, 1024, 1504)  # steps a cache may hold; 1504 is 30 seconds
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
+_GROWN_BYTES = 1 << 30  # a cache of less is made in one piece
 
 
 @jax.tree_util.register_dataclass
@@ -65,10 +67,11 @@ def stream_codes(
     callback: Callable[[int, int], None] | None = None,
     chunk: int = 0,
     reserve: int = 0,
+    grow: bool | None = None,
 ) -> Iterator[np.ndarray]:
     """Generates codes, guided by a condition, perhaps continuing a prompt, and yields them.
 
-    What is yielded, put together, depends neither on `chunk` nor on `reserve` nor on `callback`.
+    What is yielded, put together, depends on none of `chunk`, `reserve`, `grow` and `callback`.
 
     Args:
       lm: the model.
@@ -92,6 +95,8 @@ def stream_codes(
       chunk: yield whenever so many more frames are complete in every book; 0 for all at the end.
       reserve: compile for at least so many frames, so that a short last window of a long piece
         shares the compilation of those before it.
+      grow: begin with a short cache and lengthen it on the way, so that less of it is read before
+        it is filled; each length is compiled by itself. None: if it outweighs the model.
 
     Yields:
       int32 `[B, K, t]` on the host, one after the other the T frames, those of the prompt included.
@@ -111,22 +116,26 @@ def stream_codes(
     steps = _initial_steps(prompt, num_frames, lm)  # [B, K, S]
     start, total = prompt.shape[2], steps.shape[2] - 1
     length = _cache_length(max(total, reserve + max(lm.config.delays)))
+    if grow is None:
+        grow = outweighs(lm, batch * copies, length)
+    lengths = [n for n in cache_lengths(length) if n > start] if grow else [length]
+    slots = lengths.pop(0)
     steps = np.pad(
         steps,
         ((0, 0), (0, 0), (0, length + 1 - steps.shape[2])),
         constant_values=lm.config.special_token,
     )
     graphdef, params = nnx.split(lm, nnx.Param)
-    steps, keys = sharding.place_rows((steps, keys), mesh)
+    first, keys = sharding.place_rows((steps[:, :, : slots + 1], keys), mesh)
     state, cross_kv = _start(
         graphdef,
         params,
-        steps,
+        first,
         np.int32(start),
         keys,
         condition,
-        prefill_length=min(_prefill_length(start), length),
-        cache_length=length,
+        prefill_length=min(_prefill_length(start), slots),
+        cache_length=slots,
         copies=copies,
         mesh=mesh,
     )
@@ -136,8 +145,11 @@ def stream_codes(
     chunk = chunk or total
     done, given = start, 0
     while done < total:
+        if done == slots:
+            more, slots = lengths[0] - slots, lengths.pop(0)
+            state = _grow(state, steps[:, :, : slots + 1], more, mesh)
         due = max(given, start) + chunk + delay  # then a chunk is ready
-        count = min(due - done, total - done, _CALLBACK_STEPS if callback else total)
+        count = min(due - done, total - done, slots - done, _CALLBACK_STEPS if callback else total)
         state = _decode(
             graphdef,
             params,
@@ -159,11 +171,11 @@ def stream_codes(
         ready = done - delay  # frames whose most delayed book is drawn too
         if done in (due, total):
             # All of it, cut on the host: a slice on the device compiles anew for each place.
-            steps = state.steps
+            drawn = state.steps
             if mesh is not None:
-                steps = sharding.first_rows(steps, mesh=mesh, batch=batch)
-            steps = np.asarray(steps)[:, :, given : done + 1]
-            yield patterns.to_codes(steps, lm.config.delays)
+                drawn = sharding.first_rows(drawn, mesh=mesh, batch=batch)
+            drawn = np.asarray(drawn)[:, :, given : done + 1]
+            yield patterns.to_codes(drawn, lm.config.delays)
             given = ready
 
 
@@ -246,6 +258,32 @@ def _decode(
     return lax.fori_loop(0, count, advance, state)
 
 
+def _grow(state: DecodeState, steps: np.ndarray, more: int, mesh: Mesh | None) -> DecodeState:
+    """The state with room for `more` steps, `steps` being all that was known at the start.
+
+    Keys and values are moved one layer at a time, and let go of where they were: there is never a
+    second cache.
+    """
+    longer = partial(_longer, more=more, mesh=mesh)
+    layers = []
+    for layer in state.cache:
+        layers.append(LayerCache(longer(layer.k), longer(layer.v)))
+        layer.k.delete()
+        layer.v.delete()
+    filled = _filled(sharding.place_rows(steps, mesh), state.steps, mesh=mesh)
+    return DecodeState(state.step, filled, tuple(layers), state.keys)
+
+
+@partial(jax.jit, static_argnames=("more", "mesh"))
+def _longer(x: jax.Array, *, more: int, mesh: Mesh | None) -> jax.Array:
+    return sharding.constrain_cache(jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), mesh)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _filled(steps: jax.Array, drawn: jax.Array, *, mesh: Mesh | None) -> jax.Array:
+    return sharding.constrain_rows(lax.dynamic_update_slice(steps, drawn, (0, 0, 0)), mesh)
+
+
 def _at(steps: jax.Array, step: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(steps, step, axis=2, keepdims=False)
 
@@ -271,6 +309,16 @@ def cache_lengths(steps: int) -> list[int]:
     """The slots that caches for up to so many steps are compiled with."""
     longest = _cache_length(steps)
     return [*(n for n in _LENGTHS if n < longest), longest]
+
+
+def outweighs(lm: LM, rows: int, slots: int) -> bool:
+    """Whether a step reads more of such a cache than of the model: then it grows on the way."""
+    size = _nbytes(jax.eval_shape(lambda lm: lm.init_cache(rows, slots), lm))
+    return size > max(_nbytes(nnx.state(lm, nnx.Param)), _GROWN_BYTES)
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _prefill_length(steps: int) -> int:

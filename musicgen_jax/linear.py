@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 # XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
 # for narrow types, and that at up to half of the speed. So between these numbers of rows the
 # outputs are cut into halves that pretend to be a batch; more rows are an ordinary matrix product.
-_CPU_HALVED_ROWS = {"float32": (2, 128), "bfloat16": (8, 64), "int8": (2, 64)}
+_CPU_HALVED_ROWS = {"float32": (2, 256), "bfloat16": (8, 128), "int8": (2, 64)}
 
 
 @jax.tree_util.register_dataclass
@@ -150,9 +150,9 @@ def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
     halves = w.reshape(2, w.shape[0] // 2, -1)
-    columns = jnp.broadcast_to(rows.T, (2, *rows.T.shape))
-    sides = (((2,), (1,)), ((0,), (0,)))
-    y = lax.dot_general(halves, columns, sides, preferred_element_type=_accumulator(w))
+    twice = jnp.broadcast_to(rows, (2, *rows.shape))
+    sides = (((2,), (2,)), ((0,), (0,)))
+    y = lax.dot_general(halves, twice, sides, preferred_element_type=_accumulator(w))
     return y.reshape(w.shape[0], -1).T
 
 

@@ -149,6 +149,51 @@ def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(codes, run())
 
 
+@pytest.mark.parametrize("prompt", [0, 9, 25])
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt, monkeypatch):
+    monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
+    lm, condition = make_lm(conditioning), make_condition([3, 2], 3, prefix=prefix)
+    run = partial(generate_codes, lm, condition, num_frames=33, prompt=random_prompt(2, prompt))
+    codes = run(grow=False)
+    np.testing.assert_array_equal(codes, run(grow=True))
+    np.testing.assert_array_equal(codes, run(grow=True, callback=lambda *_: None))
+    pieces = list(generate.stream_codes(
+        lm, condition, num_frames=33, prompt=random_prompt(2, prompt), chunk=5, grow=True
+    ))  # fmt: skip
+    np.testing.assert_array_equal(codes, np.concatenate(pieces, axis=2))
+
+
+def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
+    monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
+    lm = make_lm()
+    one, _ = jax.tree.leaves(lm.init_cache(1, 40)[0])
+    assert not generate.outweighs(lm, 2, 40)
+    assert not generate.outweighs(lm, 10_000, 40)  # 27 times the model, but still small
+    monkeypatch.setattr(generate, "_GROWN_BYTES", 0)
+    assert generate.outweighs(lm, 10_000, 40)
+    sizes = []
+    longer = generate._longer
+    monkeypatch.setattr(generate, "_longer", lambda x, **how: sizes.append(x) or longer(x, **how))
+    generate_codes(lm, make_condition([3], 3), num_frames=30)
+    assert not sizes
+    monkeypatch.setattr(generate, "outweighs", lambda *_: True)
+    generate_codes(lm, make_condition([3], 3), num_frames=30)
+    assert [x.shape[2] for x in sizes[:: 2 * lm.config.num_layers]] == [8, 16, 24]
+    assert all(x.is_deleted() for x in sizes)  # there is never a second cache
+    assert one.shape[2] == 40
+
+
+def test_growing_needs_no_compilation_that_its_lengths_have_had(monkeypatch):
+    monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
+    lm, condition = make_lm(), make_condition([3], 3)
+    for frames in (4, 12, 20, 30):
+        generate_codes(lm, condition, num_frames=frames, grow=False)
+    before = generate._decode._cache_size(), generate._start._cache_size()
+    generate_codes(lm, condition, num_frames=30, grow=True)
+    assert (generate._decode._cache_size(), generate._start._cache_size()) == before
+
+
 def test_lengths_are_few_and_sufficient():
     caches = {n: generate._cache_length(n) for n in range(1, 3000)}
     assert all(c >= n for n, c in caches.items())

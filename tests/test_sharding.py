@@ -74,6 +74,14 @@ def test_heads_side_by_side_make_the_same(single, monkeypatch):
     np.testing.assert_array_equal(greedy.codes, single.greedy.codes)
 
 
+def test_a_cache_grows_on_a_mesh(single, monkeypatch):
+    monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 32, 256))
+    monkeypatch.setattr(generate, "outweighs", lambda *_: True)
+    greedy = make(TEXT, 2, 2).generate(TEXTS, use_sampling=False, **SHORT)
+    np.testing.assert_array_equal(greedy.codes, single.greedy.codes)
+    assert greedy.codes.shape[2] > 8
+
+
 def test_melody_on_a_mesh():
     """The prefix model: null rows that are attended; three rows of each example."""
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 1, 4000)).astype(np.float32)
