@@ -30,7 +30,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _mono(model: MusicGen, audio: np.ndarray) -> np.ndarray:
+def mono(model: MusicGen, audio: np.ndarray) -> np.ndarray:
     """The model's [B, C, W] as the judges want it, [B, W]."""
     to = SAMPLE_RATE, 1
     return np.stack([convert_audio(clip, model.sample_rate, *to)[0] for clip in audio])
@@ -44,7 +44,7 @@ def generate(
     for (part,) in parts(batch, requests):
         seeds = [(seed * 1_000_003 + request.seed) % 2**32 for request in part]
         output = model.generate([r.prompt for r in part], seed=seeds, **settings)
-        audio.append(_mono(model, output.audio))
+        audio.append(mono(model, output.audio))
         codes.append(output.codes)
         say(f"generated {sum(map(len, codes))} of {len(requests)} clips")
     return np.concatenate(audio), np.concatenate(codes)
@@ -58,7 +58,7 @@ def encoded(model: MusicGen, audio: np.ndarray, batch: int) -> np.ndarray:
 
 def decoded(model: MusicGen, codes: np.ndarray, batch: int) -> np.ndarray:
     """Clips [N, W] of codes [N, K, T]."""
-    rows = [_mono(model, np.asarray(model.decode(part))) for (part,) in parts(batch, codes)]
+    rows = [mono(model, np.asarray(model.decode(part))) for (part,) in parts(batch, codes)]
     return np.concatenate(rows)
 
 

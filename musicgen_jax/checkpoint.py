@@ -361,11 +361,13 @@ def load_params(
     placed: dict[tuple[str, ...], jax.Array] = {}
     try:
         if wanted.keys() <= stored.keys() and not int8:
-            requests = {key: target(leaf) for key, leaf in wanted.items()}
-            placed = _flatten(ocp.load(str(folder), _unflatten(requests)))
+            for part in _parts(stored):
+                placed |= _load_part(folder, {key: target(wanted[key]) for key in part})
+                _give_back()
         else:  # restored on the host, part by part, then scaled, then placed
             for part in _parts(stored):
-                loaded = _load_part(folder, {key: stored[key] for key in part})
+                here = {key: np.empty(stored[key].shape, stored[key].dtype) for key in part}
+                loaded = _load_part(folder, here)
                 for key in wanted:
                     if key[-1] == "int8" and key[:-1] in loaded:
                         quantized = int8_storage.quantize(component, key[:-1], loaded[key[:-1]])
@@ -378,7 +380,6 @@ def load_params(
                 _give_back()
     except Exception as error:
         raise UserError(damaged) from error
-    _give_back()
     return jax.tree.unflatten(structure, [placed[key] for key in wanted])
 
 
@@ -487,9 +488,9 @@ def _parts(stored: Mapping) -> Iterator[list[tuple[str, ...]]]:
         yield part
 
 
-def _load_part(folder: Path, stored: Mapping) -> dict[tuple[str, ...], np.ndarray]:
+def _load_part(folder: Path, requests: Mapping[tuple[str, ...], Any]) -> dict:
+    """Some of a component's leaves, as arrays like those that are given for them."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    requests = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in stored.items()}
     with context:
         return _flatten(ocp.load(str(folder), _unflatten(requests)))
