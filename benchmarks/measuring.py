@@ -153,14 +153,21 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _commit() -> str:
+    """The commit that is checked out, "-dirty" if more than the results differ from it."""
+
+    def git(*words: str) -> str:
+        run = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+        return run.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", ":/", f":!{RESULTS.name}")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
 def record(benchmark: str, args: argparse.Namespace, **values) -> dict:
     """Appends one line to the results and returns it; a `--quick` run is only printed."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     # The process may be pinned (taskset), which a fair comparison on a busy machine needs: torch's
     # threads wait for each other, and one that is preempted stops them all.
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -171,7 +178,7 @@ def record(benchmark: str, args: argparse.Namespace, **values) -> dict:
     line = {
         "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit,
+        "commit": _commit(),
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, "
         f"{pinned} of {os.cpu_count()} cores",
         "versions": versions,

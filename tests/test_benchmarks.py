@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -105,3 +107,26 @@ def test_steps_cost_what_the_whole_sequence_costs():
     assert_close(steps[known], whole[known])
     nats = -np.take_along_axis(np.asarray(jax.nn.log_softmax(steps)), codes[..., None], -1)
     np.testing.assert_allclose(result["a"]["nats"], nats.mean((0, 2, 3)), atol=1e-3)
+
+
+def test_a_line_names_its_commit_and_whether_more_than_results_changed(tmp_path, monkeypatch):
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    results, code = folder / "results.jsonl", tmp_path / "code.py"
+    results.write_text("")
+    code.write_text("")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "a")
+    monkeypatch.setattr(measuring, "__file__", str(folder / "measuring.py"))
+    args = SimpleNamespace(quick=False, results=results)
+    lines = [measuring.record("x", args) for _ in range(2)]  # the first changes the results
+    assert len(lines[0]["commit"]) >= 7
+    assert lines[1]["commit"] == lines[0]["commit"]
+    assert "dirty" not in lines[1]["commit"]
+    code.write_text("changed")
+    assert measuring.record("x", args)["commit"] == lines[0]["commit"] + "-dirty"
