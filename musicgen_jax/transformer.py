@@ -197,7 +197,7 @@ class Attention(nnx.Module):
         self.out_proj = make(dim, dim, kernel_init=out_init)
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Self-attention's three parts of `[B, S, D]`, each `[B, N, S, H]`."""
+        """The three parts of `[B, S, D]`, each `[B, N, S, H]`."""
         qkv = self.in_proj(x).reshape(*x.shape[:2], 3, -1)
         q, k, v = (self._split_heads(qkv[:, :, i]) for i in range(3))
         return q, k, v
@@ -210,13 +210,11 @@ class Attention(nnx.Module):
         self, source: jax.Array, dtype: DTypeLike, groups: int | None = None
     ) -> CrossCache:
         """Cross-attention's keys and values, kept in `dtype` and in G groups, of `[B, L, D]`."""
+        # The queries of so few rows are computed too: two thirds of the weight would be copied.
+        heads = self.qkv(source)[1:]
+        k, v = (_in_groups(x.astype(dtype), groups or self.num_heads) for x in heads)
         weight = self.in_proj.weight[...]
-        third = weight.shape[0] // 3
-        kv = linear(source.astype(self.dtype), weight[third:]).astype(dtype)
-        kv = kv.reshape(*source.shape[:2], 2, -1)
-        heads = (self._split_heads(kv[:, :, i]) for i in range(2))
-        k, v = (_in_groups(x, groups or self.num_heads) for x in heads)
-        return CrossCache(weight[:third], k, v)
+        return CrossCache(weight[: weight.shape[0] // 3], k, v)
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
