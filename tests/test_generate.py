@@ -167,9 +167,8 @@ def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt, monkey
 def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
     monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
     lm = make_lm()
-    one, _ = jax.tree.leaves(lm.init_cache(1, 40)[0])
     assert not generate.outweighs(lm, 2, 40)
-    assert not generate.outweighs(lm, 10_000, 40)  # 27 times the model, but still small
+    assert not generate.outweighs(lm, 10_000, 40)  # more than the model, but still small
     monkeypatch.setattr(generate, "_GROWN_BYTES", 0)
     assert generate.outweighs(lm, 10_000, 40)
     sizes = []
@@ -181,7 +180,6 @@ def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
     generate_codes(lm, make_condition([3], 3), num_frames=30)
     assert [x.shape[2] for x in sizes[:: 2 * lm.config.num_layers]] == [8, 16, 24]
     assert all(x.is_deleted() for x in sizes)  # there is never a second cache
-    assert one.shape[2] == 40
 
 
 def test_growing_needs_no_compilation_that_its_lengths_have_had(monkeypatch):

@@ -87,6 +87,7 @@ class _Sequential(nnx.Module):
         whole = partial(self.__call__, layers=layers)
         if self.config.norm == "time_group_norm":  # needs all of it at once
             return whole(x)
+        # Of a unit, at the rate of the audio; what is computed twice stays below an eighth.
         values = max(x.shape[0], 1) * self.config.n_filters * tiling.samples_in * tiling.samples_out
         tile = max(_TILE_VALUES // values, 8 * (tiling.left + tiling.right))
         tiled = partial(in_tiles, whole, tiling=tiling, tile=tile)
