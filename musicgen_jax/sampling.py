@@ -1,12 +1,13 @@
 """From logits to tokens: guidance, temperature, top-k, top-p. Pure functions, all in float32.
 
-Both filters are thresholds found by bisection on the bits of the logits, not by sorting: a sort
-of 4 x 2048 logits costs more than a layer of the model, 32 passes of counting cost next to nothing.
-Equal logits share one fate: either all of them pass a filter or none.
+Both filters are thresholds found on the bits of the logits, not by sorting: a sort of 4 x 2048
+logits costs more than a layer of the model, a few passes of counting cost next to nothing. Equal
+logits share one fate: either all of them pass a filter or none.
 """
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -89,23 +90,24 @@ def sample(
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
 
-def top_k_mask(logits: jax.Array, k: int) -> jax.Array:
+def top_k_mask(logits: jax.Array, k: int, *, bits: int | None = None) -> jax.Array:
     """Every logit of at least the k-th largest, as bool `[..., V]`; ties can make it more than k.
 
     Args:
       logits: float32 `[..., V]`.
       k: at least 1; V or more keeps all.
+      bits: of the threshold settled in one pass, see `_largest`.
     """
     order = _sortable(logits)
     k = min(k, logits.shape[-1])
 
-    def holds(threshold: jax.Array) -> jax.Array:
-        return (order >= threshold).sum(-1, keepdims=True) >= k
+    def holds(thresholds: jax.Array) -> jax.Array:
+        return (order[..., None, :] >= thresholds[..., None]).sum(-1) >= k
 
-    return order >= _largest(holds, (*logits.shape[:-1], 1))
+    return order >= _largest(holds, logits.shape[:-1], bits)
 
 
-def top_p_mask(logits: jax.Array, p: jax.Array | float) -> jax.Array:
+def top_p_mask(logits: jax.Array, p: jax.Array | float, *, bits: int | None = None) -> jax.Array:
     """Every token with at most `p` of the mass strictly above it, as bool `[..., V]`.
 
     The likeliest token always stays.
@@ -113,13 +115,15 @@ def top_p_mask(logits: jax.Array, p: jax.Array | float) -> jax.Array:
     Args:
       logits: float32 `[..., V]`, -inf for tokens already out.
       p: between 0 and 1.
+      bits: of the threshold settled in one pass, see `_largest`.
     """
     order, mass = _sortable(logits), jax.nn.softmax(logits, axis=-1)
 
-    def excess(threshold: jax.Array) -> jax.Array:
-        return jnp.where(order > threshold, mass, 0).sum(-1, keepdims=True) > p
+    def excess(thresholds: jax.Array) -> jax.Array:
+        above = order[..., None, :] > thresholds[..., None]
+        return jnp.where(above, mass[..., None, :], 0).sum(-1) > p
 
-    last_out = _largest(excess, (*logits.shape[:-1], 1))
+    last_out = _largest(excess, logits.shape[:-1], bits)
     return (order > last_out) | ~excess(last_out)
 
 
@@ -130,14 +134,36 @@ def _sortable(x: jax.Array) -> jax.Array:
     return jnp.where(bits >= sign, ~bits, bits | sign)
 
 
-def _largest(holds: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """The largest uint32 for which `holds`, bit by bit; 0 if there is none.
+def _largest(
+    holds: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], bits: int | None
+) -> jax.Array:
+    """The largest uint32 for which `holds`; 0 if there is none.
 
-    `holds` is true up to some number and false above it.
+    The number is settled some bits at a time, from the highest: of all values that these bits can
+    have, as many hold as the right one says. One bit at a time does the least work, which a CPU
+    asks for. An accelerator has lanes to spare and waits for the start of every pass: there four
+    passes of eight bits beat 32 of one.
+
+    Args:
+      holds: `[..., N]` to bool `[..., N]`; true up to some number and false above it.
+      shape: `[...]`.
+      bits: settled in one pass, a divisor of 32; None for 1 on a CPU and 8 elsewhere.
+
+    Returns:
+      uint32 `[..., 1]`.
     """
+    if bits is None:
+        return jax.lax.platform_dependent(
+            cpu=partial(_largest, holds, shape, 1), default=partial(_largest, holds, shape, 8)
+        )
+    digits = jnp.arange(1, 1 << bits, dtype=jnp.uint32)
 
     def settle(i: int, found: jax.Array) -> jax.Array:
-        candidate = found | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))  # type: ignore
-        return jnp.where(holds(candidate), candidate, found)
+        shift = jnp.uint32(32 - bits) - jnp.uint32(bits) * jnp.asarray(i, jnp.uint32)
+        digit = holds(found | (digits << shift)).sum(-1, keepdims=True, dtype=jnp.uint32)
+        return found | (digit << shift)
 
-    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(shape, jnp.uint32))
+    # A loop is one more thing that a GPU's host has to start over and over.
+    return jax.lax.fori_loop(
+        0, 32 // bits, settle, jnp.zeros((*shape, 1), jnp.uint32), unroll=bits > 1
+    )

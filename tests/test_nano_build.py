@@ -88,8 +88,9 @@ def test_segments_start_with_a_phrase_and_carry_a_caption(tmp_path):
         assert segment.shape == (4, 100)
         assert any(segment[0, 0] % phrase == 0 for phrase in phrases)
         assert caption
-        assert labels.shape == (3, 100)
-        eighth, frame, _ = labels[:, 0]
+        assert labels.shape == (6, 100)
+        eighth, frame, _, bar, *_ = labels[:, 0]
+        assert bar % 4 == 0
         assert eighth in (0, 6, 14)  # the first of a bar, in each metre
         assert frame in (0, 12, 20)
     with pytest.raises(ValueError, match="800 frames"):

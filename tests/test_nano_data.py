@@ -382,12 +382,16 @@ def test_places_are_those_of_the_notes():
         assert (labels < np.array(places.CLASSES)[:, None]).all()
         for note in notes:
             if note.instrument == "bass" and note.onset_frame >= 100:
-                eighth, frame, chord = labels[:, note.onset_frame - 100]
+                eighth, frame, chord, bar, lead, style = labels[:, note.onset_frame - 100]
                 eighths[int(eighth)] += 1
                 assert frame == labels[1].min()
                 chord = tuple(composer.CHORDS)[chord]
                 assert note.pitch % 12 == composer.CHORDS[chord][0]
                 chords.add(chord)
+                eighths_before = note.onset_frame // spec.frames_per_eighth
+                assert bar == eighths_before // composer.EIGHTHS_PER_BAR[spec.metre] % 16
+                assert composer.LEADS[lead] == spec.lead
+                assert composer.STYLES[style] == spec.style
     firsts = [eighths[i] for i in (0, 6, 14)]
     assert min(firsts) > 0
     assert eighths[1] == eighths[7] == eighths[15] == 0

@@ -17,8 +17,9 @@ VALUES = st.sampled_from(
 # Without denormals: a CPU may flush them to zero, and then what they order is tied.
 LOGITS = st.floats(-8, 8, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, (2, 3, 11), elements=VALUES | st.floats(-5, 5, width=32))
-top_k = jax.jit(top_k_mask, static_argnums=1)
-top_p = jax.jit(top_p_mask)
+top_k = jax.jit(top_k_mask, static_argnums=1, static_argnames="bits")
+top_p = jax.jit(top_p_mask, static_argnames="bits")
+BITS = st.sampled_from([None, 1, 2, 8])  # 8 is what accelerators run
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:
@@ -26,28 +27,29 @@ def keys(n: int, seed: int = 0) -> jax.Array:
 
 
 @settings(deadline=None)
-@given(rows, st.sampled_from([1, 2, 5, 10, 11, 400]))
-def test_top_k_keeps_exactly_what_reaches_the_kth(logits, k):
+@given(rows, st.sampled_from([1, 2, 5, 10, 11, 400]), BITS)
+def test_top_k_keeps_exactly_what_reaches_the_kth(logits, k, bits):
     # A CPU may flush denormals to zero, the reference must then see zeros too.
     logits = np.where(np.abs(logits) < 1e-37, 0, logits)
     kth = np.sort(logits, axis=-1)[..., ::-1][..., min(k, 11) - 1 : min(k, 11)]
-    np.testing.assert_array_equal(top_k(logits, k), logits >= kth)
+    np.testing.assert_array_equal(top_k(logits, k, bits=bits), logits >= kth)
 
 
-def test_top_k_at_the_size_of_the_model():
+@pytest.mark.parametrize("bits", [1, 8])
+def test_top_k_at_the_size_of_the_model(bits):
     logits = np.random.default_rng(0).normal(0, 3, (2, 4, 2048)).astype(np.float32)
-    mask = np.asarray(top_k(logits, 250))
+    mask = np.asarray(top_k(logits, 250, bits=bits))
     np.testing.assert_array_equal(mask.sum(-1), 250)
     assert logits[mask].min() > np.where(mask, -np.inf, logits).max(-1).min()
 
 
 @settings(deadline=None)
-@given(hnp.arrays(np.float32, (4, 11), elements=LOGITS), st.floats(0, 1))
-def test_top_p_keeps_what_has_little_mass_above_it(logits, p):
+@given(hnp.arrays(np.float32, (4, 11), elements=LOGITS), st.floats(0, 1), BITS)
+def test_top_p_keeps_what_has_little_mass_above_it(logits, p, bits):
     mass = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     mass /= mass.sum(-1, keepdims=True)
     above = np.where(logits[:, None, :] > logits[:, :, None], mass[:, None, :], 0).sum(-1)
-    mask = np.asarray(top_p(logits, np.float32(p)))
+    mask = np.asarray(top_p(logits, np.float32(p), bits=bits))
     clear = np.abs(above - p) > 1e-5  # at the edge the last digit decides
     np.testing.assert_array_equal(mask[clear], (above <= p)[clear])
     assert (mask == (logits == logits.max(-1, keepdims=True)))[mask].any()

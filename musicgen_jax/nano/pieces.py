@@ -45,7 +45,7 @@ class Library:
           frames: length of the stretch; only pieces that are long enough are drawn.
 
         Returns:
-          codes [K, frames], the caption, and labels [3, frames], see `places`.
+          codes [K, frames], the caption, and labels [6, frames], see `places`.
 
         Raises:
           ValueError: no piece is so long.

@@ -1,10 +1,11 @@
-"""Where in a piece a frame stands: what the language model learns to tell beside the codes.
+"""Where in which piece a frame stands: what the language model learns to tell beside the codes.
 
 A small model that is only asked for codes follows the instrument and hardly the metre: what comes
 next is mostly more of the same note. So while it trains it also tells, from what it has read and
-been asked for, where in the bar it stands, how far into the eighth note, and which chord sounds.
-These it cannot tell without counting in the tempo and the metre that the prompt names. The readers
-of these labels are thrown away.
+been asked for, where in the bar it stands, how far into the eighth note, which chord sounds, which
+bar of the tune it is, who leads and in what style. The first it cannot tell without counting in the
+tempo and the metre that the prompt names; where there is no prompt, the others make it listen to
+what was played. The readers of these labels are thrown away.
 """
 
 import numpy as np
@@ -23,8 +24,15 @@ _BARS, _PLACES = _starts(composer.EIGHTHS_PER_BAR)
 _EIGHTHS, _PHASES = _starts({n: n for ns in composer.FRAMES_PER_EIGHTH.values() for n in ns})
 _CHORDS = tuple(composer.CHORDS)
 
-CLASSES = (_PLACES, _PHASES, len(_CHORDS))
-"""Values of each label: the eighth in a bar of its metre, the frame in an eighth, the chord."""
+CLASSES = (
+    _PLACES,  # the eighth in a bar of its metre
+    _PHASES,  # the frame in an eighth of its length
+    len(_CHORDS),
+    composer.BARS,  # the bar in the tune
+    len(composer.LEADS),
+    len(composer.STYLES),
+)
+"""How many values each label has, in the order in which `places` gives them."""
 
 
 def places(spec: PieceSpec, chords: dict[str, tuple[str, ...]], start: int, frames: int):
@@ -37,7 +45,7 @@ def places(spec: PieceSpec, chords: dict[str, tuple[str, ...]], start: int, fram
       frames: how many.
 
     Returns:
-      int32 [3, frames], in the order of `CLASSES`.
+      int32 [6, frames], in the order of `CLASSES`.
     """
     eighth, frame = np.divmod(start + np.arange(frames), spec.frames_per_eighth)
     bar, in_bar = np.divmod(eighth, composer.EIGHTHS_PER_BAR[spec.metre])
@@ -46,5 +54,8 @@ def places(spec: PieceSpec, chords: dict[str, tuple[str, ...]], start: int, fram
         _BARS[spec.metre] + in_bar,
         _EIGHTHS[spec.frames_per_eighth] + frame,
         by_bar[bar % composer.BARS],
+        bar % composer.BARS,
+        np.full(frames, composer.LEADS.index(spec.lead)),
+        np.full(frames, composer.STYLES.index(spec.style)),
     )
     return np.stack(labels).astype(np.int32)
