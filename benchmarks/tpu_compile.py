@@ -14,10 +14,8 @@ promising speeds.
     python benchmarks/tpu_compile.py --program train --size large --topology v5e:8x8 --batch 128
 """
 
-import collections
 import dataclasses
 import importlib.metadata
-import math
 import os
 import re
 import time
@@ -27,92 +25,27 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several may compile at once
 
+import compiled_programs
 import jax
 import jax.numpy as jnp
 import measuring
 import numpy as np
-from flax import nnx
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from musicgen_jax import generate, sharding
-from musicgen_jax.conditioning.condition import Condition
-from musicgen_jax.config import OFFICIAL_MODELS, EncodecConfig, LMConfig, MusicGenConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.lm import LM
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax import sharding
+from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.optimizer import OptimizerConfig
 
-TEXT_TOKENS = 16
-LARGE = 1 << 20  # bytes; what is smaller is not worth a look
-_BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1}
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%\S+ = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def devices(topology: str) -> list:
     """The devices of a slice such as "v5e:2x2", as the compiler knows them."""
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-
-
-def decode_loop(
-    config: LMConfig, topology: str, *, dtype: str, batch: int, cache: int, groups: int | None
-) -> jax.stages.Lowered:
-    """The loop of `generate_codes` with guidance, for one device.
-
-    Args:
-      config: of the language model.
-      topology: of the slice, whose first device is taken.
-      dtype: of the weights; the computation is bfloat16 unless they are float32.
-      batch: B.
-      cache: S, slots.
-      groups: that the cache is kept in; None as on a TPU.
-    """
-    compute = "float32" if dtype == "float32" else "bfloat16"
-    types = {"dtype": compute, "param_dtype": dtype, "cache_dtype": compute}
-    graphdef, params = nnx.split(
-        module_shapes(LM, config, **types, cache_groups=groups or 1), nnx.Param
-    )
-    vectors = jax.ShapeDtypeStruct((2 * batch, TEXT_TOKENS, config.dim), compute)
-    condition = Condition(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool))
-    steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)
-
-    def start(params, steps, keys, condition):
-        return generate._start.__wrapped__(
-            graphdef, params, steps, jnp.int32(0), keys, condition,
-            prefill_length=0, cache_length=cache, copies=2,
-        )  # fmt: skip
-
-    def decode(params, state, cross_kv, condition, count, *numbers):
-        return generate._decode.__wrapped__(
-            graphdef, params, state, cross_kv, condition, count, *numbers, None,
-            form=generate.Form(),
-        )  # fmt: skip
-
-    keys = jax.eval_shape(lambda: generate.example_keys(0, batch))
-    state, cross_kv = jax.eval_shape(start, params, steps, keys, condition)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    here = SingleDeviceSharding(devices(topology)[0])
-    jitted = jax.jit(decode, donate_argnums=1, in_shardings=here, out_shardings=here)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    return jitted.lower(params, state, cross_kv, condition, count, number, number, number)
-
-
-def codec_decode(
-    config: EncodecConfig, topology: str, *, batch: int, frames: int
-) -> jax.stages.Lowered:
-    """EnCodec from codes to sound, for one device."""
-    graphdef, params = nnx.split(module_shapes(Encodec, config), nnx.Param)
-    codes = jax.ShapeDtypeStruct((batch, config.n_q, frames), jnp.int32)
-    here = SingleDeviceSharding(devices(topology)[0])
-
-    def decode(params, codes):
-        return nnx.merge(graphdef, params).decode(codes)
-
-    return jax.jit(decode, in_shardings=here, out_shardings=here).lower(params, codes)
 
 
 def train_step(
@@ -138,8 +71,8 @@ def train_step(
 
     arrays = (
         rows_of((batch, model.lm.n_q, frames), jnp.int32),
-        rows_of((batch, TEXT_TOKENS), jnp.int32),
-        rows_of((batch, TEXT_TOKENS), jnp.bool_),
+        rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.int32),
+        rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.bool_),
     )
     return lm_training.make_step(model, config, layout).lower(state, *arrays)
 
@@ -156,29 +89,15 @@ class Loop:
 
 def inspect(hlo: str) -> Loop:
     """Reads the text of a compiled program."""
-    bodies = re.split(r"\n(?=%|ENTRY)", hlo)
-    entry = next(body for body in bodies if body.startswith("ENTRY"))
-    loops = set(re.findall(r"body=(%[\w.-]+)", hlo))
-    candidates = [b for b in bodies if b.split(" ", 1)[0] in loops] or [entry]
-    loop = max(candidates, key=_cycles)
+    entry, loops = compiled_programs.computations(hlo)
+    loop = max(loops or [entry], key=_cycles)
     kernels = sum(bool(_CYCLES.search(line)) for line in loop.splitlines())
-    return Loop(_cycles(loop), kernels, _moved(loop), {} if loop is entry else _moved(entry))
+    moved = compiled_programs.moved
+    return Loop(_cycles(loop), kernels, moved(loop), {} if loop is entry else moved(entry))
 
 
 def _cycles(body: str) -> int:
     return sum(map(int, _CYCLES.findall(body)))
-
-
-def _moved(body: str) -> dict[str, int]:
-    found = collections.Counter()
-    for line in body.splitlines():
-        if match := _INSTRUCTION.match(line):
-            dtype, sizes, kind = match.groups()
-            size = math.prod(map(int, sizes.split(","))) if sizes else 1
-            moves = kind in ("copy", "convert", "transpose", "slice")
-            if moves and size * _BYTES.get(dtype, 4) >= LARGE:
-                found[f"{kind} {dtype}[{sizes}]"] += 1
-    return dict(found)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -207,16 +126,18 @@ def main(argv: list[str] | None = None) -> dict:
     config = model.lm
     began = time.perf_counter()
     if args.program == "decode":
-        lowered = decode_loop(
+        lowered = compiled_programs.decode_loop(
             config,
-            args.topology,
+            devices(args.topology)[0],
             dtype=args.dtype,
             batch=args.batch,
             cache=args.cache,
-            groups=config.num_heads if args.heads_apart else None,
+            groups=config.num_heads if args.heads_apart else 1,
         )
     elif args.program == "codec":
-        lowered = codec_decode(model.encodec, args.topology, batch=args.batch, frames=args.frames)
+        lowered = compiled_programs.codec_decode(
+            model.encodec, devices(args.topology)[0], batch=args.batch, frames=args.frames
+        )
     else:
         lowered = train_step(
             model, args.topology, batch=args.batch, frames=args.frames, accumulate=args.accumulate

@@ -141,20 +141,20 @@ def _largest(
 
     The number is settled some bits at a time, from the highest: of all values that these bits can
     have, as many hold as the right one says. One bit at a time does the least work, which a CPU
-    asks for. An accelerator has lanes to spare and waits for the start of every pass: there four
-    passes of eight bits beat 32 of one.
+    asks for. An accelerator has lanes to spare and waits for the start of every pass: there eight
+    passes of four bits beat 32 of one.
 
     Args:
       holds: `[..., N]` to bool `[..., N]`; true up to some number and false above it.
       shape: `[...]`.
-      bits: settled in one pass, a divisor of 32; None for 1 on a CPU and 8 elsewhere.
+      bits: settled in one pass, a divisor of 32; None for 1 on a CPU and 4 elsewhere.
 
     Returns:
       uint32 `[..., 1]`.
     """
     if bits is None:
         return jax.lax.platform_dependent(
-            cpu=partial(_largest, holds, shape, 1), default=partial(_largest, holds, shape, 8)
+            cpu=partial(_largest, holds, shape, 1), default=partial(_largest, holds, shape, 4)
         )
     digits = jnp.arange(1, 1 << bits, dtype=jnp.uint32)
 

@@ -19,7 +19,7 @@ LOGITS = st.floats(-8, 8, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, (2, 3, 11), elements=VALUES | st.floats(-5, 5, width=32))
 top_k = jax.jit(top_k_mask, static_argnums=1, static_argnames="bits")
 top_p = jax.jit(top_p_mask, static_argnames="bits")
-BITS = st.sampled_from([None, 1, 2, 8])  # 8 is what accelerators run
+BITS = st.sampled_from([None, 1, 4, 8])  # 4 is what accelerators run
 
 
 def keys(n: int, seed: int = 0) -> jax.Array:
@@ -35,7 +35,7 @@ def test_top_k_keeps_exactly_what_reaches_the_kth(logits, k, bits):
     np.testing.assert_array_equal(top_k(logits, k, bits=bits), logits >= kth)
 
 
-@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("bits", [1, 4])
 def test_top_k_at_the_size_of_the_model(bits):
     logits = np.random.default_rng(0).normal(0, 3, (2, 4, 2048)).astype(np.float32)
     mask = np.asarray(top_k(logits, 250, bits=bits))

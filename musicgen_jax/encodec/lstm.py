@@ -11,6 +11,10 @@ from musicgen_jax.linear import linear
 
 State = tuple[jax.Array, jax.Array]  # hidden and cell
 
+# Frames to a turn of the loop: so many kernels XLA records into a command buffer for a GPU, where
+# otherwise the host starts each by itself (`benchmarks/gpu_compile.py`).
+_UNROLL = 4
+
 
 class LSTMLayer(nnx.Module):
     """One LSTM layer [B, T, I] -> [B, T, H], gates in PyTorch's order i, f, g, o.
@@ -40,7 +44,7 @@ class LSTMLayer(nnx.Module):
             state = step(state, gates)
             return state, state[0]
 
-        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x))
+        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x), unroll=_UNROLL)
         return hidden.swapaxes(0, 1)
 
     def resume(self, x: jax.Array, state: State, start: jax.Array) -> tuple[jax.Array, State]:
@@ -64,7 +68,7 @@ class LSTMLayer(nnx.Module):
             return state, state
 
         frames = jnp.arange(x.shape[1])
-        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)))
+        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)), unroll=_UNROLL)
         before = jax.tree.map(
             lambda first, rest: jnp.concatenate([first[None], rest]), state, states
         )

@@ -1,0 +1,66 @@
+"""Our programs for a GPU, as XLA leaves them; it needs no GPU and no CUDA, only jax's plugin."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+# The sampler as it is on a CPU, where a threshold is found bit by bit.
+BIT_BY_BIT = """
+import functools, sys
+from musicgen_jax import sampling
+sampling.top_k_mask = functools.partial(sampling.top_k_mask, bits=1)
+import gpu_compile
+gpu_compile.main(sys.argv[1:])
+"""
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="pip install 'musicgen-jax[gpu-compiler]'",
+)
+
+
+@cache
+def compiled(*arguments: str, script: tuple[str, ...] = ("gpu_compile.py",)) -> dict:
+    """What the benchmark says, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, *script, "--quick", *arguments],
+        cwd=BENCHMARKS,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_step_is_started_once_and_moves_no_weight_and_no_cache(dtype):
+    program = compiled("--dtype", dtype)
+    assert program["kernels"] > 20  # the loop was found
+    assert (program["launches"], program["command_buffers"]) == (1, 1)
+    assert program["inner_loops"] == 0
+    assert not program["moved"]
+    assert not program["entry_moved"]
+    assert program["extra_bytes"] < 0.02 * program["argument_bytes"]
+
+
+def test_a_threshold_bit_by_bit_would_be_a_loop_that_the_host_goes_round():
+    """Why accelerators settle more bits at a time; and that the test above sees what it should."""
+    program = compiled(script=("-c", BIT_BY_BIT))
+    assert program["inner_loops"] == 1
+    assert program["launches"] > 1
+
+
+def test_the_codecs_recurrence_is_started_some_frames_at_a_time():
+    program = compiled("--program", "codec", "--frames", "50")
+    assert (program["launches"], program["command_buffers"]) == (1, 1)
+    assert program["kernels"] >= 8
+    assert not program["moved"]
