@@ -1,4 +1,4 @@
-"""Steps per second of the language model, ours against transformers, in one run.
+"""Steps per second of the language model, ours against transformers and audiocraft.
 
 Question: how fast does the decode loop run at an official model's true shape on this machine, and
 how much of the memory's speed does it use? Random weights, guidance, 16 text tokens, top-k 250;
@@ -7,6 +7,7 @@ text encoder and codec left out on both sides.
     python benchmarks/lm_steps.py --size small --dtype float32 --steps 500 --rounds 5
     python benchmarks/lm_steps.py --size small --dtype int8 --peer-dtype float32 --static
     python benchmarks/lm_steps.py --size large --dtype int8 --no-peer --steps 100
+    python benchmarks/lm_steps.py --audiocraft CHECKOUT --no-transformers
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/lm_steps.py --steps 50 --rounds 3
 
 Every step must read all weights and what is reserved of the key-value cache: these bytes, times the
@@ -16,8 +17,10 @@ With `--no-peer` the peak memory of the process is noted too, beside that of wei
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
+import audiocraft_peer
 import jax
 import jax.numpy as jnp
 import measuring
@@ -156,6 +159,8 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--batch", type=int, default=1, help="clips at a time")
     parser.add_argument("--peer-dtype", choices=DTYPES[:2], help="by default ours, or float32")
     parser.add_argument("--static", action="store_true", help="also a static cache, compiled")
+    parser.add_argument("--audiocraft", type=Path, help="a checkout of it, measured too")
+    parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="ours alone, for its memory")
     args = parser.parse_args(argv)
     if args.quick:
@@ -166,10 +171,15 @@ def main(argv: list[str] | None = None) -> dict:
     lm = random_lm(config, args.dtype)
     moved = bytes_per_step(lm, args.batch, args.steps)
     runs: dict[str, Callable] = {"musicgen_jax": ours(lm, args.batch, args.steps)}
-    if not args.no_peer:
+    if args.no_peer:
+        args.no_transformers, args.audiocraft = True, None
+    if not args.no_transformers:
         runs["transformers"] = theirs(config, peer, args.batch, args.steps, False)
         if args.static:
             runs["transformers static"] = theirs(config, peer, args.batch, args.steps, True)
+    if args.audiocraft:
+        shape = config, peer, args.batch, args.steps, TEXT_TOKENS
+        runs["audiocraft"] = audiocraft_peer.generation(args.audiocraft, *shape)
     result = measuring.in_turn(runs, args.rounds)
     peak = measuring.peak_memory() if args.no_peer else None
     speeds = measuring.summary(result, args.steps, "steps", "musicgen_jax")
