@@ -121,7 +121,7 @@ def test_a_segment_has_the_style_of_an_excerpt_of_its_own(home):
     for seed in range(60):
         frames = 120
         whole = shards.sample(np.random.default_rng(seed), frames)
-        codes, prompt, style = shards.segment_with_style(np.random.default_rng(seed), frames)
+        codes, prompt, heard = shards.segment_with_style(np.random.default_rng(seed), frames)
         np.testing.assert_array_equal(codes, whole.codes)
         assert prompt == whole.prompt
         end = whole.start + whole.n_frames
@@ -130,13 +130,18 @@ def test_a_segment_has_the_style_of_an_excerpt_of_its_own(home):
             for i in range(6)
             if whole.start <= STRIDE * i and STRIDE * i + LENGTH <= end
         ]
-        if style is None:
+        if heard is None:
             assert not inside
             without += 1
             continue
-        found = [i for i in inside if np.array_equal(stored[i], style)]
-        assert found, inside
-        drawn_of.add(found[0])
+        style, where = heard
+        begins = whole.start + where.start
+        assert where.stop - where.start == LENGTH
+        assert begins % STRIDE == 0
+        number = 6 * numbers[whole.path] + begins // STRIDE
+        assert number in inside
+        np.testing.assert_array_equal(stored[number], style)
+        drawn_of.add(number)
     assert 0 < without < 40
     assert len(drawn_of) > 10
 
@@ -148,12 +153,15 @@ def test_books_and_conditions_are_drawn(home):
     assert config.train.dropout == STYLE_DROPOUT
     shards = CodeShards.open(home / "codes")
     rows = draw(shards, tokenize, STYLE_DROPOUT, (0, 0), range(400), 99, styled=True)
-    codes, _, mask, style, given = rows
+    codes, _, mask, style, given, elsewhere = rows
     assert codes.shape == (400, 4, 99)
     assert (style.shape, style.dtype) == ((400, *shards.style_shape), np.int32)
     used = (style >= 0).all(axis=2).sum(axis=1)
     assert ((style < 0).all(axis=2).sum(axis=1) == BOOKS - used).all()
     assert (used[~given] == 0).all()
+    assert elsewhere.shape == (400, 99)
+    assert elsewhere[~given].all()
+    assert ((~elsewhere[given]).sum(axis=1) == LENGTH).all()
     counts = np.bincount(used[given], minlength=BOOKS + 1)
     assert counts[0] == 0
     assert min(counts[1:]) > given.sum() / BOOKS / 2
@@ -226,7 +234,10 @@ def logits_of(model, codes, condition):
 
 
 def test_the_loss_is_that_of_the_condition_music_is_generated_under(home, model):
-    """For every number of books and for none, from the audio of the excerpt itself."""
+    """For every number of books and for none, from the audio of the excerpt itself.
+
+    The frames of the excerpt do not count.
+    """
     stored = np.load(home / "codes/style-00000.npy").astype(np.int32)
     parts = testing.model_params(model)
     params = lm.init(CONFIG, TRAINING, parts["t5"], lm=parts["lm"]).params
@@ -235,15 +246,19 @@ def test_the_loss_is_that_of_the_condition_music_is_generated_under(home, model)
     ids, mask = fixed_length(model.tokenizer, 16)(["a song"])
     wav = song(home, "00001.wav")[:, 2 * RATE :][:, : int(EXCERPT * RATE)]
     losses = []
+    elsewhere = (np.arange(30) < 7) | (np.arange(30) >= 19)
     for books in range(BOOKS + 1):
         style = np.where(np.arange(BOOKS)[:, None] < books, stored[6 + 2], -1)[None]
-        mean, each = loss(params, codes, ids, mask, style, np.array([books > 0]))
+        given = np.array([books > 0])
+        mean, each = loss(params, codes, ids, mask, style, given, elsewhere[None])
         settings = {"eval_q": max(1, books), "excerpt_length": EXCERPT}
         condition = model.style_condition(["a song"], [wav if books else None], RATE, **settings)
         logits, predicted = logits_of(model.lm, codes, condition)
         logs = np.asarray(jax.nn.log_softmax(logits))
         chosen = np.take_along_axis(logs, codes[..., None], -1)[..., 0]
-        expected = [-chosen[0, k, np.asarray(predicted)[0, k]].mean() for k in range(len(codes[0]))]
+        counted = np.asarray(predicted)[0] & elsewhere
+        assert counted.sum() == 4 * 18 - 1 - 2 - 3
+        expected = [-chosen[0, k, counted[k]].mean() for k in range(4)]
         assert_close(each, expected, 1e-5)
         assert_close(mean, np.mean(expected), 1e-5)
         losses.append(float(mean))
@@ -287,12 +302,12 @@ def test_a_model_learns_what_only_the_style_tells(tmp_path):
     state = lm_loop.train(CONFIG, config, examples, tokenize, state=state)
     last = dataclasses.replace(config, phases=(lm.Phase(1, 7, 16),), seed=1)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, last, 0, styled=True)
-    codes, ids, mask, style, given = batch
+    codes, ids, mask, style, given, elsewhere = batch
     assert given.all()
     loss = jax.jit(lm.make_loss(CONFIG))
 
     def of(style, given):
-        return float(loss(state.params, codes, ids, mask, style, given)[0])
+        return float(loss(state.params, codes, ids, mask, style, given, elsewhere)[0])
 
     true, other, none = of(style, given), of(np.roll(style, 1, axis=0), given), of(style, ~given)
     assert true < 0.5

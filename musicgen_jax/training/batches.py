@@ -18,7 +18,8 @@ from musicgen_jax.melody import chroma_frames
 from musicgen_jax.sharding import ROWS
 
 Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
-# Codes, ids, mask; of a melody or a style model also chroma or style, and whether it is given.
+# Codes, ids, mask; of a melody or a style model also chroma or style, and whether it is given; of a
+# style model also which frames it is not of.
 Arrays = tuple[Any, ...]
 
 
@@ -51,8 +52,8 @@ class StyleExamples(Protocol):
 
     def segment_with_style(
         self, rng: np.random.Generator, frames: int
-    ) -> tuple[np.ndarray, str, np.ndarray | None]:
-        """Codes [K, frames], prompt, and the codes of a style: [books, P], or None."""
+    ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
+        """Codes [K, frames], prompt, and a style or None: codes [books, P], and of which frames."""
         ...
 
 
@@ -145,8 +146,8 @@ def draw(
     Returns:
       codes int32 [B, K, T], ids and mask [B, L]; with labels also these, int32
       [B, A, T]; of a melody model also chroma float32 [B, T', bins] and bool [B], whether there
-      is one; of a style model, in place of the chroma, codes int32 [B, books, P], -1 where a
-      codebook is not used.
+      is one; of a style model codes of the style int32 [B, books, P], -1 where a codebook is not
+      used, bool [B], whether there is one, and bool [B, T], True for frames that it is not of.
     """
     codes, prompts, heard, labels = [], [], [], []
     for row in rows:
@@ -166,16 +167,21 @@ def draw(
         codes.append(segment)
         prompts.append(None if drop or description < dropout.description else prompt or None)
         wav = None if drop or self_wav < dropout.self_wav else wav
-        heard.append(wav if wav is None or not styled else wav[: rng.integers(len(wav)) + 1])
+        if styled and wav is not None:
+            wav = wav[0][: rng.integers(len(wav[0])) + 1], wav[1]
+        heard.append(wav)
     batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
     if labelled:
         return (*batch, np.stack(labels).astype(np.int32))
     given = np.array([wav is not None for wav in heard])
     if styled:
         stacked = np.full((len(rows), *examples.style_shape), -1, np.int32)
+        elsewhere = np.ones((len(rows), frames), bool)
         for row in np.flatnonzero(given):
-            stacked[row, : len(heard[row])] = heard[row]
-        return (*batch, stacked, given)
+            style, heard_frames = heard[row]
+            stacked[row, : len(style)] = style
+            elsewhere[row, heard_frames] = False
+        return (*batch, stacked, given, elsewhere)
     if not chroma_shape:
         return batch
     stacked = np.zeros((len(rows), *chroma_shape), np.float32)

@@ -254,8 +254,9 @@ def make_loss(
 
     Returns:
       (params, codes [B, K, T], ids [B, L], mask [B, L], labels [B, A, T] if there are classes,
-      chroma [B, T', bins] or style [B, books, P], and given [B], of a melody or a style model, see
-      `batches.draw`) -> (mean [], per codebook [K]).
+      chroma [B, T', bins] or style [B, books, P], and given [B], of a melody or a style model, and
+      elsewhere [B, T] of a style model, see `batches.draw`) -> (mean [], per codebook [K]). Frames
+      that the style is of do not count, as in audiocraft: they could be copied.
     """
     if codebook_weights and len(codebook_weights) != model.lm.n_q:
         raise UserError(
@@ -273,7 +274,7 @@ def make_loss(
 
     def loss(params, codes, ids, mask, *rest):
         labels, *rest = rest if label_classes else (None, *rest)
-        heard, given = rest or (None, None)
+        heard, given, *elsewhere = rest or (None, None)
         t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
         lm_params = params["lm"]
         if adapter is not None:
@@ -298,6 +299,8 @@ def make_loss(
         condition = layout.rows(lm.fill_nulls(condition))
         hidden = compute_hidden(lm, codes, condition)
         logits, predicted = predictions_of(lm, hidden)
+        if elsewhere:
+            predicted = predicted & elsewhere[0][:, None, :]
         per_codebook = codebook_cross_entropy(logits, codes, predicted)
         mean = weights @ per_codebook
         if labels is not None:
@@ -344,7 +347,8 @@ def make_step(
         if config.accumulate == 1:
             grads, mean, ce = gradient(state.params, part, batch)
         else:
-            # Every part has as many valid positions, so the mean of means is the whole's.
+            # Every part has as many valid positions, so the mean of means is the whole's; nearly so
+            # of a style model, in which the frames of the excerpts do not count.
             def add(total, piece):
                 new = gradient(state.params, part, layout.rows(piece))
                 return jax.tree.map(jnp.add, total, new), None

@@ -122,6 +122,7 @@ class CodeSegment:
       chroma: float32 [T', bins], one-hot, the melody; None in codes for text models.
       styles: uint16 [N, books, P], of the excerpts that lie within the music of the segment; None
         in codes for other models.
+      style_starts: int [N], their first frames in the segment.
     """
 
     codes: np.ndarray
@@ -131,6 +132,7 @@ class CodeSegment:
     path: str
     chroma: np.ndarray | None = None
     styles: np.ndarray | None = None
+    style_starts: np.ndarray | None = None
 
     @property
     def mask(self) -> np.ndarray:
@@ -263,18 +265,21 @@ class CodeShards:
 
     def segment_with_style(
         self, rng: np.random.Generator, frames: int
-    ) -> tuple[np.ndarray, str, np.ndarray | None]:
+    ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
         """What `segment` draws, and the style of a random excerpt of it.
 
         Returns:
-          codes int32 [K, frames], the prompt, and the style's codes int32 [books, P]; None if no
-          excerpt lies within the segment's music.
+          codes int32 [K, frames], the prompt, and the style's codes int32 [books, P] and the frames
+          that they are of; None if no excerpt lies within the segment's music.
         """
         drawn = self.sample(rng, frames)
-        if drawn.styles is None or not len(drawn.styles):
+        if drawn.styles is None or drawn.style_starts is None or not len(drawn.styles):
             return drawn.codes, drawn.prompt, None
-        style = drawn.styles[rng.integers(len(drawn.styles))].astype(np.int32)
-        return drawn.codes, drawn.prompt, style
+        assert self.styles is not None
+        which = rng.integers(len(drawn.styles))
+        start = int(drawn.style_starts[which])
+        frames_heard = slice(start, start + self.styles.length)
+        return drawn.codes, drawn.prompt, (drawn.styles[which].astype(np.int32), frames_heard)
 
     @property
     def style_shape(self) -> tuple[int, int]:
@@ -352,8 +357,8 @@ class CodeShards:
         n_frames = min(frames, clip.frames - start)
         codes = np.concatenate([codes, missing], axis=1)
         chroma = self._melody(index, start, frames) if self.chroma_bins else None
-        styles = self._excerpts(index, start, start + n_frames) if self.styles else None
-        return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma, styles)
+        styles = self._excerpts(index, start, start + n_frames) if self.styles else (None, None)
+        return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma, *styles)
 
     def _cut(self, index: int, start: int, stop: int) -> np.ndarray:
         """Codes int32 [K, T] of a clip, ending where what is stored of it ends."""
@@ -380,8 +385,12 @@ class CodeShards:
             )
         return np.eye(self.chroma_bins, dtype=np.float32)[pitches]
 
-    def _excerpts(self, index: int, start: int, stop: int) -> np.ndarray:
-        """Styles uint16 [N, books, P] of the excerpts of a stretch of a clip."""
+    def _excerpts(self, index: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Styles uint16 [N, books, P] of the excerpts of a stretch of a clip, and where they begin.
+
+        Raises:
+          UserError: the shard holds what are no codes of the conditioner.
+        """
         assert self.styles is not None
         shard, first = int(self._shard_of[index]), self._first_style[index]
         inside = self.styles.inside(start, stop)
@@ -391,7 +400,7 @@ class CodeShards:
                 f"{self.folder / array_name('style', shard)} is broken: it holds codes beyond "
                 f"{self.styles.bins - 1}; encode again"
             )
-        return styles
+        return styles, np.arange(inside.start, inside.stop) * self.styles.stride - start
 
     def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
         frames = check_count("frames", shard["frames"], 1)

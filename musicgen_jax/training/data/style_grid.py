@@ -11,8 +11,8 @@ _MAX = 1 << 20
 class StyleGrid:
     """The styles of a clip: the codes of excerpts of one length, a fixed stride apart.
 
-    audiocraft draws one excerpt of 1.5 to 4.5 s for all examples of a step, anywhere in their
-    segments; here each example draws one of those that were encoded.
+    audiocraft draws a length from 1.5 to 4.5 s and a place in the segment, both for all examples of
+    a step; here each example draws one of the excerpts that were encoded.
 
     Attributes:
       length: frames of codes that an excerpt lasts.
