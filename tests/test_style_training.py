@@ -413,7 +413,7 @@ def test_data_that_does_not_fit_is_one_line(home, tmp_path, capsys):
     cases = [
         ([style, str(tmp_path / "text")], ["a style model needs styles", "holds none", again]),
         ([str(tmp_path / "other"), codes], ["styles of another conditioner than that of"]),
-        ([style, codes, "--seconds", "1.9"], ["take segments of 2 s or more", again]),
+        ([style, codes, "--seconds", "1.9"], ["give --seconds 2 or more", again]),
         ([style, str(tmp_path / "short")], ["every clip", "--excerpt-length S` with S below 1"]),
     ]
     for arguments, messages in cases:

@@ -329,8 +329,8 @@ class CodeShards:
         if frames < grid.enough:
             raise UserError(
                 f"segments of {frames / self.frame_rate:g} s are too short to hold one of the "
-                f"excerpts of {seconds:g} s in {self.folder}: take segments of "
-                f"{(grid.enough + 1) / self.frame_rate:g} s or more, or {shorter}"
+                f"excerpts of {seconds:g} s in {self.folder}: give --seconds "
+                f"{(grid.enough + 1) / self.frame_rate:g} or more, or {shorter}"
             )
         if self.unstyled == len(self):
             raise UserError(
