@@ -306,7 +306,12 @@ def load_config(path: str | os.PathLike) -> MusicGenConfig:
 
 
 def load_params(
-    path: str | os.PathLike, component: str, abstract: Params, *, keep_dtypes: bool = False
+    path: str | os.PathLike,
+    component: str,
+    abstract: Params,
+    *,
+    keep_dtypes: bool = False,
+    partial: bool = False,
 ) -> Params:
     """Restores one component straight into the dtypes and shardings of an abstract tree.
 
@@ -318,6 +323,7 @@ def load_params(
         In place of a matrix may stand {"int8": [..., O, I], "scale": [..., O, 1]}: taken from
         "int8" storage as it is, rounded on the way from "plain".
       keep_dtypes: the leaves keep the dtypes that they are stored in (float32 those of "int8").
+      partial: what the component holds under other names at the top is left where it is.
 
     Returns:
       The same nested dicts, of `jax.Array`.
@@ -345,6 +351,8 @@ def load_params(
         raise UserError(damaged) from error
     if () in stored:  # for some damage it gives None in place of a tree
         raise UserError(damaged)
+    if partial:
+        stored = {key: leaf for key, leaf in stored.items() if key[0] in abstract}
     _check_leaves(folder, int8_storage.shapes(wanted), int8_storage.shapes(stored))
 
     if keep_dtypes and not int8:

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from musicgen_jax import arguments, checkpoint, sharding
-from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.conditioning.style import StyleConditioner
+from musicgen_jax.config import LMConfig, MertConfig, MusicGenConfig
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.lm import LM
 from musicgen_jax.mert import Mert
@@ -66,6 +67,29 @@ def load_float_lm(folder: Path, config: MusicGenConfig) -> dict:
     return checkpoint.load_params(folder, "lm", nnx.to_pure_dict(state))
 
 
+def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
+    """The conditioner of the style model in a folder, without the rest of the language model."""
+    assert config.style is not None
+    name = "style_conditioner"
+
+    def read(abstract: dict) -> dict:
+        return checkpoint.load_params(folder, "lm", {name: abstract}, partial=True)[name]
+
+    return _fill(partial(StyleConditioner, config.style, config.dim), read)
+
+
+def load_mert(folder: Path, config: MertConfig) -> Mert:
+    """The MERT of the style model in a folder."""
+    return _fill(partial(Mert, config), partial(checkpoint.load_params, folder, "mert"))
+
+
+def _fill(module: Callable[..., Part], weights: Callable[[dict], dict]) -> Part:
+    """A module with weights, which are asked for by the nested dicts of their shapes."""
+    graphdef, state = nnx.split(module_shapes(module))
+    nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
+    return nnx.merge(graphdef, state)
+
+
 def build_parts(
     config: MusicGenConfig,
     weights: Weights,
@@ -87,12 +111,13 @@ def build_parts(
     }
 
     def fill(component: str, module: Callable[..., Part]) -> Part:
-        graphdef, state = nnx.split(module_shapes(module))
         sizes = getattr(config, component)
-        abstract = sharding.as_stored(component, sizes, nnx.to_pure_dict(state), mesh)
-        params = sharding.arrange(component, sizes, weights(component, abstract), mesh)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graphdef, state)
+
+        def arranged(abstract: dict) -> dict:
+            stored = sharding.as_stored(component, sizes, abstract, mesh)
+            return sharding.arrange(component, sizes, weights(component, stored), mesh)
+
+        return _fill(module, arranged)
 
     return Parts(
         config,

@@ -153,7 +153,7 @@ class Styles:
         assert config.mert is not None
         self.given = np.array([clip is not None for clip in clips])
         self._keys, self._rate = keys, config.sample_rate
-        self._length = _excerpt_samples(excerpt_length, config)
+        self._length = excerpt_samples(excerpt_length, config)
         self._window = None
         if duration > config.max_duration:
             self._window = int(config.max_duration * config.sample_rate)
@@ -203,7 +203,12 @@ def check_eval_q(eval_q: int, n_q: int) -> None:
         raise UserError(f"eval_q must be an integer from 1 to {n_q}, got {eval_q!r}")
 
 
-def _excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
+def excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
+    """How many samples of the model's rate an excerpt has.
+
+    Raises:
+      UserError: it would be too short for a token, or longer than the model's window.
+    """
     assert config.mert is not None
     if not arguments.is_number(seconds) or not 0 < seconds <= config.max_duration:
         raise UserError(
@@ -248,7 +253,7 @@ def _conditions(
     def condition_at(offset: float) -> Condition:
         assert model.mert is not None
         excerpts = styles.excerpts_at(offset)
-        stage = partial(_features, model.mert, sample_rate=model.sample_rate)
+        stage = partial(mert_features, model.mert, sample_rate=model.sample_rate)
         features = sharding.by_rows(model.mesh, stage, excerpts)
         return _with_style(
             model.lm.style_conditioner, text(), features, styles.given, eval_q=eval_q
@@ -258,7 +263,8 @@ def _conditions(
 
 
 @partial(jax.jit, static_argnames="sample_rate")
-def _features(mert: Mert, excerpts: jax.Array, *, sample_rate: int) -> jax.Array:
+def mert_features(mert: Mert, excerpts: jax.Array, *, sample_rate: int) -> jax.Array:
+    """What MERT hears: float `[B, W]` at `sample_rate` to `[B, T, E]`."""
     return mert(resample_frac(excerpts, sample_rate, mert.config.sample_rate))
 
 

@@ -17,7 +17,6 @@ from orbax.checkpoint import v1 as ocp
 from musicgen_jax import MusicGen, checkpoint, cli, lora_file
 from musicgen_jax.convert import convert, export_torch
 from musicgen_jax.convert.pipeline import abstract_params
-from musicgen_jax.errors import UserError
 from musicgen_jax.training import finetune, settings
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -176,12 +175,3 @@ def test_what_makes_no_sense_is_said(home, adapted, tmp_path, capsys):
         assert error.count("\n") == 1
     assert cli.main(["finetune", "nano", music, "--run", str(adapted), "--resume"]) == 2
     assert "began with model" in capsys.readouterr().err
-
-
-def test_models_that_cannot_be_trained(tmp_path, home):
-    from musicgen_jax.testing import DEBUG_STYLE, save_random_model
-
-    save_random_model(tmp_path / "style", DEBUG_STYLE)
-    config = finetune.make_config(str(tmp_path / "style"), "x", codes="y")
-    with pytest.raises(UserError, match="style models cannot be trained"):
-        finetune.finetune(config, tmp_path / "run")

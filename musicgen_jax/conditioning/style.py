@@ -96,7 +96,18 @@ class StyleConditioner(nnx.Module):
 
     def __call__(self, features: jax.Array, eval_q: int = DEFAULT_EVAL_Q) -> jax.Array:
         """`[B, T, E]` to `[B, P, D]`, P being T / `config.ds_factor`, rounded up."""
-        return self.output_proj(self.rvq.decode(self.encode(features, eval_q)))
+        return self.tokens(self.encode(features, eval_q))
+
+    def tokens(self, codes: jax.Array) -> jax.Array:
+        """What stands for codes of `encode`: int `[B, K, P]` to `[B, P, D]`.
+
+        -1 stands for a codebook that is not used, so that rows of one batch may use different
+        numbers of them.
+        """
+        embed = self.rvq.embed[...].astype(jnp.float32)
+        used = (codes >= 0)[..., None]
+        vectors = [jnp.where(used[:, k], embed[k][codes[:, k]], 0) for k in range(codes.shape[1])]
+        return self.output_proj(sum(vectors[1:], start=vectors[0]))
 
 
 def excerpt(

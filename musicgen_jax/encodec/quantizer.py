@@ -1,7 +1,10 @@
 """Residual vector quantizer: latents <-> codes."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
@@ -13,6 +16,12 @@ class ResidualVectorQuantizer(nnx.Module):
     ):
         shape = (n_q, bins, dimension)
         self.embed = nnx.Param(jax.random.normal(rngs.params(), shape, param_dtype))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the codebooks: codes mean something only with those they were made with."""
+        books = np.asarray(self.embed[...], np.float32)
+        return hashlib.sha256(books.tobytes()).hexdigest()[:16]
 
     def encode(self, latents: jax.Array, n_q: int | None = None) -> jax.Array:
         """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T].

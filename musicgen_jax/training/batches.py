@@ -18,7 +18,9 @@ from musicgen_jax.melody import chroma_frames
 from musicgen_jax.sharding import ROWS
 
 Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
-Arrays = tuple[Any, ...]  # codes, ids, mask; of a melody model also chroma and whether it is given
+# Codes, ids, mask; of a melody or a style model also chroma or style, and whether it is given; of a
+# style model also which frames it is not of.
+Arrays = tuple[Any, ...]
 
 
 class Examples(Protocol):
@@ -37,6 +39,21 @@ class MelodyExamples(Protocol):
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, np.ndarray | None]:
         """Codes [K, frames], prompt, and the segment's melody: [T, bins], or None."""
+        ...
+
+
+class StyleExamples(Protocol):
+    """Where the training of a style model takes its segments from."""
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Codebooks and tokens P of a style."""
+        ...
+
+    def segment_with_style(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
+        """Codes [K, frames], prompt, and a style or None: codes [books, P], and of which frames."""
         ...
 
 
@@ -61,7 +78,7 @@ class Dropout:
 
     everything: float = 0.15  # all conditions at once
     description: float = 0.0  # the prompt alone
-    self_wav: float = 0.0  # the melody alone
+    self_wav: float = 0.0  # the melody or the style alone
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -72,6 +89,8 @@ class Dropout:
 
 # Of melody models: audiocraft's conditioner/chroma2music.yaml.
 MELODY_DROPOUT = Dropout(everything=0.2, self_wav=0.5)
+# Of the style model: its conditioner/style2music.yaml.
+STYLE_DROPOUT = Dropout(everything=0.1, description=0.4, self_wav=0.4)
 
 
 def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
@@ -101,6 +120,7 @@ def draw(
     frames: int,
     *,
     chroma_shape: tuple[int, int] | None = None,
+    styled: bool = False,
     labelled: bool = False,
 ) -> Arrays:
     """Some rows of a batch.
@@ -108,27 +128,35 @@ def draw(
     The melody of a segment shorter than the model's window repeats, as in generation a melody does:
     there the music's first frame comes after as many frames of melody, whatever its length.
 
+    Of a style each example uses a random number of codebooks, from the first on; audiocraft draws
+    one for the whole batch.
+
     Args:
-      examples: `Examples`, of a melody model `MelodyExamples`, with labels `LabelledExamples`.
+      examples: `Examples`, of a melody model `MelodyExamples`, of a style model `StyleExamples`,
+        with labels `LabelledExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       dropout: of conditions.
       seed: of the run, and the step.
       rows: numbers of the rows.
       frames: T.
       chroma_shape: of a melody model, see `melody_shape`.
-      labelled: whether labels are drawn; not of a melody model.
+      styled: whether styles are drawn, of a style model.
+      labelled: whether labels are drawn; not of a melody or a style model.
 
     Returns:
       codes int32 [B, K, T], ids and mask [B, L]; with labels also these, int32
       [B, A, T]; of a melody model also chroma float32 [B, T', bins] and bool [B], whether there
-      is one.
+      is one; of a style model codes of the style int32 [B, books, P], -1 where a codebook is not
+      used, bool [B], whether there is one, and bool [B, T], True for frames that it is not of.
     """
-    codes, prompts, chromas, labels = [], [], [], []
+    codes, prompts, heard, labels = [], [], [], []
     for row in rows:
         rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
-        chroma = None
+        wav = None  # what is heard of the segment's audio
         if chroma_shape:
-            segment, prompt, chroma = examples.segment_with_chroma(rng, frames)
+            segment, prompt, wav = examples.segment_with_chroma(rng, frames)
+        elif styled:
+            segment, prompt, wav = examples.segment_with_style(rng, frames)
         elif labelled:
             segment, prompt, known = examples.segment_with_labels(rng, frames)
             labels.append(known)
@@ -138,17 +166,28 @@ def draw(
         drop = everything < dropout.everything
         codes.append(segment)
         prompts.append(None if drop or description < dropout.description else prompt or None)
-        chromas.append(None if drop or self_wav < dropout.self_wav else chroma)
+        wav = None if drop or self_wav < dropout.self_wav else wav
+        if styled and wav is not None:
+            wav = wav[0][: rng.integers(len(wav[0])) + 1], wav[1]
+        heard.append(wav)
     batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
     if labelled:
         return (*batch, np.stack(labels).astype(np.int32))
+    given = np.array([wav is not None for wav in heard])
+    if styled:
+        stacked = np.full((len(rows), *examples.style_shape), -1, np.int32)
+        elsewhere = np.ones((len(rows), frames), bool)
+        for row in np.flatnonzero(given):
+            style, heard_frames = heard[row]
+            stacked[row, : len(style)] = style
+            elsewhere[row, heard_frames] = False
+        return (*batch, stacked, given, elsewhere)
     if not chroma_shape:
         return batch
     stacked = np.zeros((len(rows), *chroma_shape), np.float32)
-    for target, chroma in zip(stacked, chromas, strict=True):
-        if chroma is not None:
-            target[:] = chroma[np.arange(len(target)) % len(chroma)]
-    return (*batch, stacked, np.array([c is not None for c in chromas]))
+    for row in np.flatnonzero(given):
+        stacked[row] = heard[row][np.arange(chroma_shape[0]) % len(heard[row])]
+    return (*batch, stacked, given)
 
 
 def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arrays:

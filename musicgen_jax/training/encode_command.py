@@ -1,4 +1,4 @@
-"""`musicgen-jax train encode`: audio files to shards of codes, for `train lm`."""
+"""`musicgen-jax train encode`: audio files to shards of codes, for `train lm` and `finetune`."""
 
 import argparse
 
@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also keep what a melody model hears of each clip; it is kept anyway if MODEL is one",
     )
     add(
+        "--excerpt-length",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="of the excerpts of each clip whose style is kept if MODEL is a style model, 3 by "
+        "default; what a style model is trained with is 1.5 to 4.5",
+    )
+    add(
         "--separate",
         action=argparse.BooleanOptionalAction,
         help="hear melodies without drums and bass, or with them; without either: separated if "
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         melody=args.melody,
         separate=args.separate,
+        excerpt_length=args.excerpt_length,
         log=lambda line: print(line, flush=True),
     )
     hours = made.num_frames_total / made.frame_rate / 3600

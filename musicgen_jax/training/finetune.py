@@ -16,12 +16,18 @@ from musicgen_jax.codec import Codec
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
+from musicgen_jax.loading import load_style_conditioner
 from musicgen_jax.lora import LoraConfig
 from musicgen_jax.shapes import module_shapes
 from musicgen_jax.t5 import T5Encoder
 from musicgen_jax.tokenizer import Tokenizer
 from musicgen_jax.training import settings
-from musicgen_jax.training.batches import MELODY_DROPOUT, Dropout, fixed_length
+from musicgen_jax.training.batches import (
+    MELODY_DROPOUT,
+    STYLE_DROPOUT,
+    Dropout,
+    fixed_length,
+)
 from musicgen_jax.training.data.encode import encode
 from musicgen_jax.training.data.shards import INDEX, SETTINGS, CodeShards
 from musicgen_jax.training.layout import Layout, MeshConfig
@@ -112,7 +118,7 @@ def make_config(
                 optimizer=OptimizerConfig(
                     learning_rate=rate, warmup_steps=min(100, steps // 10), muon=False
                 ),
-                dropout=MELODY_DROPOUT if config.lm.chroma_bins else Dropout(),
+                dropout=_dropout(config),
                 dtype=dtype,
                 accumulate=accumulate,
                 remat=remat,
@@ -125,6 +131,13 @@ def make_config(
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _dropout(model: MusicGenConfig) -> Dropout:
+    """How audiocraft leaves out conditions of such a model."""
+    if model.lm.style is not None:
+        return STYLE_DROPOUT
+    return MELODY_DROPOUT if model.lm.chroma_bins else Dropout()
 
 
 def read_config(folder: str | os.PathLike) -> FinetuneConfig:
@@ -148,8 +161,9 @@ def finetune(
 ) -> Path:
     """Trains, going on where a run was cut off, and writes the result.
 
-    The text encoder stays as it is, as in audiocraft. Training is in float32 and so is the model
-    that comes of it, whatever the one it began from is stored in.
+    The text encoder stays as it is, as in audiocraft, and so does all that hears a style: MERT and
+    the style conditioner, whose codes are made when audio is encoded. Training is in float32 and so
+    is the model that comes of it, whatever the one it began from is stored in.
 
     Args:
       config: what to do.
@@ -165,8 +179,6 @@ def finetune(
     """
     source = hub.find_model(config.model)
     model = checkpoint.load_config(source)
-    if model.lm.style is not None:
-        raise UserError("style models cannot be trained here: choose a text or a melody model")
     if config.train.lora is not None:
         lora.targets(model.lm, config.train.lora.target)  # says at once if it matches nothing
     layout = Layout(config.mesh.make())
@@ -219,6 +231,12 @@ def _open_codes(
         )
     if model.lm.chroma_bins:
         codes.require_chroma(model.lm.chroma_bins, config.model)
+    if model.lm.style is not None:
+        conditioner = load_style_conditioner(source, model.lm).rvq.fingerprint
+        frames = min(phase.frames for phase in config.train.phases)
+        codes.require_styles(conditioner, frames, config.model)
+        if codes.unstyled:
+            say(f"{codes.unstyled} of {len(codes)} clips are too short to have a style")
     return codes
 
 
@@ -259,9 +277,13 @@ def _changing(state: LMTrainState, config: LMTrainConfig) -> LMTrainState:
 def _read(source: Path, component: str, config: Any, dtype: DTypeLike) -> dict:
     module: Any = _MODULES[component]
     shapes = module_shapes(module, config)
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)),
-        nnx.to_pure_dict(nnx.state(shapes, nnx.Param)),
+
+    def narrowed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        whole = path[0].key == "style_conditioner"  # whose codes mean nothing once they are rounded
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype("float32" if whole else dtype))
+
+    abstract = jax.tree_util.tree_map_with_path(
+        narrowed, nnx.to_pure_dict(nnx.state(shapes, nnx.Param))
     )
     return checkpoint.load_params(source, component, abstract)
 
@@ -290,7 +312,10 @@ def _write_model(
     with checkpoint.writing_model(path, overwrite=True) as writer:
         for component in checkpoint.component_configs(model):
             if component == "lm":
-                writer.write_component("lm", jax.device_get(state.averaged["lm"]))
+                lm = jax.device_get(state.averaged["lm"])
+                if model.lm.style is not None:
+                    lm["style_conditioner"] = jax.device_get(state.params["style"])
+                writer.write_component("lm", lm)
             else:
                 writer.copy_component(source, component)
         writer.finish(

@@ -115,7 +115,8 @@ class LMTrainState:
     """Everything that changes while a language model trains."""
 
     step: jax.Array
-    # {"t5": ..., "lm": ...}, "lora" where an adapter is trained, "labels" where labels are told
+    # {"t5": ..., "lm": ...}, "lora" where an adapter is trained, "labels" where labels are told; of
+    # a style model "style", its conditioner, which stands in the language model otherwise
     params: Any
     optimizer: optax.OptState
     ema: Any = None  # an EMA of what is trained, None without
@@ -145,7 +146,15 @@ def init(
       t5: parameters of a trained text encoder; None for a new one.
       lm: parameters to begin with; None for new ones.
       layout: of the arrays on the devices.
+
+    Raises:
+      UserError: a style model is to begin with new parameters: its conditioner is not trained here.
     """
+    if model.lm.style is not None and lm is None:
+        raise UserError(
+            "a style model is not trained from nothing: its conditioner has to be a trained one; "
+            "go on from a style model with `musicgen-jax finetune`"
+        )
     given = {name: part for name, part in (("t5", t5), ("lm", lm)) if part is not None}
     params = _make_params(model, config, given)
     rest = functools.partial(_make_rest, config)
@@ -186,6 +195,9 @@ def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> d
             name: given.get(name) or nnx.to_pure_dict(nnx.state(make(), nnx.Param))
             for name, make in makers.items()
         }
+        if model.lm.style is not None:
+            params["style"] = params["lm"]["style_conditioner"]
+            params["lm"] = {k: v for k, v in params["lm"].items() if k != "style_conditioner"}
         if config.lora is not None:
             params["lora"] = lora.init(model.lm, config.lora, jax.random.key(config.seed))
         if config.label_classes:
@@ -207,10 +219,11 @@ def _host() -> Any:
 
 
 def trained(params: Any, config: LMTrainConfig) -> dict:
-    """The part of the parameters that training changes."""
+    """The part of the parameters that training changes: never the style conditioner."""
     if config.lora is not None:
         return {"lora": params["lora"]}
-    return {k: v for k, v in params.items() if k != "t5"} if config.freeze_text else params
+    frozen = {"style", "t5"} if config.freeze_text else {"style"}
+    return {k: v for k, v in params.items() if k not in frozen}
 
 
 # --- Loss and step ------------------------------------------------------------------------------
@@ -230,7 +243,7 @@ def make_loss(
     """The loss: mean cross-entropy per codebook over valid positions, then the mean over books.
 
     Args:
-      model: the architecture; not that of a style model.
+      model: the architecture.
       codebook_weights: of the second mean; () for all alike, as the original.
       dtype: of the computation; logits and the loss are float32 whatever it is.
       remat: whether blocks are computed again backwards instead of keeping what is in them.
@@ -241,10 +254,10 @@ def make_loss(
 
     Returns:
       (params, codes [B, K, T], ids [B, L], mask [B, L], labels [B, A, T] if there are classes,
-      chroma [B, T', bins] and given [B] of a melody model) -> (mean [], per codebook [K]).
+      chroma [B, T', bins] or style [B, books, P], and given [B], of a melody or a style model, and
+      elsewhere [B, T] of a style model, see `batches.draw`) -> (mean [], per codebook [K]). Frames
+      that the style is of do not count, as in audiocraft: they could be copied.
     """
-    if model.lm.style is not None:
-        raise UserError("style models cannot be trained here: choose a text or a melody model")
     if codebook_weights and len(codebook_weights) != model.lm.n_q:
         raise UserError(
             f"codebook_weights must be {model.lm.n_q} numbers, one per codebook, "
@@ -261,7 +274,7 @@ def make_loss(
 
     def loss(params, codes, ids, mask, *rest):
         labels, *rest = rest if label_classes else (None, *rest)
-        chroma, given = rest or (None, None)
+        heard, given, *elsewhere = rest or (None, None)
         t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
         lm_params = params["lm"]
         if adapter is not None:
@@ -269,17 +282,25 @@ def make_loss(
         blocks = lm_params["transformer"]  # each gathers its own weights
         rest = {name: part for name, part in lm_params.items() if name != "transformer"}
         rest = layout.gather("lm", model.lm, rest, dtype)
+        if model.lm.style is not None:
+            style = {"style_conditioner": params["style"]}
+            rest |= layout.gather("lm", model.lm, style, jnp.float32)
         t5 = nnx.merge(t5_graph, t5_params)
         lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
         text = lm.text_conditioner(t5(ids, mask), mask)  # [B, L, D]
         condition = Condition(text, mask, None, None)
-        if chroma is not None and given is not None and lm.chroma_conditioner is not None:
-            melody = jnp.where(given[:, None, None], lm.chroma_conditioner(chroma), 0)
-            heard = jnp.broadcast_to(given[:, None], melody.shape[:2])
-            condition = dataclasses.replace(condition, prefix=melody, prefix_mask=heard)
+        if heard is not None and given is not None:
+            style = lm.style_conditioner
+            hear = lm.chroma_conditioner if style is None else style.tokens
+            assert hear is not None
+            prefix = jnp.where(given[:, None, None], hear(heard), 0)
+            there = jnp.broadcast_to(given[:, None], prefix.shape[:2])
+            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=there)
         condition = layout.rows(lm.fill_nulls(condition))
         hidden = compute_hidden(lm, codes, condition)
         logits, predicted = predictions_of(lm, hidden)
+        if elsewhere:
+            predicted = predicted & elsewhere[0][:, None, :]
         per_codebook = codebook_cross_entropy(logits, codes, predicted)
         mean = weights @ per_codebook
         if labels is not None:
@@ -326,7 +347,8 @@ def make_step(
         if config.accumulate == 1:
             grads, mean, ce = gradient(state.params, part, batch)
         else:
-            # Every part has as many valid positions, so the mean of means is the whole's.
+            # Every part has as many valid positions, so the mean of means is the whole's; nearly so
+            # of a style model, in which the frames of the excerpts do not count.
             def add(total, piece):
                 new = gradient(state.params, part, layout.rows(piece))
                 return jax.tree.map(jnp.add, total, new), None

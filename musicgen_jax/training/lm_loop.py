@@ -15,6 +15,7 @@ from musicgen_jax.training.batches import (
     Examples,
     LabelledExamples,
     MelodyExamples,
+    StyleExamples,
     Tokenize,
     ahead,
     draw,
@@ -36,12 +37,13 @@ class Save(Protocol):
 
 
 def batches(
-    examples: Examples | MelodyExamples | LabelledExamples,
+    examples: Examples | MelodyExamples | StyleExamples | LabelledExamples,
     tokenize: Tokenize,
     config: LMTrainConfig,
     start: int,
     *,
     chroma_shape: tuple[int, int] | None = None,
+    styled: bool = False,
     layout: Layout = ONE_DEVICE,
 ) -> Iterator[tuple[int, Arrays]]:
     """Batches from step `start` on; the i-th depends on the seed and i alone, see `batches.draw`.
@@ -64,6 +66,7 @@ def batches(
                 rows,
                 frames,
                 chroma_shape=chroma_shape,
+                styled=styled,
                 labelled=bool(config.label_classes),
             )
 
@@ -73,7 +76,7 @@ def batches(
 def train(
     model: MusicGenConfig,
     config: LMTrainConfig,
-    examples: Examples | MelodyExamples | LabelledExamples,
+    examples: Examples | MelodyExamples | StyleExamples | LabelledExamples,
     tokenize: Tokenize,
     *,
     state: LMTrainState | None = None,
@@ -93,8 +96,8 @@ def train(
     Args:
       model: the architecture.
       config: how to train.
-      examples: source of segments; of a melody model `MelodyExamples`, with labels
-        `LabelledExamples`.
+      examples: source of segments; of a melody model `MelodyExamples`, of a style model
+        `StyleExamples`, with labels `LabelledExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       state: where to go on from; None starts anew.
       layout: of the arrays on the devices.
@@ -119,6 +122,7 @@ def train(
         config,
         int(now.step),
         chroma_shape=melody_shape(model),
+        styled=model.lm.style is not None,
         layout=layout,
     )
     for step, batch in ahead(source):

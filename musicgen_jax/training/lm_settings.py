@@ -57,8 +57,10 @@ def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:
     """The model that a run trains, around the codec and text encoder of its base.
 
     Raises:
-      UserError: they do not make a model.
+      UserError: they do not make a model, or the base that is to be gone on with is a style model.
     """
+    if config.continue_base and base.lm.style is not None:
+        raise UserError(f"{base.name}: a style model goes on learning with `musicgen-jax finetune`")
     try:
         lm = LMConfig(
             **dataclasses.asdict(config.lm),

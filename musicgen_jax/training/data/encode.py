@@ -17,6 +17,7 @@ import numpy as np
 from musicgen_jax import checkpoint, hub
 from musicgen_jax.codec import Codec
 from musicgen_jax.conditioning.chroma import PITCHES
+from musicgen_jax.conditioning.style import DEFAULT_EXCERPT
 from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import metadata, sources
@@ -24,6 +25,7 @@ from musicgen_jax.training.data.listener import Listener
 from musicgen_jax.training.data.shard_writer import ShardWriter
 from musicgen_jax.training.data.shards import FORMAT, VERSION, CodeClip, CodeShards
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
+from musicgen_jax.training.data.style_listener import StyleListener
 
 # On each side of what is encoded at once, and of silence kept behind a file. A tenth of it is what
 # the official codec's convolutions see; the rest lets its LSTM forget that it began here.
@@ -84,6 +86,7 @@ def encode(
     batch_size: int | None = None,
     melody: bool = False,
     separate: bool | None = None,
+    excerpt_length: float = DEFAULT_EXCERPT,
     log: Callable[[str], None] = lambda line: None,
 ) -> CodeShards:
     """Encodes every audio file of a folder or a manifest; goes on where it was cut off.
@@ -93,37 +96,43 @@ def encode(
       out: a folder: new, or left of the same command, which is then finished, or taken up if there
         are more files now.
       model: a model's name or folder, whose codec and channels are taken, or a codec's. Of a
-        melody model, what it hears of each clip is kept beside the codes.
+        melody or a style model, what it hears of each clip is kept beside the codes.
       seconds: how much of a file goes through the codec at once. The codes hardly depend on it.
       shard_mb: size of a shard, which is what is lost at most when the process ends early.
       batch_size: how many such pieces at once; by default 1 on a CPU and 8 elsewhere.
       melody: whether melodies are kept whatever the model is.
       separate: whether a melody is vocals and what is neither drums nor bass, by the separator
         `htdemucs`, or all of the clip; None: separated if the separator is at hand.
-      log: receives a line for every shard, and one about melodies.
+      excerpt_length: seconds of the excerpts whose style is kept for a style model. A shorter clip
+        has no style.
+      log: receives a line for every shard, and one about melodies or styles.
 
     Raises:
       UserError: there is no audio, all of it is broken, the codec suits no language model, or the
         folder holds something else, codes of other settings or of files that changed since.
-        Or melodies are to be separated and there is no separator.
+        Or melodies are to be separated and there is no separator, or the excerpts are too long.
     """
     _check("seconds", seconds, 1, 600)
     _check("shard_mb", shard_mb, 0, 4096)
     _check("batch_size", 1 if batch_size is None else batch_size, 1, 4096)
     skipped = Skipped()
     metas = sources.find(source, skipped)
-    codec, channels, bins = load_codec(model)
+    codec, channels, bins, style = load_codec(model)
     bins = bins or (len(PITCHES) if melody else 0)
     settings = _settings(codec, channels, seconds)
-    hear = None
+    hear_melody = hear_style = None
     if bins:
-        hear = Listener(codec.sample_rate, codec.config.hop_length, bins, separate)
+        hear_melody = Listener(codec.sample_rate, codec.config.hop_length, bins, separate)
+    if style is not None:
+        hear_style = StyleListener(style, excerpt_length)
+    listeners = [hear for hear in (hear_melody, hear_style) if hear is not None]
+    for hear in listeners:
         settings |= hear.settings
     out = Path(out)
     shard_frames = max(1, int(shard_mb * 2**20 / (2 * settings["codebooks"])))
     writer = ShardWriter(out, settings, shard_frames, log)
     todo = writer.without_finished(metas)
-    if hear is not None and todo:
+    for hear in listeners if todo else ():
         log(hear.line)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
@@ -145,26 +154,35 @@ def encode(
         stored = frames + windows.context
         return CodeClip(meta.path, 0, frames, stored, meta.weight, stamp, info), wav
 
-    def loaded() -> Iterator[tuple[tuple[CodeClip, np.ndarray | None], np.ndarray]]:
+    def listen(clip: CodeClip, wav: np.ndarray) -> dict[str, np.ndarray]:
+        heard = {}
+        if hear_melody is not None:
+            heard["chroma"] = hear_melody(wav, clip.stored)
+        if hear_style is not None:
+            heard["style"] = hear_style(wav, clip.frames)
+        return heard
+
+    def loaded() -> Iterator[tuple[tuple[CodeClip, dict[str, np.ndarray]], np.ndarray]]:
         for meta, clip in zip(todo, ahead(load, todo, _READERS), strict=True):
             if isinstance(clip, Exception):
                 skipped.add(meta.path, clip)
             else:
                 clip, wav = clip
-                yield (clip, hear(wav, clip.stored) if hear else None), wav
+                yield (clip, listen(clip, wav)), wav
 
-    for (clip, chroma), codes in encode_audio(run, loaded(), windows, batch_size):
-        writer.add(clip, codes, chroma)
+    for (clip, heard), codes in encode_audio(run, loaded(), windows, batch_size):
+        writer.add(clip, codes, **heard)
     silence = run(np.zeros((batch_size, channels, windows.samples), np.float32))
     writer.finish(silence[0, :, windows.context + windows.stride - 1].tolist(), skipped)
     return CodeShards.open(out)
 
 
-def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int]:
+def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int, Path | None]:
     """The codec of a model or a codec's folder, and the channels that go into it.
 
     Returns:
-      the codec, C, and the pitch classes that the model hears of a melody, 0 if it hears none.
+      the codec, C, the pitch classes that the model hears of a melody, 0 if it hears none, and the
+      model's folder if it hears styles.
 
     Raises:
       UserError: there is none, or it keeps levels beside its codes, which a language model cannot.
@@ -175,8 +193,9 @@ def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int]:
     if codec.config.normalize or codec.config.segment_length or codec.config.bins > 1 << 15:
         raise UserError(f"the codec of {model} suits no language model: take one of a MusicGen")
     if config is None:
-        return codec, codec.channels, 0
-    return codec, config.audio_channels, config.lm.chroma_bins
+        return codec, codec.channels, 0, None
+    style = folder if config.lm.style else None
+    return codec, config.audio_channels, config.lm.chroma_bins, style
 
 
 @jax.jit

@@ -20,6 +20,8 @@ from musicgen_jax.training.data.shards import CodeClip
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
 
 _LARGEST_LIST = shards.MAX_JSON // 4  # bytes; a clip's own are below another quarter
+_DTYPES = {"codes": np.int16, "chroma": np.uint8, "style": np.uint16}
+_BYTES = {"codes": "bytes", "chroma": "chroma_bytes", "style": "style_bytes"}  # in the index
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
@@ -42,8 +44,9 @@ class ShardWriter:
         self.folder, self.settings, self.frames, self.log = folder, settings, frames, log
         self._shards: list[dict] = []
         self._finished: dict[str, CodeClip] = {}
-        self._rows: list[np.ndarray] = []
-        self._melodies: list[np.ndarray] = []
+        also = {"chroma_bins": "chroma", "style_books": "style"}
+        kinds = ["codes", *(kind for name, kind in also.items() if name in settings)]
+        self._rows: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         self._clips: list[CodeClip] = []
         self._size = self._listed = 0  # frames, and bytes of JSON, of the shard being filled
         try:
@@ -72,18 +75,25 @@ class ShardWriter:
             )
         return [meta for meta in known.values() if meta.path not in self._finished]
 
-    def add(self, clip: CodeClip, codes: np.ndarray, chroma: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        clip: CodeClip,
+        codes: np.ndarray,
+        chroma: np.ndarray | None = None,
+        style: np.ndarray | None = None,
+    ) -> None:
         """Takes a clip, whose `start` is found here, and what is stored of it.
 
         Args:
           clip: the clip.
           codes: [K, T].
           chroma: uint8 [T, places], if the settings speak of chroma.
+          style: uint16 [N, books, P], if they speak of styles.
         """
         clip = dataclasses.replace(clip, start=self._size)
-        self._rows.append(codes.T)
-        if chroma is not None:
-            self._melodies.append(chroma)
+        for kind, rows in (("codes", codes.T), ("chroma", chroma), ("style", style)):
+            if rows is not None:
+                self._rows[kind].append(rows)
         self._clips.append(clip)
         self._size += codes.shape[1]
         self._listed += len(_json(clip.to_dict())) + 2
@@ -135,44 +145,37 @@ class ShardWriter:
             if not path.exists():
                 break
             data = shards.read_file(path)
-            names = shards.codes_name(number), shards.chroma_name(number)
-            sizes = [(self.folder / name).stat().st_size for name in names[: self._arrays]]
+            files = {kind: self.folder / shards.array_name(kind, number) for kind in self._rows}
+            sizes = {kind: file.stat().st_size for kind, file in files.items()}
             self._note(shards.read_clips(data, path), data, sizes)
-
-    @property
-    def _arrays(self) -> int:
-        """How many files of numbers a shard has: of codes, and of melodies if there are any."""
-        return 2 if "chroma_bins" in self.settings else 1
 
     def _flush(self) -> None:
         number = len(self._shards)
-        arrays = {"codes": _npy(self._rows, np.int16)}
-        if self._arrays > 1:
-            arrays["chroma"] = _npy(self._melodies, np.uint8)
+        arrays = {kind: _npy(rows, _DTYPES[kind]) for kind, rows in self._rows.items()}
         digests = {f"{n}_sha256": hashlib.sha256(d).hexdigest() for n, d in arrays.items()}
         clips = [clip.to_dict() for clip in self._clips]
         listed = _json({**digests, "clips": clips}, indent=0)
-        names = shards.codes_name(number), shards.chroma_name(number)
         try:  # the list last: with it the shard is finished
-            for name, data in zip(names, arrays.values(), strict=False):
-                self._write(name, data)
+            for kind, data in arrays.items():
+                self._write(shards.array_name(kind, number), data)
             self._write(shards.clips_name(number), listed)
         except OSError as error:
             raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
-        self._note(self._clips, listed, [len(data) for data in arrays.values()])
+        self._note(self._clips, listed, {kind: len(data) for kind, data in arrays.items()})
         hours = sum(clip.frames for clip in self._clips) * self.settings["hop_length"]
         hours /= self.settings["sample_rate"] * 3600
-        self.log(f"{shards.codes_name(number)}: {len(self._clips)} clips, {hours:.2f} h")
-        self._rows, self._melodies, self._clips, self._size, self._listed = [], [], [], 0, 0
+        self.log(f"{shards.array_name('codes', number)}: {len(self._clips)} clips, {hours:.2f} h")
+        self._rows = {kind: [] for kind in self._rows}
+        self._clips, self._size, self._listed = [], 0, 0
 
-    def _note(self, clips: list[CodeClip], listed: bytes, sizes: list[int]) -> None:
+    def _note(self, clips: list[CodeClip], listed: bytes, sizes: dict[str, int]) -> None:
         """What the index will say of a shard."""
         self._finished |= {clip.path: clip for clip in clips}
         self._shards.append(
             {
                 "clips": len(clips),
                 "frames": clips[-1].start + clips[-1].stored,
-                **dict(zip(("bytes", "chroma_bytes"), sizes, strict=False)),
+                **{_BYTES[kind]: size for kind, size in sizes.items()},
                 "clips_sha256": hashlib.sha256(listed).hexdigest(),
             }
         )

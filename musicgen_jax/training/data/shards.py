@@ -9,6 +9,11 @@ and for melody models
 
     chroma-00000.npy   uint8 [frames, places], what is heard, see `ChromaGrid`
 
+or style models
+
+    style-00000.npy    uint16 [excerpts, books, tokens], the clips' excerpts one after the other,
+                       see `StyleGrid`
+
 Each file appears whole or not at all. A folder without an index is not finished.
 
 A short file is followed by what the codec makes of the silence behind it, as in audiocraft, which
@@ -18,6 +23,7 @@ there on the codes of silence do not change.
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import prompts, sampling
 from musicgen_jax.training.data.chroma_grid import ChromaGrid
 from musicgen_jax.training.data.metadata import MusicInfo, check_count, check_text, parse_json
+from musicgen_jax.training.data.style_grid import StyleGrid
 
 FORMAT, VERSION = "musicgen-jax code shards", 1
 INDEX, SETTINGS = "index.json", "settings.json"
@@ -36,14 +43,9 @@ _MAX_SHARDS = 100_000
 _MAX_BOOKS = 128
 
 
-def codes_name(number: int) -> str:
-    """The file of a shard's codes."""
-    return f"codes-{number:05d}.npy"
-
-
-def chroma_name(number: int) -> str:
-    """The file of a shard's melodies."""
-    return f"chroma-{number:05d}.npy"
+def array_name(kind: str, number: int) -> str:
+    """The file of a shard's "codes", "chroma" or "style"."""
+    return f"{kind}-{number:05d}.npy"
 
 
 def clips_name(number: int) -> str:
@@ -118,6 +120,9 @@ class CodeSegment:
       prompt: "" for none.
       path: of the clip.
       chroma: float32 [T', bins], one-hot, the melody; None in codes for text models.
+      styles: uint16 [N, books, P], of the excerpts that lie within the music of the segment; None
+        in codes for other models.
+      style_starts: int [N], their first frames in the segment.
     """
 
     codes: np.ndarray
@@ -126,6 +131,8 @@ class CodeSegment:
     prompt: str
     path: str
     chroma: np.ndarray | None = None
+    styles: np.ndarray | None = None
+    style_starts: np.ndarray | None = None
 
     @property
     def mask(self) -> np.ndarray:
@@ -149,6 +156,8 @@ class CodeShards:
       num_frames_total: of music in all clips.
       skipped: how many audio files could not be encoded.
       chroma_bins: pitch classes of the melodies; 0 if there are none.
+      styles: which excerpts there are styles of; None if there are none.
+      unstyled: how many clips have no style, being shorter than an excerpt.
     """
 
     def __init__(
@@ -176,6 +185,7 @@ class CodeShards:
             if "chroma_bins" in index:
                 self._grid = ChromaGrid.from_index(index, hop_length)
                 self.chroma_bins = self._grid.bins
+            self.styles = StyleGrid.from_index(index) if "style_books" in index else None
             shards = index["shards"]
             if len(silence) != self.codebooks or not 0 < len(shards) <= _MAX_SHARDS:
                 raise ValueError("its numbers do not fit each other")
@@ -183,6 +193,8 @@ class CodeShards:
             self.clips: list[CodeClip] = []
             self._codes: list[np.ndarray] = []
             self._chroma: list[np.ndarray] = []
+            self._styles: list[np.ndarray] = []
+            self._first_style: list[int] = []  # of each clip, in its shard
             shard_of: list[int] = []
             for number, shard in enumerate(shards):
                 clips = self._open_shard(number, shard)
@@ -194,6 +206,8 @@ class CodeShards:
             raise UserError(f"{folder / INDEX} is broken: {_line(error)}") from None
         self._shard_of = np.array(shard_of)
         self._frames = np.array([clip.frames for clip in self.clips])
+        grid = self.styles
+        self.unstyled = len(self) if grid is None else int((self._frames < grid.length).sum())
         self.num_frames_total = int(self._frames.sum())
         weights = [clip.weight for clip in self.clips]
         self._probabilities = sampling.cumulative(self._frames.tolist(), weights, config)
@@ -249,6 +263,30 @@ class CodeShards:
         drawn = self.sample(rng, frames)
         return drawn.codes, drawn.prompt, drawn.chroma
 
+    def segment_with_style(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
+        """What `segment` draws, and the style of a random excerpt of it.
+
+        Returns:
+          codes int32 [K, frames], the prompt, and the style's codes int32 [books, P] and the frames
+          that they are of; None if no excerpt lies within the segment's music.
+        """
+        drawn = self.sample(rng, frames)
+        if drawn.styles is None or drawn.style_starts is None or not len(drawn.styles):
+            return drawn.codes, drawn.prompt, None
+        assert self.styles is not None
+        which = rng.integers(len(drawn.styles))
+        start = int(drawn.style_starts[which])
+        frames_heard = slice(start, start + self.styles.length)
+        return drawn.codes, drawn.prompt, (drawn.styles[which].astype(np.int32), frames_heard)
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Codebooks and tokens of a style."""
+        assert self.styles is not None
+        return self.styles.books, self.styles.tokens
+
     def require_chroma(self, bins: int, model: str | os.PathLike) -> None:
         """Says how to encode if a melody model cannot be trained on these codes.
 
@@ -264,6 +302,40 @@ class CodeShards:
             raise UserError(
                 f"a melody model needs melodies of {bins} pitch classes, {self.folder} holds "
                 f"{there}: `musicgen-jax train encode DATA OUT --model {model} --melody`"
+            )
+
+    def require_styles(self, conditioner: str, frames: int, model: str | os.PathLike) -> None:
+        """Says how to encode if a style model cannot be trained on segments of these codes.
+
+        Args:
+          conditioner: fingerprint of the codebooks of the model's style conditioner.
+          frames: of a segment.
+          model: its name.
+
+        Raises:
+          UserError: there are no styles, or those of another conditioner, or of excerpts that do
+            not fit into segments or clips.
+        """
+        again = f"`musicgen-jax train encode DATA OUT --model {model}`"
+        grid = self.styles
+        if grid is None:
+            raise UserError(f"a style model needs styles, {self.folder} holds none: {again}")
+        if grid.conditioner != conditioner:
+            raise UserError(
+                f"{self.folder} holds styles of another conditioner than that of {model}: {again}"
+            )
+        seconds = grid.length / self.frame_rate
+        shorter = f"{again[:-1]} --excerpt-length S` with S below {seconds:g}"
+        if frames < grid.enough:
+            raise UserError(
+                f"segments of {frames / self.frame_rate:g} s are too short to hold one of the "
+                f"excerpts of {seconds:g} s in {self.folder}: give --seconds "
+                f"{(grid.enough + 1) / self.frame_rate:g} or more, or {shorter}"
+            )
+        if self.unstyled == len(self):
+            raise UserError(
+                f"every clip in {self.folder} is shorter than an excerpt of {seconds:g} s, whose "
+                f"style is kept: {shorter}"
             )
 
     def sample(self, rng: np.random.Generator, frames: int) -> CodeSegment:
@@ -285,7 +357,8 @@ class CodeShards:
         n_frames = min(frames, clip.frames - start)
         codes = np.concatenate([codes, missing], axis=1)
         chroma = self._melody(index, start, frames) if self.chroma_bins else None
-        return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma)
+        styles = self._excerpts(index, start, start + n_frames) if self.styles else (None, None)
+        return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma, *styles)
 
     def _cut(self, index: int, start: int, stop: int) -> np.ndarray:
         """Codes int32 [K, T] of a clip, ending where what is stored of it ends."""
@@ -295,7 +368,7 @@ class CodeShards:
         codes = np.ascontiguousarray(rows.T, np.int32)
         if codes.min() < 0 or codes.max() >= self.card:
             raise UserError(
-                f"{self.folder / codes_name(shard)} is broken: it holds codes beyond "
+                f"{self.folder / array_name('codes', shard)} is broken: it holds codes beyond "
                 f"{self.card - 1}; encode again"
             )
         return codes
@@ -307,10 +380,27 @@ class CodeShards:
         pitches = self._grid.cut(stored, start, frames)
         if pitches.max() >= self.chroma_bins:
             raise UserError(
-                f"{self.folder / chroma_name(shard)} is broken: it holds pitch classes beyond "
-                f"{self.chroma_bins - 1}; encode again"
+                f"{self.folder / array_name('chroma', shard)} is broken: it holds pitch classes "
+                f"beyond {self.chroma_bins - 1}; encode again"
             )
         return np.eye(self.chroma_bins, dtype=np.float32)[pitches]
+
+    def _excerpts(self, index: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Styles uint16 [N, books, P] of the excerpts of a stretch of a clip, and where they begin.
+
+        Raises:
+          UserError: the shard holds what are no codes of the conditioner.
+        """
+        assert self.styles is not None
+        shard, first = int(self._shard_of[index]), self._first_style[index]
+        inside = self.styles.inside(start, stop)
+        styles = np.asarray(self._styles[shard][first + inside.start : first + inside.stop])
+        if styles.max(initial=0) >= self.styles.bins:
+            raise UserError(
+                f"{self.folder / array_name('style', shard)} is broken: it holds codes beyond "
+                f"{self.styles.bins - 1}; encode again"
+            )
+        return styles, np.arange(inside.start, inside.stop) * self.styles.stride - start
 
     def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
         frames = check_count("frames", shard["frames"], 1)
@@ -321,12 +411,19 @@ class CodeShards:
         clips = read_clips(data, listed)
         if not clips or clips[-1].start + clips[-1].stored != frames:
             raise ValueError(f"{listed.name} does not fit it")
-        codes, chroma = self.folder / codes_name(number), self.folder / chroma_name(number)
-        shape = frames, self.codebooks
-        self._codes.append(_open_array(codes, shard["bytes"], shape, np.int16))
+
+        def opened(kind: str, size: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+            return _open_array(self.folder / array_name(kind, number), size, shape, dtype)
+
+        self._codes.append(opened("codes", shard["bytes"], (frames, self.codebooks), np.int16))
         if self.chroma_bins:
             shape = frames, self._grid.places
-            self._chroma.append(_open_array(chroma, shard["chroma_bytes"], shape, np.uint8))
+            self._chroma.append(opened("chroma", shard["chroma_bytes"], shape, np.uint8))
+        if self.styles:
+            counts = [self.styles.inside(0, clip.frames).stop for clip in clips]
+            self._first_style += [0, *itertools.accumulate(counts[:-1])]
+            shape = sum(counts), self.styles.books, self.styles.tokens
+            self._styles.append(opened("style", shard["style_bytes"], shape, np.uint16))
         return clips
 
 
@@ -377,7 +474,7 @@ def read_clips(data: bytes, path: Path) -> list[CodeClip]:
     return clips
 
 
-def _open_array(path: Path, size: int, shape: tuple[int, int], dtype: type) -> np.ndarray:
+def _open_array(path: Path, size: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         found = path.stat().st_size
         array = np.load(path, mmap_mode="r", allow_pickle=False)
