@@ -28,7 +28,7 @@ from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import codec_settings, lm_loop, state_file
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training import text as text_training
-from musicgen_jax.training.batches import Tokenize, fixed_length
+from musicgen_jax.training.batches import Dropout, Tokenize, fixed_length
 from musicgen_jax.training.codec_config import LossWeights
 
 CODEC = codec_settings.NANO_CODEC
@@ -57,18 +57,20 @@ LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
         lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
         lm_training.Phase(steps=4500, frames=200, batch_size=8),
-        lm_training.Phase(steps=200, frames=750, batch_size=2),
+        lm_training.Phase(steps=2400, frames=650, batch_size=3),  # what comes back after 16 bars
     ),
+    dropout=Dropout(everything=0.3),  # without words it goes on from what it hears
     # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
     codebook_weights=(4.0, 2.0, 1.0, 1.0),
     label_classes=places.CLASSES,
 )
 TEXT_TRAINING = text_training.TextTrainConfig()
 DECODER_PIECES, DECODER_FRAMES = 2000, 200
-CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 600, 64
+CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 2500, 64
 TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
 SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
+LONG_FRAMES = 656  # 16 bars of most pieces
 TEXT_LENGTH = 48  # tokens; the few longer captions are cut
 
 # Seeds of the pieces: no piece of one purpose is ever heard in another.
@@ -258,7 +260,7 @@ def build(run: Path) -> Path:
         name: encode_pieces(run / f"{name}.npz", codec, range(seed, seed + count), frames)
         for name, seed, count, frames in (
             ("short", LM_SEED, SHORT_PIECES, SHORT_FRAMES),
-            ("long", LM_SEED + SHORT_PIECES, LONG_PIECES, CLIP_FRAMES),
+            ("long", LM_SEED + SHORT_PIECES, LONG_PIECES, LONG_FRAMES),
             ("held_out", HELD_OUT_SEED, HELD_OUT_PIECES, SHORT_FRAMES),
         )
     }
