@@ -44,7 +44,7 @@ class LSTMLayer(nnx.Module):
             state = step(state, gates)
             return state, state[0]
 
-        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x), unroll=_UNROLL)
+        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x), unroll=_unroll(x))
         return hidden.swapaxes(0, 1)
 
     def resume(self, x: jax.Array, state: State, start: jax.Array) -> tuple[jax.Array, State]:
@@ -89,6 +89,11 @@ class LSTMLayer(nnx.Module):
             return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 
         return step
+
+
+def _unroll(x: jax.Array) -> int:
+    """Frames to a turn over `[B, T, I]`; one where T is a symbol, as in an exported program."""
+    return _UNROLL if isinstance(x.shape[1], int) else 1
 
 
 class LSTM(nnx.Module):
