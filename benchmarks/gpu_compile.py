@@ -56,6 +56,9 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 _THUNK = re.compile(r"^( *)(?:\d+: (k\w+)|(body):)")
 
+# Lines that only hold others, which follow them.
+_HOLDERS = ("body", "kConditional", "kDynamicSliceFusion", "kSequential")
+
 
 def device() -> jax.Device:
     """A GPU as the compiler knows it."""
@@ -105,7 +108,7 @@ def _count(lines: list[tuple[int, str]]) -> Loop:
             launches += 1
         elif kind == "kWhile":
             loops += 1
-        elif kind not in ("body", "kConditional", "kSequential"):
+        elif kind not in _HOLDERS:
             kernels += 1
             launches += recorded is None
     return Loop(kernels, buffers, launches, loops)
@@ -141,7 +144,7 @@ def main(argv: list[str] | None = None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
         seconds = time.perf_counter() - began
-        # The first is not written where nothing was changed.
+        # The list after XLA's last passes comes last; it is not written where they change nothing.
         loop = inspect(max(Path(folder).glob("*.jit_decode.thunk_sequence*.txt")).read_text())
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes

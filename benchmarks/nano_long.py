@@ -35,7 +35,7 @@ from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import EIGHTHS_PER_BAR, FRAME_RATE, PieceSpec
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
-PROMPT, REST, LONG = 4, 8, 26  # seconds; sixteen bars last 26 s or less, all but the slowest
+PROMPT, REST, LONG = 4, 8, 26  # seconds; two phrases last 26 s or less, but for slow ones in 4/4
 PHRASE = 4  # bars
 _WINDOW = 2048  # samples
 

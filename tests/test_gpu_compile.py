@@ -1,21 +1,25 @@
 """Our programs for a GPU, as XLA leaves them; it needs no GPU and no CUDA, only jax's plugin."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from tests.benchmark_runs import figures
+
 # The sampler as it is on a CPU, where a threshold is found bit by bit.
 BIT_BY_BIT = """
 import functools, sys
 from musicgen_jax import sampling
 sampling.top_k_mask = functools.partial(sampling.top_k_mask, bits=1)
+import gpu_compile
+gpu_compile.main(sys.argv[1:])
+"""
+# The codec's recurrence without its unrolling.
+FRAME_BY_FRAME = """
+import sys
+from musicgen_jax.encodec import lstm
+lstm._UNROLL = 1
 import gpu_compile
 gpu_compile.main(sys.argv[1:])
 """
@@ -28,17 +32,8 @@ pytestmark = pytest.mark.skipif(
 
 @cache
 def compiled(*arguments: str, script: tuple[str, ...] = ("gpu_compile.py",)) -> dict:
-    """What the benchmark says, in a process of its own."""
-    run = subprocess.run(
-        [sys.executable, *script, "--quick", *arguments],
-        cwd=BENCHMARKS,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    """What the benchmark says, without the optimisation level that other tests ask for."""
+    return figures(*script, "--quick", *arguments, XLA_FLAGS=None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
@@ -64,3 +59,9 @@ def test_the_codecs_recurrence_is_started_some_frames_at_a_time():
     assert (program["launches"], program["command_buffers"]) == (1, 1)
     assert program["kernels"] >= 8
     assert not program["moved"]
+
+
+def test_frame_by_frame_it_would_be_four_launches_a_frame():
+    shape = ("--program", "codec", "--frames", "50")
+    program = compiled(*shape, script=("-c", FRAME_BY_FRAME))
+    assert (program["launches"], program["command_buffers"]) == (4, 0)

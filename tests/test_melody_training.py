@@ -34,6 +34,7 @@ from musicgen_jax.training.data.sources import Skipped
 from musicgen_jax.training.finetune import make_config
 from musicgen_jax.training.lm_settings import PRESETS
 from musicgen_jax.training.optimizer import OptimizerConfig
+from tests.damaged_shards import complaint
 from tests.lm_runs import records
 from tests.test_training_data import make_folder, make_shards
 
@@ -246,15 +247,7 @@ def test_what_changed_in_the_melodies_is_said(home, tmp_path):
             shards.segment_with_chroma(np.random.default_rng(seed), 100)
 
     def broken(change) -> str:
-        folder = tmp_path / "broken"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(home / "melody", folder)
-        data = change((folder / name).read_bytes())
-        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
-        with pytest.raises(UserError, match=name) as caught:
-            draw_many(folder)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        return complaint(home / "melody", name, change, draw_many, tmp_path)
 
     assert "changed since" in broken(lambda data: data + b"0")
     assert "pitch classes beyond 11" in broken(lambda data: data[:-999] + b"\x0c" * 999)

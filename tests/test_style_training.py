@@ -30,6 +30,7 @@ from musicgen_jax.training.data.sources import Skipped
 from musicgen_jax.training.layout import Layout, MeshConfig
 from musicgen_jax.training.lm_settings import PRESETS, model_config
 from musicgen_jax.training.optimizer import OptimizerConfig
+from tests.damaged_shards import complaint
 from tests.lm_runs import records
 from tests.tolerance import assert_close
 
@@ -452,15 +453,7 @@ def test_what_changed_in_the_styles_is_said(home, tmp_path):
             shards.segment_with_style(np.random.default_rng(seed), 250)
 
     def broken(change) -> str:
-        folder = tmp_path / "broken"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(home / "codes", folder)
-        data = change((folder / name).read_bytes())
-        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
-        with pytest.raises(UserError, match=name) as caught:
-            draw_many(folder)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        return complaint(home / "codes", name, change, draw_many, tmp_path)
 
     assert "changed since" in broken(lambda data: data + b"0")
     assert "codes beyond 10" in broken(lambda data: data[:-400] + b"\x0b" * 400)

@@ -1,16 +1,12 @@
 """Our programs for a TPU, as its compiler leaves them; it needs no TPU, only `libtpu`."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks/tpu_compile.py"
+from tests.benchmark_runs import figures
+
 # Of musicgen-small with two layers.
 LM_PARAMETERS, T5_PARAMETERS = 51_137_536, 109_628_544
 
@@ -21,17 +17,8 @@ pytestmark = pytest.mark.skipif(
 
 @cache
 def compiled(*arguments: str) -> dict:
-    """What the benchmark says; in a process of its own, as libtpu refuses XLA's flags for CPUs."""
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "--quick", *arguments],
-        env={**env, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    """What the benchmark says; libtpu refuses XLA's flags for CPUs."""
+    return figures("tpu_compile.py", "--quick", *arguments, XLA_FLAGS=None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

@@ -101,13 +101,9 @@ class StyleConditioner(nnx.Module):
     def tokens(self, codes: jax.Array) -> jax.Array:
         """What stands for codes of `encode`: int `[B, K, P]` to `[B, P, D]`.
 
-        -1 stands for a codebook that is not used, so that rows of one batch may use different
-        numbers of them.
+        -1 stands for a codebook that is not used, see `ResidualVectorQuantizer.decode`.
         """
-        embed = self.rvq.embed[...].astype(jnp.float32)
-        used = (codes >= 0)[..., None]
-        vectors = [jnp.where(used[:, k], embed[k][codes[:, k]], 0) for k in range(codes.shape[1])]
-        return self.output_proj(sum(vectors[1:], start=vectors[0]))
+        return self.output_proj(self.rvq.decode(codes))
 
 
 def excerpt(

@@ -68,7 +68,7 @@ class LSTMLayer(nnx.Module):
             return state, state
 
         frames = jnp.arange(x.shape[1])
-        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)), unroll=_UNROLL)
+        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)), unroll=_unroll(x))
         before = jax.tree.map(
             lambda first, rest: jnp.concatenate([first[None], rest]), state, states
         )

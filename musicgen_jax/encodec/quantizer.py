@@ -46,8 +46,10 @@ class ResidualVectorQuantizer(nnx.Module):
     def decode(self, codes: jax.Array) -> jax.Array:
         """Sum of the codes' vectors: int [B, K, T] -> float32 [B, T, D].
 
-        K may be less than there are codebooks: the first ones, a coarser sum.
+        K may be less than there are codebooks: the first ones, a coarser sum. -1 stands for a
+        codebook that is not used, so that rows of one batch may use different numbers of them.
         """
         embed = self.embed[...].astype(jnp.float32)
-        vectors = [embed[k][codes[:, k]] for k in range(codes.shape[1])]
+        used = (codes >= 0)[..., None]
+        vectors = [jnp.where(used[:, k], embed[k][codes[:, k]], 0) for k in range(codes.shape[1])]
         return sum(vectors[1:], start=vectors[0])

@@ -57,7 +57,7 @@ LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
         lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
         lm_training.Phase(steps=4500, frames=200, batch_size=8),
-        lm_training.Phase(steps=2400, frames=650, batch_size=3),  # what comes back after 16 bars
+        lm_training.Phase(steps=2400, frames=650, batch_size=3),  # phrases later it comes back
     ),
     dropout=Dropout(everything=0.3),  # without words it goes on from what it hears
     # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
@@ -70,7 +70,7 @@ CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 2500, 64
 TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
 SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
-LONG_FRAMES = 656  # 16 bars of most pieces
+LONG_FRAMES = 656  # two phrases of all but slow pieces in 4/4, the whole tune of fast ones
 TEXT_LENGTH = 48  # tokens; the few longer captions are cut
 
 # Seeds of the pieces: no piece of one purpose is ever heard in another.
