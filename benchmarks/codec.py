@@ -13,6 +13,7 @@ matrices, the most arithmetic that this machine does in a second, and beside how
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,32 @@ def codec_config(quick: bool = False) -> EncodecConfig:
     return dataclasses.replace(config, n_filters=4, dimension=16, bins=64) if quick else config
 
 
+def peer(config: EncodecConfig) -> Any:
+    """The same codec in transformers, with random weights."""
+    import transformers
+
+    return transformers.EncodecModel(
+        transformers.EncodecConfig(
+            target_bandwidths=[config.n_q * np.log2(config.bins) * config.frame_rate / 1000],
+            sampling_rate=config.sample_rate,
+            audio_channels=config.channels,
+            num_filters=config.n_filters,
+            num_residual_layers=config.n_residual_layers,
+            upsampling_ratios=list(config.ratios),
+            hidden_size=config.dimension,
+            codebook_size=config.bins,
+            codebook_dim=config.dimension,
+            num_lstm_layers=config.lstm,
+            use_causal_conv=config.causal,
+            use_conv_shortcut=config.conv_shortcut,
+            normalize=False,
+        )
+    ).eval()
+
+
 def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable]]:
     """{"encode" | "decode": {side: run}}."""
     import torch
-    import transformers
 
     frames = max(int(seconds * config.sample_rate / config.hop_length), 1)
     wav = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 1, frames * config.hop_length))
@@ -44,31 +67,16 @@ def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable
     encode = jax.jit(lambda model, x: model.encode(x))
     decode = jax.jit(lambda model, c: model.decode(c))
 
-    torch_config = transformers.EncodecConfig(
-        target_bandwidths=[config.n_q * np.log2(config.bins) * config.frame_rate / 1000],
-        sampling_rate=config.sample_rate,
-        audio_channels=config.channels,
-        num_filters=config.n_filters,
-        num_residual_layers=config.n_residual_layers,
-        upsampling_ratios=list(config.ratios),
-        hidden_size=config.dimension,
-        codebook_size=config.bins,
-        codebook_dim=config.dimension,
-        num_lstm_layers=config.lstm,
-        use_causal_conv=config.causal,
-        use_conv_shortcut=config.conv_shortcut,
-        normalize=False,
-    )
-    peer = transformers.EncodecModel(torch_config).eval()
+    theirs = peer(config)
     torch_wav, torch_codes = torch.from_numpy(wav), torch.from_numpy(codes)[None]
 
     def peer_encode():
         with torch.no_grad():
-            peer.encode(torch_wav)
+            theirs.encode(torch_wav)
 
     def peer_decode():
         with torch.no_grad():
-            peer.decode(torch_codes, [None])
+            theirs.decode(torch_codes, [None])
 
     x, c = jnp.asarray(wav), jnp.asarray(codes, jnp.int32)
     return {

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from musicgen_jax.config import ENCODEC_32KHZ, EncodecConfig
 from musicgen_jax.encodec import Encodec
@@ -82,6 +83,29 @@ def test_phase_split_upsampling_equals_its_definition(stride):
     right = stride // 2
     expected = full[:, stride - right : full.shape[1] - right] + np.asarray(layer.bias[...])
     assert_close(layer(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize("stride", [2, 5])
+def test_derivatives_of_upsampling(stride):
+    """First and second, with respect to input and parameters, forwards and backwards."""
+    graphdef, params = nnx.split(ConvTranspose1d(3, 2, stride, rngs=nnx.Rngs(1)), nnx.Param)
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3))
+
+    def apply(params, x):
+        return jnp.sin(nnx.merge(graphdef, params)(x))
+
+    check_grads(apply, (params, x), order=2, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_derivatives_of_the_lstm(frames):
+    """First and second, with respect to input and parameters, forwards and backwards."""
+    graphdef, params = nnx.split(LSTM(3, 2, rngs=nnx.Rngs(1)), nnx.Param)
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+    x = jax.random.normal(jax.random.key(0), (2, frames, 3))
+    check_grads(
+        lambda params, x: nnx.merge(graphdef, params)(x), (params, x), order=2, atol=2e-2, rtol=2e-2
+    )
 
 
 def test_quantizer_picks_the_nearest_code_and_the_first_on_ties():

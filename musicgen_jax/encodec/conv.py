@@ -110,6 +110,28 @@ class Conv1d(nnx.Module):
         return self.norm(y + self.bias[...].astype(self.dtype))
 
 
+@jax.custom_jvp
+def _of_pairs(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Convolution of x [B, W, I] with `weight` [2, I, O], a zero at either end: [B, W + 1, O]."""
+    return jax.lax.conv_general_dilated(
+        x, weight, (1,), ((1, 1),), dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
+def _of_pairs_as_product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+    pairs = jnp.concatenate([x[:, :-1], x[:, 1:]], axis=-1)
+    return pairs @ weight.reshape(-1, weight.shape[-1])
+
+
+@_of_pairs.defjvp
+def _of_pairs_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The gradient comes from products: on a CPU that of the convolution takes 30 times as long."""
+    (x, weight), (dx, dweight) = primals, tangents
+    tangent = _of_pairs_as_product(dx, weight) + _of_pairs_as_product(x, dweight)
+    return _of_pairs(x, weight), tangent
+
+
 class ConvTranspose1d(nnx.Module):
     """Transposed convolution [B, W, I] -> [B, W * stride, O] with a kernel of two strides.
 
@@ -145,13 +167,8 @@ class ConvTranspose1d(nnx.Module):
         weight = self.weight[...].astype(self.dtype)
         # The kernel's later half meets the input before: [2, stride, I, O] -> [2, I, stride * O].
         phases = weight.reshape(2, stride, channels, out_channels)[::-1].swapaxes(1, 2)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            phases.reshape(2, channels, stride * out_channels),
-            window_strides=(1,),
-            padding=((1, 1),),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )  # [B, W + 1, stride * O]
+        phases = phases.reshape(2, channels, stride * out_channels)
+        y = _of_pairs(x.astype(self.dtype), phases)  # [B, W + 1, stride * O]
         y = y.reshape(batch, (width + 1) * stride, out_channels)
         y = self.norm(y + self.bias[...].astype(self.dtype))
         return y[:, stride - self.trim_right : y.shape[1] - self.trim_right]

@@ -1,7 +1,7 @@
 """The codec's LSTM: layers over time with a skip around the whole stack."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +37,8 @@ class LSTMLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Runs the layer over x [B, T, I] from a zero state."""
-        zeros = jnp.zeros((x.shape[0], self.dim), self.dtype)
-        step = self._step()
-
-        def advance(state: State, gates: jax.Array) -> tuple[State, jax.Array]:
-            state = step(state, gates)
-            return state, state[0]
-
-        _, hidden = jax.lax.scan(advance, (zeros, zeros), self._from_input(x), unroll=_unroll(x))
-        return hidden.swapaxes(0, 1)
+        weight_hh = self.weight_hh[...].astype(self.dtype)
+        return _hidden(self._from_input(x), weight_hh, _unroll(x)).swapaxes(0, 1)
 
     def resume(self, x: jax.Array, state: State, start: jax.Array) -> tuple[jax.Array, State]:
         """Runs the layer from a given state.
@@ -58,12 +51,14 @@ class LSTMLayer(nnx.Module):
         Returns:
           [B, T, H], and the states before each frame and behind the last, each [T + 1, B, H].
         """
-        step = self._step()
+        weight_hh = self.weight_hh[...].astype(self.dtype)
 
         def advance(state: State, now: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
             frame, gates = now
             state = jax.tree.map(
-                lambda new, old: jnp.where(frame >= start, new, old), step(state, gates), state
+                lambda new, old: jnp.where(frame >= start, new, old),
+                _step(state, gates, weight_hh),
+                state,
             )
             return state, state
 
@@ -79,21 +74,62 @@ class LSTMLayer(nnx.Module):
         weight_ih = self.weight_ih[...].astype(self.dtype)
         return (x @ weight_ih.T + self.bias[...].astype(self.dtype)).swapaxes(0, 1)
 
-    def _step(self) -> Callable[[State, jax.Array], State]:
-        weight_hh = self.weight_hh[...].astype(self.dtype)
-
-        def step(state: State, gates: jax.Array) -> State:
-            hidden, cell = state
-            i, f, g, o = jnp.split(gates + linear(hidden, weight_hh), 4, axis=-1)
-            cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-            return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
-
-        return step
-
 
 def _unroll(x: jax.Array) -> int:
     """Frames to a turn over `[B, T, I]`; one where T is a symbol, as in an exported program."""
     return _UNROLL if isinstance(x.shape[1], int) else 1
+
+
+def _cell(gates: jax.Array, cell: jax.Array) -> State:
+    """The states that all gates [B, 4 H] make of the cell before."""
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
+
+
+def _step(state: State, gates: jax.Array, weight_hh: jax.Array) -> State:
+    """A frame further; `gates` [B, 4 H] is the input's share of them."""
+    hidden, cell = state
+    return _cell(gates + linear(hidden, weight_hh), cell)
+
+
+def _states(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> State:
+    """Of all frames, each [T, B, H], from a zero state; `gates` [T, B, 4 H] as for `_step`."""
+    zeros = jnp.zeros((gates.shape[1], weight_hh.shape[1]), gates.dtype)
+
+    def advance(state: State, gates: jax.Array) -> tuple[State, State]:
+        state = _step(state, gates, weight_hh)
+        return state, state
+
+    return jax.lax.scan(advance, (zeros, zeros), gates, unroll=unroll)[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _hidden(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> jax.Array:
+    return _states(gates, weight_hh, unroll)[0]
+
+
+@_hidden.defjvp
+def _hidden_jvp(unroll: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """What the recurrent weights do is one product over all frames, outside the loop.
+
+    Differentiating the loop itself adds up their gradient frame by frame, each time all of it.
+    """
+    (gates, weight_hh), (dgates, dweight) = primals, tangents
+    hidden, cell = _states(gates, weight_hh, unroll)
+    hidden_before, cell_before = (jnp.pad(s[:-1], ((1, 0), (0, 0), (0, 0))) for s in (hidden, cell))
+    gates = gates + hidden_before @ weight_hh.T
+    dgates = dgates + hidden_before @ dweight.T
+
+    def advance(dstate: State, now: tuple) -> tuple[State, jax.Array]:
+        gates, cell, dgates = now
+        dhidden, dcell = dstate
+        _, dstate = jax.jvp(_cell, (gates, cell), (dgates + linear(dhidden, weight_hh), dcell))
+        return dstate, dstate[0]
+
+    zeros = jnp.zeros_like(hidden[0])
+    frames = gates, cell_before, dgates
+    return hidden, jax.lax.scan(advance, (zeros, zeros), frames, unroll=unroll)[1]
 
 
 class LSTM(nnx.Module):
