@@ -31,27 +31,32 @@ def codec_config(quick: bool = False) -> EncodecConfig:
     return dataclasses.replace(config, n_filters=4, dimension=16, bins=64) if quick else config
 
 
+def peer_config(config: EncodecConfig) -> Any:
+    """The same codec as transformers describes it."""
+    import transformers
+
+    return transformers.EncodecConfig(
+        target_bandwidths=[config.n_q * np.log2(config.bins) * config.frame_rate / 1000],
+        sampling_rate=config.sample_rate,
+        audio_channels=config.channels,
+        num_filters=config.n_filters,
+        num_residual_layers=config.n_residual_layers,
+        upsampling_ratios=list(config.ratios),
+        hidden_size=config.dimension,
+        codebook_size=config.bins,
+        codebook_dim=config.dimension,
+        num_lstm_layers=config.lstm,
+        use_causal_conv=config.causal,
+        use_conv_shortcut=config.conv_shortcut,
+        normalize=False,
+    )
+
+
 def peer(config: EncodecConfig) -> Any:
     """The same codec in transformers, with random weights."""
     import transformers
 
-    return transformers.EncodecModel(
-        transformers.EncodecConfig(
-            target_bandwidths=[config.n_q * np.log2(config.bins) * config.frame_rate / 1000],
-            sampling_rate=config.sample_rate,
-            audio_channels=config.channels,
-            num_filters=config.n_filters,
-            num_residual_layers=config.n_residual_layers,
-            upsampling_ratios=list(config.ratios),
-            hidden_size=config.dimension,
-            codebook_size=config.bins,
-            codebook_dim=config.dimension,
-            num_lstm_layers=config.lstm,
-            use_causal_conv=config.causal,
-            use_conv_shortcut=config.conv_shortcut,
-            normalize=False,
-        )
-    ).eval()
+    return transformers.EncodecModel(peer_config(config)).eval()
 
 
 def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable]]:

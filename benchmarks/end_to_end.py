@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import measuring
 import numpy as np
+from codec import peer_config
 
 from musicgen_jax import testing
 from musicgen_jax.config import OFFICIAL_MODELS
@@ -54,19 +55,7 @@ def peer(size: str, dtype: str, duration: float) -> Callable[[], None]:
             num_layers=t5.num_layers,
             num_heads=t5.num_heads,
         ).to_dict(),
-        audio_encoder=transformers.EncodecConfig(
-            target_bandwidths=[2.2],
-            sampling_rate=codec.sample_rate,
-            num_filters=codec.n_filters,
-            num_residual_layers=codec.n_residual_layers,
-            upsampling_ratios=list(codec.ratios),
-            hidden_size=codec.dimension,
-            codebook_size=codec.bins,
-            codebook_dim=codec.dimension,
-            use_causal_conv=codec.causal,
-            use_conv_shortcut=codec.conv_shortcut,
-            normalize=False,
-        ).to_dict(),
+        audio_encoder=peer_config(codec).to_dict(),
         decoder=transformers.MusicgenDecoderConfig(
             vocab_size=lm.card,
             hidden_size=lm.dim,

@@ -4,7 +4,7 @@ Question: how fast are a loss and its gradient through EnCodec's encoder and dec
 shape on this machine? The same audio, the mean absolute error, gradients of all parameters; random
 weights; quantizer, discriminator and optimizer left out on both sides.
 
-    python benchmarks/codec_step.py --seconds 1 --batch 2 --rounds 5
+    python benchmarks/codec_train_step.py --seconds 1 --batch 2 --rounds 5
 
 A step's work is counted in seconds of audio: batch times length.
 """
@@ -64,7 +64,12 @@ def main(argv: list[str] | None = None) -> dict:
     length = wav.size / config.sample_rate
     speeds = measuring.summary(result, length, "seconds of audio", "musicgen_jax")
     return measuring.record(
-        "codec_step", args, audio_seconds=args.seconds, batch=args.batch, **speeds, runs=result
+        "codec_train_step",
+        args,
+        audio_seconds=args.seconds,
+        batch=args.batch,
+        **speeds,
+        runs=result,
     )
 
 
