@@ -13,12 +13,10 @@ truncated file is found before anything is read.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from jax.experimental import multihost_utils
 # v1 is Orbax's current interface; v0 still works but gets nothing new.
 from orbax.checkpoint import v1 as ocp
 
-from musicgen_jax import int8_storage
+from musicgen_jax import int8_storage, memory
 from musicgen_jax.config import (
     FORMAT_VERSION,
     EncodecConfig,
@@ -371,7 +369,7 @@ def load_params(
         if wanted.keys() <= stored.keys() and not int8:
             for part in _parts(stored):
                 placed |= _load_part(folder, {key: target(wanted[key]) for key in part})
-                _give_back()
+                memory.give_back()
         else:  # restored on the host, part by part, then scaled, then placed
             for part in _parts(stored):
                 here = {key: np.empty(stored[key].shape, stored[key].dtype) for key in part}
@@ -385,21 +383,10 @@ def load_params(
                         value = int8_storage.dequantize(loaded, key, leaf)
                         placed[key] = place(value, target(leaf).sharding)
                 del loaded
-                _give_back()
+                memory.give_back()
     except Exception as error:
         raise UserError(damaged) from error
     return jax.tree.unflatten(structure, [placed[key] for key in wanted])
-
-
-def _give_back() -> None:
-    """Has freed memory returned to the system.
-
-    Orbax reads in many threads, for each of which glibc keeps what it has freed: after
-    musicgen-small it held as much as the weights themselves.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def replace_folder(aside: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from musicgen_jax import patterns, sharding
+from musicgen_jax import memory, patterns, sharding
 from musicgen_jax.conditioning.condition import Condition, interleave, null_like
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
@@ -127,20 +127,36 @@ def stream_codes(
     )
     graphdef, params = nnx.split(lm, nnx.Param)
     first, keys = sharding.place_rows((steps[:, :, : slots + 1], keys), mesh)
-    state, cross_kv = _start(
-        graphdef,
-        params,
-        first,
-        np.int32(start),
-        keys,
-        condition,
-        prefill_length=min(_prefill_length(start), slots),
-        cache_length=slots,
-        copies=copies,
-        mesh=mesh,
-    )
     greedy = not use_sampling or temperature == 0
     form = Form(greedy=True) if greedy else Form(False, top_k, 0 < top_p < 1)
+    beta = np.float32(cfg_coef_beta) if copies == 3 else None
+    numbers = (np.float32(temperature), np.float32(top_p), np.float32(cfg_coef), beta)
+
+    def begin(run: Any) -> Any:
+        return run(
+            graphdef,
+            params,
+            first,
+            np.int32(start),
+            keys,
+            condition,
+            prefill_length=min(_prefill_length(start), slots),
+            cache_length=slots,
+            copies=copies,
+            mesh=mesh,
+        )
+
+    def advance(run: Any, state: Any, cross_kv: Any, count: int) -> Any:
+        changing = (state, cross_kv, condition, np.int32(count))
+        return run(graphdef, params, *changing, *numbers, form=form, mesh=mesh)
+
+    if mesh is None:
+        # Compiling takes memory of its own: before there is a cache, not beside it.
+        begin(_start.lower).compile()
+        state, cross_kv = _beside(params, begin(_start.eval_shape))
+        advance(_decode.lower, state, cross_kv, 0).compile()
+        memory.give_back()
+    state, cross_kv = begin(_start)
     delay = max(lm.config.delays)
     chunk = chunk or total
     done, given = start, 0
@@ -150,20 +166,7 @@ def stream_codes(
             state = _grow(state, steps[:, :, : slots + 1], more, mesh)
         due = max(given, start) + chunk + delay  # then a chunk is ready
         count = min(due - done, total - done, slots - done, _CALLBACK_STEPS if callback else total)
-        state = _decode(
-            graphdef,
-            params,
-            state,
-            cross_kv,
-            condition,
-            np.int32(count),
-            np.float32(temperature),
-            np.float32(top_p),
-            np.float32(cfg_coef),
-            np.float32(cfg_coef_beta) if copies == 3 else None,
-            form=form,
-            mesh=mesh,
-        )
+        state = advance(_decode, state, cross_kv, count)
         done += count
         if callback:
             state.step.block_until_ready()
@@ -175,6 +178,9 @@ def stream_codes(
             if mesh is not None:
                 drawn = sharding.first_rows(drawn, mesh=mesh, batch=batch)
             drawn = np.asarray(drawn)[:, :, given : done + 1]
+            if done == total:  # EnCodec is next
+                del state, cross_kv
+                memory.give_back()
             yield patterns.to_codes(drawn, lm.config.delays)
             given = ready
 
@@ -256,6 +262,15 @@ def _decode(
         return _stay(DecodeState(state.step + 1, steps, cache, state.keys), mesh)
 
     return lax.fori_loop(0, count, advance, state)
+
+
+def _beside(params: Any, shapes: Any) -> Any:
+    """Shapes of what is computed from parameters: on their device, if they are tied to one."""
+    leaf = jax.tree.leaves(params)[0]
+    if not leaf.committed:
+        return shapes
+    there = partial(jax.ShapeDtypeStruct, sharding=leaf.sharding)
+    return jax.tree.map(lambda x: there(x.shape, x.dtype), shapes)
 
 
 def _grow(state: DecodeState, steps: np.ndarray, more: int, mesh: Mesh | None) -> DecodeState:

@@ -1,11 +1,13 @@
 """Generation: the loop against a plain reference, and what it promises about determinism."""
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from musicgen_jax import generate, patterns
 from musicgen_jax.conditioning.condition import Condition
@@ -138,6 +140,20 @@ def test_one_compilation_serves_every_duration_and_number_in_a_bucket():
     assert (generate._decode._cache_size(), generate._start._cache_size()) == before
     generate_codes(lm, make_condition([3], 3), num_frames=300)
     assert generate._decode._cache_size() == before[0] + 1
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["anywhere", "tied to a device"])
+def test_the_loop_is_compiled_once_and_before_there_is_a_cache(tied, caplog):
+    lm, condition = make_lm(), make_condition([3], 3)
+    if tied:  # as weights from a folder are
+        graphdef, params = nnx.split(lm)
+        lm = nnx.merge(graphdef, jax.device_put(params, jax.devices()[0]))
+    jax.clear_caches()  # whichever tests came before
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        codes = generate_codes(lm, condition, num_frames=5)
+        np.testing.assert_array_equal(codes, generate_codes(lm, condition, num_frames=5))
+    compiled = re.findall(r"Finished XLA compilation of jit\((_decode|_start)\)", caplog.text)
+    assert compiled == ["_start", "_decode"]
 
 
 def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
