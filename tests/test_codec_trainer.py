@@ -95,17 +95,21 @@ def test_a_batch_may_be_spread_over_devices(whole):
     assert_close(flat(spread.nets), flat(state.nets), relative=1e-3)
 
 
-def test_only_the_decoder_learns():
-    config = dataclasses.replace(CONFIG, train_decoder_only=True, steps=40, learning_rate=3e-3)
-    network = Encodec(MODEL, rngs=nnx.Rngs(5))
+@pytest.mark.parametrize(("muon", "lstm"), [(False, 0), (True, 1)], ids=["Adam", "Muon"])
+def test_only_the_decoder_learns(muon, lstm):
+    model = dataclasses.replace(MODEL, lstm=lstm)
+    config = dataclasses.replace(
+        CONFIG, train_decoder_only=True, steps=40, learning_rate=3e-3, muon=muon
+    )
+    network = Encodec(model, rngs=nnx.Rngs(5))
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     held_out = clips()[:, :, :640].astype(np.float32)
     logs = []
-    state = codec.train(MODEL, config, clips(), params=params, log=logs.append, every=40)
+    state = codec.train(model, config, clips(), params=params, log=logs.append, every=40)
     after = codec.codec_params(state)
     for name in ("encoder", "quantizer"):  # to the bit: codes keep their meaning
         jax.tree.map(np.testing.assert_array_equal, after[name], params[name])
-    before, better = (codec.evaluate(MODEL, p, held_out) for p in (params, after))
+    before, better = (codec.evaluate(model, p, held_out) for p in (params, after))
     assert better["l1"] < 0.9 * before["l1"]
     assert better["usage_0"] == before["usage_0"]
     assert state.adversary is not None

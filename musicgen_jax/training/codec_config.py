@@ -51,6 +51,7 @@ class CodecTrainConfig:
     warmup_steps: int = 0
     final_learning_rate: float = 1.0  # as a fraction of `learning_rate`, reached along a cosine
     clip_norm: float = 0.0  # 0: no clipping
+    muon: bool = False  # in place of Adam, for all weights but the adversary's
     weight_norm: bool = True  # of the codec's convolutions, while it trains
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     balancer: BalancerConfig = dataclasses.field(default_factory=BalancerConfig)

@@ -53,10 +53,10 @@ class CodecRunConfig:
 
 
 # The official strides at half the sample rate: 25 frames a second, to which nano's music is tuned.
-NANO_CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024, lstm=0)
+NANO_CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024)
 
-# How the codec of the bundled model was trained, on two cores: no adversary, and codebooks that
-# begin when there is something to code.
+# How the codec of the bundled model began, on two cores: no adversary, and codebooks that start
+# when there is something to code.
 NANO_TRAINING = CodecTrainConfig(
     steps=3600,
     unquantized_steps=700,
@@ -77,27 +77,21 @@ NANO_TRAINING = CodecTrainConfig(
     ema_decay=0.0,
 )
 
-# A better decoder for the codes that there are, on a laptop's CPU, at one or two seconds a step.
-# The adversary is small, learns fast, and has a head start: with the original's rate and shares it
-# knows nothing for hundreds of steps, while its noise makes up most of the gradient.
-DECODER_TRAINING = CodecTrainConfig(
-    steps=3000,
-    batch_size=8,
-    segment_frames=24,
-    learning_rate=3e-4,
-    warmup_steps=50,
-    final_learning_rate=0.05,
-    losses=LossWeights(adv=1.0, feat=1.0, l1=0.1, msspec=4.0),
-    adversarial_learning_rate=2e-3,
-    adversarial_warmup=150,
+# A better decoder for the codes that there are, as the bundled model's was made.
+DECODER_TRAINING = dataclasses.replace(
+    NANO_TRAINING,
+    steps=9000,
+    unquantized_steps=0,
+    segment_frames=64,
+    learning_rate=1.5e-3,
+    betas=(0.9, 0.99),
+    warmup_steps=60,
+    final_learning_rate=0.01,
+    muon=True,
+    losses=LossWeights(adv=0.0, feat=0.0, l1=0.0, msspec=0.0, waveform=0.1, spectral=1.0),
+    windows=(2048, 1024, 512, 256, 128),
     train_decoder_only=True,
-    ema_decay=0.99,
-    discriminator=DiscriminatorConfig(
-        filters=8,
-        n_ffts=(1024, 512, 256),
-        hop_lengths=(512, 256, 128),  # half windows: half the work
-        win_lengths=(1024, 512, 256),
-    ),
+    ema_decay=0.998,
 )
 
 PRESETS: dict[str, CodecRunConfig] = {

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from optax import contrib
 
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.encodec import Encodec
@@ -24,6 +25,7 @@ from musicgen_jax.training import (
     weight_norm,
 )
 from musicgen_jax.training.codec_config import CodecTrainConfig
+from musicgen_jax.training.optimizer import muon
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +65,25 @@ def _schedule(config: CodecTrainConfig, learning_rate: float, steps: int) -> opt
 
 def _optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
     schedule = _schedule(config, config.learning_rate, config.steps - config.adversarial_warmup)
-    adam = optax.adam(schedule, *config.betas)
+    if config.muon:
+        inner = muon(schedule, config.betas, _matrices)
+    else:
+        inner = optax.adam(schedule, *config.betas)
     if not config.clip_norm:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+        return inner
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
+
+
+def _matrices(nets: Any) -> Any:
+    """How Muon sees a codec's weights: [O, I] of LSTMs; [I, O] of each tap of a convolution."""
+
+    def choose(path, leaf):
+        if path[-1].key == "weight_g" or leaf.ndim < 2:  # lengths and biases
+            return None
+        inputs, outputs = (1, 0) if leaf.ndim == 2 else (1, 2)
+        return contrib.MuonDimensionNumbers(inputs, outputs)
+
+    return jax.tree_util.tree_map_with_path(choose, nets)
 
 
 def _adversary_optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:

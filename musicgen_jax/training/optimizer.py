@@ -1,6 +1,7 @@
 """The optimizer: warm-up and cosine, clipping, and Muon for matrices inside layers or AdamW."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,28 +54,50 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer of a run of `steps` steps.
 
-    Muon orthogonalises the update of every two-axis weight inside a layer, which learns faster per
-    step at this size; its updates are scaled to the root mean square that AdamW would give, so
-    that one learning rate serves both. Embeddings, heads, norms and biases take AdamW.
+    Muon takes every two-axis weight inside a layer; embeddings, heads, norms and biases AdamW.
     """
     schedule = make_schedule(config, steps)
     decay, betas = config.weight_decay, (config.beta1, config.beta2)
     if config.muon:
-        inner = contrib.muon(
-            schedule,
-            weight_decay=decay,
-            adam_b1=betas[0],
-            adam_b2=betas[1],
-            eps=config.eps,
-            adam_weight_decay=decay,
-            consistent_rms=0.2,
-            muon_weight_dimension_numbers=_matrices,
-        )
+        inner = muon(schedule, betas, _matrices, eps=config.eps, weight_decay=decay)
     else:
         inner = optax.adamw(schedule, *betas, eps=config.eps, weight_decay=decay)
     if not config.clip_norm:
         return inner
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
+
+
+def muon(
+    schedule: optax.Schedule,
+    betas: Sequence[float],
+    matrices: Callable[[Any], Any],
+    *,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Muon for matrices, AdamW for the rest.
+
+    Muon orthogonalises the update of a matrix, which learns faster per step at this size; its
+    updates are scaled to the root mean square that AdamW would give, so that one learning rate
+    serves both.
+
+    Args:
+      schedule: the learning rate by step.
+      betas: both of AdamW.
+      matrices: gives the `optax.contrib.MuonDimensionNumbers` of each leaf, or None for AdamW.
+      eps: of AdamW and of the orthogonalisation.
+      weight_decay: of both.
+    """
+    return contrib.muon(
+        schedule,
+        weight_decay=weight_decay,
+        adam_b1=betas[0],
+        adam_b2=betas[1],
+        eps=eps,
+        adam_weight_decay=weight_decay,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrices,
+    )
 
 
 def _matrices(params: Any) -> Any:
