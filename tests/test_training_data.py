@@ -327,7 +327,11 @@ def test_a_broken_manifest_is_told_by_its_line(tmp_path, line, error):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"no gzip", gzip.compress(b"x" * 999)[:-20]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n\n", b"no gzip", gzip.compress(b"x" * 999)[:-20]],
+    ids=["empty", "empty lines", "no gzip", "cut off"],  # gzip's header holds the time
+)
 def test_a_broken_compressed_manifest(tmp_path, data):
     path = tmp_path / "m.jsonl.gz"
     path.write_bytes(data)
