@@ -40,15 +40,12 @@ CODEC_TRAINING = codec_settings.NANO_TRAINING
 # The first stage ends when codes are good enough to be learnt; they say more than its decoder plays
 # (which of the eight instruments leads: a classifier reads it from 998 of 1,000 clips' codes). So
 # the decoder goes on alone, on more pieces, while the codes keep their meaning.
-# The first stage ends when codes are good enough to be learnt; they say more than its decoder plays
-# (which of the eight instruments leads: a classifier reads it from 998 of 1,000 clips' codes). So
-# the decoder goes on alone, on more pieces, while the codes keep their meaning.
 DECODER_TRAINING = codec_settings.DECODER_TRAINING
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
         lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
         lm_training.Phase(steps=4500, frames=200, batch_size=8),
-        lm_training.Phase(steps=2400, frames=650, batch_size=3),  # phrases later it comes back
+        lm_training.Phase(steps=5000, frames=650, batch_size=3),  # phrases later it comes back
     ),
     dropout=Dropout(everything=0.3),  # without words it goes on from what it hears
     # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
@@ -57,7 +54,8 @@ LM_TRAINING = lm_training.LMTrainConfig(
 )
 TEXT_TRAINING = text_training.TextTrainConfig(steps=2700)
 DECODER_PIECES, DECODER_FRAMES = 2600, 256
-CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 2500, 64
+# No piece of 26 s is heard twice, about: of a few hundred the model learns the notes by heart.
+CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 9000, 64
 TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
 SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
