@@ -36,6 +36,8 @@ CONFIG = lm_settings.LMRunConfig(
     valid_batches=1,
 )
 
+SAMPLES = {"sample_every": 3, "sample_seconds": 0.1}
+
 
 class Periodic:
     """Codes that repeat with a period that the prompt tells.
@@ -99,7 +101,7 @@ def main() -> int:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(address, int(count), int(process), initialization_timeout=60)
         mesh = MeshConfig(data=0, model=2 if int(count) == 2 else 1, fsdp=True)
-        config = dataclasses.replace(config, mesh=mesh)
+        config = dataclasses.replace(config, mesh=mesh, **SAMPLES)
     # Only the data is not the command's own.
     lm_command._open = lambda *_: Periodic(segments)
     lm_command._settings = lambda _: dataclasses.replace(

@@ -360,12 +360,15 @@ def test_processes_train_together_as_one_alone(count, devices, tmp_path):
     if any("already in use" in log for _, log in ended):  # the port went to somebody else meanwhile
         ended = run_together(count, devices, tmp_path / "run", tmp_path / "base")
     assert [code for code, _ in ended] == [0] * count, ended
-    config = lm_runs.shorter(6)
+    config = dataclasses.replace(lm_runs.shorter(6), **lm_runs.SAMPLES)
     lm_runs.train(tmp_path / "alone", tmp_path / "base", config)
     together, alone = (lm_runs.records(tmp_path / name) for name in ("run", "alone"))
     assert [r["step"] for r in together] == [r["step"] for r in alone]
     for ours, theirs in zip(together, alone, strict=True):
         assert abs(ours["loss"] - theirs["loss"]) < 1e-5
+    samples = [{f.name for f in (tmp_path / r / "samples").iterdir()} for r in ("run", "alone")]
+    assert samples[0] == samples[1]
+    assert {"step-00000003-0.wav", "step-00000006-1.wav"} <= samples[0]
     model = MusicGen.from_pretrained(tmp_path / "run" / "model")
     assert model.generate(["abc"], duration=0.1).codes.shape == (1, 4, 5)
     # One process goes on with what several have saved.

@@ -268,6 +268,33 @@ def _featuring(w: _Words, rng: np.random.Generator) -> str:
     return f"{_noun_phrase(w.described)} {verb} {lead}{_backed(w, rng)}{_tail(w)}"
 
 
+_SAYS_MOOD = ("{}", "make it {}", "sounding {}", "the mood is {}", "keep it {}")
+_SAYS_NOUN = ("{}", "in the style of {}", "think of {}", "let it be {}")
+_SAYS_LEAD = ("lead: {}", "melody on {}", "{} in front", "{} on top", "{} for the melody",
+              "listen to {}", "{} in the lead", "{} leads")  # fmt: skip
+_SAYS_BAND = ("{} below", "accompanied by {}", "backed by {}", "over {}", "{} in support")
+_JOINTS = (", ", ", ", ". ", " and ", "; ", ", and ", " - ")
+
+
+def _clauses(w: _Words, rng: np.random.Generator) -> str:
+    """One thing after the other, in any order."""
+    lead = w.lead if rng.random() < 0.5 else f"the {w.lead}"
+    lead = _pick(rng, _SAYS_LEAD).format(lead)
+    clauses = [_pick(rng, _SAYS_MOOD).format(adjective) for adjective in w.adjectives]
+    clauses.append(_pick(rng, _SAYS_NOUN).format(_noun_phrase(w.noun)))
+    if w.band and rng.random() < 0.6:
+        lead += f" with {_listed(w.band)}"
+    elif w.band:
+        clauses.append(_pick(rng, _SAYS_BAND).format(_listed(w.band)))
+    clauses += [lead, *w.tail]
+    rng.shuffle(clauses)
+    joint = _pick(rng, _JOINTS)
+    text = clauses[0]
+    for clause in clauses[1:]:
+        text += (joint if rng.random() < 0.7 else _pick(rng, _JOINTS)) + clause
+    return text
+
+
 def _unnamed(w: _Words, rng: np.random.Generator) -> str:
     """Does not say which instrument leads."""
     words = w.described if rng.random() < 0.5 else _noun_phrase(w.described)
@@ -275,8 +302,8 @@ def _unnamed(w: _Words, rng: np.random.Generator) -> str:
 
 
 _FORMS = (_for_lead, _lead_first, _compound, _tags, _played_on, _sentences, _with_feeling,
-          _featuring, _unnamed)  # fmt: skip
-_FORM_WEIGHTS = (0.25, 0.08, 0.17, 0.15, 0.08, 0.05, 0.07, 0.09, 0.06)
+          _featuring, _clauses, _unnamed)  # fmt: skip
+_FORM_WEIGHTS = (0.19, 0.06, 0.13, 0.12, 0.06, 0.05, 0.06, 0.07, 0.2, 0.06)
 
 
 def _misspell(word: str, rng: np.random.Generator) -> str:

@@ -141,9 +141,6 @@ def _sampling(folder: Path, config: LMRunConfig, model: MusicGenConfig, base: Pa
     """What is called after every step to make samples when they are due."""
     if not config.sample_every:
         return lambda step, state: None
-    if jax.process_count() > 1:
-        print("no samples are made where several processes train", flush=True)
-        return lambda step, state: None
     maker = Samples(folder / "samples", model, base, config.prompts, config.sample_seconds)
 
     def after(step: int, state: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from musicgen_jax import audio, checkpoint, plot
 from musicgen_jax.config import MusicGenConfig
@@ -54,11 +55,17 @@ class Samples:
             print(f"samples come without pictures: {error}", flush=True)
 
     def make(self, step: int, params: Any) -> None:
-        """Writes one file per prompt, the same seed at every step."""
+        """Writes one file per prompt, the same seed at every step. All processes call it.
+
+        Of several the first plays, alone and on one device: it must hold the whole model.
+        """
+        whole = _gathered(params)
+        if jax.process_index():
+            return
 
         def weights(name: str, abstract: dict) -> Any:
-            if name in params:
-                return jax.tree.map(np.asarray, params[name])
+            if name in whole:
+                return whole[name]
             return checkpoint.load_params(self._base, name, abstract)
 
         model = MusicGen.build(self._config, weights, self._tokenizer, dtype=None)
@@ -97,6 +104,13 @@ def write_model(
             license=LICENSE.format(base=source["base"], text=text),
             source=source,
         )
+
+
+def _gathered(params: Any) -> Any:
+    """The parameters as NumPy arrays, wherever their parts are."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(params, tiled=True)
+    return jax.tree.map(np.asarray, params)
 
 
 def _abstract_codec(config: MusicGenConfig) -> dict:
