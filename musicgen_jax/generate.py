@@ -267,7 +267,7 @@ def _decode(
 def _beside(params: Any, shapes: Any) -> Any:
     """Shapes of what is computed from parameters: on their device, if they are tied to one."""
     leaf = jax.tree.leaves(params)[0]
-    if not leaf.committed:
+    if not (isinstance(leaf, jax.Array) and leaf.committed):
         return shapes
     there = partial(jax.ShapeDtypeStruct, sharding=leaf.sharding)
     return jax.tree.map(lambda x: there(x.shape, x.dtype), shapes)

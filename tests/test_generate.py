@@ -142,12 +142,19 @@ def test_one_compilation_serves_every_duration_and_number_in_a_bucket():
     assert generate._decode._cache_size() == before[0] + 1
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["anywhere", "tied to a device"])
-def test_the_loop_is_compiled_once_and_before_there_is_a_cache(tied, caplog):
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda params: params,
+        lambda params: jax.device_put(params, jax.devices()[0]),  # as weights from a folder are
+        lambda params: jax.tree.map(np.asarray, params),
+    ],
+    ids=["anywhere", "tied to a device", "NumPy"],
+)
+def test_the_loop_is_compiled_once_and_before_there_is_a_cache(put, caplog):
     lm, condition = make_lm(), make_condition([3], 3)
-    if tied:  # as weights from a folder are
-        graphdef, params = nnx.split(lm)
-        lm = nnx.merge(graphdef, jax.device_put(params, jax.devices()[0]))
+    graphdef, params = nnx.split(lm)
+    lm = nnx.merge(graphdef, put(params))
     jax.clear_caches()  # whichever tests came before
     with jax.log_compiles(), caplog.at_level("WARNING"):
         codes = generate_codes(lm, condition, num_frames=5)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax import testing
+from musicgen_jax import audio, testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 from musicgen_jax.training.report import page
@@ -293,6 +293,16 @@ def test_a_run_leaves_a_model_that_plays_and_a_report(uninterrupted):
     recorded = lm_runs.records(uninterrupted)
     assert recorded[-1]["loss"] < 0.8 * recorded[0]["loss"]
     assert {"ce_q1", "ppl_q4", "grad_norm", "lr"} <= recorded[-1].keys()
+
+
+def test_clips_are_made_on_the_way(base, tmp_path):
+    config = dataclasses.replace(lm_runs.shorter(4), **lm_runs.SAMPLES)
+    lm_runs.train(tmp_path / "run", base, config)
+    clips = sorted((tmp_path / "run" / "samples").glob("*.wav"))
+    assert [clip.name for clip in clips] == ["step-00000003-0.wav", "step-00000003-1.wav"]
+    wav, rate = audio.read(clips[1])
+    assert wav.shape[1] == round(0.1 * rate)
+    assert np.abs(wav).max() > 0
 
 
 @pytest.mark.slow

@@ -57,18 +57,19 @@ class Samples:
     def make(self, step: int, params: Any) -> None:
         """Writes one file per prompt, the same seed at every step. All processes call it.
 
-        Of several the first plays, alone and on one device: it must hold the whole model.
+        Of several the first plays, alone and on one device. All build the model, which must fit on
+        one: where Orbax reads, they wait for each other.
         """
         whole = _gathered(params)
-        if jax.process_index():
-            return
 
         def weights(name: str, abstract: dict) -> Any:
             if name in whole:
-                return whole[name]
+                return jax.device_put(whole[name])
             return checkpoint.load_params(self._base, name, abstract)
 
         model = MusicGen.build(self._config, weights, self._tokenizer, dtype=None)
+        if jax.process_index():
+            return
         out = model.generate(self._prompts, duration=self._seconds)
         self._folder.mkdir(parents=True, exist_ok=True)
         for i, wav in enumerate(out.audio):
