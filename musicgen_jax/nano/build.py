@@ -54,7 +54,7 @@ LM_TRAINING = lm_training.LMTrainConfig(
 )
 TEXT_TRAINING = text_training.TextTrainConfig(steps=2700)
 DECODER_PIECES, DECODER_FRAMES = 2600, 256
-# No piece of 26 s is heard twice, about: of a few hundred the model learns the notes by heart.
+# Each long piece is heard once or twice; of a few hundred the model learnt the notes by heart.
 CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 9000, 64
 TOKENIZER_CAPTIONS = 15_000
 CLIP_FRAMES = 30 * composer.FRAME_RATE
