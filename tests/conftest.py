@@ -31,8 +31,8 @@ _MAPS = Path("/proc/self/maps")  # on Linux
 def _room_for_compiled_code() -> Iterator[None]:
     """Frees what XLA has compiled before it is too much.
 
-    Linux gives a process 65,530 stretches of memory, of which compiled functions take a few each
-    and one test file up to 26,000 together; XLA crashes when there are no more.
+    Linux gives a process 65,530 stretches of memory (`vm.max_map_count`), of which each compiled
+    function takes a few; XLA crashes when there are no more.
     """
     yield
     if _MAPS.exists() and _MAPS.read_text().count("\n") > 20_000:
