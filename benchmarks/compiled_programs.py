@@ -38,7 +38,7 @@ def decode_loop(
     compute = "float32" if dtype == "float32" else "bfloat16"
     types = {"dtype": compute, "param_dtype": dtype, "cache_dtype": compute}
     graphdef, params = nnx.split(module_shapes(LM, config, **types, cache_groups=groups), nnx.Param)
-    vectors = jax.ShapeDtypeStruct((2 * batch, TEXT_TOKENS, config.dim), compute)
+    vectors = jax.ShapeDtypeStruct((batch, TEXT_TOKENS, config.dim), compute)
     condition = Condition(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool))
     steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)
 

@@ -31,7 +31,9 @@ from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
 from musicgen_jax.generate import cache_lengths, generate_codes, outweighs
 from musicgen_jax.lm import LM
+from musicgen_jax.memory import nbytes
 from musicgen_jax.testing import random_params
+from musicgen_jax.transformer import FoldedCross
 
 TEXT_TOKENS = 16
 DTYPES = ("float32", "bfloat16", "int8")
@@ -79,27 +81,24 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     """
     rows = 2 * batch
     condition = Condition(
-        jnp.zeros((rows, TEXT_TOKENS, lm.config.dim), lm.dtype),
-        jnp.ones((rows, TEXT_TOKENS), bool),
+        jnp.zeros((batch, TEXT_TOKENS, lm.config.dim), lm.dtype),
+        jnp.ones((batch, TEXT_TOKENS), bool),
     )
     slots = slots or mean_slots(lm, rows, steps)
     cache, cross = jax.eval_shape(lambda lm: (lm.init_cache(rows, 1), lm.cross_kv(condition)), lm)
     read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
-    weights = sum(_nbytes(read[part]) for part in ("transformer", "heads"))
-    # Of the fused weight of a cross-attention only the queries' third is read, from its cache.
-    fused = sum(
-        _nbytes(nnx.state(layer.cross_attention.in_proj, nnx.Param))
-        for layer in lm.transformer.layers
-    )
+    weights = sum(nbytes(read[part]) for part in ("transformer", "heads"))
+    # Of a cross-attention's fused weight the queries' part alone is read; folded, neither is that.
+    for layer, each in zip(lm.transformer.layers, cross, strict=True):
+        attention = layer.cross_attention
+        weights -= nbytes(nnx.state(attention, nnx.Param))
+        if not isinstance(each, FoldedCross):
+            weights += nbytes(each.query) + nbytes(nnx.state(attention.out_proj, nnx.Param))
     return {
-        "weights": weights - fused,
-        "cache": round(_nbytes(cache) * slots) + _nbytes(cross),
-        "held": _nbytes(read),
+        "weights": weights,
+        "cache": round(nbytes(cache) * slots) + sum(nbytes((each.k, each.v)) for each in cross),
+        "held": nbytes(read),
     }
-
-
-def _nbytes(tree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -> Callable:

@@ -31,7 +31,7 @@ from flax import nnx
 from jax import export as jax_export
 
 from musicgen_jax import arguments, checkpoint, exported_run, generate
-from musicgen_jax.conditioning.condition import Condition, interleave, null_like
+from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.linear import Int8Param
@@ -230,7 +230,6 @@ def trace(
 
     def start(weights, vectors, mask, seeds, rows, frames):
         condition = Condition(cross=vectors, cross_mask=mask)
-        condition = interleave(condition, null_like(condition))
         graphdef, params = nnx.split(build_lm(weights), nnx.Param)
         state, cross_kv = generate._start(
             graphdef,

@@ -21,12 +21,14 @@ from musicgen_jax.conditioning.condition import Condition, interleave, null_like
 from musicgen_jax.errors import UserError
 from musicgen_jax.lm import LM
 from musicgen_jax.sampling import Form, guide, sample
-from musicgen_jax.transformer import CrossCache, LayerCache
+from musicgen_jax.transformer import CrossCache, FoldedCross, LayerCache
 
 UNKNOWN = -1  # a slot whose token is still to be drawn
 _LENGTHS = (256, 512, 1024, 1504)  # steps a cache may hold; 1504 is 30 seconds
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
-_GROWN_BYTES = 1 << 30  # a cache of less is made in one piece
+# From this share of the model on, and so many bytes, a cache grows on the way. Each length is one
+# more program to compile; a CPU pays less for that, and more for reading what is not filled yet.
+_GROWN = {"cpu": (0.1, 1 << 28), "default": (1.0, 1 << 30)}
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +98,8 @@ def stream_codes(
       reserve: compile for at least so many frames, so that a short last window of a long piece
         shares the compilation of those before it.
       grow: begin with a short cache and lengthen it on the way, so that less of it is read before
-        it is filled; each length is compiled by itself. None: if it outweighs the model.
+        it is filled; each length is compiled by itself. None: if it outweighs the model, on a CPU
+        a tenth of it.
 
     Yields:
       int32 `[B, K, t]` on the host, one after the other the T frames, those of the prompt included.
@@ -209,13 +212,15 @@ def _start(
     cache_length,
     copies,
     mesh=None,
-) -> tuple[DecodeState, tuple[CrossCache, ...] | None]:
+) -> tuple[DecodeState, tuple[CrossCache | FoldedCross, ...] | None]:
     """The state before step `start` is read, and what stays constant from there on."""
     lm: LM = nnx.merge(graphdef, params)
-    cross_kv = lm.cross_kv(condition)
-    if cross_kv is not None:
+    constrain = partial(sharding.constrain_cache, mesh=mesh)
+    # On several devices heads stay where their weights are.
+    cross_kv = lm.cross_kv(condition, fold=mesh is None)
+    if cross_kv is not None and mesh is not None:
         cross_kv = tuple(
-            CrossCache(kv.query, *sharding.constrain_cache((kv.k, kv.v), mesh)) for kv in cross_kv
+            dataclasses.replace(kv, k=constrain(kv.k), v=constrain(kv.v)) for kv in cross_kv
         )
     prefix = lm.prefix_length(condition)
     cache = lm.init_cache(steps.shape[0] * copies, prefix + cache_length)
@@ -327,13 +332,10 @@ def cache_lengths(steps: int) -> list[int]:
 
 
 def outweighs(lm: LM, rows: int, slots: int) -> bool:
-    """Whether a step reads more of such a cache than of the model: then it grows on the way."""
-    size = _nbytes(jax.eval_shape(lambda lm: lm.init_cache(rows, slots), lm))
-    return size > max(_nbytes(nnx.state(lm, nnx.Param)), _GROWN_BYTES)
-
-
-def _nbytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Whether such a cache is so large beside the model that it grows on the way."""
+    share, least = _GROWN.get(jax.default_backend(), _GROWN["default"])
+    size = memory.nbytes(jax.eval_shape(lambda lm: lm.init_cache(rows, slots), lm))
+    return size > max(share * memory.nbytes(nnx.state(lm, nnx.Param)), least)
 
 
 def _prefill_length(steps: int) -> int:
@@ -360,7 +362,7 @@ def _prepare(
     """The rows the model runs, and how many there are of each example.
 
     They are a conditional row; with guidance next to it a null row; with double guidance between
-    these a row without text.
+    these a row without text. For cross-attention the condition has the first of these alone.
     """
     masks = (condition.cross_mask, condition.prefix_mask)
     given = any(mask is not None and bool(np.asarray(mask).any()) for mask in masks)
@@ -380,12 +382,13 @@ def _prepare(
 @partial(jax.jit, static_argnames=("copies", "mesh"))
 def _guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None) -> Condition:
     """The rows of `_prepare`."""
+    if lm.config.conditioning == "cross":
+        # A null row attends to nothing: it needs no row of the condition.
+        return sharding.constrain_rows(condition, mesh)
     condition = lm.fill_nulls(condition)
-    null = null_like(condition)
-    if lm.config.conditioning == "prepend":
-        # A null row takes up as many positions as the row beside it, as in audiocraft.
-        null = lm.fill_nulls(dataclasses.replace(null, cross_mask=condition.cross_mask))
-        null = dataclasses.replace(null, prefix_mask=condition.prefix_mask)
+    # A null row takes up as many positions as the row beside it, as in audiocraft.
+    null = dataclasses.replace(null_like(condition), cross_mask=condition.cross_mask)
+    null = dataclasses.replace(lm.fill_nulls(null), prefix_mask=condition.prefix_mask)
     audio = dataclasses.replace(condition, cross=null.cross)
     sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
     return sharding.constrain_rows(interleave(*sides), mesh)

@@ -87,6 +87,11 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.rint(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8), scale
 
 
+def dense(w: jax.Array | Int8Weight) -> jax.Array:
+    """A weight as one float32 array."""
+    return w.int8 * w.scale if isinstance(w, Int8Weight) else w.astype(jnp.float32)
+
+
 def linear(
     x: jax.Array,
     w: jax.Array | Int8Weight | LoraWeight,

@@ -21,6 +21,7 @@ from musicgen_jax.config import LMConfig
 from musicgen_jax.linear import Int8Weight, fan_in_normal, float_dtype, linear, weight_param
 from musicgen_jax.transformer import (
     CrossCache,
+    FoldedCross,
     LayerCache,
     LayerNorm,
     Transformer,
@@ -190,20 +191,25 @@ class LM(nnx.Module):
         )
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
-    def cross_kv(self, condition: Condition) -> tuple[CrossCache, ...] | None:
-        """Cross-attention's keys and values, constant over a generation; None without any."""
+    def cross_kv(
+        self, condition: Condition, *, fold: bool = True
+    ) -> tuple[CrossCache | FoldedCross, ...] | None:
+        """Cross-attention's keys and values, constant over a generation; None without any.
+
+        With `fold` those of few tokens have weights folded into them, see `FoldedCross`.
+        """
         if self.config.conditioning != "cross" or condition.cross is None:
             return None
         # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
         wide = self.cache_dtype.itemsize > 1
         dtype = self.cache_dtype if wide else self.dtype
-        return self.transformer.cross_kv(condition.cross, dtype, self.cache_groups)
+        return self.transformer.cross_kv(condition.cross, dtype, self.cache_groups, fold=fold)
 
     def prefill(
         self,
         steps: jax.Array,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[CrossCache, ...] | None,
+        cross_kv: tuple[CrossCache | FoldedCross, ...] | None,
         condition: Condition,
     ) -> tuple[LayerCache, ...]:
         """Fills an empty cache with the prefix and the first steps in one pass.
@@ -214,7 +220,7 @@ class LM(nnx.Module):
           steps: int32 `[B, K, S]`; S may be 0.
           cache: from `init_cache`, at least prefix + S slots long.
           cross_kv: from `cross_kv`.
-          condition: B rows.
+          condition: B rows; in text models fewer will do, see `Transformer`.
 
         Returns:
           the filled cache.
@@ -233,7 +239,7 @@ class LM(nnx.Module):
         tokens: jax.Array,
         step: jax.Array | int,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[CrossCache, ...] | None,
+        cross_kv: tuple[CrossCache | FoldedCross, ...] | None,
         condition: Condition,
     ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
         """One step, given the cache of all before it.
@@ -243,7 +249,7 @@ class LM(nnx.Module):
           step: its number.
           cache: what came before.
           cross_kv: from `cross_kv`.
-          condition: B rows, the same at every step.
+          condition: as for `prefill`, the same at every step.
 
         Returns:
           float32 logits `[B, K, V]` that predict step + 1, and the cache with this step in it.

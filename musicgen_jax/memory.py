@@ -1,8 +1,16 @@
-"""Memory that is no longer needed."""
+"""Memory: what arrays take, and what is no longer needed."""
 
 import contextlib
 import ctypes
 import sys
+from typing import Any
+
+import jax
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of a tree of arrays, or of shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def give_back() -> None:

@@ -18,11 +18,13 @@ from musicgen_jax.linear import (
     Int8Weight,
     Linear,
     LoraWeight,
+    dense,
     fan_in_normal,
     fan_in_uniform,
     float_dtype,
     linear,
 )
+from musicgen_jax.memory import nbytes
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +51,19 @@ class CrossCache:
     query: jax.Array | Int8Weight | LoraWeight  # [D, D]
     k: jax.Array  # [B, G, L, D / G]
     v: jax.Array  # [B, G, L, D / G]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FoldedCross:
+    """A `CrossCache` of a short source, with the weights of queries and output folded into it.
+
+    A score is `(Wq x) . k`, which is `x . (Wq' k)`, and the result a sum of `Wo v`: what is in
+    brackets last stays the same from step to step. So N L vectors are read in place of two weights.
+    """
+
+    k: jax.Array  # [B, N L, D], already divided by the root of H
+    v: jax.Array  # [B, D, N L]
 
 
 def cache_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -115,13 +130,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
         return _attend_in_groups(q, k, v, mask)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnsh,bnth->bnst", q * scale, k, preferred_element_type=jnp.float32)
-    # A finite floor instead of -inf: a row with nothing to see stays free of NaN, also backwards.
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
+    weights = _softmax(scores, mask)
     out = jnp.einsum(
         "bnst,bnth->bnsh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
     return out.astype(q.dtype)
+
+
+def _softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """Over the last axis where the mask is True; zeros where it is not."""
+    # A finite floor instead of -inf: a row with nothing to see stays free of NaN, also backwards.
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
 
 
 def _attend_in_groups(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -136,10 +156,7 @@ def _attend_in_groups(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array)
     q = q.reshape(B, G, N // G, S, H)
     wide = jnp.einsum("bgmsh,mn->bgmsnh", q * H**-0.5, own).reshape(B, G, N // G * S, -1)
     scores = jnp.einsum("bgqd,bgtd->bgqt", wide, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, G, N // G, S, -1)
-    mask = mask[:, :, None]
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
+    weights = _softmax(scores.reshape(B, G, N // G, S, -1), mask[:, :, None])
     weights = weights.astype(v.dtype).reshape(B, G, N // G * S, -1)
     out = jnp.einsum("bgqt,bgtd->bgqd", weights, v, preferred_element_type=jnp.float32)
     out = out.reshape(B, G, N // G, S, N // G, H)
@@ -202,19 +219,39 @@ class Attention(nnx.Module):
         q, k, v = (self._split_heads(qkv[:, :, i]) for i in range(3))
         return q, k, v
 
-    def query(self, x: jax.Array, cross: CrossCache) -> jax.Array:
-        """Cross-attention's queries: `[B, S, D]` to `[B, N, S, H]`."""
-        return self._split_heads(linear(x.astype(self.dtype), cross.query))
-
     def cross_cache(
-        self, source: jax.Array, dtype: DTypeLike, groups: int | None = None
-    ) -> CrossCache:
-        """Cross-attention's keys and values, kept in `dtype` and in G groups, of `[B, L, D]`."""
+        self,
+        source: jax.Array,
+        dtype: DTypeLike,
+        groups: int | None = None,
+        *,
+        fold: bool = False,
+    ) -> CrossCache | FoldedCross:
+        """What cross-attention needs of `[B, L, D]`, kept in `dtype` and in G groups.
+
+        With `fold` the weights are folded into it where less is read then, see `FoldedCross`.
+        """
         # The queries of so few rows are computed too: two thirds of the weight would be copied.
-        heads = self.qkv(source)[1:]
-        k, v = (_in_groups(x.astype(dtype), groups or self.num_heads) for x in heads)
-        weight = self.in_proj.weight[...]
-        return CrossCache(weight[: weight.shape[0] // 3], k, v)
+        k, v = self.qkv(source)[1:]
+        weight, out = self.in_proj.weight[...], self.out_proj.weight[...]
+        query = weight[: weight.shape[0] // 3]
+        if fold and not (isinstance(query, LoraWeight) or isinstance(out, LoraWeight)):
+            folded = partial(_folded, k, v, dense(query), dense(out), dtype)
+            if nbytes(jax.eval_shape(folded)) < nbytes((query, out)):
+                return folded()
+        k, v = (_in_groups(x.astype(dtype), groups or self.num_heads) for x in (k, v))
+        return CrossCache(query, k, v)
+
+    def across(self, x: jax.Array, cross: CrossCache | FoldedCross, mask: jax.Array) -> jax.Array:
+        """Cross-attention: what `[B, S, D]` reads of its source, `[B, S, D]`."""
+        x = x.astype(self.dtype)
+        if isinstance(cross, CrossCache):
+            return self.output(self._split_heads(linear(x, cross.query)), cross, mask)
+        scores = jnp.einsum("bsd,bmd->bsm", x, cross.k, preferred_element_type=jnp.float32)
+        scores = scores.reshape(*x.shape[:2], self.num_heads, -1)  # [B, S, N, L]
+        weights = _softmax(scores, mask).reshape(*x.shape[:2], -1).astype(cross.v.dtype)
+        y = jnp.einsum("bsm,bdm->bsd", weights, cross.v, preferred_element_type=jnp.float32)
+        return y.astype(self.dtype)
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
@@ -223,6 +260,17 @@ class Attention(nnx.Module):
 
     def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+
+def _folded(
+    k: jax.Array, v: jax.Array, query: jax.Array, out: jax.Array, dtype: DTypeLike
+) -> FoldedCross:
+    """Keys and values `[B, N, L, H]` with the weights of queries and output, `[D, D]` float32."""
+    B, N, L, H = k.shape
+    k, v = (x.astype(jnp.float32) for x in (k, v))
+    k = jnp.einsum("bnlh,nhd->bnld", k * H**-0.5, query.reshape(N, H, -1))
+    v = jnp.einsum("bnlh,dnh->bdnl", v, out.reshape(-1, N, H))
+    return FoldedCross(k.reshape(B, N * L, -1).astype(dtype), v.reshape(B, -1, N * L).astype(dtype))
 
 
 class Block(nnx.Module):
@@ -256,7 +304,7 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: CrossCache | jax.Array | None,
+        cross: CrossCache | FoldedCross | jax.Array | None,
         cross_mask: jax.Array | None,
         cache: LayerCache | None,
         slot: jax.Array | int,
@@ -274,12 +322,20 @@ class Block(nnx.Module):
             )
         x = x + self.self_attn.output(q, kv, mask)
         if cross is not None and cross_mask is not None:
-            if not isinstance(cross, CrossCache):
+            if isinstance(cross, jax.Array):
                 cross = self.cross_attention.cross_cache(cross, cache_dtype(cross.dtype))
-            q = self.cross_attention.query(self.norm_cross(x), cross)
-            x = x + self.cross_attention.output(q, cross, cross_mask)
+            x = x + self._attended(x, cross, cross_mask)
         hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
         return x + self.linear2(hidden), cache
+
+    def _attended(
+        self, x: jax.Array, cross: CrossCache | FoldedCross, mask: jax.Array
+    ) -> jax.Array:
+        """What cross-attention adds to `[B, S, D]`: zeros to the rows that have no source."""
+        runs = x.reshape(cross.k.shape[0], -1, *x.shape[1:])  # [C, B / C, S, D]
+        heard = self.cross_attention.across(self.norm_cross(runs[:, 0]), cross, mask)[:, None]
+        rest = ((0, 0), (0, runs.shape[1] - 1), (0, 0), (0, 0))
+        return jnp.pad(heard, rest).reshape(x.shape)
 
 
 Around = Callable[[Block], Callable[..., tuple[jax.Array, LayerCache | None]]]
@@ -336,7 +392,7 @@ class Transformer(nnx.Module):
         self,
         x: jax.Array,
         mask: jax.Array,
-        cross: tuple[CrossCache, ...] | jax.Array | None = None,
+        cross: tuple[CrossCache | FoldedCross, ...] | jax.Array | None = None,
         cross_mask: jax.Array | None = None,
         cache: tuple[LayerCache, ...] | None = None,
         slot: jax.Array | int = 0,
@@ -346,8 +402,9 @@ class Transformer(nnx.Module):
         Args:
           x: `[B, S, D]`, positions already added.
           mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: from `cross_kv`, one per layer, or the second sequence itself `[B, L, D]`, or None.
-          cross_mask: bool `[B, L]`, which of those are real.
+          cross: from `cross_kv`, one per layer, or the second sequence itself `[C, L, D]`, or None.
+            C divides B, and of every B / C rows the first attends to it, the others to nothing.
+          cross_mask: bool `[C, L]`, which of those are real.
           cache: keys and values of what came before, one per layer; those of `x` are written
             at `slot` and the whole cache is attended under `mask`.
           slot: where in the cache `x` begins.
@@ -373,13 +430,20 @@ class Transformer(nnx.Module):
         return x, None if cache is None else tuple(caches)
 
     def cross_kv(
-        self, source: jax.Array, dtype: DTypeLike | None = None, groups: int | None = None
-    ) -> tuple[CrossCache, ...]:
+        self,
+        source: jax.Array,
+        dtype: DTypeLike | None = None,
+        groups: int | None = None,
+        *,
+        fold: bool = False,
+    ) -> tuple[CrossCache | FoldedCross, ...]:
         """Every layer's keys and values of the second sequence, `[B, L, D]`.
 
         They are kept in `dtype`, by default that of `source`, in `groups`, by default one per head.
+        With `fold` those of a short sequence have weights folded into them.
         """
         dtype = dtype or source.dtype
         return tuple(
-            layer.cross_attention.cross_cache(source, dtype, groups) for layer in self.layers
+            layer.cross_attention.cross_cache(source, dtype, groups, fold=fold)
+            for layer in self.layers
         )

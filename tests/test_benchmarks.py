@@ -70,14 +70,13 @@ def test_bytes_of_a_step(dtype):
     lm = lm_steps.random_lm(config, dtype)
     moved = lm_steps.bytes_per_step(lm, batch=2, steps=8)
     D, F, L, rows = config.dim, config.ffn_dim, config.num_layers, 4
-    matrices = L * (5 * D * D + 2 * D * F) + config.n_q * config.card * D
+    matrices = L * (6 * D * D + 2 * D * F) + config.n_q * config.card * D
     norms = L * 6 * D * 4
-    scales = L * (6 * D + F) + config.n_q * config.card if dtype == "int8" else 0
+    scales = L * (7 * D + F) + config.n_q * config.card if dtype == "int8" else 0
     assert moved["weights"] == matrices * (1 if dtype == "int8" else 4) + norms + 4 * scales
     text = lm_steps.TEXT_TOKENS
     own = 2 * L * rows * cache_lengths(8)[-1] * D * 4
-    queries = L * D * (D + 4 if dtype == "int8" else 4 * D)
-    assert moved["cache"] == own + 2 * L * rows * text * D * 4 + queries
+    assert moved["cache"] == own + 2 * L * 2 * text * D * 4  # null rows hear nothing
     assert moved["held"] > moved["weights"]
     codes = lm_steps.ours(lm, 1, 8)()
     assert codes.shape == (1, 4, 5)

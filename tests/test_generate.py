@@ -192,7 +192,8 @@ def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
     lm = make_lm()
     assert not generate.outweighs(lm, 2, 40)
     assert not generate.outweighs(lm, 10_000, 40)  # more than the model, but still small
-    monkeypatch.setattr(generate, "_GROWN_BYTES", 0)
+    monkeypatch.setattr(generate, "_GROWN", {"default": (1.0, 0)})
+    assert not generate.outweighs(lm, 2, 40)
     assert generate.outweighs(lm, 10_000, 40)
     sizes = []
     longer = generate._longer

@@ -1,15 +1,19 @@
 """The language model against itself: causality, caches, masks, gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.conditioning.condition import Condition, interleave, null_like
 from musicgen_jax.config import LMConfig
 from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.lora import LoraConfig, attach
 from musicgen_jax.shapes import module_shapes
+from musicgen_jax.transformer import FoldedCross
 from tests.tolerance import assert_close
 
 CONFIG = LMConfig(
@@ -80,6 +84,47 @@ def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, groups):
         logits, cache = decode(lm, steps[:, :, s], s, cache, cross_kv, condition)
         assert logits.dtype == jnp.float32
         assert_close(logits, full[:, :, s], 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "length"), [([3], 3), ([2, 3], 3), ([7], 7), ([8], 8)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_folding_a_short_text_only_saves_reading(rows, length, dtype, tolerance):
+    lm, condition = make_lm(dtype=dtype, param_dtype=dtype), make_condition(rows, length)
+    steps, batch = random_steps(len(rows), 6), len(rows)
+    whole, folded = lm.cross_kv(condition, fold=False), lm.cross_kv(condition)
+    # Heads are 8 wide: fewer vectors are less to read than the weights. They are float32, always.
+    less = batch * length * 4 < 8 * jnp.dtype(dtype).itemsize
+    assert isinstance(folded[0], FoldedCross) == less
+    read = partial(decoded, lm, steps, condition=condition, cache=lm.init_cache(batch, 8))
+    assert_close(read(cross_kv=folded), read(cross_kv=whole), tolerance)
+
+
+def test_weights_with_lora_are_not_folded():
+    lm, condition = make_lm(), make_condition([3], 3)
+    attach(lm, LoraConfig(rank=2, target="cross_attention/out_proj"))
+    assert not any(isinstance(each, FoldedCross) for each in lm.cross_kv(condition))
+
+
+@pytest.mark.parametrize("length", [2, 9])
+def test_rows_without_a_source_need_no_row_of_the_condition(length):
+    """As a null row next to each row that has one; folded (2) or not (9)."""
+    lm, condition = make_lm(), make_condition([length, 1], length)
+    steps = jnp.repeat(random_steps(2, 6), 2, axis=0)
+    both = interleave(condition, null_like(condition))
+    read = partial(decoded, lm, steps, cache=lm.init_cache(4, 8))
+    assert_close(
+        read(condition=condition, cross_kv=lm.cross_kv(condition)),
+        read(condition=both, cross_kv=lm.cross_kv(both)),
+        1e-5,
+    )
+
+
+@jax.jit
+def decoded(lm: LM, steps, condition, cross_kv, cache) -> jax.Array:
+    """Logits of the last of `steps`, read in two parts: those before it at once, then itself."""
+    cache = lm.prefill(steps[:, :, :-1], cache, cross_kv, condition)
+    last = steps.shape[2] - 1
+    return lm.decode(steps[:, :, last], last, cache, cross_kv, condition)[0]
 
 
 @pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
