@@ -3,6 +3,7 @@
 import collections
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +38,13 @@ def decode_loop(
     """
     compute = "float32" if dtype == "float32" else "bfloat16"
     types = {"dtype": compute, "param_dtype": dtype, "cache_dtype": compute}
-    graphdef, params = nnx.split(module_shapes(LM, config, **types, cache_groups=groups), nnx.Param)
+    lean = device.platform != "tpu"  # as `transformer.lean_cross` chooses
+    lm = module_shapes(LM, config, **types, cache_groups=groups, lean_cross=lean)
+    graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jax.ShapeDtypeStruct((batch, TEXT_TOKENS, config.dim), compute)
     condition = Condition(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool))
+    guided = partial(generate._guided.__wrapped__, copies=2, mesh=None)
+    condition = jax.eval_shape(guided, lm, condition)
     steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)
 
     def start(params, steps, keys, condition):

@@ -80,9 +80,10 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     Of caches that grow with the steps it is the mean, unless the `slots` are given.
     """
     rows = 2 * batch
+    attending = batch if lm.lean_cross else rows
     condition = Condition(
-        jnp.zeros((batch, TEXT_TOKENS, lm.config.dim), lm.dtype),
-        jnp.ones((batch, TEXT_TOKENS), bool),
+        jnp.zeros((attending, TEXT_TOKENS, lm.config.dim), lm.dtype),
+        jnp.ones((attending, TEXT_TOKENS), bool),
     )
     slots = slots or mean_slots(lm, rows, steps)
     cache, cross = jax.eval_shape(lambda lm: (lm.init_cache(rows, 1), lm.cross_kv(condition)), lm)

@@ -213,8 +213,8 @@ def trace(
     lm = nnx.merge(*nnx.split(model.lm))
     if platforms != ("cpu",):  # elsewhere it need not be wider, see `transformer.cache_dtype`
         lm.cache_dtype = lm.dtype
-    if platforms == ("tpu",):  # as `transformer.cache_groups` chooses there
-        lm.cache_groups = 1
+    if platforms == ("tpu",):  # as `transformer` chooses there
+        lm.cache_groups, lm.lean_cross = 1, False
     lm_weights, build_lm = _taken_apart(lm)
     text_weights, build_text = _taken_apart(
         nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner)
@@ -229,8 +229,10 @@ def trace(
         return parts["text_conditioner"](parts["t5"](ids, mask), mask)
 
     def start(weights, vectors, mask, seeds, rows, frames):
+        lm = build_lm(weights)
         condition = Condition(cross=vectors, cross_mask=mask)
-        graphdef, params = nnx.split(build_lm(weights), nnx.Param)
+        condition = generate._guided(lm, condition, copies=2, mesh=None)
+        graphdef, params = nnx.split(lm, nnx.Param)
         state, cross_kv = generate._start(
             graphdef,
             params,

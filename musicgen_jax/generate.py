@@ -362,7 +362,7 @@ def _prepare(
     """The rows the model runs, and how many there are of each example.
 
     They are a conditional row; with guidance next to it a null row; with double guidance between
-    these a row without text. For cross-attention the condition has the first of these alone.
+    these a row without text. With `lm.lean_cross` the condition has the first of these alone.
     """
     masks = (condition.cross_mask, condition.prefix_mask)
     given = any(mask is not None and bool(np.asarray(mask).any()) for mask in masks)
@@ -382,13 +382,15 @@ def _prepare(
 @partial(jax.jit, static_argnames=("copies", "mesh"))
 def _guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None) -> Condition:
     """The rows of `_prepare`."""
-    if lm.config.conditioning == "cross":
+    if lm.lean_cross:
         # A null row attends to nothing: it needs no row of the condition.
         return sharding.constrain_rows(condition, mesh)
     condition = lm.fill_nulls(condition)
-    # A null row takes up as many positions as the row beside it, as in audiocraft.
-    null = dataclasses.replace(null_like(condition), cross_mask=condition.cross_mask)
-    null = dataclasses.replace(lm.fill_nulls(null), prefix_mask=condition.prefix_mask)
+    null = null_like(condition)
+    if lm.config.conditioning == "prepend":
+        # A null row takes up as many positions as the row beside it, as in audiocraft.
+        null = lm.fill_nulls(dataclasses.replace(null, cross_mask=condition.cross_mask))
+        null = dataclasses.replace(null, prefix_mask=condition.prefix_mask)
     audio = dataclasses.replace(condition, cross=null.cross)
     sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
     return sharding.constrain_rows(interleave(*sides), mesh)

@@ -76,6 +76,8 @@ class LM(nnx.Module):
         kept as int8, everything else as float32.
       cache_dtype: of keys and values in generation; None chooses, see `transformer.cache_dtype`.
       cache_groups: blocks that they are kept in; None chooses, see `transformer.cache_groups`.
+      lean_cross: whether generation spares cross-attention what it can; None chooses, see
+        `transformer.lean_cross`.
       rngs: stream `params` is used.
     """
 
@@ -87,6 +89,7 @@ class LM(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         cache_dtype: DTypeLike | None = None,
         cache_groups: int | None = None,
+        lean_cross: bool | None = None,
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
@@ -96,6 +99,8 @@ class LM(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.cache_dtype = jnp.dtype(cache_dtype or transformer.cache_dtype(dtype))
         self.cache_groups = cache_groups or transformer.cache_groups(config.num_heads)
+        lean = transformer.lean_cross() if lean_cross is None else lean_cross
+        self.lean_cross = lean and config.conditioning == "cross"
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (
             ChromaConditioner(config.chroma_bins, config.dim, **floats, rngs=rngs)
@@ -196,13 +201,15 @@ class LM(nnx.Module):
     ) -> tuple[CrossCache | FoldedCross, ...] | None:
         """Cross-attention's keys and values, constant over a generation; None without any.
 
-        With `fold` those of few tokens have weights folded into them, see `FoldedCross`.
+        With `fold` and `lean_cross` those of few tokens have weights folded into them, see
+        `FoldedCross`.
         """
         if self.config.conditioning != "cross" or condition.cross is None:
             return None
         # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
         wide = self.cache_dtype.itemsize > 1
         dtype = self.cache_dtype if wide else self.dtype
+        fold = fold and self.lean_cross
         return self.transformer.cross_kv(condition.cross, dtype, self.cache_groups, fold=fold)
 
     def prefill(

@@ -92,6 +92,15 @@ def cache_groups(num_heads: int, devices: int = 1) -> int:
     return devices if num_heads % devices == 0 else 1
 
 
+def lean_cross() -> bool:
+    """Whether cross-attention leaves out null rows, and weights are folded into a short source.
+
+    Both leave a product of a single row. The compiler for a TPU reckons with a sixth more cycles
+    for such a step of the small model (`benchmarks/tpu_compile.py`): there two rows stay two.
+    """
+    return jax.default_backend() != "tpu"
+
+
 def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
     """Position vectors, all cosines before all sines.
 
@@ -332,8 +341,8 @@ class Block(nnx.Module):
         self, x: jax.Array, cross: CrossCache | FoldedCross, mask: jax.Array
     ) -> jax.Array:
         """What cross-attention adds to `[B, S, D]`: zeros to the rows that have no source."""
-        runs = x.reshape(cross.k.shape[0], -1, *x.shape[1:])  # [C, B / C, S, D]
-        heard = self.cross_attention.across(self.norm_cross(runs[:, 0]), cross, mask)[:, None]
+        runs = self.norm_cross(x).reshape(cross.k.shape[0], -1, *x.shape[1:])  # [C, B / C, S, D]
+        heard = self.cross_attention.across(runs[:, 0], cross, mask)[:, None]
         rest = ((0, 0), (0, runs.shape[1] - 1), (0, 0), (0, 0))
         return jnp.pad(heard, rest).reshape(x.shape)
 

@@ -172,6 +172,16 @@ def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
     np.testing.assert_array_equal(codes, run())
 
 
+@pytest.mark.parametrize("rows", [[3], [4, 2, 0]])
+def test_sparing_cross_attention_changes_nothing(rows):
+    """As on a TPU, where null rows stay and no weight is folded; prompt and prefill too."""
+    condition, prompt = make_condition(rows, 4), random_prompt(len(rows), 5)
+    lean, whole = make_lm(), make_lm(lean_cross=False)
+    run = partial(generate_codes, condition=condition, num_frames=FRAMES, prompt=prompt)
+    np.testing.assert_array_equal(run(lean), run(whole))
+    np.testing.assert_array_equal(run(lean, cfg_coef=1.0), run(whole, cfg_coef=1.0))
+
+
 @pytest.mark.parametrize("prompt", [0, 9, 25])
 @pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
 def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt, monkeypatch):
