@@ -87,9 +87,22 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.rint(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8), scale
 
 
-def dense(w: jax.Array | Int8Weight) -> jax.Array:
-    """A weight as one float32 array."""
-    return w.int8 * w.scale if isinstance(w, Int8Weight) else w.astype(jnp.float32)
+def rows(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
+    """Some rows of a weight `[O, I]`, float32 `[count, I]`."""
+    if isinstance(w, Int8Weight):
+        return _cut(w.int8, start, count, 0) * _cut(w.scale, start, count, 0)
+    return _cut(w, start, count, 0)
+
+
+def columns(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
+    """Some columns of a weight `[O, I]`, float32 `[O, count]`."""
+    if isinstance(w, Int8Weight):
+        return _cut(w.int8, start, count, 1) * w.scale
+    return _cut(w, start, count, 1)
+
+
+def _cut(x: jax.Array, start: jax.Array, count: int, axis: int) -> jax.Array:
+    return lax.dynamic_slice_in_dim(x, start, count, axis).astype(jnp.float32)
 
 
 def linear(

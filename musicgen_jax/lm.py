@@ -99,7 +99,7 @@ class LM(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.cache_dtype = jnp.dtype(cache_dtype or transformer.cache_dtype(dtype))
         self.cache_groups = cache_groups or transformer.cache_groups(config.num_heads)
-        lean = transformer.lean_cross() if lean_cross is None else lean_cross
+        lean = transformer.lean_cross(param_dtype) if lean_cross is None else lean_cross
         self.lean_cross = lean and config.conditioning == "cross"
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (

@@ -18,11 +18,12 @@ from musicgen_jax.linear import (
     Int8Weight,
     Linear,
     LoraWeight,
-    dense,
+    columns,
     fan_in_normal,
     fan_in_uniform,
     float_dtype,
     linear,
+    rows,
 )
 from musicgen_jax.memory import nbytes
 
@@ -92,13 +93,15 @@ def cache_groups(num_heads: int, devices: int = 1) -> int:
     return devices if num_heads % devices == 0 else 1
 
 
-def lean_cross() -> bool:
+def lean_cross(param_dtype: DTypeLike) -> bool:
     """Whether cross-attention leaves out null rows, and weights are folded into a short source.
 
     Both leave a product of a single row. The compiler for a TPU reckons with a sixth more cycles
-    for such a step of the small model (`benchmarks/tpu_compile.py`): there two rows stay two.
+    for such a step of the small model (`benchmarks/tpu_compile.py`): there two rows stay two. And a
+    CPU would widen the whole of a bfloat16 weight to fold it.
     """
-    return jax.default_backend() != "tpu"
+    backend, size = jax.default_backend(), jnp.dtype(param_dtype).itemsize
+    return backend != "tpu" and not (backend == "cpu" and size == 2)
 
 
 def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
@@ -245,7 +248,7 @@ class Attention(nnx.Module):
         weight, out = self.in_proj.weight[...], self.out_proj.weight[...]
         query = weight[: weight.shape[0] // 3]
         if fold and not (isinstance(query, LoraWeight) or isinstance(out, LoraWeight)):
-            folded = partial(_folded, k, v, dense(query), dense(out), dtype)
+            folded = partial(_folded, k, v, weight, out, dtype)
             if nbytes(jax.eval_shape(folded)) < nbytes((query, out)):
                 return folded()
         k, v = (_in_groups(x.astype(dtype), groups or self.num_heads) for x in (k, v))
@@ -272,13 +275,25 @@ class Attention(nnx.Module):
 
 
 def _folded(
-    k: jax.Array, v: jax.Array, query: jax.Array, out: jax.Array, dtype: DTypeLike
+    k: jax.Array,
+    v: jax.Array,
+    fused: jax.Array | Int8Weight,
+    out: jax.Array | Int8Weight,
+    dtype: DTypeLike,
 ) -> FoldedCross:
-    """Keys and values `[B, N, L, H]` with the weights of queries and output, `[D, D]` float32."""
+    """Keys and values `[B, N, L, H]` with the weights of queries, first in `fused`, and of output.
+
+    Head by head, since all at once would move both weights.
+    """
     B, N, L, H = k.shape
-    k, v = (x.astype(jnp.float32) for x in (k, v))
-    k = jnp.einsum("bnlh,nhd->bnld", k * H**-0.5, query.reshape(N, H, -1))
-    v = jnp.einsum("bnlh,dnh->bdnl", v, out.reshape(-1, N, H))
+    k, v = (x.astype(jnp.float32) for x in (k * H**-0.5, v))
+
+    def head(n: jax.Array) -> tuple[jax.Array, jax.Array]:
+        into, from_ = (part(w, n * H, H) for part, w in ((rows, fused), (columns, out)))
+        return k[:, n] @ into, jnp.einsum("dh,blh->bdl", from_, v[:, n])
+
+    k, v = jax.lax.map(head, jnp.arange(N))  # [N, B, L, D], [N, B, D, L]
+    k, v = k.swapaxes(0, 1), jnp.moveaxis(v, 0, 2)
     return FoldedCross(k.reshape(B, N * L, -1).astype(dtype), v.reshape(B, -1, N * L).astype(dtype))
 
 
