@@ -366,24 +366,25 @@ def load_params(
 
     placed: dict[tuple[str, ...], jax.Array] = {}
     try:
-        if wanted.keys() <= stored.keys() and not int8:
-            for part in _parts(stored):
-                placed |= _load_part(folder, {key: target(wanted[key]) for key in part})
-                memory.give_back()
-        else:  # restored on the host, part by part, then scaled, then placed
-            for part in _parts(stored):
-                here = {key: np.empty(stored[key].shape, stored[key].dtype) for key in part}
-                loaded = _load_part(folder, here)
-                for key in wanted:
-                    if key[-1] == "int8" and key[:-1] in loaded:
-                        quantized = int8_storage.quantize(component, key[:-1], loaded[key[:-1]])
-                        loaded |= {(*key[:-1], name): leaf for name, leaf in quantized.items()}
-                for key, leaf in wanted.items():
-                    if key in loaded or (*key, "int8") in loaded:
-                        value = int8_storage.dequantize(loaded, key, leaf)
-                        placed[key] = place(value, target(leaf).sharding)
-                del loaded
-                memory.give_back()
+        with memory.mapped():
+            if wanted.keys() <= stored.keys() and not int8:
+                for part in _parts(stored):
+                    placed |= _load_part(folder, {key: target(wanted[key]) for key in part})
+                    memory.give_back()
+            else:  # restored on the host, part by part, then scaled, then placed
+                for part in _parts(stored):
+                    here = {key: np.empty(stored[key].shape, stored[key].dtype) for key in part}
+                    loaded = _load_part(folder, here)
+                    for key in wanted:
+                        if key[-1] == "int8" and key[:-1] in loaded:
+                            quantized = int8_storage.quantize(component, key[:-1], loaded[key[:-1]])
+                            loaded |= {(*key[:-1], name): leaf for name, leaf in quantized.items()}
+                    for key, leaf in wanted.items():
+                        if key in loaded or (*key, "int8") in loaded:
+                            value = int8_storage.dequantize(loaded, key, leaf)
+                            placed[key] = place(value, target(leaf).sharding)
+                    del loaded
+                    memory.give_back()
     except Exception as error:
         raise UserError(damaged) from error
     return jax.tree.unflatten(structure, [placed[key] for key in wanted])

@@ -159,14 +159,16 @@ def stream_codes(
         state, cross_kv = _beside(params, begin(_start.eval_shape))
         advance(_decode.lower, state, cross_kv, 0).compile()
         memory.give_back()
-    state, cross_kv = begin(_start)
+    with memory.mapped():
+        state, cross_kv = jax.block_until_ready(begin(_start))
     delay = max(lm.config.delays)
     chunk = chunk or total
     done, given = start, 0
     while done < total:
         if done == slots:
             more, slots = lengths[0] - slots, lengths.pop(0)
-            state = _grow(state, steps[:, :, : slots + 1], more, mesh)
+            with memory.mapped():
+                state = _grow(state, steps[:, :, : slots + 1], more, mesh)
         due = max(given, start) + chunk + delay  # then a chunk is ready
         count = min(due - done, total - done, slots - done, _CALLBACK_STEPS if callback else total)
         state = advance(_decode, state, cross_kv, count)
