@@ -11,11 +11,14 @@ text encoder and codec left out on both sides.
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/lm_steps.py --steps 50 --rounds 3
 
 Every step must read all weights and what is reserved of the key-value cache: these bytes, times the
-steps per second, over the bandwidth measured in the same run, is the fraction of the roofline.
+steps per second, over what the memory does in reading, or in copying, is the fraction of the
+roofline. That is measured in turn with the rest, round by round, as a shared machine's memory is
+now faster and now slower.
 With `--no-peer` the peak memory of the process is noted too, beside that of weights and cache.
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,16 +183,30 @@ def main(argv: list[str] | None = None) -> dict:
     if args.audiocraft:
         shape = config, peer, args.batch, args.steps, TEXT_TOKENS
         runs["audiocraft"] = audiocraft_peer.generation(args.audiocraft, *shape)
+    if not args.no_peer:
+        size, times = 1 << (22 if args.quick else 29), 16
+        runs |= measuring.memory_streams(size, times)
     result = measuring.in_turn(runs, args.rounds)
     peak = measuring.peak_memory() if args.no_peer else None
+    streams = {name: result.pop(name) for name in ("reading", "copying") if name in result}
     speeds = measuring.summary(result, args.steps, "steps", "musicgen_jax")
-    rate = measuring.bandwidth(1 << (22 if args.quick else 29))
-    needed = moved["weights"] + moved["cache"]
-    fraction = needed * speeds["per_second"]["musicgen_jax"][0] / rate
+    gbs = (moved["weights"] + moved["cache"]) * args.steps / 1e9
+    own = [gbs / seconds for seconds in result["musicgen_jax"]["seconds"]]
     print(
         f"{moved['weights'] / 1e9:.3f} GB of weights and {moved['cache'] / 1e9:.3f} GB of cache a "
-        f"step; {rate / 1e9:.1f} GB/s measured: {fraction:.0%} of the roofline"
+        f"step: {statistics.median(own):.1f} GB/s"
     )
+    roofline = {}
+    for name, stream in streams.items():
+        rates = [size * times / 1e9 / seconds for seconds in stream["seconds"]]
+        fraction = statistics.median(a / b for a, b in zip(own, rates, strict=True))
+        roofline[name] = {
+            "gb_per_second": [
+                round(v, 2) for v in (statistics.median(rates), min(rates), max(rates))
+            ],
+            "fraction": round(fraction, 3),
+        }
+        print(f"{name} {roofline[name]['gb_per_second'][0]:.1f} GB/s: {fraction:.0%} of it")
     if peak:
         print(
             f"peak memory {peak / 1e9:.2f} GB, all weights {moved['held'] / 1e9:.2f} GB and one "
@@ -205,8 +222,8 @@ def main(argv: list[str] | None = None) -> dict:
         steps=args.steps,
         **speeds,
         bytes_per_step=moved,
-        bandwidth_gb=round(rate / 1e9, 2),
-        roofline_fraction=round(fraction, 3),
+        gb_per_second=round(statistics.median(own), 2),
+        roofline=roofline,
         peak_bytes=peak,
         sides=result,
     )

@@ -122,24 +122,39 @@ def summary(result: Mapping[str, dict], work: float, unit: str, ours: str) -> di
     }
 
 
-def bandwidth(size: int = 1 << 29) -> float:
-    """Bytes per second that this device reaches in reading or copying, the better of the two.
+def memory_streams(size: int = 1 << 29, times: int = 16) -> dict[str, Callable[[], object]]:
+    """What a memory can do at best: runs that move `size * times` bytes and do nothing else.
 
-    Reading is a product of a float32 matrix with one vector, copying an addition to each element.
-    The same compiler and threads as the model's, so it is what the model could reach.
+    Reading is a product of a float32 matrix with one vector; copying adds to each element of one
+    array and writes it to another that exists already, half of the bytes read and half written. The
+    same compiler and threads as the model's, so it is what the model could reach.
 
     Args:
-      size: bytes of the array; well above what caches hold.
+      size: bytes; well above what caches hold.
+      times: how often they are moved in a run.
     """
-    matrix = jnp.ones((size // 4 // 4096, 4096), jnp.float32)
-    read = jax.jit(lambda m, x: m @ x)
-    copy = jax.jit(lambda m: m + 1)
-    vector = jnp.ones(4096)
-    best = 0.0
-    for _ in range(6):
-        best = max(best, matrix.nbytes / measure(lambda: read(matrix, vector))[0])
-        best = max(best, 2 * matrix.nbytes / measure(lambda: copy(matrix))[0])
-    return best
+    matrix = jnp.ones((size // 4 // 1024, 1024), jnp.float32)
+    vector = jnp.ones(1024)
+    multiply = jax.jit(lambda m, x: m @ x)
+    add = jax.jit(lambda source, target: source + 1, donate_argnums=1, keep_unused=True)
+    half = matrix[: len(matrix) // 2]
+    targets = [jnp.zeros_like(half)]
+
+    def reading() -> object:
+        return [multiply(matrix, vector) for _ in range(times)]
+
+    def copying() -> object:
+        for _ in range(times):
+            targets.append(add(half, targets.pop()))
+        return targets
+
+    return {"reading": reading, "copying": copying}
+
+
+def bandwidth(size: int = 1 << 29) -> float:
+    """Bytes per second that this device reaches in reading or copying, the better of the two."""
+    runs = memory_streams(size, times=1)
+    return size / min(measure(run)[0] for _ in range(6) for run in runs.values())
 
 
 def peak_memory() -> int:

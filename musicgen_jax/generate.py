@@ -24,7 +24,9 @@ from musicgen_jax.sampling import Form, guide, sample
 from musicgen_jax.transformer import CrossCache, FoldedCross, LayerCache
 
 UNKNOWN = -1  # a slot whose token is still to be drawn
-_LENGTHS = (256, 512, 1024, 1504)  # steps a cache may hold; 1504 is 30 seconds
+# Steps a cache may hold; 1504 is 30 seconds. XLA's CPU compiler spreads attention over threads if
+# each head's keys are more than 32,768 numbers: 512 steps of the official models are just not.
+_LENGTHS = (256, 528, 1024, 1504)
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
 # From this share of the model on, and so many bytes, a cache grows on the way. Each length is one
 # more program to compile; a CPU pays less for that, and more for reading what is not filled yet.

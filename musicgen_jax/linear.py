@@ -16,9 +16,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 # XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
-# for narrow types, and that at up to half of the speed. So between these numbers of rows the
-# outputs are cut into halves that pretend to be a batch; more rows are an ordinary matrix product.
-_CPU_HALVED_ROWS = {"float32": (2, 256), "bfloat16": (2, 128), "int8": (2, 64)}
+# for narrow types, and that at up to half of the speed; and a single row it spreads over threads
+# sooner if there is a batch. So between these numbers of rows the outputs are cut into halves that
+# pretend to be one; more rows are an ordinary matrix product.
+_CPU_HALVED_ROWS = {"float32": (1, 256), "bfloat16": (2, 128), "int8": (2, 64)}
 
 
 @jax.tree_util.register_dataclass

@@ -259,11 +259,10 @@ class Attention(nnx.Module):
         x = x.astype(self.dtype)
         if isinstance(cross, CrossCache):
             return self.output(self._split_heads(linear(x, cross.query)), cross, mask)
-        scores = jnp.einsum("bsd,bmd->bsm", x, cross.k, preferred_element_type=jnp.float32)
-        scores = scores.reshape(*x.shape[:2], self.num_heads, -1)  # [B, S, N, L]
+        product = jax.vmap(partial(linear, out_dtype=jnp.float32))
+        scores = product(x, cross.k).reshape(*x.shape[:2], self.num_heads, -1)  # [B, S, N, L]
         weights = _softmax(scores, mask).reshape(*x.shape[:2], -1).astype(cross.v.dtype)
-        y = jnp.einsum("bsm,bdm->bsd", weights, cross.v, preferred_element_type=jnp.float32)
-        return y.astype(self.dtype)
+        return product(weights, cross.v).astype(self.dtype)
 
     def output(self, q: jax.Array, kv: LayerCache | CrossCache, mask: jax.Array) -> jax.Array:
         """Attends and projects: `[B, N, S, H]` to `[B, S, D]`."""
@@ -295,6 +294,11 @@ def _folded(
     k, v = jax.lax.map(head, jnp.arange(N))  # [N, B, L, D], [N, B, D, L]
     k, v = k.swapaxes(0, 1), jnp.moveaxis(v, 0, 2)
     return FoldedCross(k.reshape(B, N * L, -1).astype(dtype), v.reshape(B, -1, N * L).astype(dtype))
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    """By the error function, as in torch: its complement, `jax.nn`'s way, takes twice as long."""
+    return x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class Block(nnx.Module):
@@ -349,7 +353,7 @@ class Block(nnx.Module):
             if isinstance(cross, jax.Array):
                 cross = self.cross_attention.cross_cache(cross, cache_dtype(cross.dtype))
             x = x + self._attended(x, cross, cross_mask)
-        hidden = jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False)
+        hidden = _gelu(self.linear1(self.norm2(x)))
         return x + self.linear2(hidden), cache
 
     def _attended(

@@ -61,7 +61,7 @@ def test_without_durations_every_length_of_the_language_model(model):
     assert names == [
         "text of 16 tokens", "language model, 3 s, 16 tokens", "codec, 8 s", "codec, 3 s"
     ]  # fmt: skip
-    assert cache_lengths(1503) == [256, 512, 1024, 1504]
+    assert cache_lengths(1503) == [256, 528, 1024, 1504]
     assert cache_lengths(100) == [256]
 
 
