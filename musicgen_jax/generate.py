@@ -25,7 +25,8 @@ from musicgen_jax.transformer import CrossCache, FoldedCross, LayerCache
 
 UNKNOWN = -1  # a slot whose token is still to be drawn
 # Steps a cache may hold; 1504 is 30 seconds. XLA's CPU compiler spreads attention over threads if
-# each head's keys are more than 32,768 numbers: 512 steps of the official models are just not.
+# each head's keys are more than 32,768 numbers: 512 steps of the official models are just not
+# (`benchmarks/attention.py`).
 _LENGTHS = (256, 528, 1024, 1504)
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
 # From this share of the model on, and so many bytes, a cache grows on the way. Each length is one

@@ -64,6 +64,27 @@ def test_a_record_says_where_it_comes_from(tmp_path, capsys):
     assert '"value": 3' in capsys.readouterr().out
 
 
+def test_the_memory_is_measured_in_turn_with_the_steps(capsys):
+    line = lm_steps.main(["--quick", "--no-transformers"])
+    said = capsys.readouterr().out
+    for stream in ("reading", "copying"):
+        assert f"round 0: {stream}" in said
+        measured = line["roofline"][stream]
+        speed, low, high = measured["gb_per_second"]
+        assert 0 < low <= speed <= high
+        assert measured["fraction"] == pytest.approx(line["gb_per_second"] / speed, abs=0.02)
+        assert stream not in line["per_second"]
+
+
+def test_a_copy_copies():
+    runs = measuring.memory_streams(1 << 16, times=3)
+    (copy,) = runs["copying"]()  # type: ignore[misc]
+    assert copy.nbytes == 1 << 15  # read once and written once
+    assert (np.asarray(copy) == 2).all()
+    runs["copying"]()
+    assert copy.is_deleted()  # its memory is written again: none is asked of the system
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_bytes_of_a_step(dtype):
     config = lm_steps.lm_config("small", quick=True)

@@ -1,0 +1,38 @@
+"""How fast attention of one query reads its cache, by length and rows.
+
+Question: for which lengths should a cache be compiled? XLA's CPU compiler spreads attention over
+threads only from a size of each head on, so a somewhat longer cache may be read sooner. The lengths
+of `musicgen_jax.generate` come from here; run it again on another processor or with another XLA.
+
+    python benchmarks/attention.py --length 256 384 512 528 640 1024 1504 --batch 1 16
+"""
+
+import lm_steps
+import measuring
+from scaling import cache_rate
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = measuring.arguments(__doc__)
+    parser.add_argument("--size", default="small", choices=["small", "medium", "large"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="clips at a time")
+    parser.add_argument(
+        "--length", type=int, nargs="+", default=[256, 384, 512, 528, 640, 1024, 1504], help="steps"
+    )
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.batch, args.length, args.rounds = [1], [16], 1
+    lm = lm_steps.random_lm(lm_steps.lm_config(args.size, args.quick), "float32")
+    step = 2 * lm.config.dim * lm.cache_dtype.itemsize  # bytes a row keeps of a step, per layer
+    rows = []
+    for batch in args.batch:
+        for length in args.length:
+            rate = cache_rate(lm, 2 * batch, length, args.rounds)
+            micros = 1e6 * 2 * batch * length * step / rate
+            print(f"batch {batch}, {length} steps: {rate / 1e9:.1f} GB/s, {micros:.0f} us a layer")
+            rows.append({"batch": batch, "length": length, "gb_per_second": round(rate / 1e9, 2)})
+    return measuring.record("attention", args, size=args.size, rows=rows)
+
+
+if __name__ == "__main__":
+    main()
