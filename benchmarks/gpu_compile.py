@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--size", default="small", choices=["small", "medium", "large"])
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--cache", type=int, default=512, help="slots of the cache")
+    parser.add_argument("--cache", type=int, default=528, help="slots of the cache")
     parser.add_argument("--frames", type=int, default=500, help="of the codec")
     args = parser.parse_args(argv)
     model = OFFICIAL_MODELS[f"facebook/musicgen-{args.size}"]
