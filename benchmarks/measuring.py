@@ -181,6 +181,19 @@ def _commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
+def processor() -> str:
+    """The processor's name, numbers and widest vectors: ratios differ from one kind to another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    flags = fields.get("flags", "").split()
+    vectors = next((name for name in ("amx_tile", "avx512f", "avx2") if name in flags), "")
+    numbers = (fields.get("cpu family"), fields.get("model"))
+    return f"{fields.get('model name', platform.processor())}, {numbers[0]}/{numbers[1]}, {vectors}"
+
+
 def record(benchmark: str, args: argparse.Namespace, **values) -> dict:
     """Appends one line to the results and returns it; a `--quick` run is only printed."""
     # The process may be pinned (taskset), which a fair comparison on a busy machine needs: torch's
@@ -196,6 +209,7 @@ def record(benchmark: str, args: argparse.Namespace, **values) -> dict:
         "commit": _commit(),
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}, "
         f"{pinned} of {os.cpu_count()} cores",
+        "processor": processor(),
         "versions": versions,
         **values,
     }
