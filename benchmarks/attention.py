@@ -7,9 +7,11 @@ of `musicgen_jax.generate` come from here; run it again on another processor or 
     python benchmarks/attention.py --length 256 384 512 528 640 1024 1504 --batch 1 16
 """
 
+import statistics
+
 import lm_steps
 import measuring
-from scaling import cache_rate
+from scaling import attention
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -27,7 +29,10 @@ def main(argv: list[str] | None = None) -> dict:
     rows = []
     for batch in args.batch:
         for length in args.length:
-            rate = cache_rate(lm, 2 * batch, length, args.rounds)
+            run, size = attention(lm, 2 * batch, length)
+            run()
+            seconds = statistics.median(measuring.measure(run)[0] for _ in range(args.rounds))
+            rate = size / seconds
             micros = 1e6 * 2 * batch * length * step / rate
             print(f"batch {batch}, {length} steps: {rate / 1e9:.1f} GB/s, {micros:.0f} us a layer")
             rows.append({"batch": batch, "length": length, "gb_per_second": round(rate / 1e9, 2)})

@@ -37,13 +37,16 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def busy_core_seconds() -> float:
-    """Time that all cores together have spent working since the machine started (Linux)."""
+    """Time that all cores together were taken since the machine started (Linux).
+
+    What the host of a virtual machine gave to others meanwhile is among it.
+    """
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     except OSError:
         return float("nan")
-    user, nice, system, _idle, _iowait, irq, softirq = (int(f) for f in fields[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(f) for f in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(run: Callable[[], object]) -> tuple[float, float]:

@@ -8,8 +8,9 @@ measured by itself in the same run, none fitted to the steps that it predicts:
             + layers * O                                          everything small between them
 
 R and A depend on how many rows share a read, so they are measured at each number of rows; O is the
-time of a layer whose weights and cache are next to nothing. Every step is that of batch B with
-guidance: 2 B rows, random weights of an official shape.
+time of a layer whose weights and cache are next to nothing. All three and the step itself are
+measured in turn, round by round: a shared machine is now faster and now slower. Every step is that
+of batch B with guidance: 2 B rows, random weights of an official shape.
 
     python benchmarks/scaling.py --size small --dtype float32 --batch 1 4 --length 250 1500
     python benchmarks/scaling.py --size medium --dtype int8 --batch 1 --length 250
@@ -17,7 +18,7 @@ guidance: 2 B rows, random weights of an official shape.
 
 import dataclasses
 import itertools
-import statistics
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +26,20 @@ import lm_steps
 import measuring
 import numpy as np
 
+from musicgen_jax import memory
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.generate import cache_lengths, stream_codes
 from musicgen_jax.linear import linear, weight_param
 from musicgen_jax.lm import LM
 from musicgen_jax.transformer import attend
 
-COPIES = 8  # of a weight or a cache, so that none is still in a processor's own cache
+COPIES = 16  # of a weight or a cache, so that none is still in a processor's own cache
+STEPS = 12  # a turn
+SHORTEST = 250  # steps that a cache of next to nothing is for: its softmax is in A already
 
 
-def _seconds(run, rounds: int) -> float:
-    jax.block_until_ready(run())
-    return statistics.median(measuring.measure(run)[0] for _ in range(rounds))
-
-
-def product_rate(lm: LM, rows: int, shape: tuple[int, int], rounds: int) -> float:
-    """Bytes of weights a second through `linear`, each product waiting for the one before."""
+def products(lm: LM, rows: int, shape: tuple[int, int]) -> tuple[Callable, int]:
+    """A run through weights by `linear`, each waiting for the one before; and their bytes."""
     rng = np.random.default_rng(0)
     like = lm.transformer.layers[0].linear1.weight
     param = jnp.int8 if hasattr(like, "int8") else like[...].dtype
@@ -56,12 +55,11 @@ def product_rate(lm: LM, rows: int, shape: tuple[int, int], rounds: int) -> floa
             total = y[0, 0].astype(jnp.float32) * 1e-9
         return total
 
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
-    return size / _seconds(lambda: run(x, weights), rounds)
+    return lambda: run(x, weights), memory.nbytes(weights)
 
 
-def cache_rate(lm: LM, rows: int, length: int, rounds: int) -> float:
-    """Bytes of keys and values a second through attention of one query."""
+def attention(lm: LM, rows: int, length: int) -> tuple[Callable, int]:
+    """A run of one query through attention to several caches in turn; and their bytes."""
     config = lm.config
     rng = np.random.default_rng(0)
     shape = rows, config.num_heads, length, config.dim // config.num_heads
@@ -76,33 +74,29 @@ def cache_rate(lm: LM, rows: int, length: int, rounds: int) -> float:
             q = attend(q, k, v, mask)
         return q
 
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(caches))
-    return size / _seconds(lambda: run(q, caches), rounds)
+    return lambda: run(q, caches), memory.nbytes(caches)
 
 
-def layer_overhead(lm: LM, batch: int, rounds: int) -> float:
-    """Seconds a step spends per layer on what is neither weights nor cache."""
+def almost_empty(lm: LM) -> LM:
+    """A model of as many layers whose weights and cache are next to nothing."""
     config = dataclasses.replace(
         lm.config, dim=lm.config.num_heads * 4, ffn_dim=32, card=64, text_dim=16
     )
     int8 = hasattr(lm.transformer.layers[0].linear1.weight, "int8")
-    tiny = lm_steps.random_lm(config, "int8" if int8 else jnp.dtype(lm.dtype).name)
-    return 1 / measured(tiny, batch, 250, rounds) / config.num_layers
+    return lm_steps.random_lm(config, "int8" if int8 else jnp.dtype(lm.dtype).name)
 
 
-def measured(lm: LM, batch: int, length: int, rounds: int, steps: int = 12) -> float:
-    """Steps a second in a cache for `length` steps, without running all of them."""
+def steps(lm: LM, batch: int, length: int) -> Iterator[np.ndarray]:
+    """STEPS steps a turn in a cache for `length` steps; the first turns are over."""
     cross = np.random.default_rng(0).normal(size=(batch, lm_steps.TEXT_TOKENS, lm.config.dim))
     condition = Condition(
         jnp.asarray(cross, lm.dtype), jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
     )
     frames = length - max(lm.config.delays)
-    stretches = stream_codes(lm, condition, num_frames=frames, chunk=steps, grow=False)
+    stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, grow=False)
     for _ in range(2):  # compiled, and past the delay
         next(stretches)
-    seconds = [measuring.measure(lambda: next(stretches))[0] for _ in range(rounds)]
-    stretches.close()
-    return steps / statistics.median(seconds)
+    return stretches
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -116,31 +110,42 @@ def main(argv: list[str] | None = None) -> dict:
         args.batch, args.length, args.rounds = [1], [250], 1
     config = lm_steps.lm_config(args.size, args.quick)
     lm = lm_steps.random_lm(config, args.dtype)
-    shape = (config.ffn_dim, config.dim)
+    tiny = almost_empty(lm)
     rows = []
-    rates = {b: product_rate(lm, 2 * b, shape, args.rounds) for b in args.batch}
-    overheads = {b: layer_overhead(lm, b, args.rounds) for b in args.batch}
     for batch, length in itertools.product(args.batch, args.length):
         reserved = cache_lengths(length)[-1]
         moved = lm_steps.bytes_per_step(lm, batch, length, reserved)
-        attention = cache_rate(lm, 2 * batch, reserved, args.rounds)
-        seconds = (
-            moved["weights"] / rates[batch]
-            + moved["cache"] / attention
-            + config.num_layers * overheads[batch]
-        )
-        real = measured(lm, batch, length, args.rounds)
+        product, weight_bytes = products(lm, 2 * batch, (config.ffn_dim, config.dim))
+        attending, cache_bytes = attention(lm, 2 * batch, reserved)
+        empty, real = steps(tiny, batch, SHORTEST), steps(lm, batch, length)
+        runs = {
+            "product": product,
+            "attention": attending,
+            "empty": lambda empty=empty: next(empty),
+            "real": lambda real=real: next(real),
+        }
+        result = {
+            name: np.asarray(side["seconds"])
+            for name, side in measuring.in_turn(runs, args.rounds).items()
+        }
+        empty.close()
+        real.close()
+        product_rate = weight_bytes / result["product"]
+        attention_rate = cache_bytes / result["attention"]
+        overhead = result["empty"] / STEPS
+        predicted = moved["weights"] / product_rate + moved["cache"] / attention_rate + overhead
+        measured = result["real"] / STEPS
         row = {
             "batch": batch,
             "cache": reserved,
             "weights_gb": round(moved["weights"] / 1e9, 3),
             "cache_gb": round(moved["cache"] / 1e9, 3),
-            "product_gb_per_second": round(rates[batch] / 1e9, 2),
-            "attention_gb_per_second": round(attention / 1e9, 2),
-            "overhead_ms": round(1e3 * config.num_layers * overheads[batch], 2),
-            "predicted": round(1 / seconds, 2),
-            "measured": round(real, 2),
-            "error": round(1 / seconds / real - 1, 3),
+            "product_gb_per_second": round(np.median(product_rate) / 1e9, 2),
+            "attention_gb_per_second": round(np.median(attention_rate) / 1e9, 2),
+            "overhead_ms": round(1e3 * np.median(overhead), 2),
+            "predicted": round(1 / np.median(predicted), 2),
+            "measured": round(1 / np.median(measured), 2),
+            "error": round(np.median(measured / predicted) - 1, 3),
         }
         rows.append(row)
         print(
