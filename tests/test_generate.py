@@ -11,6 +11,7 @@ from flax import nnx
 
 from musicgen_jax import generate, patterns
 from musicgen_jax.conditioning.condition import Condition
+from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys, generate_codes
 from musicgen_jax.lm import LM
@@ -235,6 +236,14 @@ def test_lengths_are_few_and_sufficient():
     assert all(n <= p < max(2 * n, 17, n + 256) for n, p in prefills.items())
     assert len(set(prefills.values())) == 10  # 16 to 256 doubling, then five more
     assert generate._prefill_length(0) == 0
+
+
+def test_ten_seconds_have_a_cache_that_a_cpu_reads_with_all_threads():
+    """See `generate._LENGTHS`; 512 steps would be read by one thread, in twice the time."""
+    for name in ("small", "medium", "large"):
+        lm = OFFICIAL_MODELS[f"facebook/musicgen-{name}"].lm
+        length = generate.cache_lengths(500 + max(lm.delays))[-1]
+        assert length * lm.dim // lm.num_heads > 32_768
 
 
 def test_temperature_zero_is_greedy_and_filters_bite():
