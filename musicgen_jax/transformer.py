@@ -297,7 +297,7 @@ def _folded(
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    """By the error function, as in torch: its complement, `jax.nn`'s way, takes twice as long."""
+    """By the error function, as in torch: its complement, `jax.nn`'s way, takes more kernels."""
     return x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
