@@ -32,7 +32,7 @@ from flax import nnx
 
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.generate import cache_lengths, generate_codes, outweighs
+from musicgen_jax.generate import generate_codes, growth
 from musicgen_jax.lm import LM
 from musicgen_jax.memory import nbytes
 from musicgen_jax.testing import random_params
@@ -69,11 +69,8 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
 
 def mean_slots(lm: LM, rows: int, steps: int) -> float:
     """Of the caches that so many steps go through, how long they are on average."""
-    lengths = cache_lengths(steps)
-    if not outweighs(lm, rows, lengths[-1]):
-        return lengths[-1]
-    ends = [*lengths[:-1], steps]
-    spans = np.diff([0, *ends])
+    lengths = growth(lm, rows, steps)
+    spans = np.diff([0, *(min(n, steps) for n in lengths[:-1]), steps])
     return float(np.dot(spans, lengths) / steps)
 
 

@@ -92,8 +92,8 @@ def steps(lm: LM, batch: int, length: int) -> Iterator[np.ndarray]:
     condition = Condition(
         jnp.asarray(cross, lm.dtype), jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
     )
-    frames = length - max(lm.config.delays)
-    stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, grow=False)
+    frames, lengths = length - max(lm.config.delays), cache_lengths(length)[-1:]
+    stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, lengths=lengths)
     for _ in range(2):  # compiled, and past the delay
         next(stretches)
     return stretches

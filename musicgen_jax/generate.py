@@ -28,6 +28,9 @@ UNKNOWN = -1  # a slot whose token is still to be drawn
 # each head's keys are more than 32,768 numbers: 512 steps of the official models are just not
 # (`benchmarks/attention.py`).
 _LENGTHS = (256, 528, 1024, 1504)
+# A cache that grows begins with one of these where even that outweighs the model: to read what is
+# not filled yet takes a CPU longer than to compile once more.
+_BEGINNINGS = {"cpu": (64, 128), "default": ()}
 _CALLBACK_STEPS = 10  # steps between two calls of the callback
 # From this share of the model on, and so many bytes, a cache grows on the way. Each length is one
 # more program to compile; a CPU pays less for that, and more for reading what is not filled yet.
@@ -72,11 +75,11 @@ def stream_codes(
     callback: Callable[[int, int], None] | None = None,
     chunk: int = 0,
     reserve: int = 0,
-    grow: bool | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Generates codes, guided by a condition, perhaps continuing a prompt, and yields them.
 
-    What is yielded, put together, depends on none of `chunk`, `reserve`, `grow` and `callback`.
+    What is yielded, put together, depends on none of `chunk`, `reserve`, `lengths` and `callback`.
 
     Args:
       lm: the model.
@@ -100,9 +103,8 @@ def stream_codes(
       chunk: yield whenever so many more frames are complete in every book; 0 for all at the end.
       reserve: compile for at least so many frames, so that a short last window of a long piece
         shares the compilation of those before it.
-      grow: begin with a short cache and lengthen it on the way, so that less of it is read before
-        it is filled; each length is compiled by itself. None: if it outweighs the model, on a CPU
-        a tenth of it.
+      lengths: the slots that the cache has, one after the other, each compiled by itself; the last
+        hold all steps. None for those of `growth`.
 
     Yields:
       int32 `[B, K, t]` on the host, one after the other the T frames, those of the prompt included.
@@ -121,11 +123,9 @@ def stream_codes(
 
     steps = _initial_steps(prompt, num_frames, lm)  # [B, K, S]
     start, total = prompt.shape[2], steps.shape[2] - 1
-    length = _cache_length(max(total, reserve + max(lm.config.delays)))
-    if grow is None:
-        grow = outweighs(lm, batch * copies, length)
-    lengths = [n for n in cache_lengths(length) if n > start] if grow else [length]
-    slots = lengths.pop(0)
+    needed = max(total, reserve + max(lm.config.delays))
+    lengths = [n for n in lengths or growth(lm, batch * copies, needed) if n > start]
+    length, slots = lengths[-1], lengths.pop(0)
     steps = np.pad(
         steps,
         ((0, 0), (0, 0), (0, length + 1 - steps.shape[2])),
@@ -334,6 +334,19 @@ def cache_lengths(steps: int) -> list[int]:
     """The slots that caches for up to so many steps are compiled with."""
     longest = _cache_length(steps)
     return [*(n for n in _LENGTHS if n < longest), longest]
+
+
+def growth(lm: LM, rows: int, steps: int) -> list[int]:
+    """The slots that a cache of so many rows has, one after the other, up to so many steps.
+
+    They are one number, unless the cache outweighs the model: then it begins short and is
+    lengthened on the way, so that less of it is read before it is filled.
+    """
+    lengths = cache_lengths(steps)
+    if not outweighs(lm, rows, lengths[-1]):
+        return lengths[-1:]
+    beginnings = _BEGINNINGS.get(jax.default_backend(), _BEGINNINGS["default"])
+    return [*(n for n in beginnings if n < lengths[0] and outweighs(lm, rows, n)), *lengths]
 
 
 def outweighs(lm: LM, rows: int, slots: int) -> bool:

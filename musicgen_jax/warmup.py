@@ -6,7 +6,7 @@ is what will be asked for, down to the smallest program, and not a list kept bes
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from musicgen_jax import arguments
 from musicgen_jax.compile_cache import Compilations, counting
 from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.errors import UserError
-from musicgen_jax.generate import cache_lengths, example_keys, outweighs
+from musicgen_jax.generate import cache_lengths, example_keys, growth
 from musicgen_jax.joins import decode_windows
 from musicgen_jax.model import MusicGen
 from musicgen_jax.piece import DEFAULT_DURATION, Piece
@@ -80,27 +80,26 @@ def warm_up(
     if not all(arguments.is_int(count) and 0 <= count <= _MAX_TOKENS for count in tokens):
         raise UserError(f"tokens must be from 0 to {_MAX_TOKENS}, got {list(tokens)!r}")
     settings = {"use_sampling": use_sampling, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
-    settings["grow"] = False  # each length is compiled by itself
 
     def lay_out(duration: float) -> Piece:
         parts = (model.lm, model.encodec, model.config, [None] * batch)
         return Piece(*parts, _never, duration=duration, chunk_seconds=chunk_seconds, **settings)
 
+    rows = batch if cfg_coef == 1 else 2 * batch
     if durations is None:
-        language = [lay_out(duration) for duration in _every_length(model)]
         audio = [lay_out(duration) for duration in (DEFAULT_DURATION, model.max_duration)]
+        language = _every_length(model, rows)
     else:
         audio = [lay_out(duration) for duration in durations]
-        rows = batch if cfg_coef == 1 else 2 * batch
-        on_the_way = [each for d in durations for each in _shorter(model, d, rows)]
-        language = [lay_out(duration) for duration in dict.fromkeys([*on_the_way, *durations])]
+        language = [each for duration in durations for each in _lengths(model, duration, rows)]
     for count in dict.fromkeys(tokens):
         with counting() as counts:
             condition = model.text_condition([_text(model, count)] * batch)
         yield Stage(f"text of {count} tokens", counts)
-        for piece in language:
+        for duration, slots in dict.fromkeys(language):
+            piece = lay_out(duration)
             with counting() as counts:
-                _language(model, piece, condition, settings)
+                _language(model, piece, condition, settings | {"lengths": [slots]})
             yield Stage(f"language model, {_seconds(model, piece)}, {count} tokens", counts)
     for piece in audio:
         with counting() as counts:
@@ -108,26 +107,24 @@ def warm_up(
         yield Stage(f"codec, {_seconds(model, piece)}", counts)
 
 
-def _every_length(model: MusicGen) -> list[float]:
-    """One duration, in seconds, for each length that a cache may have within a window."""
+def _every_length(model: MusicGen, rows: int) -> list[tuple[float, int]]:
+    """A duration, in seconds, for each length that a cache may have within a window; and that."""
     delay = max(model.config.lm.delays)
     longest = int(model.max_duration * model.frame_rate)
-    lengths = cache_lengths(longest + delay)
-    return _durations(model, dict.fromkeys(min(length - delay, longest) for length in lengths))
+    lengths = {*growth(model.lm, rows, longest + delay), *cache_lengths(longest + delay)}
+    return [(_duration(model, min(n - delay, longest)), n) for n in sorted(lengths)]
 
 
-def _shorter(model: MusicGen, duration: float, rows: int) -> list[float]:
-    """One duration for each length that a cache has before the one it needs, if it grows."""
+def _lengths(model: MusicGen, duration: float, rows: int) -> list[tuple[float, int]]:
+    """The lengths that its cache goes through, each behind a duration that ends in it."""
     delay = max(model.config.lm.delays)
     frames = int(min(duration, model.max_duration) * model.frame_rate)
-    *shorter, last = cache_lengths(frames + delay)
-    if not outweighs(model.lm, rows, last):
-        return []
-    return _durations(model, (length - delay for length in shorter))
+    *shorter, last = growth(model.lm, rows, frames + delay)
+    return [*((_duration(model, n - delay), n) for n in shorter), (duration, last)]
 
 
-def _durations(model: MusicGen, frames: Iterable[int]) -> list[float]:
-    return [(each + 0.5) / model.frame_rate for each in frames]  # half: rounds down to the frame
+def _duration(model: MusicGen, frames: int) -> float:
+    return (frames + 0.5) / model.frame_rate  # half: rounds down to the frame
 
 
 def _text(model: MusicGen, tokens: int) -> str | None:

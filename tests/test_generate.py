@@ -15,6 +15,7 @@ from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import example_keys, generate_codes
 from musicgen_jax.lm import LM
+from musicgen_jax.memory import nbytes
 from tests.test_lm import CONFIG, FORMS, make_condition, make_lm
 
 FRAMES = 9
@@ -185,15 +186,15 @@ def test_sparing_cross_attention_changes_nothing(rows):
 
 @pytest.mark.parametrize("prompt", [0, 9, 25])
 @pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
-def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt, monkeypatch):
-    monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
+def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt):
+    lengths = [8, 16, 24, 40]
     lm, condition = make_lm(conditioning), make_condition([3, 2], 3, prefix=prefix)
     run = partial(generate_codes, lm, condition, num_frames=33, prompt=random_prompt(2, prompt))
-    codes = run(grow=False)
-    np.testing.assert_array_equal(codes, run(grow=True))
-    np.testing.assert_array_equal(codes, run(grow=True, callback=lambda *_: None))
+    codes = run(lengths=[40])
+    np.testing.assert_array_equal(codes, run(lengths=lengths))
+    np.testing.assert_array_equal(codes, run(lengths=lengths, callback=lambda *_: None))
     pieces = list(generate.stream_codes(
-        lm, condition, num_frames=33, prompt=random_prompt(2, prompt), chunk=5, grow=True
+        lm, condition, num_frames=33, prompt=random_prompt(2, prompt), chunk=5, lengths=lengths
     ))  # fmt: skip
     np.testing.assert_array_equal(codes, np.concatenate(pieces, axis=2))
 
@@ -217,13 +218,26 @@ def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
     assert all(x.is_deleted() for x in sizes)  # there is never a second cache
 
 
+@pytest.mark.parametrize(
+    ("outweighed", "lengths"),
+    [(300, [256]), (255, [256]), (127, [128, 256]), (63, [64, 128, 256])],
+)
+def test_a_heavy_cache_begins_shorter_on_a_cpu(outweighed, lengths, monkeypatch):
+    lm = make_lm()
+    least = nbytes(jax.eval_shape(lambda: lm.init_cache(4, outweighed)))
+    monkeypatch.setattr(generate, "_GROWN", {"default": (0.0, least)})
+    assert generate.growth(lm, 4, 100) == lengths
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert generate.growth(lm, 4, 100) == [256]
+
+
 def test_growing_needs_no_compilation_that_its_lengths_have_had(monkeypatch):
     monkeypatch.setattr(generate, "_LENGTHS", (8, 16, 24, 40))
     lm, condition = make_lm(), make_condition([3], 3)
     for frames in (4, 12, 20, 30):
-        generate_codes(lm, condition, num_frames=frames, grow=False)
+        generate_codes(lm, condition, num_frames=frames)
     before = generate._decode._cache_size(), generate._start._cache_size()
-    generate_codes(lm, condition, num_frames=30, grow=True)
+    generate_codes(lm, condition, num_frames=30, lengths=generate.cache_lengths(40))
     assert (generate._decode._cache_size(), generate._start._cache_size()) == before
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from musicgen_jax import cli, testing
+from musicgen_jax import cli, generate, testing
 from musicgen_jax.compile_cache import counting
 from musicgen_jax.errors import UserError
 from musicgen_jax.generate import cache_lengths
@@ -54,6 +54,16 @@ def test_long_pieces_in_a_batch_and_streams(model):
         )
     assert audio.shape == (1, 1, 8000)
     assert counts.compiled == 0
+
+
+def test_each_length_of_a_cache_that_grows(model, monkeypatch):
+    monkeypatch.setattr(generate, "_GROWN", {"default": (0.0, 0)})
+    names = [stage.name for stage in warm_up(model, [2.9], tokens=[0], use_sampling=False)]
+    assert names[1:-1] == [f"language model, {s} s, 0 tokens" for s in ("1.22", "2.5", "2.9")]
+    jitted = (generate._decode, generate._start)
+    before = [f._cache_size() for f in jitted]
+    model.generate([None], duration=2.9, use_sampling=False)
+    assert [f._cache_size() for f in jitted] == before
 
 
 def test_without_durations_every_length_of_the_language_model(model):
