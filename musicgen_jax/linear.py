@@ -18,8 +18,8 @@ from jax.typing import DTypeLike
 # XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
 # for narrow types, and that at up to half of the speed; and a single row it spreads over threads
 # sooner if there is a batch. So between these numbers of rows the outputs are cut into halves that
-# pretend to be one; more rows are an ordinary matrix product.
-_CPU_HALVED_ROWS = {"float32": (1, 256), "bfloat16": (2, 128), "int8": (2, 64)}
+# pretend to be one. Of more rows an ordinary product is sooner done than the halves turned over.
+_CPU_HALVED_ROWS = {"float32": (1, 96), "bfloat16": (2, 16), "int8": (2, 16)}
 
 
 @jax.tree_util.register_dataclass
