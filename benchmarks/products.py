@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 16, 64, 128, 192])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--shape", type=int, nargs=2, default=[4096, 1024], help="outputs, inputs")
-    parser.add_argument("--weights", type=int, default=8, help="how many, up and down")
+    parser.add_argument("--weights", type=int, default=64, help="how many, up and down")
     args = parser.parse_args(argv)
     if args.quick:
         args.rows, args.shape, args.weights, args.rounds = [1, 2], [8, 16], 2, 1
