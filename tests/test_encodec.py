@@ -98,7 +98,7 @@ def test_derivatives_of_upsampling(stride):
 @pytest.mark.parametrize("frames", [1, 2, 7])
 def test_derivatives_of_the_lstm(frames):
     """First and second, with respect to input and parameters, forwards and backwards."""
-    graphdef, params = nnx.split(LSTM(3, 1, rngs=nnx.Rngs(1)), nnx.Param)
+    graphdef, params = nnx.split(LSTM(3, 2, rngs=nnx.Rngs(1)), nnx.Param)
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
     x = jax.random.normal(jax.random.key(0), (2, frames, 3))
     apply = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))
