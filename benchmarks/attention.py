@@ -2,7 +2,7 @@
 
 Question: for which lengths should a cache be compiled? XLA's CPU compiler spreads attention over
 threads only from a size of each head on, so a somewhat longer cache may be read sooner. The lengths
-of `musicgen_jax.generate` come from here; run it again on another processor or with another XLA.
+of `generation.decode` come from here; run it again on another processor or with another XLA.
 
     python benchmarks/attention.py --length 256 384 512 528 640 1024 1504 --batch 1 16
 """

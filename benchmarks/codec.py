@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS, EncodecConfig
-from musicgen_jax.encodec import Encodec
+from musicgen_jax.nn.encodec import Encodec
 
 
 def codec_config(quick: bool = False) -> EncodecConfig:

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
+from musicgen_jax.nn.encodec import Encodec
 
 
 def ours(config: EncodecConfig, wav: np.ndarray) -> Callable:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from musicgen_jax import generate
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import EncodecConfig, LMConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.lm import LM
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax.generation import decode
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.shapes import module_shapes
 
 TEXT_TOKENS = 16
 LARGE = 1 << 20  # bytes; what is smaller is not worth a look
@@ -43,27 +43,27 @@ def decode_loop(
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jax.ShapeDtypeStruct((batch, TEXT_TOKENS, config.dim), compute)
     condition = Condition(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool))
-    guided = partial(generate._guided.__wrapped__, copies=2, mesh=None)
+    guided = partial(decode._guided.__wrapped__, copies=2, mesh=None)
     condition = jax.eval_shape(guided, lm, condition)
     steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)
 
     def start(params, steps, keys, condition):
-        return generate._start.__wrapped__(
+        return decode._start.__wrapped__(
             graphdef, params, steps, jnp.int32(0), keys, condition,
             prefill_length=0, cache_length=cache, copies=2,
         )  # fmt: skip
 
-    def decode(params, state, cross_kv, condition, count, *numbers):
-        return generate._decode.__wrapped__(
+    def run(params, state, cross_kv, condition, count, *numbers):
+        return decode._decode.__wrapped__(
             graphdef, params, state, cross_kv, condition, count, *numbers, None,
-            form=generate.Form(),
+            form=decode.Form(),
         )  # fmt: skip
 
-    keys = jax.eval_shape(lambda: generate.example_keys(0, batch))
+    keys = jax.eval_shape(lambda: decode.example_keys(0, batch))
     state, cross_kv = jax.eval_shape(start, params, steps, keys, condition)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     here = SingleDeviceSharding(device)
-    jitted = jax.jit(decode, donate_argnums=1, in_shardings=here, out_shardings=here)
+    jitted = jax.jit(run, donate_argnums=1, in_shardings=here, out_shardings=here)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return jitted.lower(params, state, cross_kv, condition, count, number, number, number)
 

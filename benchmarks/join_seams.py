@@ -30,10 +30,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from musicgen_jax.joins import JOINS
+from musicgen_jax.generation.joins import JOINS
+from musicgen_jax.generation.piece import Piece
+from musicgen_jax.generation.windows import Window
 from musicgen_jax.model import MusicGen
-from musicgen_jax.piece import Piece
-from musicgen_jax.windows import Window
 
 HERE = Path(__file__).parent
 PROMPTS = (

@@ -30,13 +30,13 @@ import measuring
 import numpy as np
 from flax import nnx
 
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.generate import generate_codes, growth
-from musicgen_jax.lm import LM
-from musicgen_jax.memory import nbytes
+from musicgen_jax.generation.decode import generate_codes, growth
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.transformer import FoldedCross
+from musicgen_jax.runtime.memory import nbytes
 from musicgen_jax.testing import random_params
-from musicgen_jax.transformer import FoldedCross
 
 TEXT_TOKENS = 16
 DTYPES = ("float32", "bfloat16", "int8")

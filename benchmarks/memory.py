@@ -27,12 +27,13 @@ def write_model(path: Path, size: str, quick: bool) -> None:
     """A folder with random float32 weights, component by component."""
     from flax import nnx
 
-    from musicgen_jax import checkpoint, testing
+    from musicgen_jax import testing
     from musicgen_jax.config import OFFICIAL_MODELS
-    from musicgen_jax.encodec import Encodec
-    from musicgen_jax.lm import LM
-    from musicgen_jax.shapes import module_shapes
-    from musicgen_jax.t5 import T5Encoder
+    from musicgen_jax.nn.encodec import Encodec
+    from musicgen_jax.nn.lm import LM
+    from musicgen_jax.nn.shapes import module_shapes
+    from musicgen_jax.nn.t5 import T5Encoder
+    from musicgen_jax.storage import checkpoint
 
     config = testing.DEBUG if quick else OFFICIAL_MODELS[f"facebook/musicgen-{size}"]
     modules = {"t5": T5Encoder, "lm": LM, "encodec": Encodec}
@@ -52,7 +53,7 @@ def child(folder: str, dtype: str, duration: float) -> None:
     from flax import nnx
 
     from musicgen_jax import MusicGen
-    from musicgen_jax.generate import cache_lengths
+    from musicgen_jax.generation.decode import cache_lengths
 
     jnp.zeros(8).block_until_ready()
     before = measuring.peak_memory()

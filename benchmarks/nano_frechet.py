@@ -23,8 +23,8 @@ from nano_probes import Features
 
 from musicgen_jax import MusicGen
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano.synth import SAMPLE_RATE
+from musicgen_jax.nn.encodec import Encodec
 
 Rows = Mapping[str, np.ndarray]
 """By embedding, float64 [N, D]: a row per clip."""

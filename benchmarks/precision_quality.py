@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import measuring
 import numpy as np
 
-from musicgen_jax import patterns
 from musicgen_jax.model import MusicGen
+from musicgen_jax.nn import patterns
 
 SIDES: dict[str, dict] = {
     "float32": {"dtype": "float32"},

@@ -17,7 +17,7 @@ import measuring
 import numpy as np
 from jax import lax
 
-from musicgen_jax import linear
+from musicgen_jax.nn import linear
 
 WAYS: dict[str, Callable] = {
     "one product": linear._product,

@@ -20,7 +20,7 @@ import lm_steps
 from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS
-from musicgen_jax.lm import LM
+from musicgen_jax.nn.lm import LM
 
 WINDOW = 1500  # steps of 30 s
 

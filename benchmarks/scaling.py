@@ -26,12 +26,12 @@ import lm_steps
 import measuring
 import numpy as np
 
-from musicgen_jax import memory
-from musicgen_jax.conditioning.condition import Condition
-from musicgen_jax.generate import cache_lengths, stream_codes
-from musicgen_jax.linear import linear, weight_param
-from musicgen_jax.lm import LM
-from musicgen_jax.transformer import attend
+from musicgen_jax.generation.decode import cache_lengths, stream_codes
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.linear import linear, weight_param
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.transformer import attend
+from musicgen_jax.runtime import memory
 
 COPIES = 16  # of a weight or a cache, so that none is still in a processor's own cache
 STEPS = 12  # a turn

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS, T5Config
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.nn.t5 import T5Encoder
 
 
 def t5_config(quick: bool = False) -> T5Config:

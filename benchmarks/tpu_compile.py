@@ -34,8 +34,8 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from musicgen_jax import sharding
 from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
+from musicgen_jax.runtime import sharding
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.optimizer import OptimizerConfig

@@ -27,7 +27,7 @@ from flax import nnx
 from roofline import DEVICES, Device
 
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.lm import LM
+from musicgen_jax.nn.lm import LM
 
 # Bytes per second that a device receives from all its neighbours, of the makers' data sheets.
 LINKS = {"TPU v5e": 200e9, "TPU v6e": 448e9, "H100 SXM": 450e9, "H200": 450e9}

@@ -19,9 +19,9 @@ import numpy as np
 from flax import nnx
 from lm_steps import lm_config
 
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import LMConfig
-from musicgen_jax.lm import LM, compute_predictions
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.testing import random_params
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.losses import codebook_cross_entropy

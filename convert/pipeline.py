@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import checkpoint
-from musicgen_jax.checkpoint import ComponentConfig
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import LMConfig, MusicGenConfig
 from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5
@@ -20,13 +18,15 @@ from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, open_source
 from musicgen_jax.convert.tensors import LazyTensor
-from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
-from musicgen_jax.mert import Mert
-from musicgen_jax.separation.model import HTDemucs
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.nn.encodec.model import Encodec
+from musicgen_jax.nn.htdemucs.model import HTDemucs
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.mert import Mert
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.checkpoint import ComponentConfig
 
 MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec, "separator": HTDemucs}
 
@@ -64,7 +64,7 @@ def convert(
     overwrite: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> MusicGenConfig | dict[str, ComponentConfig]:
-    """Converts a model and writes it as a folder that `musicgen_jax.checkpoint` reads.
+    """Converts a model and writes it as a folder that `musicgen_jax.storage.checkpoint` reads.
 
     Weights keep the precision they are stored in (weight norm is folded in float32). Components
     are read and written one after the other: memory holds the largest of them, not the model.

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from musicgen_jax import __version__, checkpoint, hub
-from musicgen_jax.checkpoint import ComponentConfig, ModelInfo
+from musicgen_jax import __version__
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.convert import encodec, lm, mert, official, t5
 from musicgen_jax.convert.inverse import invert_table
@@ -22,6 +21,8 @@ from musicgen_jax.convert.source import CODEC_FILE, HUB_MERT, LM_FILE, TOKENIZER
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.convert.torch_writer import write_torch
 from musicgen_jax.errors import UserError
+from musicgen_jax.storage import checkpoint, hub
+from musicgen_jax.storage.checkpoint import ComponentConfig, ModelInfo
 
 FORMATS = ("audiocraft", "transformers")
 _WEIGHTS = "model.safetensors"

@@ -15,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose code is to load it; the style model is known to audiocraft alone",
     )
     add("--overwrite", action="store_true", help="replace an export that is there")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

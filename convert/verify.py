@@ -17,18 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import checkpoint
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig, T5Config
 from musicgen_jax.convert import encodec, style
 from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
-from musicgen_jax.encodec.model import Encodec
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
-from musicgen_jax.patterns import to_steps
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.encodec.model import Encodec
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.patterns import to_steps
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.tokenizer import Tokenizer
 
 TOLERANCE = 1e-3  # of the largest reference value; 48 layers in float32 stay well below
 _TEXTS = ("80s pop track with bassy drums and synth", "a flute")

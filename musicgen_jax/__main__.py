@@ -2,7 +2,7 @@
 
 import sys
 
-from musicgen_jax.cli import main
+from musicgen_jax.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,6 @@ Of a MusicGen folder this is its codec alone: the stereo models' is mono, and wh
 stereo is in `MusicGen.encode` and `decode`.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -13,49 +12,18 @@ import jax
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import arguments, checkpoint, compile_cache, hub
 from musicgen_jax.audio import convert_audio
+from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.segments import level, overlap_add, segments
 from musicgen_jax.errors import UserError
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.segments import level, overlap_add, segments
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.runtime import compile_cache
+from musicgen_jax.storage import checkpoint, hub
+from musicgen_jax.storage.codec_file import EncodedAudio
 
-
-@dataclasses.dataclass(frozen=True)
-class EncodedAudio:
-    """Clips as codes, with all that `Codec.decode` needs besides the codec.
-
-    Attributes:
-      codes: int32 [B, K, T]: the frames of all segments, one segment after the other.
-      scales: float32 [B, number of segments], their levels; None of a codec that keeps none.
-      length: samples of the clips at the codec's rate.
-      config: the codec's.
-      codec: its name, "" if it has none.
-      fingerprint: tells whether another codec has the same weights, see `Codec.fingerprint`.
-    """
-
-    codes: np.ndarray
-    scales: np.ndarray | None
-    length: int
-    config: EncodecConfig
-    codec: str
-    fingerprint: str
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second and channel."""
-        return self.config.sample_rate
-
-    @property
-    def channels(self) -> int:
-        """C of the decoded audio."""
-        return self.config.channels
-
-    @property
-    def bandwidth(self) -> float:
-        """Kilobits per second of the codes, without the levels."""
-        return self.codes.shape[1] * self.config.bandwidth_per_book
+__all__ = ["Codec", "EncodedAudio"]
 
 
 class Codec:

@@ -12,6 +12,11 @@ import typing
 
 FORMAT_VERSION = 1
 
+# Accepted values of arguments, shared by Python and the command line, which parses without jax.
+DTYPES = ("float32", "bfloat16", "int8")  # of the language model
+CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")  # of its keys and values
+JOINS = ("hard", "crossfade")  # between the windows of a long piece, see `generation.joins`
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:

@@ -17,29 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax import (
-    arguments,
-    channels,
-    checkpoint,
-    compile_cache,
-    continuation,
-    hub,
-    loading,
-    lora,
-    lora_file,
-    melody,
-    scoring,
-    sharding,
-    style,
-    text,
-)
 from musicgen_jax.audio import convert_audio
+from musicgen_jax.conditioning import arguments, melody, style, text
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
-from musicgen_jax.mert import Mert
-from musicgen_jax.piece import (
+from musicgen_jax.generation import continuation, scoring
+from musicgen_jax.generation.piece import (
     DEFAULT_DURATION,
     GenerationOutput,
     OnAudio,
@@ -47,8 +30,14 @@ from musicgen_jax.piece import (
     check_codes,
     generate_piece,
 )
-from musicgen_jax.progress import Progress, progress_callback
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.generation.progress import Progress, progress_callback
+from musicgen_jax.nn import lora
+from musicgen_jax.nn.encodec import Encodec, channels
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.mert import Mert
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.runtime import compile_cache, sharding
+from musicgen_jax.storage import checkpoint, hub, loading, lora_file
 
 __all__ = ["GenerationOutput", "MusicGen"]
 
@@ -108,7 +97,7 @@ class MusicGen:
         Args:
           name_or_path: "nano" (comes with the package), a converted model's folder, or an
             official name such as "facebook/musicgen-small" or just "small": converted once,
-            with the extra `[hub]`, into the folder `musicgen_jax.hub.models_home()`.
+            with the extra `[hub]`, into the folder `musicgen_jax.storage.hub.models_home()`.
           dtype: of the language model, float32, bfloat16 or int8; by default float32 on a CPU and
             bfloat16 elsewhere. int8 rounds its matrices (and on a CPU what is multiplied with
             them) to whole numbers per row: the fastest on a CPU, a quarter of the memory, and not
@@ -271,7 +260,7 @@ class MusicGen:
         Args:
           descriptions: B texts; None or "" asks for music without a description.
           duration: seconds, the prompt included; up to a day. A piece longer than `max_duration`
-            is generated window by window, see `musicgen_jax.windows`.
+            is generated window by window, see `musicgen_jax.generation.windows`.
           seed: an integer, or one per clip. Clip i depends on its text, the seed and i alone, not
             on the batch; with a seed of its own it is what that seed gives alone.
           use_sampling: False takes the most likely token each time.
@@ -287,7 +276,7 @@ class MusicGen:
             fifths of `max_duration`: the official models' 18 s of 30.
           join: how windows meet. "hard": as in audiocraft, one row of codes decoded as one;
             "crossfade": each window makes the last second of the one before once more, and the two
-            are faded into each other. See `musicgen_jax.joins`.
+            are faded into each other. See `musicgen_jax.generation.joins`.
           checkpoint: a folder that keeps every finished window. If it holds the beginning of the
             same generation by the same model, that goes on; the result is the same, bit for bit.
           on_audio: called with each stretch of audio, float32 [B, C, n], as soon as it is final;

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax import checkpoint
+from musicgen_jax.conditioning.separator import Separator
 from musicgen_jax.config import (
     EncodecConfig,
     HTDemucsConfig,
@@ -25,9 +25,9 @@ from musicgen_jax.config import (
     T5Config,
 )
 from musicgen_jax.errors import UserError
-from musicgen_jax.linear import quantize
 from musicgen_jax.model import MusicGen
-from musicgen_jax.separation import Separator
+from musicgen_jax.nn.linear import quantize
+from musicgen_jax.storage import checkpoint
 
 _T5 = T5Config(
     vocab_size=80, d_model=12, d_kv=3, d_ff=20, num_layers=2, num_heads=2,

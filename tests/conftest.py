@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compilation import quick_flags
+from tests.helpers.compilation import quick_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUSICGEN_JAX_CACHE"] = "off"  # a test must compile what it tests

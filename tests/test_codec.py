@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import zipfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,9 +13,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen_jax import Codec, EncodedAudio, UserError, audio, checkpoint, codec_file
-from musicgen_jax.cli import main
-from musicgen_jax.codec_file import pack, unpack
+from musicgen_jax import Codec, EncodedAudio, UserError, audio
+from musicgen_jax.commands.cli import main
 from musicgen_jax.config import (
     ENCODEC_24KHZ,
     ENCODEC_32KHZ,
@@ -27,13 +25,16 @@ from musicgen_jax.config import (
 )
 from musicgen_jax.convert import convert
 from musicgen_jax.convert.pipeline import abstract_params
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.segments import overlap_add, segments
 from musicgen_jax.nano.composer import Note
 from musicgen_jax.nano.synth import SAMPLE_RATE, render
-from tests.tolerance import assert_close
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.segments import overlap_add, segments
+from musicgen_jax.storage import checkpoint, codec_file
+from musicgen_jax.storage.codec_file import pack, unpack
+from tests.helpers import paths
+from tests.helpers.tolerance import assert_close
 
-GOLDENS = Path(__file__).parent / "goldens" / "codecs"
+GOLDENS = paths.GOLDENS / "codecs"
 SIZES = {"n_filters": 4, "dimension": 12, "bins": 32, "lstm": 1, "conv_shortcut": True}
 CONFIGS = {
     "24khz": EncodecConfig(**SIZES, sample_rate=180, ratios=(3, 2), n_q=5, causal=True),

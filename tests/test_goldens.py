@@ -3,7 +3,6 @@
 The checkpoints go through the converter as a user's would, and every stage is compared.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 
 from musicgen_jax import MusicGen
-from musicgen_jax.conditioning.condition import Condition, null_like
 from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
-from tests.tolerance import assert_close
+from musicgen_jax.nn.condition import Condition, null_like
+from tests.helpers.paths import GOLDENS
+from tests.helpers.tolerance import assert_close
 
-GOLDENS = Path(__file__).parent / "goldens"
 SOURCES = ("mono/transformers", "mono/audiocraft", "stereo/transformers")
 LENGTHS = {"mono": (1, 639, 640, 641, 3000), "stereo": (21, 91)}
 CASES = {

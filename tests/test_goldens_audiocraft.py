@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,15 +10,15 @@ import numpy as np
 import pytest
 
 from musicgen_jax import MusicGen
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
-from musicgen_jax.patterns import to_steps
-from musicgen_jax.piece import Piece
-from musicgen_jax.windows import assemble
-from tests.tolerance import assert_close
+from musicgen_jax.generation.piece import Piece
+from musicgen_jax.generation.windows import assemble
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.patterns import to_steps
+from tests.helpers.paths import GOLDENS
+from tests.helpers.tolerance import assert_close
 
-GOLDENS = Path(__file__).parent / "goldens"
 RATE, FRAMES, PROMPT = 32000, 12, 5
 TEXT = "slow strings, a warm bass and a calm piano melody in the background"
 MELODIES = {"long": (36.0, 0.5), "short": (2.7, 0.5), "tiny": (0.3, 0.1)}

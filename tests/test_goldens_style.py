@@ -3,7 +3,6 @@
 The checkpoint goes through the converter as a user's would.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 
 from musicgen_jax import MusicGen
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.convert import convert
-from musicgen_jax.lm import compute_predictions
-from tests.tolerance import assert_close
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import compute_predictions
+from tests.helpers.paths import GOLDENS
+from tests.helpers.tolerance import assert_close
 
-GOLDENS = Path(__file__).parent / "goldens"
 EXCERPT, STRIDE = 0.5, 0.3  # seconds; the model's window is as long as the excerpt
 TEXT = "slow strings, a warm bass and a calm piano melody in the background"
 

@@ -1,44 +1,19 @@
 """Who may import what: the package starts at once, and torch is nowhere in it."""
 
 import argparse
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from musicgen_jax import cli
+from musicgen_jax.commands import cli
+from tests.helpers.imports import imported, loaded_by, roots
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "musicgen_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = {"gradio", "optax", "orbax", "sentencepiece", "soundfile", "torch", "transformers"}
-
-
-def imported(file: Path, *, top_level_only: bool = False) -> set[str]:
-    """Full names of the modules that a file imports, `from a import b` as both a and a.b."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    names = set()
-    for node in tree.body if top_level_only else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def roots(names: set[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
-
-
-def loaded_by(code: str) -> set[str]:
-    """Top-level modules in a fresh interpreter after `code`."""
-    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(result.stdout.splitlines()[-1].split())
+CONVERTER = sorted((ROOT / "convert").rglob("*.py"))
+HEAVY = {"optax", "orbax", "sentencepiece", "soundfile", "torch", "transformers"}
 
 
 def subcommands(parser) -> dict:
@@ -62,7 +37,7 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_the_command_line_answers_without_jax():
     code = """
 import contextlib, io
-from musicgen_jax.cli import main
+from musicgen_jax.commands.cli import main
 words = ["generate", "batch", "chroma", "convert", "export-torch", "codec", "warmup", "export"]
 words += ["finetune", "train"]
 helps = [[], *([word] for word in words), ["codec", "encode"], ["codec", "decode"], ["train", "lm"]]
@@ -80,7 +55,7 @@ for arguments in (*([*words, "--help"] for words in helps), ["generate"]):
 
 def test_no_command_is_missing_above():
     commands = [*subcommands(cli._parser())]
-    names = "generate batch chroma convert export-torch codec warmup export finetune train"
+    names = "generate batch chroma codec convert export-torch export warmup finetune train"
     assert commands == names.split()
 
 
@@ -112,56 +87,43 @@ def test_the_model_loads_only_what_it_needs():
     assert not loaded & (HEAVY - {"optax", "orbax"})  # flax.nnx itself imports optax
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_torch_and_no_way_back_from_the_converter(file):
-    assert not roots(imported(file)) & {"torch", "torchaudio", "transformers"}
-    top = imported(file, top_level_only=True)
-    assert not any(name.startswith("musicgen_jax.convert") for name in top)
+def test_torch_is_nowhere_but_where_the_converter_verifies():
+    torch = {"torch", "torchaudio", "transformers"}
+    users = {file.name for file in [*FILES, *CONVERTER] if roots(imported(file)) & torch}
+    assert users <= {"verify.py"}
+    assert not roots(imported(ROOT / "convert" / "verify.py", top_level_only=True)) & torch
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "convert").rglob("*.py")), ids=lambda f: f.name)
-def test_the_converter_imports_torch_only_to_verify(file):
-    torch = {"torch", "transformers"}
-    assert not roots(imported(file, top_level_only=True)) & torch
-    assert file.name == "verify.py" or not roots(imported(file)) & torch
+def test_the_converter_is_loaded_by_those_who_need_it():
+    """Its command parses without the rest, and whoever converts or exports asks for it then."""
+    light = {"command", "to_torch_command"}
+    for file in FILES:
+        names = imported(file, top_level_only=True)
+        used = {name.split(".")[2] for name in names if name.startswith("musicgen_jax.convert.")}
+        assert used <= light, file
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("audio", "cli", "codec_command", "choices", "config", "errors", "export_command", "hub"),
-        *("tokenizer", "warmup_command"),
-    ],
-)
-def test_files_without_jax(name):
-    loaded = loaded_by(f"import musicgen_jax.{name}")
-    assert not loaded & {"flax", "jax"}
+def test_files_without_jax():
+    names = """
+        audio config errors storage.hub storage.tokenizer commands.cli commands.generate
+        commands.codec commands.export commands.warmup
+    """
+    code = "\n".join(f"import musicgen_jax.{name}" for name in names.split())
+    assert not loaded_by(code) & {"flax", "jax"}
 
 
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("orbax", {"checkpoint.py", "training/"}),
+        ("orbax", {"storage/checkpoint.py", "training/"}),
         ("optax", {"training/"}),
-        ("sentencepiece", {"tokenizer.py", "testing.py", "nano/"}),
-        ("soundfile", {"audio.py"}),
-        ("soxr", {"audio.py"}),
-        ("safetensors", {"lora_file.py"}),
+        ("sentencepiece", {"storage/tokenizer.py", "testing.py", "nano/"}),
+        ("soundfile", {"audio/"}),
+        ("soxr", {"audio/"}),
+        ("safetensors", {"storage/lora_file.py"}),
         ("huggingface_hub", set()),
-        ("gradio", {"app.py"}),
     ],
 )
 def test_a_library_has_one_home(library, owners):
     users = {str(f.relative_to(PACKAGE)) for f in FILES if library in roots(imported(f))}
     assert all(any(user.startswith(owner) for owner in owners) for user in users), users
-
-
-def test_the_model_does_not_depend_on_training_or_on_the_command_line():
-    private = ("musicgen_jax.training", "musicgen_jax.cli", "musicgen_jax.testing")
-    outside = ("training/", "nano/", "testing.py", "__main__.py", "app.py", "cli.py")
-    for file in FILES:
-        where = str(file.relative_to(PACKAGE))
-        if where.startswith(outside):
-            continue
-        names = imported(file)
-        assert not any(name.startswith(private) for name in names), where

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax import channels, generate, hub, testing
+from musicgen_jax import testing
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation import decode
 from musicgen_jax.model import MusicGen
-from tests.tolerance import assert_close
+from musicgen_jax.nn.encodec import channels
+from musicgen_jax.storage import hub
+from tests.helpers.tolerance import assert_close
 
 RATE = testing.DEBUG.sample_rate
 
@@ -70,9 +73,9 @@ def test_a_seed_of_its_own_gives_a_clip_what_it_gives_alone(model):
 
 def test_one_compilation_serves_two_durations_and_other_prompts(model):
     model.generate(["a calm waltz"], duration=0.5)
-    before = generate._decode._cache_size(), generate._start._cache_size()
+    before = decode._decode._cache_size(), decode._start._cache_size()
     model.generate(["drums"], duration=0.9, temperature=0.7, cfg_coef=2.0, seed=1)
-    assert (generate._decode._cache_size(), generate._start._cache_size()) == before
+    assert (decode._decode._cache_size(), decode._start._cache_size()) == before
 
 
 def test_duration_in_seconds_becomes_whole_frames(model):

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import musicgen_jax
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
 
@@ -70,7 +70,7 @@ def test_licences_are_clear():
 
 
 def test_the_bundled_model_is_complete_and_small():
-    from musicgen_jax import checkpoint, hub
+    from musicgen_jax.storage import checkpoint, hub
 
     folder = hub.find_model("nano")
     config = checkpoint.load_config(folder)  # raises unless complete

@@ -1,1 +1,1 @@
-"""Conditions: what the language model is told beside the tokens."""
+"""From what a user gives (text, melody, style) to a `Condition`."""

@@ -8,16 +8,11 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
-
-from musicgen_jax.linear import Linear
 
 WINDOW = 16384  # samples that one frame hears
 HOP = 4096  # samples from one frame to the next
 PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-SILENCE = 0  # the bin of silence, and so of "no melody": the first among equals is C
 
 _A0 = 27.5  # Hz; octaves are counted from here
 _CENTRE_OCTAVE, _OCTAVE_WIDTH = 5.0, 2.0  # a bell over octaves: the ear's middle counts most
@@ -108,7 +103,7 @@ def loudest_pitches(
       num_chroma: pitch classes, at most 256.
 
     Returns:
-      uint8 [T]; of silence `SILENCE`.
+      uint8 [T]; of silence 0, which is C.
     """
     starts = jnp.arange(0, audio.shape[0] - WINDOW + 1, hop)
     chroma = _energy(audio[starts[:, None] + jnp.arange(WINDOW)], sample_rate, num_chroma)
@@ -174,30 +169,3 @@ def window_at(audio: np.ndarray, offset: float, *, sample_rate: int, seconds: fl
     first = int(offset * sample_rate)
     positions = np.arange(first, first + int(seconds * sample_rate))
     return audio[positions % len(audio)]
-
-
-class ChromaConditioner(nnx.Module):
-    """Projects a chromagram to the width of the language model: one token per frame."""
-
-    def __init__(
-        self,
-        num_chroma: int,
-        dim: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.num_chroma = num_chroma
-        self.output_proj = Linear(
-            num_chroma, dim, use_bias=True, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
-
-    def __call__(self, chroma: jax.Array) -> jax.Array:
-        """[B, T, num_chroma] to [B, T, D]."""
-        return self.output_proj(chroma)
-
-    def null(self, num_frames: int) -> jax.Array:
-        """[T, D], what stands for "no melody": not zeros, but the melody of silence."""
-        silence = jax.nn.one_hot(SILENCE, self.num_chroma)
-        return jnp.broadcast_to(self(silence), (num_frames, self.output_proj.weight.shape[0]))

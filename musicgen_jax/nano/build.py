@@ -16,13 +16,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import checkpoint
 from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
-from musicgen_jax.encodec import Encodec
 from musicgen_jax.nano import captions, composer, places, synth
 from musicgen_jax.nano.pieces import Library, Pieces, spec_of
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import codec_settings, lm_loop, state_file
 from musicgen_jax.training import lm as lm_training

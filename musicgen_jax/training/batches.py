@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from musicgen_jax.conditioning.melody import chroma_frames
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.melody import chroma_frames
-from musicgen_jax.sharding import ROWS
+from musicgen_jax.runtime.sharding import ROWS
 
 Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
 # Codes, ids, mask; of a melody or a style model also chroma or style, and whether it is given; of a

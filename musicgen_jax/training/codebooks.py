@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musicgen_jax.encodec.quantizer import ResidualVectorQuantizer
+from musicgen_jax.nn.encodec.quantizer import ResidualVectorQuantizer
 
 _EPSILON = 1e-5  # added to counts, so that a code that never won can be divided by its own
 

@@ -24,10 +24,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.segments import level
 from musicgen_jax.errors import UserError
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.segments import level
+from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.training import codebooks, reconstruction
 from musicgen_jax.training.batches import ahead, place
 from musicgen_jax.training.codec_config import CodecTrainConfig

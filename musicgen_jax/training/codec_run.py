@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import checkpoint, hub, sharding
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.runtime import sharding
+from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.training import codec, records
 from musicgen_jax.training.codec_settings import CodecRunConfig
 from musicgen_jax.training.run import Run

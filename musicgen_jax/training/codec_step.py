@@ -12,9 +12,9 @@ from flax import nnx
 from optax import contrib
 
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.segments import level
-from musicgen_jax.shapes import module_shapes
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.segments import level
+from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.training import (
     adversarial,
     balancer,

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from musicgen_jax import checkpoint, hub, lora, lora_file
 from musicgen_jax.codec import Codec
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
-from musicgen_jax.loading import load_style_conditioner
-from musicgen_jax.lora import LoraConfig
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.t5 import T5Encoder
-from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.nn import lora
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.lora import LoraConfig
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.storage import checkpoint, hub, lora_file
+from musicgen_jax.storage.loading import load_style_conditioner
+from musicgen_jax.storage.tokenizer import Tokenizer
 from musicgen_jax.training import settings
 from musicgen_jax.training.batches import (
     MELODY_DROPOUT,

@@ -17,11 +17,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from musicgen_jax import sharding
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.sharding import DATA, MODEL
-from musicgen_jax.transformer import Block
+from musicgen_jax.nn.transformer import Block
+from musicgen_jax.runtime import sharding
+from musicgen_jax.runtime.sharding import DATA, MODEL
 
 _COMPONENTS = ("t5", "lm")
 _FUSED = "in_proj/weight"  # queries, keys and values in one, [3 D, D]; see `sharding.arrange`

@@ -13,15 +13,15 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from musicgen_jax import lora
-from musicgen_jax.conditioning.condition import Condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM, compute_hidden, predictions_of
-from musicgen_jax.lora import LoraConfig
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.sharding import place
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.nn import lora
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import LM, compute_hidden, predictions_of
+from musicgen_jax.nn.lora import LoraConfig
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.runtime.sharding import place
 from musicgen_jax.training import ema
 from musicgen_jax.training.batches import Arrays, Dropout
 from musicgen_jax.training.layout import Layout

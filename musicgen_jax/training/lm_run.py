@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from musicgen_jax import checkpoint
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.lm import LM
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.storage import checkpoint
 from musicgen_jax.training import lm, lm_loop, records
 from musicgen_jax.training.batches import Dropout, MelodyExamples, melody_shape
 from musicgen_jax.training.layout import Layout

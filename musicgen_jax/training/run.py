@@ -24,8 +24,8 @@ import filelock
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from musicgen_jax.checkpoint import meet
 from musicgen_jax.errors import UserError
+from musicgen_jax.storage.checkpoint import meet
 from musicgen_jax.training import report, settings
 from musicgen_jax.training.records import METRICS, records
 

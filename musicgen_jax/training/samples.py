@@ -10,13 +10,15 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from musicgen_jax import audio, checkpoint, plot
+from musicgen_jax import audio
+from musicgen_jax.audio import plot
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.encodec import Encodec
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
-from musicgen_jax.shapes import module_shapes
-from musicgen_jax.tokenizer import Tokenizer
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.tokenizer import Tokenizer
 
 LICENSE = """The language model in this folder was trained by whoever made it, who decides about
 it. The text encoder and the codec are those of {base}, whose licence holds for them:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from musicgen_jax.checkpoint import replace_folder
 from musicgen_jax.errors import UserError
+from musicgen_jax.storage.checkpoint import replace_folder
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:

@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 from musicgen_jax.config import T5Config
-from musicgen_jax.t5 import T5Encoder
+from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 Batch = tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]  # ids, mask [B, L]; labels [B]

@@ -10,16 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from musicgen_jax import checkpoint  # noqa: E402
-from musicgen_jax.conditioning.condition import Condition  # noqa: E402
 from musicgen_jax.convert import command, convert, verify  # noqa: E402
 from musicgen_jax.convert.pipeline import abstract_params  # noqa: E402
 from musicgen_jax.convert.torch_writer import write_torch  # noqa: E402
 from musicgen_jax.convert.torch_zip import read_torch  # noqa: E402
-from musicgen_jax.encodec.model import Encodec  # noqa: E402
 from musicgen_jax.errors import UserError  # noqa: E402
+from musicgen_jax.nn.condition import Condition  # noqa: E402
+from musicgen_jax.nn.encodec.model import Encodec  # noqa: E402
+from musicgen_jax.storage import checkpoint  # noqa: E402
 from musicgen_jax.testing import character_tokenizer  # noqa: E402
-from tests.tolerance import assert_close  # noqa: E402
+from tests.helpers.tolerance import assert_close  # noqa: E402
 
 D, V, E, HEADS = 24, 16, 20, 2
 RATIOS = (5, 2)

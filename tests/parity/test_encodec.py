@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
+from musicgen_jax.nn.encodec import Encodec
+from tests.helpers.tolerance import assert_close
 from tests.parity.encodec_weights import from_transformers
-from tests.tolerance import assert_close
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -6,10 +6,10 @@ from flax import nnx
 
 from musicgen_jax.codec import Codec
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.encodec import Encodec
-from musicgen_jax.encodec.segments import segments
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.segments import segments
+from tests.helpers.tolerance import assert_close
 from tests.parity.encodec_weights import from_transformers
-from tests.tolerance import assert_close
 
 torch = pytest.importorskip("torch")
 make_codec_goldens = pytest.importorskip("tests.make_codec_goldens")

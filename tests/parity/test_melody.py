@@ -12,14 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from musicgen_jax import MusicGen, checkpoint  # noqa: E402
+from musicgen_jax import MusicGen  # noqa: E402
 from musicgen_jax.conditioning import chroma  # noqa: E402
-from musicgen_jax.conditioning.condition import Condition  # noqa: E402
 from musicgen_jax.convert import convert, verify  # noqa: E402
 from musicgen_jax.errors import UserError  # noqa: E402
+from musicgen_jax.nn.condition import Condition  # noqa: E402
+from musicgen_jax.storage import checkpoint  # noqa: E402
 from musicgen_jax.testing import character_tokenizer  # noqa: E402
+from tests.helpers.tolerance import assert_close  # noqa: E402
 from tests.parity import torchaudio_stand_in  # noqa: E402
-from tests.tolerance import assert_close  # noqa: E402
 
 D, V, E, RATE, FRAMES = 24, 32, 20, 32000, 12
 TEXT = "slow strings, a warm bass"

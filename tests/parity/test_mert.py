@@ -1,7 +1,5 @@
 """MERT against transformers' HuBERT, which is the same network."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,9 +15,10 @@ from musicgen_jax.convert import convert, verify  # noqa: E402
 from musicgen_jax.convert import mert as table  # noqa: E402
 from musicgen_jax.convert.pipeline import convert_part  # noqa: E402
 from musicgen_jax.convert.settings import Part  # noqa: E402
-from musicgen_jax.mert import Mert  # noqa: E402
-from tests.official_files import lazy  # noqa: E402
-from tests.tolerance import assert_close  # noqa: E402
+from musicgen_jax.nn.mert import Mert  # noqa: E402
+from tests.helpers.official_files import lazy  # noqa: E402
+from tests.helpers.paths import GOLDENS  # noqa: E402
+from tests.helpers.tolerance import assert_close  # noqa: E402
 
 CONFIGS = {
     "official strides, even kernel": MertConfig(
@@ -91,7 +90,7 @@ def test_features(twins, extra):
 
 def test_converted_style_model_verifies(tmp_path):
     """`convert --verify` of a whole style model, as far as transformers knows its parts."""
-    goldens = Path(__file__).parents[1] / "goldens"
+    goldens = GOLDENS
     places = {
         "t5_from": str(goldens / "mono/t5-base"),
         "encodec_from": str(goldens / "mono/audiocraft"),

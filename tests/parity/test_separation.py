@@ -18,18 +18,17 @@ from demucs.hf import load_safetensors_model
 from demucs.htdemucs import HTDemucs as TorchHTDemucs
 from safetensors.torch import save_file
 
+from musicgen_jax.conditioning.segments import in_segments
+from musicgen_jax.conditioning.separator import Separator, _forward
 from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.convert import convert, htdemucs
 from musicgen_jax.convert.pipeline import abstract_params, convert_part
 from musicgen_jax.convert.rules import apply_table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.tensors import LazyTensor
-from musicgen_jax.separation import Separator
-from musicgen_jax.separation.segments import in_segments
-from musicgen_jax.separation.separator import _forward
-from musicgen_jax.separation.spectrogram import channels_to_complex, spectrogram, waveform
-from musicgen_jax.separation.transformer import positions_2d
-from tests.make_goldens_separation import (
+from musicgen_jax.nn.htdemucs.spectrogram import channels_to_complex, spectrogram, waveform
+from musicgen_jax.nn.htdemucs.transformer import positions_2d
+from tests.goldens.make_goldens_separation import (
     RATE,
     SEGMENT,
     applied,
@@ -39,7 +38,7 @@ from tests.make_goldens_separation import (
     random_model,
     separated,
 )
-from tests.tolerance import assert_close
+from tests.helpers.tolerance import assert_close
 
 
 def part_of(model) -> Part:
@@ -207,7 +206,7 @@ def test_shift(model, ours, offset):
 
 
 def test_shifts_are_drawn_from_the_whole_range(ours, monkeypatch):
-    from musicgen_jax.separation import separator as module
+    from musicgen_jax.conditioning import separator as module
 
     leads = []
 

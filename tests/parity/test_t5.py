@@ -11,10 +11,10 @@ import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from musicgen_jax.config import T5Config  # noqa: E402
-from musicgen_jax.t5 import T5Encoder, relative_position_buckets  # noqa: E402
-from musicgen_jax.tokenizer import Tokenizer  # noqa: E402
-from tests.test_tokenizer import SENTENCES, train  # noqa: E402
-from tests.tolerance import assert_close  # noqa: E402
+from musicgen_jax.nn.t5 import T5Encoder, relative_position_buckets  # noqa: E402
+from musicgen_jax.storage.tokenizer import Tokenizer  # noqa: E402
+from tests.helpers.tokenizers import SENTENCES, train  # noqa: E402
+from tests.helpers.tolerance import assert_close  # noqa: E402
 
 CONFIGS = {
     "official buckets": T5Config(

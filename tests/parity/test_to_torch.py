@@ -1,7 +1,6 @@
 """What is written for transformers runs there: the same greedy tokens as here."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ transformers = pytest.importorskip("transformers")
 
 from musicgen_jax import MusicGen  # noqa: E402
 from musicgen_jax.convert import convert, export_torch  # noqa: E402
+from tests.helpers.paths import GOLDENS  # noqa: E402
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 T5, CODEC = str(GOLDENS / "mono/t5-base"), str(GOLDENS / "audiocraft/text")
 TEXT = "slow strings, a warm bass and a calm piano melody in the background"
 FRAMES = 10

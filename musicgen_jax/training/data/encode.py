@@ -14,12 +14,12 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from musicgen_jax import checkpoint, hub
 from musicgen_jax.codec import Codec
 from musicgen_jax.conditioning.chroma import PITCHES
-from musicgen_jax.conditioning.style import DEFAULT_EXCERPT
-from musicgen_jax.encodec import Encodec
+from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT
 from musicgen_jax.errors import UserError
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.training.data import metadata, sources
 from musicgen_jax.training.data.listener import Listener
 from musicgen_jax.training.data.shard_writer import ShardWriter

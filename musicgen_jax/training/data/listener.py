@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from musicgen_jax.conditioning.chroma import HOP, WINDOW, loudest_pitches
+from musicgen_jax.conditioning.melody import SEPARATOR, find_separator, melody_of, separator_at_hand
 from musicgen_jax.errors import UserError
-from musicgen_jax.melody import SEPARATOR, find_separator, melody_of, separator_at_hand
 
 _AT_ONCE = 256  # windows: 16 MB of samples, and as much again of their spectra
 _MAX_PLACES = 64
@@ -30,7 +30,7 @@ class Listener:
       sample_rate: in Hz, of the model.
       hop_length: samples of a frame of codes.
       bins: pitch classes that the model hears.
-      separate: see `musicgen_jax.melody.find_separator`.
+      separate: see `musicgen_jax.conditioning.melody.find_separator`.
 
     Attributes:
       settings: what the melodies mean, plain JSON types.

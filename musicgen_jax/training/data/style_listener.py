@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from musicgen_jax import checkpoint, loading
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning.style import StyleConditioner
+from musicgen_jax.conditioning.style import excerpt_samples, mert_features
 from musicgen_jax.errors import UserError
-from musicgen_jax.style import excerpt_samples, mert_features
+from musicgen_jax.nn.style_conditioner import StyleConditioner
+from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.training.data.style_grid import StyleGrid
 
 _STRIDE = 1.0  # seconds

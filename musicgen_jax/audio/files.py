@@ -1,0 +1,197 @@
+"""Waveforms in and out of files, and from one rate, channel count or loudness to another.
+
+Audio is float32 [C, W], nominally within -1 and 1. Names, defaults and formulas follow audiocraft's
+`data/audio.py` and `data/audio_utils.py`, so that a file written here sounds as loud as theirs.
+No jax here, and soundfile and soxr load on first use.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax.audio.level import normalize_audio
+from musicgen_jax.errors import UserError
+
+MAX_SECONDS = 3600  # longer files are refused: nothing here hears more than minutes
+MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
+
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFileInfo:
+    """What the header of an audio file says."""
+
+    sample_rate: int  # in Hz
+    frames: int  # samples of each channel
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.sample_rate
+
+
+def info(path: str | os.PathLike) -> AudioFileInfo:
+    """Reads the header of an audio file of any length.
+
+    Raises:
+      UserError: there is no such file, it is no audio, holds no samples or does not say how many.
+    """
+    with _opened(path) as file:
+        return AudioFileInfo(file.samplerate, file.frames, file.channels)
+
+
+def read(
+    path: str | os.PathLike, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Reads an audio file: wav, flac, ogg, mp3 and whatever else libsndfile knows.
+
+    Args:
+      path: the file.
+      start: seconds to leave out at the beginning.
+      seconds: reads no more than so many, so that the file may be of any length.
+
+    Returns:
+      float32 [C, W] and the sample rate in Hz.
+
+    Raises:
+      UserError: there is no such file, it is no audio, holds no samples or NaN or infinite ones,
+        or is longer than `MAX_SECONDS` or `MAX_SAMPLES` (told by its header, before it is read).
+    """
+    with _opened(path) as file:
+        rate, first = file.samplerate, int(start * file.samplerate)
+        frames = file.frames - first
+        if frames <= 0:
+            raise UserError(f"cannot read {path} from {start:g} s on: it ends before")
+        if seconds is not None:
+            frames = min(frames, int(seconds * rate) + 1)
+        if frames > min(MAX_SECONDS * rate, MAX_SAMPLES // file.channels):
+            raise UserError(
+                f"{path} is too long: {file.channels} channels of {frames / rate:.0f} s at "
+                f"{rate} Hz; at most {MAX_SECONDS} s and {MAX_SAMPLES} samples fit"
+            )
+        if first:
+            file.seek(first)
+        samples = file.read(frames, dtype="float32", always_2d=True)
+    if not len(samples):
+        raise UserError(f"cannot read {path}: it holds no samples")
+    audio = np.ascontiguousarray(samples.T)
+    if not np.isfinite(audio).all():
+        raise UserError(f"cannot use {path}: it holds samples that are NaN or infinite")
+    return audio, rate
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator:
+    """The soundfile of a path; what libsndfile says against it becomes a UserError."""
+    import soundfile
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+            raise UserError(f"cannot read {path}: not a file")
+        open(path, "rb").close()  # libsndfile would not say why it cannot
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.frames == np.iinfo(np.int64).max:  # what libsndfile says for "unknown"
+                raise UserError(f"cannot read {path}: it was streamed and does not say its length")
+            if not file.frames:
+                raise UserError(f"cannot read {path}: it holds no samples")
+            yield file
+    except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, which has no header
+        raise UserError(f"cannot read {path}: not an audio file, or a broken one") from error
+
+
+def write(
+    path: str | os.PathLike,
+    audio: np.ndarray,
+    sample_rate: int,
+    strategy: str = "peak",
+    *,
+    loudness_compressor: bool = False,
+    normalize: bool = True,
+    peak_clip_headroom_db: float = 1,
+    rms_headroom_db: float = 18,
+    loudness_headroom_db: float = 14,
+) -> Path:
+    """Writes a 16-bit wav or flac file, whichever the suffix says, with its level set.
+
+    Folders on the way are made. The file appears whole or not at all: it is written beside its
+    place and then renamed, over an older file if there is one.
+
+    Args:
+      path: ends in .wav or .flac.
+      audio: float [C, W].
+      sample_rate: in Hz.
+      strategy: how the level is set; this and the rest as in `normalize_audio`.
+      loudness_compressor: for "loudness".
+      normalize: for "peak" and "rms".
+      peak_clip_headroom_db: for "peak" and "clip".
+      rms_headroom_db: for "rms".
+      loudness_headroom_db: for "loudness".
+
+    Returns:
+      The path.
+
+    Raises:
+      UserError: the suffix is another, the path cannot be written, or `audio` is empty, not
+        [C, W], not finite, or has more channels than the format.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"cannot write {path}: the name must end in .wav or .flac")
+    audio = normalize_audio(
+        audio,
+        sample_rate,
+        strategy,
+        loudness_compressor=loudness_compressor,
+        normalize=normalize,
+        peak_clip_headroom_db=peak_clip_headroom_db,
+        rms_headroom_db=rms_headroom_db,
+        loudness_headroom_db=loudness_headroom_db,
+    )
+    # Encoded in memory, since libsndfile does not tell a full disk from success.
+    encoded = io.BytesIO()
+    form = FORMATS[path.suffix.lower()]
+    try:
+        soundfile.write(encoded, to_int16(audio).T, sample_rate, "PCM_16", format=form)
+    except RuntimeError as error:
+        raise UserError(
+            f"cannot write {path}: {form} takes no {audio.shape[0]} channels at {sample_rate} Hz"
+        ) from error
+    aside = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(encoded.getbuffer())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def to_int16(audio: np.ndarray, highest: float | None = None) -> np.ndarray:
+    """Full scale is 2^15, or 2^15 - 1 if a sample would not fit, as in audiocraft.
+
+    `highest` is the largest sample of all, where `audio` is a part.
+    """
+    audio = np.clip(audio, -1, 1)
+    highest = audio.max() if highest is None else highest
+    full = 2.0**15 if np.round(np.float32(highest) * np.float32(2.0**15)) < 2**15 else 2.0**15 - 1
+    return np.round(audio * full).astype(np.int16)

@@ -1,0 +1,57 @@
+"""Samples from one rate or number of channels to another."""
+
+import numpy as np
+
+from musicgen_jax.audio.level import checked
+from musicgen_jax.errors import UserError
+
+
+def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Band-limited resampling (soxr, HQ) along the last axis.
+
+    Args:
+      audio: float [C, W].
+      from_rate: in Hz.
+      to_rate: in Hz.
+
+    Returns:
+      float32 [C, floor(W * to_rate / from_rate)], audiocraft's length, but at least one sample.
+    """
+    audio = checked(audio)
+    if min(from_rate, to_rate) <= 0:
+        raise UserError(f"sample rates must be positive, got {from_rate} and {to_rate}")
+    if from_rate == to_rate:
+        return audio
+    import soxr
+
+    length = max(1, audio.shape[1] * to_rate // from_rate)
+    out = soxr.resample(np.ascontiguousarray(audio.T), from_rate, to_rate, quality="HQ").T
+    missing = max(0, length - out.shape[1])  # soxr rounds a fraction of a sample down to none
+    return np.ascontiguousarray(np.pad(out, ((0, 0), (0, missing)))[:, :length])
+
+
+def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    """Gives audio [C, W] another number of channels.
+
+    To one: the mean. From one: copies. To fewer: the first ones.
+
+    Raises:
+      UserError: more channels are wanted than there are, and there is more than one.
+    """
+    audio = checked(audio)
+    if channels < 1:
+        raise UserError(f"the number of channels must be at least 1, got {channels}")
+    if audio.shape[0] == channels:
+        return audio
+    if channels == 1:
+        return audio.mean(axis=0, keepdims=True)
+    if audio.shape[0] == 1:
+        return np.repeat(audio, channels, axis=0)
+    if audio.shape[0] > channels:
+        return audio[:channels]
+    raise UserError(f"audio of {audio.shape[0]} channels cannot become {channels}")
+
+
+def convert_audio(audio: np.ndarray, from_rate: int, to_rate: int, to_channels: int) -> np.ndarray:
+    """Audio [C, W] at another rate (`resample`), then channel count (`convert_channels`)."""
+    return convert_channels(resample(audio, from_rate, to_rate), to_channels)

@@ -1,0 +1,128 @@
+"""`musicgen-jax batch`: a file of prompts to a folder of clips."""
+
+import argparse
+from functools import partial
+
+from musicgen_jax.audio import STRATEGIES
+from musicgen_jax.commands import options
+from musicgen_jax.errors import UserError
+
+_CLIPS = 4  # at once for each part of the data axis
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to a parser."""
+    add = parser.add_argument
+    add("prompts", metavar="PROMPTS", help="a .txt file, a prompt in every line, or a .jsonl file, "
+        'in every line {"prompt": TEXT or null} and, if wanted, "seed"')  # fmt: skip
+    add(
+        "output",
+        metavar="OUT_DIR",
+        help="000000.wav and so on, and a manifest; what is there already is not made again",
+    )
+    add(
+        "--model",
+        default="nano",
+        help="nano, a converted model's folder, or an official name such as musicgen-small",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"clips at once; without: {_CLIPS}, with --devices {_CLIPS} for each part of the "
+        "data axis",
+    )
+    add(
+        "--worker",
+        type=_worker,
+        default="1/1",
+        metavar="I/N",
+        help="do the I-th of N parts of the work: several machines may share OUT_DIR",
+    )
+    add("--format", choices=("wav", "flac"), default="wav", help="of the files")
+    add("--duration", type=float, default=8.0, metavar="SECONDS", help="of each")
+    options.add_windows(parser)
+    options.add_sampling(parser)
+    options.add_devices(parser)
+    add(
+        "--strategy",
+        choices=STRATEGIES,
+        default="loudness",
+        help="the level of the files, as in generate",
+    )
+
+
+def _worker(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if slash and all(part.isascii() and part.isdigit() for part in (number, count)):
+        worker = int(number), int(count)
+        if 1 <= worker[0] <= worker[1]:
+            return worker
+    raise argparse.ArgumentTypeError(f"must be as 2/4, from 1/4 to 4/4, got {text!r}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the clips that are not there yet."""
+    from musicgen_jax.commands import batch_folder
+    from musicgen_jax.conditioning.arguments import check_seed
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
+    prompts = batch_folder.read_prompts(args.prompts, check_seed(args.seed, 1))  # type: ignore[arg-type]
+    sampling = options.sampling(args)
+    settings = {
+        **sampling,
+        "duration": args.duration,
+        "extend_stride": args.extend_stride,
+        "join": args.join,
+        "seed": args.seed,
+        "strategy": args.strategy,
+        "format": args.format,
+    }
+    folder = batch_folder.Folder(args.output, f".{args.format}", args.worker)
+    folder.agree(settings, keep=False)
+    missing = set(folder.missing(prompts))
+    if len(missing) < len(prompts):
+        print(f"{len(prompts) - len(missing)} of {len(prompts)} clips are there already")
+    if not missing:
+        return
+
+    # From here on it may take a while.
+    import numpy as np
+
+    from musicgen_jax import audio
+    from musicgen_jax.generation.window_store import fingerprint
+    from musicgen_jax.model import MusicGen
+
+    data = args.devices[0] if args.devices else 1
+    size = min(args.batch_size or _CLIPS * data, len(prompts))
+    shares = batch_folder.groups(prompts, size, args.worker)
+    count = sum(prompt in missing for group in shares for prompt in group)
+    model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
+    settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
+    folder.agree(settings, keep=False)
+
+    def generate(texts: list[str | None], seeds: list[int]) -> np.ndarray:
+        out = model.generate(
+            texts,
+            seed=seeds,
+            duration=args.duration,
+            extend_stride=args.extend_stride,
+            join=args.join,
+            **sampling,
+        )
+        # Only now: what a slip of the finger asks for is refused and must not stay.
+        folder.agree(settings, keep=True)
+        return out.audio
+
+    write = partial(
+        audio.write,
+        sample_rate=model.sample_rate,
+        strategy=args.strategy,
+        loudness_compressor=True,
+    )
+    written = batch_folder.make_clips(
+        generate, write, folder, shares, missing, batch_size=size, seconds=args.duration
+    )
+    for i, file in enumerate(written, 1):
+        print(f"wrote {file} ({i} of {count})", flush=True)

@@ -1,0 +1,63 @@
+"""`musicgen-jax chroma`: a picture of what a melody model hears."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from musicgen_jax.commands import options
+from musicgen_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to a parser."""
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio")
+    add(
+        "-o",
+        "--output",
+        default="chroma.png",
+        metavar="FILE",
+        help="a .png picture (needs matplotlib: the extra [plot]), or .npy for the data, float32 "
+        "[T, 12] beginning with C",
+    )
+    options.add_separate(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws the chroma, or writes it as an array."""
+    output = Path(args.output)
+    if output.suffix.lower() not in (".png", ".npy"):
+        raise UserError(f"the output must end in .png or .npy, got {args.output!r}")
+    options.check_writable(output)
+    if output.suffix.lower() == ".png":
+        from musicgen_jax.audio import plot
+
+        plot.require_matplotlib()
+
+    import numpy as np
+
+    from musicgen_jax import audio
+    from musicgen_jax.conditioning.chroma import HOP, PITCHES
+    from musicgen_jax.conditioning.melody import Melodies, check_melodies
+    from musicgen_jax.config import OFFICIAL_MODELS
+    from musicgen_jax.runtime import compile_cache
+
+    compile_cache.enable()
+    # Every official melody model hears the same: no weights are involved.
+    config = OFFICIAL_MODELS["facebook/musicgen-melody"]
+    seconds = config.max_duration
+    wav, rate = audio.read(args.file, seconds=seconds + 2)
+    clips = check_melodies(wav, rate, seconds=seconds)
+    separate = options.separate(args)
+    melodies = Melodies(clips, rate, config=config, duration=seconds, separate=separate)
+    chroma = melodies.chroma_at(0.0)[0][0]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() == ".npy":
+        with tempfile.NamedTemporaryFile(dir=output.parent, suffix=".npy", delete=False) as aside:
+            np.save(aside, chroma)
+        os.replace(aside.name, output)
+    else:
+        last = (len(chroma) - 1) * HOP / config.sample_rate  # the middle of the last frame
+        plot.draw_chroma(output, chroma, last, PITCHES, Path(args.file).name)
+    print(f"wrote {output} ({len(chroma)} frames, {seconds:g} s)")

@@ -1,0 +1,53 @@
+"""`musicgen-jax export`: a model that runs without this package."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments to a parser."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="nano, a converted model's folder, or an official name")
+    add("output", metavar="OUT_DIR", help="the folder to make")
+    add("--batch", type=int, default=1, metavar="B", help="clips made at once")
+    add(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        metavar="LIST",
+        help="what the programs are for; none of it need be here",
+    )
+    add(
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="of the longest clip; without: the model's longest",
+    )
+    add("--tokens", type=int, default=64, metavar="L", help="of the longest prompt")
+    add("--top-k", type=int, default=250, metavar="K", help="sample among K tokens; 0: all")
+    add("--nucleus", action="store_true", help="let top_p be chosen when the program runs")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the language model: bfloat16 is for accelerators",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the programs and weights."""
+    from musicgen_jax.export.program import export_model
+    from musicgen_jax.model import MusicGen
+    from musicgen_jax.storage import hub
+
+    folder = export_model(
+        MusicGen.from_pretrained(args.model, dtype=args.dtype),
+        args.output,
+        batch=args.batch,
+        duration=args.duration,
+        tokens=args.tokens,
+        top_k=args.top_k,
+        nucleus=args.nucleus,
+        platforms=args.platforms.split(","),
+        source=hub.find_model(args.model),
+    )
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"wrote {folder} ({size / 1e6:.0f} MB); {folder / 'run.py'} shows how to run it")

@@ -1,0 +1,140 @@
+"""`musicgen-jax train lm`: a language model from codes."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicgen_jax.commands import options
+from musicgen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from musicgen_jax.config import MusicGenConfig
+    from musicgen_jax.training.lm_settings import LMRunConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments to a parser."""
+    add = parser.add_argument
+    add(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a TOML file of settings, or a preset: debug, debug-melody, nano, small, medium, "
+        "large; with --resume it may be left out",
+    )
+    add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
+    add("--data", metavar="CODES", help="folder of codes, from `train encode`")
+    add("--valid", metavar="CODES", help="codes that are not trained on, for the validation loss")
+    add("--base", metavar="MODEL", help="whose codec and text encoder are used")
+    add("--steps", type=int, metavar="N", help="steps in all, in place of what CONFIG says")
+    add("--resume", action="store_true", help="go on from the last checkpoint of DIR")
+    add(
+        "--data-changed",
+        action="store_true",
+        help="go on even though the data is not what the run began with",
+    )
+    options.add_devices(parser)
+    add("--fsdp", action="store_true", help="cut weights and optimizer over all devices")
+    add("--tensorboard", action="store_true", help="also write DIR/tensorboard")
+    processes = parser.add_argument_group("several processes, each with the same arguments")
+    add = processes.add_argument
+    add("--distributed", action="store_true", help="find the others (TPU pods, Slurm)")
+    add("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    add("--num-processes", type=int, metavar="N", help="with --coordinator")
+    add("--process-id", type=int, metavar="I", help="with --coordinator: 0 to N - 1")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, or goes on training, and writes the model."""
+    _start_processes(args)  # before anything else asks for devices
+
+    from musicgen_jax.runtime import compile_cache
+    from musicgen_jax.storage import checkpoint, hub
+    from musicgen_jax.storage.tokenizer import Tokenizer
+    from musicgen_jax.training.batches import fixed_length
+    from musicgen_jax.training.lm_run import train
+    from musicgen_jax.training.lm_settings import model_config
+
+    config = _settings(args)
+    if not config.data:
+        raise UserError("there is no data to train on: give --data CODES, from `train encode`")
+    folder = Path(args.folder)
+    compile_cache.enable()
+    base = hub.find_model(config.base)
+    model = model_config(config, checkpoint.load_config(base))
+    examples = _open(config.data, model, config.base)
+    valid = _open(config.valid, model, config.base) if config.valid else None
+    tokenize = fixed_length(Tokenizer(base / checkpoint.TOKENIZER), config.text_length)
+    made = train(
+        folder,
+        config,
+        model,
+        base,
+        examples,
+        tokenize,
+        valid=valid,
+        resume=args.resume,
+        data_changed=args.data_changed,
+    )
+    import jax
+
+    if jax.process_index() == 0:
+        print(f"wrote {made}")
+    return 0
+
+
+def _start_processes(args: argparse.Namespace) -> None:
+    given = [args.coordinator, args.num_processes, args.process_id]
+    if not args.distributed and given == [None] * 3:
+        return
+    if args.coordinator and None in given:
+        raise UserError("--coordinator needs --num-processes N and --process-id I as well")
+    import jax
+
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the processes do not find each other: {error}") from None
+
+
+def _settings(args: argparse.Namespace) -> "LMRunConfig":
+    """What the file or preset says, and what the command line says instead."""
+    from musicgen_jax.training import settings
+    from musicgen_jax.training.lm_settings import PRESETS, LMRunConfig, with_steps
+
+    source = args.config
+    saved = Path(args.folder) / "config.toml"
+    if source is None:
+        if not args.resume or not saved.exists():
+            raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(PRESETS)}")
+        source = str(saved)
+    config = PRESETS[source] if source in PRESETS else settings.read(source, LMRunConfig)
+    if args.steps is not None:
+        config = with_steps(config, args.steps)
+    for name in ("data", "valid", "base"):
+        if getattr(args, name):
+            config = dataclasses.replace(config, **{name: getattr(args, name)})
+    mesh = config.mesh
+    if args.devices is not None:
+        data, parts = args.devices
+        mesh = dataclasses.replace(mesh, data=data, model=parts)
+    mesh = dataclasses.replace(mesh, fsdp=mesh.fsdp or args.fsdp)
+    tensorboard = config.tensorboard or args.tensorboard
+    return dataclasses.replace(config, mesh=mesh, tensorboard=tensorboard)
+
+
+def _open(folder: str, model: "MusicGenConfig", base: str) -> Any:
+    """The codes in a folder, if the model's codec made them."""
+    from musicgen_jax.training.data.shards import CodeShards
+
+    shards = CodeShards.open(folder)
+    if model.lm.chroma_bins:
+        shards.require_chroma(model.lm.chroma_bins, base)
+    ours = model.lm.n_q, model.lm.card
+    if (shards.codebooks, shards.card) != ours:
+        raise UserError(
+            f"{folder} holds {shards.codebooks} codebooks of {shards.card} codes, the codec of "
+            f"{base} has {ours[0]} of {ours[1]}: encode the music with it, or choose its --base"
+        )
+    return shards

@@ -1,5 +1,0 @@
-"""EnCodec: waveform <-> codes."""
-
-from musicgen_jax.encodec.model import Encodec
-
-__all__ = ["Encodec"]

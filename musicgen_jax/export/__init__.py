@@ -1,0 +1,1 @@
+"""A model as StableHLO programs, to run without this package."""

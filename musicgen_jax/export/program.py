@@ -1,0 +1,399 @@
+"""A model as programs in StableHLO beside its weights, to be run without this package.
+
+    musicgen-small-export/
+      manifest.json     sizes, and the arguments and results of every program; written last
+      text.bin          ids, mask -> vectors of the text
+      start.bin         vectors, mask, seeds, length -> state, and what stays constant
+      greedy.bin        state -> state, so many steps further, the likeliest token each time
+      sample.bin        the same with sampling
+      audio.bin         codes -> waveform
+      text.npz, language.npz, audio.npz  weights, each an argument of the programs that use it
+      run.py            reads all this with JAX and NumPy alone
+      tokenizer.model, LICENSE
+
+The programs are those of `MusicGen.generate`, traced from the same functions. A file of
+`jax.export` holds one program for several platforms and stays readable by later releases of JAX,
+for half a year at least.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import export as jax_export
+
+from musicgen_jax.conditioning import arguments
+from musicgen_jax.config import EncodecConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.export import run as runner
+from musicgen_jax.generation import decode
+from musicgen_jax.generation.sampling import Form
+from musicgen_jax.model import MusicGen
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.linear import Int8Param
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.transformer import CrossCache, LayerCache
+from musicgen_jax.storage import checkpoint
+
+FORMAT = 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+MAX_BATCH = 1024
+_MAX_TOKENS = 1024
+_MANIFEST = "manifest.json"
+_KEYS = "threefry2x32"  # as in `generate.example_keys`
+
+Part = TypeVar("Part", bound=nnx.Module)
+Named = dict[str, Any]  # arrays, or their shapes, by name
+
+
+def export_model(
+    model: MusicGen,
+    path: str | os.PathLike,
+    *,
+    batch: int = 1,
+    duration: float | None = None,
+    tokens: int = 64,
+    top_k: int = arguments.DEFAULT_TOP_K,
+    nucleus: bool = False,
+    platforms: Sequence[str] = PLATFORMS,
+    source: str | os.PathLike | None = None,
+) -> Path:
+    """Writes a text model as a folder that needs only JAX and NumPy.
+
+    What may be chosen later is an argument of the programs: text, length up to `duration`, seeds,
+    temperature, strength of the guidance. What shapes them is chosen here. They always guide; a row
+    whose mask is all False is music without a description.
+
+    Args:
+      model: a text model, mono or stereo, in the dtype it is to run in.
+      path: the folder to make.
+      batch: B.
+      duration: the most seconds of a clip, by default and at most `model.max_duration`.
+      tokens: L, the most tokens of a text; rounded up to a multiple of 16.
+      top_k: of sampling, as in `MusicGen.generate`.
+      nucleus: whether sampling takes a `top_p`.
+      platforms: what the programs are lowered for; "cpu", "cuda" and "tpu", or some of them.
+      source: the model's folder, of which tokenizer and licence are copied.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UserError: the model hears melodies or styles, an argument is out of range, or something is
+        at `path` already.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError("exporting needs flatbuffers: pip install 'musicgen-jax[export]'")
+    _check(model, batch, duration, tokens, top_k, platforms)
+    target = Path(path).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target} exists already: choose another folder")
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
+    aside.mkdir(parents=True)
+    try:
+        _write(
+            aside,
+            model,
+            batch=batch,
+            frames=int((duration or model.max_duration) * model.frame_rate),
+            tokens=-(-tokens // 16) * 16,
+            form=Form(False, top_k, nucleus),
+            platforms=tuple(platforms),
+        )
+        shutil.copy(runner.__file__, aside / "run.py")
+        for name in (checkpoint.TOKENIZER, "LICENSE"):
+            if source is not None and (Path(source) / name).is_file():
+                shutil.copy(Path(source) / name, aside / name)
+        os.replace(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def _check(model, batch, duration, tokens, top_k, platforms) -> None:
+    if model.config.lm.conditioning != "cross":
+        raise UserError(
+            f"{model.name or 'this model'} hears melodies or styles, and only text models are "
+            "exported: musicgen-small, -medium, -large, their stereo ones, nano"
+        )
+    if isinstance(model.lm.heads.weight, Int8Param):
+        raise UserError("int8 models are not exported: load it as float32 or bfloat16")
+    if not arguments.is_int(batch) or not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"batch must be from 1 to {MAX_BATCH}, got {batch!r}")
+    if not arguments.is_int(tokens) or not 1 <= tokens <= _MAX_TOKENS:
+        raise UserError(f"tokens must be from 1 to {_MAX_TOKENS}, got {tokens!r}")
+    least, most = 1 / model.frame_rate, model.max_duration
+    if duration is not None and not (arguments.is_number(duration) and least <= duration <= most):
+        raise UserError(f"duration must be from {least:g} to {most:g} seconds, got {duration!r}")
+    arguments.check_sampling(top_k, 0.0, 1.0, 3.0, card=model.config.lm.card)
+    if not platforms or not set(platforms) <= set(PLATFORMS) or isinstance(platforms, str):
+        raise UserError(f"platforms must be some of {', '.join(PLATFORMS)}, got {platforms!r}")
+
+
+def _write(
+    folder: Path,
+    model: MusicGen,
+    *,
+    batch: int,
+    frames: int,
+    tokens: int,
+    form: Form,
+    platforms: tuple[str, ...],
+) -> None:
+    programs, weights = trace(
+        model, batch=batch, frames=frames, tokens=tokens, form=form, platforms=platforms
+    )
+    described = {}
+    for name, (program, signature) in programs.items():
+        (folder / f"{name}.bin").write_bytes(program.serialize())
+        described[name] = {"file": f"{name}.bin", **signature}
+    for name, arrays in weights.items():
+        host = {key: np.asarray(array) for key, array in arrays.items()}
+        np.savez(folder / f"{name}.npz", **host)  # type: ignore[arg-type]
+    config = model.config
+    manifest = {
+        "format": FORMAT,
+        "model": model.name,
+        "jax": jax.__version__,
+        "platforms": list(platforms),
+        "batch": batch,
+        "tokens": tokens,
+        "frames": frames,
+        "frame_rate": model.frame_rate,
+        "sample_rate": model.sample_rate,
+        "audio_channels": model.audio_channels,
+        "codebooks": config.lm.n_q,
+        "codes": config.lm.card,
+        "delays": list(config.lm.delays),
+        "top_k": form.top_k,
+        "nucleus": form.nucleus,
+        "weights": {
+            name: {"file": f"{name}.npz", "arrays": _shapes(arrays)}
+            for name, arrays in weights.items()
+        },
+        "programs": described,
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    (folder / _MANIFEST).write_text(text, encoding="utf-8")
+
+
+# --- The programs ---------------------------------------------------------------------------------
+
+
+def trace(
+    model: MusicGen,
+    *,
+    batch: int,
+    frames: int,
+    tokens: int,
+    form: Form,
+    platforms: tuple[str, ...],
+) -> tuple[dict[str, tuple[jax_export.Exported, dict]], dict[str, Named]]:
+    """Traces and lowers all programs; runs nothing, so no device of `platforms` is needed.
+
+    Args:
+      model: a text model.
+      batch: B.
+      frames: T, the most that a clip may have.
+      tokens: L.
+      form: of the sampling program.
+      platforms: what to lower for.
+
+    Returns:
+      Programs by name, each with its signature in plain JSON types; and weights by name.
+    """
+    B, K, C = batch, model.config.lm.n_q, model.audio_channels
+    lm = nnx.merge(*nnx.split(model.lm))
+    if platforms != ("cpu",):  # elsewhere it need not be wider, see `transformer.cache_dtype`
+        lm.cache_dtype = lm.dtype
+    if platforms == ("tpu",):  # as `transformer` chooses there
+        lm.cache_groups, lm.lean_cross = 1, False
+    lm_weights, build_lm = _taken_apart(lm)
+    text_weights, build_text = _taken_apart(
+        nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner)
+    )
+    audio_weights, build_audio = _taken_apart(
+        nnx.Dict(quantizer=model.encodec.quantizer, decoder=model.encodec.decoder)
+    )
+    length = decode.cache_lengths(frames + max(lm.config.delays))[-1]
+
+    def text(weights, ids, mask):
+        parts = build_text(weights)
+        return parts["text_conditioner"](parts["t5"](ids, mask), mask)
+
+    def start(weights, vectors, mask, seeds, rows, frames):
+        lm = build_lm(weights)
+        condition = Condition(cross=vectors, cross_mask=mask)
+        condition = decode._guided(lm, condition, copies=2, mesh=None)
+        graphdef, params = nnx.split(lm, nnx.Param)
+        state, cross_kv = decode._start(
+            graphdef,
+            params,
+            _empty_steps(lm, B, length, frames),
+            jnp.int32(0),
+            keys_of(seeds, rows),
+            condition,
+            prefill_length=0,
+            cache_length=length,
+            copies=2,
+        )
+        return _flat_state(state), _flat_constant(condition, cross_kv)
+
+    def steps(form: Form) -> Callable:
+        def run(weights, state, constant, count, temperature, top_p, cfg_coef):
+            graphdef, params = nnx.split(build_lm(weights), nnx.Param)
+            condition, cross_kv = _constant(constant)
+            numbers = (count, temperature, top_p, cfg_coef, None)
+            state = decode._decode(
+                graphdef, params, _state(state), cross_kv, condition, *numbers, form=form
+            )
+            return _flat_state(state)
+
+        return run
+
+    def audio(weights, codes):
+        T = codes.shape[2]
+        parts: Any = build_audio(weights)
+        # The codec is mono: a stereo model's channels are rows of its batch.
+        rows = codes.reshape(B, K // C, C, T).swapaxes(1, 2).reshape(B * C, K // C, T)
+        wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
+        return wav.reshape(B, C, wav.shape[1])
+
+    of = jax.ShapeDtypeStruct
+    ids, mask = of((B, tokens), jnp.int32), of((B, tokens), jnp.bool_)
+    vectors = of((B, tokens, lm.config.dim), lm.dtype)
+    who, whole, number = of((B,), "uint32"), of((), "int32"), of((), "float32")
+    shapes = {
+        "text": _abstract(text_weights), "language": _abstract(lm_weights),
+        "audio": _abstract(audio_weights),
+    }  # fmt: skip
+    begin = (shapes["language"], vectors, mask, who, who, whole)
+    state, constant = jax.eval_shape(start, *begin)
+    least = least_frames(model.config.encodec)
+    (T,) = jax_export.symbolic_shape("T", constraints=[f"T >= {least}"])
+    codes = of((B, K, T), jnp.int32)
+    numbers = {"count": whole, "temperature": number, "top_p": number, "cfg_coef": number}
+    go_on = {"weights": "language", "state": state, "constant": constant, **numbers}
+    begins = dict(zip(("vectors", "mask", "seeds", "rows", "frames"), begin[1:], strict=True))
+    programs: dict[str, tuple[Callable, dict]] = {
+        "text": (text, {"weights": "text", "ids": ids, "mask": mask}),
+        "start": (start, {"weights": "language", **begins}),
+        "greedy": (steps(Form(greedy=True)), go_on),
+        "sample": (steps(form), go_on),
+        "audio": (audio, {"weights": "audio", "codes": codes}),
+    }
+    exported = {}
+    for name, (function, arguments_) in programs.items():
+        # What stands for the weights is the name of their file.
+        values = [shapes[a] if isinstance(a, str) else a for a in arguments_.values()]
+        program = jax_export.export(jax.jit(function), platforms=platforms)(*values)
+        results = jax.tree.unflatten(program.out_tree, program.out_avals)
+        signature = {
+            "arguments": [{"name": key, **_described(a)} for key, a in arguments_.items()],
+            "results": [_described(r) for r in (results if name == "start" else [results])],
+        }
+        exported[name] = program, signature
+    return exported, {"text": text_weights, "language": lm_weights, "audio": audio_weights}
+
+
+def least_frames(config: EncodecConfig) -> int:
+    """Frames from which on the codec's padding is the same for any number of them."""
+    dilation = config.dilation_base ** max(config.n_residual_layers - 1, 0)
+    residual = (config.residual_kernel_size - 1) * dilation + 1
+    return max(config.kernel_size, config.last_kernel_size, residual)
+
+
+def keys_of(seeds: jax.Array, rows: jax.Array) -> jax.Array:
+    """As `generate.example_keys`, of uint32 [B] seeds and rows that are known when it runs."""
+    key = jax.vmap(lambda seed: jax.random.key(seed, impl=_KEYS))(seeds)
+    return jax.vmap(jax.random.fold_in)(key, rows)
+
+
+def _empty_steps(lm: LM, batch: int, length: int, frames: jax.Array) -> jax.Array:
+    """As `generate` lays out nothing but codes to come; `frames` of them, known when it runs."""
+    delays = jnp.asarray(lm.config.delays)[:, None]
+    frame = jnp.arange(length + 1) - 1 - delays  # [K, S]
+    steps = jnp.where((frame >= 0) & (frame < frames), decode.UNKNOWN, lm.config.special_token)
+    return jnp.broadcast_to(steps.astype(jnp.int32), (batch, *steps.shape))
+
+
+# --- Names instead of trees: a reader needs none of our classes -----------------------------------
+
+
+def _taken_apart(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Part]]:
+    """A module's weights by name, and what puts them, or others in their place, together again."""
+    graphdef, state = nnx.split(module)
+    paths, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
+    keys = [tuple(key.key for key in path) for path, _ in paths]
+    names = [".".join(map(str, path)) for path in keys]
+
+    def build(weights: Mapping[str, Any]) -> Part:
+        tree: dict = {}
+        for name, path in zip(names, keys, strict=True):
+            node = tree
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1]] = weights[name]
+        fresh = jax.tree.map(lambda leaf: leaf, state)
+        nnx.replace_by_pure_dict(fresh, tree)
+        return nnx.merge(graphdef, fresh)
+
+    return {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}, build
+
+
+def _flat_state(state: decode.DecodeState) -> Named:
+    flat = {"step": state.step, "steps": state.steps, "keys": jax.random.key_data(state.keys)}
+    return flat | _numbered(k=[c.k for c in state.cache], v=[c.v for c in state.cache])
+
+
+def _state(flat: Mapping[str, Any]) -> decode.DecodeState:
+    cache = tuple(LayerCache(k, v) for k, v in _rows_of(flat, "k", "v"))
+    keys = jax.random.wrap_key_data(flat["keys"], impl=_KEYS)
+    return decode.DecodeState(flat["step"], flat["steps"], cache, keys)
+
+
+def _flat_constant(condition: Condition, cross_kv: tuple[CrossCache, ...] | None) -> Named:
+    assert cross_kv is not None
+    parts = {name: [getattr(c, name) for c in cross_kv] for name in ("query", "k", "v")}
+    return {"mask": condition.cross_mask, "vectors": condition.cross} | _numbered(**parts)
+
+
+def _constant(flat: Mapping[str, Any]) -> tuple[Condition, tuple[CrossCache, ...]]:
+    cross_kv = tuple(CrossCache(*parts) for parts in _rows_of(flat, "query", "k", "v"))
+    return Condition(cross=flat["vectors"], cross_mask=flat["mask"]), cross_kv
+
+
+def _numbered(**lists: list) -> Named:
+    return {f"{name}.{i}": each for name, values in lists.items() for i, each in enumerate(values)}
+
+
+def _rows_of(flat: Mapping[str, Any], *names: str) -> list[tuple]:
+    layers = sum(key.startswith(f"{names[0]}.") for key in flat)
+    return [tuple(flat[f"{name}.{i}"] for name in names) for i in range(layers)]
+
+
+def _abstract(arrays: Mapping[str, Any]) -> Named:
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict:
+    return {name: _described(a) for name, a in arrays.items()}
+
+
+def _described(value: Any) -> dict:
+    if isinstance(value, str):
+        return {"weights": value}
+    if isinstance(value, Mapping):
+        return {"tree": _shapes(value)}
+    shape = [n if isinstance(n, int) else str(n) for n in value.shape]
+    return {"shape": shape, "dtype": str(value.dtype)}

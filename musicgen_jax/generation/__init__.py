@@ -1,0 +1,1 @@
+"""From a `Condition` to codes to a waveform."""

@@ -1,0 +1,157 @@
+"""From the codes of windows to the audio of the whole piece.
+
+A hard join is none: the codec decodes one row of codes, and its own reach over neighbouring frames
+makes the waveform continuous. It is what audiocraft does. What may be heard is the music: the last
+frames of a window are drawn while its first codebook has already ended, which the model has never
+seen in training, and the next window knows only what its prompt holds.
+
+A crossfade lets the next window begin earlier and make the end of the one before once more, from
+the same frames. Both ends are decoded and faded into each other.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from musicgen_jax.config import JOINS
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.windows import Window
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.channels import from_rows, to_rows
+from musicgen_jax.nn.encodec.streaming import StreamingDecoder, look_ahead
+
+CROSSFADE_SECONDS = 1.0
+_CORRELATION_SECONDS = 0.05  # over so much of it two waveforms are compared
+
+
+def check_join(join: str) -> None:
+    """UserError if windows cannot be joined like that."""
+    if join not in JOINS:
+        raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
+
+
+def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> int:
+    """How many frames of the window before a window generates once more.
+
+    A second in the official models. At most `stride`, so that a fade ends before the next begins,
+    and a quarter of the frames that windows share, so that most of these stay a prompt.
+    """
+    if join == "hard":
+        return 0
+    return min(int(CROSSFADE_SECONDS * frame_rate), stride, (window - stride) // 4)
+
+
+def decode_windows(
+    encodec: Encodec,
+    windows: list[Window],
+    pieces: Iterable[tuple[Window, np.ndarray]],
+    *,
+    channels: int,
+    block: int,
+) -> Iterator[np.ndarray]:
+    """The audio of a piece, as its codes come.
+
+    Args:
+      encodec: the codec, of one channel.
+      windows: from `windows.layout`.
+      pieces: from `windows.generate_windows`.
+      channels: C; each is decoded alone, from every C-th codebook.
+      block: frames per stretch of audio, see `StreamingDecoder`.
+
+    Yields:
+      float32 [B, C, n], one after the other `hop_length` samples for each frame of the piece.
+    """
+    decoder = StreamingDecoder(encodec, block=block)
+    fader = _Fader(encodec.config.hop_length, encodec.config.sample_rate)
+    number, at = 0, 0
+    tail: list[np.ndarray] = []  # frames of this window that the next will make once more
+    for window, codes in pieces:
+        if window.number != number:
+            number, at, tail = window.number, window.start + window.prompt, []
+        shared = windows[number + 1].overlap if number + 1 < len(windows) else 0
+        own = max(0, window.end - shared - at)
+        at += codes.shape[2]
+        yield from fader.take(
+            from_rows(decoder.push(to_rows(codes[:, :, :own], channels)), channels)
+        )
+        tail.append(codes[:, :, own:])
+        if shared and at == window.end:
+            # The end as this window made it; `decoder` itself goes on with the next one's.
+            ending = decoder.fork()
+            begin = ending.emitted
+            rest = [ending.push(to_rows(codes, channels)) for codes in tail] + [ending.flush()]
+            audio = from_rows(np.concatenate(rest, axis=2), channels)
+            fader.add(window.end - shared, audio, begin, look_ahead(encodec.config))
+    yield from fader.take(from_rows(decoder.flush(), channels))
+
+
+def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Fades from one waveform to another, both float32 [B, C, n], without a dip or a swell.
+
+    Where they are unrelated the gains keep the power of the sum; where they are the same, as they
+    are at first if both continue the same music, the gains add up to one. In between they go by
+    the correlation of the two around each moment, over all channels of a clip.
+    """
+    length = new.shape[2]
+    angle = (np.arange(length) + 0.5) / length * (np.pi / 2)
+    fall, rise = np.cos(angle), np.sin(angle)
+    span = max(1, int(_CORRELATION_SECONDS * sample_rate))
+    product, power_old, power_new = (
+        _moving_sum((a.astype(np.float64) * b).sum(axis=1, keepdims=True), span)
+        for a, b in ((old, new), (old, old), (new, new))
+    )
+    both = np.sqrt(np.maximum(power_old * power_new, 0))
+    alike = np.clip(np.divide(product, both, where=both > 1e-12, out=np.zeros_like(both)), 0, 1)
+    mixed = (fall * old + rise * new) / np.sqrt(1 + 2 * alike * fall * rise)
+    return mixed.astype(np.float32)
+
+
+class _Fader:
+    """Holds back audio that a fade reaches into until all of the fade is there."""
+
+    def __init__(self, hop_length: int, sample_rate: int):
+        self.hop, self.rate = hop_length, sample_rate
+        # The old ending, the sample it begins with, and that at which its fade begins.
+        self.fades: list[tuple[int, int, np.ndarray]] = []
+        self.end = 0  # the frame that the latest fade ends with
+        self.held: np.ndarray | None = None
+        self.begin = 0  # the sample that `held`, or what comes next, begins with
+
+    def add(self, frame: int, audio: np.ndarray, begin: int, ahead: int) -> None:
+        """A fade from `audio`, which begins at frame `begin`; the fade begins at `frame`.
+
+        In the `ahead` frames before it there is `audio` alone: so far the codec looks ahead, and
+        with what comes next it makes another waveform even there.
+        """
+        alone = max(begin, frame - ahead, self.end)
+        self.end = begin + audio.shape[2] // self.hop
+        audio = audio[:, :, (alone - begin) * self.hop :]
+        self.fades.append((alone * self.hop, frame * self.hop, audio))
+
+    def take(self, audio: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next stretch and gives out what is final."""
+        held = audio if self.held is None else np.concatenate([self.held, audio], axis=2)
+        while self.fades:
+            begin, start, old = self.fades[0]
+            first, last = begin - self.begin, begin - self.begin + old.shape[2]
+            if held.shape[2] < last:
+                break
+            alone = start - begin
+            new = held[:, :, first + alone : last]
+            mixed = crossfade(old[:, :, alone:], new, self.rate)
+            parts = [held[:, :, :first], old[:, :, :alone], mixed, held[:, :, last:]]
+            held = np.concatenate(parts, axis=2)
+            self.fades.pop(0)
+        ready = held.shape[2]
+        if self.fades:
+            ready = max(0, min(ready, self.fades[0][0] - self.begin))
+        self.held, self.begin = held[:, :, ready:], self.begin + ready
+        if ready:
+            yield held[:, :, :ready]
+
+
+def _moving_sum(x: np.ndarray, span: int) -> np.ndarray:
+    """The sum over about `span` samples around each, along the last axis."""
+    before = span // 2
+    total = np.cumsum(np.pad(x, ((0, 0), (0, 0), (before + 1, span - 1 - before))), axis=2)
+    return total[:, :, span:] - total[:, :, :-span]

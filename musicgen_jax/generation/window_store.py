@@ -1,0 +1,211 @@
+"""What a long generation leaves behind, so that it can go on after being cut off.
+
+A folder: `settings.json` says what is being generated, by which model; `window-00000.npy` and so
+on hold the codes of each finished window, int32 [B, K, t]. Every file appears whole or not at all,
+so whatever moment a run was cut off at, the next one goes on from the last finished window; and as
+every window has its own random key, with the same result.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.windows import Window
+from musicgen_jax.nn.condition import Condition
+
+SETTINGS = "settings.json"
+_LARGEST_SETTINGS = 1 << 24  # bytes
+_OURS = re.compile(r"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.[0-9a-f]{16}\.part")
+
+
+class Checkpoint:
+    """The folder of one generation; made if there is none, else gone on with.
+
+    Args:
+      folder: where.
+      settings: plain JSON types; whatever changes the result.
+      codebooks: K.
+      card: codes are below it.
+      batch: B.
+
+    Raises:
+      UserError: the folder holds another generation, something else or something broken, or cannot
+        be read or written.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, settings: dict, *, batch: int, codebooks: int, card: int
+    ):
+        self.folder = Path(folder)
+        self.rows, self.card = (batch, codebooks), card
+        settings = json.loads(json.dumps(settings, default=float))  # as they will be read back
+        try:
+            found = self._found()
+            if found is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(SETTINGS, json.dumps(settings, indent=2).encode())
+            elif found != settings:
+                raise UserError(f"cannot go on from {folder}: {_difference(found, settings)}")
+        except OSError as error:
+            raise UserError(f"cannot use {folder}: {error.strerror}") from error
+
+    def load(self, window: Window) -> np.ndarray | None:
+        """The codes of a finished window, int32 [B, K, t], or None."""
+        file = self.folder / _name(window)
+        shape = (*self.rows, window.length - (window.prompt if window.number else 0))
+        try:
+            if not file.exists():
+                return None
+            # Checked before it is read: a file of another size is not ours.
+            if file.stat().st_size > 4 * int(np.prod(shape)) + 4096:
+                raise ValueError
+            with file.open("rb") as opened:
+                codes = np.load(opened, allow_pickle=False)
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}") from error
+        except (ValueError, EOFError):
+            codes = None
+        if (
+            not isinstance(codes, np.ndarray)
+            or codes.dtype != np.int32
+            or codes.shape != shape
+            or not 0 <= codes.min() <= codes.max() < self.card
+        ):
+            raise UserError(f"{file} is broken: delete it, and its window is generated anew")
+        return codes
+
+    def save(self, window: Window, codes: np.ndarray) -> None:
+        """Keeps the codes of a finished window."""
+        encoded = io.BytesIO()
+        np.save(encoded, codes.astype(np.int32), allow_pickle=False)
+        try:
+            self._write(_name(window), encoded.getvalue())
+        except OSError as error:
+            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+
+    def _found(self) -> dict | None:
+        file = self.folder / SETTINGS
+        if not file.exists():
+            if self.folder.exists() and any(self.folder.glob("window-*.npy")):
+                raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is missing")
+            return None
+        try:
+            if file.stat().st_size > _LARGEST_SETTINGS:
+                raise ValueError
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is broken")
+        return found
+
+    def _write(self, name: str, content: bytes) -> None:
+        aside = self.folder / f".{secrets.token_hex(8)}.part"
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.folder / name)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def check_ours(folder: str | os.PathLike) -> list[Path]:
+    """The files of a generation's folder, none if there is no folder.
+
+    Raises:
+      UserError: it holds others.
+    """
+    folder = Path(folder)
+    files = list(folder.iterdir()) if folder.exists() else []
+    if strange := [file.name for file in files if not _OURS.fullmatch(file.name)]:
+        raise UserError(
+            f"{folder} holds {strange[0]!r}, which is not of a generation: move it away"
+        )
+    return files
+
+
+def discard(folder: str | os.PathLike) -> None:
+    """Deletes the folder of a generation, if there is one, and with it what else lies there of it.
+
+    Raises:
+      UserError: it holds files that are not of a generation, or cannot be deleted.
+    """
+    folder = Path(folder)
+    try:
+        files = check_ours(folder)
+        # The settings go last: whatever is left without them could never be told from another's.
+        for file in sorted(files, key=lambda file: file.name == SETTINGS):
+            file.unlink()
+        if folder.exists():
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"cannot delete {folder}: {error.strerror}") from error
+
+
+def fingerprint(*modules: nnx.Module) -> str:
+    """Tells models apart: a digest of names, shapes, types and some 256 numbers of every weight."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):
+            # Its size, not its shape: that depends on how it is spread, see `sharding.arrange`.
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.size} {leaf.dtype}".encode())
+            digest.update(np.asarray(_probe(leaf)).tobytes())
+    return digest.hexdigest()
+
+
+def condition_digest(*conditions: Condition) -> str:
+    """A digest of what the language model is told."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(conditions):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def machine(mesh: Mesh | None) -> str:
+    """What rounding depends on beside the model."""
+    one = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    if mesh is None or mesh.size == 1:
+        return one
+    return f"{one}, {' x '.join(map(str, mesh.devices.shape))}"
+
+
+@jax.jit
+def _probe(weight: jax.Array) -> jax.Array:
+    return weight.reshape(-1)[:: max(1, weight.size // 256)][:256].astype(jnp.float32)
+
+
+def _name(window: Window) -> str:
+    return f"window-{window.number:05d}.npy"
+
+
+def _difference(found: dict, wanted: dict) -> str:
+    """The first difference, that of the condition last: it follows from others, as of the text."""
+    keys = sorted(found.keys() | wanted.keys(), key=lambda key: (key == "condition", key))
+    for key in ["model", *keys]:
+        before, now = found.get(key), wanted.get(key)
+        if before != now and key in _DIGESTS:
+            return f"it was begun with another {_DIGESTS[key]}"
+        if before != now:
+            return f"it was begun with {key} {before!r:.80}, not {now!r:.80}"
+    raise AssertionError("no difference")
+
+
+_DIGESTS = {
+    "model": "model",
+    "condition": "condition (description, melody or style)",
+    "prompt": "prompt",
+}

@@ -1,0 +1,185 @@
+"""Pieces longer than the model's window: which frames are generated when, and from what.
+
+As in audiocraft (`MusicGen._generate_tokens`) a piece is a row of windows, each `stride` later than
+the one before. A window is a generation of its own: positions begin at 0, its condition is made
+anew, and its prompt is what the window before left of the frames that both cover.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from musicgen_jax.generation.decode import stream_codes
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import LM
+
+_WINDOW_KEYS = 1 << 31  # far from the numbers that steps fold into a key
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One generation within a piece; all lengths are frames.
+
+    Attributes:
+      number: 0, 1, 2 and so on.
+      start: where in the piece it begins.
+      length: how long it is, its prompt included.
+      prompt: how many of its first frames are given.
+      overlap: how many frames before the end of the window before it generates once more.
+    """
+
+    number: int
+    start: int
+    length: int
+    prompt: int
+    overlap: int = 0
+
+    @property
+    def end(self) -> int:
+        """The first frame of the piece behind the window."""
+        return self.start + self.length
+
+
+class Store(Protocol):
+    """Keeps the frames of finished windows; see `resume.Checkpoint`."""
+
+    def load(self, window: Window) -> np.ndarray | None:
+        """What a window gave, int32 [B, K, t], or None if it has not been finished."""
+        ...
+
+    def save(self, window: Window, codes: np.ndarray) -> None:
+        """Keeps what a window gave."""
+        ...
+
+
+def layout(
+    total: int, *, window: int, stride: int, prompt: int = 0, overlap: int = 0
+) -> list[Window]:
+    """The windows of a piece.
+
+    Args:
+      total: frames of the piece.
+      window: the most frames of one window.
+      stride: frames from the start of one window to the start of the next, below `window`.
+      prompt: frames given at the beginning of the piece, fewer than the first window has.
+      overlap: frames that each window generates once more, with `stride + overlap < window`.
+        What is given is never generated again, so the first overlap may be shorter.
+    """
+    windows = [Window(0, 0, min(total, window), prompt)]
+    while (last := windows[-1]).end < total:
+        start = last.start + stride
+        again = min(overlap, last.length - last.prompt)
+        known = last.end - again - start
+        length = min(total - start, window)
+        windows.append(Window(last.number + 1, start, length, known, again))
+    return windows
+
+
+def generate_windows(
+    lm: LM,
+    condition_at: Callable[[float], Condition],
+    windows: list[Window],
+    *,
+    keys: jax.Array,
+    prompt: np.ndarray | None,
+    frame_rate: float,
+    chunk: int = 0,
+    callback: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
+    **sampling,
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Generates window after window and yields what is new.
+
+    Args:
+      lm: the model.
+      condition_at: the condition of the window that begins so many seconds into the piece; B rows,
+        of the same shapes each time.
+      windows: from `layout`.
+      keys: [B] typed keys. The first window uses them as they are, so that a piece of one window
+        is what `generate_codes` makes.
+      prompt: int [B, K, P], what the piece begins with, or None.
+      frame_rate: frames per second.
+      chunk: as in `stream_codes`.
+      callback: called with (steps done, steps to do), counted over all windows.
+      store: finished windows are saved there, and those found there are not generated again.
+      **sampling: further arguments of `stream_codes`.
+
+    Yields:
+      A window and int32 [B, K, t]: the next frames behind the window's prompt, that of the first
+      window included.
+    """
+    delay = max(lm.config.delays)
+    steps = [window.length + delay - window.prompt for window in windows]
+    done = 0
+    context = prompt
+    reserve = max(window.length for window in windows)
+    for window, following in zip(windows, [*windows[1:], None], strict=True):
+        fresh = None if store is None else store.load(window)
+        if fresh is not None:
+            if callback:
+                callback(done + steps[window.number], sum(steps))
+            yield window, fresh
+        else:
+            given = window.prompt if window.number else 0  # what earlier windows have yielded
+            parts = []
+            for codes in stream_codes(
+                lm,
+                condition_at(window.start / frame_rate),
+                num_frames=window.length,
+                prompt=context,
+                seed=window_keys(keys, window.number),
+                chunk=chunk,
+                reserve=reserve,
+                callback=_counted(callback, done, sum(steps)),
+                **sampling,
+            ):
+                cut = min(given, codes.shape[2])
+                given -= cut
+                if cut < codes.shape[2]:
+                    parts.append(codes[:, :, cut:])
+                    yield window, parts[-1]
+            fresh = np.concatenate(parts, axis=2)
+            if store is not None:
+                store.save(window, fresh)
+        done += steps[window.number]
+        if following is not None:
+            whole = fresh
+            if window.number:
+                assert context is not None
+                whole = np.concatenate([context, fresh], axis=2)
+            begin = following.start - window.start
+            context = whole[:, :, begin : begin + following.prompt]
+
+
+def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:
+    """The codes of the whole piece, int32 [B, K, T]; of an overlap those of the later window."""
+    parts: list[np.ndarray] = []
+    number = 0
+    for window, codes in pieces:
+        if window.number != number:
+            number, surplus = window.number, window.overlap
+            while surplus:
+                last = parts.pop()
+                if last.shape[2] > surplus:
+                    parts.append(last[:, :, :-surplus])
+                surplus = max(0, surplus - last.shape[2])
+        parts.append(codes)
+    return np.concatenate(parts, axis=2)
+
+
+def window_keys(keys: jax.Array, number: int) -> jax.Array:
+    """The B keys of a window: those of the clips in the first one, folded with its number later."""
+    if number == 0:
+        return keys
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_WINDOW_KEYS + number))
+
+
+def _counted(
+    callback: Callable[[int, int], None] | None, before: int, total: int
+) -> Callable[[int, int], None] | None:
+    if callback is None:
+        return None
+    return lambda done, _: callback(before + done, total)

@@ -1,0 +1,5 @@
+"""EnCodec: waveform <-> codes."""
+
+from musicgen_jax.nn.encodec.model import Encodec
+
+__all__ = ["Encodec"]

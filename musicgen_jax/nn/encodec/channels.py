@@ -1,0 +1,74 @@
+"""Codes and audio of one or more channels, by a codec of one.
+
+The codec of the stereo models is mono: channels are rows of its batch. In the codes each codebook
+stands once per channel, left then right.
+"""
+
+from functools import partial
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.runtime import sharding
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+def encode(encodec: Encodec, audio: np.ndarray, mesh: Mesh | None = None) -> jax.Array:
+    """Codes of audio: float32 [B, C, W] to int32 [B, K, T].
+
+    Args:
+      encodec: the codec, of one channel.
+      audio: at the codec's sample rate.
+      mesh: that the codec lies on.
+    """
+    B, C, W = audio.shape
+    rows = sharding.by_rows(mesh, partial(_encode, encodec), audio.reshape(B * C, 1, W))
+    T = rows.shape[2]
+    return rows.reshape(B, C, -1, T).swapaxes(1, 2).reshape(B, -1, T)
+
+
+def decode(
+    encodec: Encodec, codes: jax.Array, channels: int, mesh: Mesh | None = None
+) -> jax.Array:
+    """Audio of codes: int32 [B, K, T] to float32 [B, C, T * hop_length].
+
+    Compiled once per T: the codec's convolutions look ahead and reflect at the true end, so padding
+    the codes to a common length would change the last frames.
+
+    Args:
+      encodec: the codec, of one channel.
+      codes: of all channels.
+      channels: C.
+      mesh: that the codec lies on.
+    """
+    stage = partial(_decode, encodec)
+    return from_rows(sharding.by_rows(mesh, stage, to_rows(codes, channels)), channels)
+
+
+def to_rows(codes: Array, channels: int) -> Array:
+    """Codes [B, K, T] as the mono codec takes them: [B * C, K / C, T]."""
+    B, K, T = codes.shape
+    rows = codes.reshape(B, K // channels, channels, T).swapaxes(1, 2)
+    return rows.reshape(B * channels, K // channels, T)
+
+
+def from_rows(audio: Array, channels: int) -> Array:
+    """Audio [B * C, 1, n] of the mono codec as [B, C, n]."""
+    return audio.reshape(len(audio) // channels, channels, audio.shape[2])
+
+
+# Modules are pytrees, so one compilation serves every codec of a shape.
+
+
+@jax.jit
+def _encode(encodec: Encodec, audio: jax.Array) -> jax.Array:
+    return encodec.encode(audio)
+
+
+@jax.jit
+def _decode(encodec: Encodec, codes: jax.Array) -> jax.Array:
+    return encodec.decode(codes)

@@ -1,0 +1,163 @@
+"""The codec's LSTM: layers over time with a skip around the whole stack."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from musicgen_jax.nn.linear import linear
+
+State = tuple[jax.Array, jax.Array]  # hidden and cell
+
+# Frames to a turn of the loop: so many kernels XLA records into a command buffer for a GPU, where
+# otherwise the host starts each by itself (`benchmarks/gpu_compile.py`).
+_UNROLL = 4
+
+
+class LSTMLayer(nnx.Module):
+    """One LSTM layer [B, T, I] -> [B, T, H], gates in PyTorch's order i, f, g, o.
+
+    `weight_ih` is [4 H, I], `weight_hh` [4 H, H]; `bias` [4 H] is the sum of PyTorch's two.
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        self.dim, self.dtype = dim, dtype
+        bound = 1.0 / math.sqrt(dim)
+
+        def uniform(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound))
+
+        self.weight_ih = uniform(4 * dim, in_dim)
+        self.weight_hh = uniform(4 * dim, dim)
+        self.bias = uniform(4 * dim)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Runs the layer over x [B, T, I] from a zero state."""
+        weight_hh = self.weight_hh[...].astype(self.dtype)
+        return _hidden(self._from_input(x), weight_hh, _unroll(x)).swapaxes(0, 1)
+
+    def resume(self, x: jax.Array, state: State, start: jax.Array) -> tuple[jax.Array, State]:
+        """Runs the layer from a given state.
+
+        Args:
+          x: [B, T, I].
+          state: hidden and cell, each [B, H], before frame `start`.
+          start: int32 [], frames before it are skipped; their output means nothing.
+
+        Returns:
+          [B, T, H], and the states before each frame and behind the last, each [T + 1, B, H].
+        """
+        weight_hh = self.weight_hh[...].astype(self.dtype)
+
+        def advance(state: State, now: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
+            frame, gates = now
+            state = jax.tree.map(
+                lambda new, old: jnp.where(frame >= start, new, old),
+                _step(state, gates, weight_hh),
+                state,
+            )
+            return state, state
+
+        frames = jnp.arange(x.shape[1])
+        _, states = jax.lax.scan(advance, state, (frames, self._from_input(x)), unroll=_unroll(x))
+        before = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[None], rest]), state, states
+        )
+        return states[0].swapaxes(0, 1), before
+
+    def _from_input(self, x: jax.Array) -> jax.Array:
+        """The input's share of all gates at all times, [T, B, 4 H]: outside the recurrence."""
+        weight_ih = self.weight_ih[...].astype(self.dtype)
+        return (x @ weight_ih.T + self.bias[...].astype(self.dtype)).swapaxes(0, 1)
+
+
+def _unroll(x: jax.Array) -> int:
+    """Frames to a turn over `[B, T, I]`; one where T is a symbol, as in an exported program."""
+    return _UNROLL if isinstance(x.shape[1], int) else 1
+
+
+def _cell(gates: jax.Array, cell: jax.Array) -> State:
+    """The states that all gates [B, 4 H] make of the cell before."""
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
+
+
+def _step(state: State, gates: jax.Array, weight_hh: jax.Array) -> State:
+    """A frame further; `gates` [B, 4 H] is the input's share of them."""
+    hidden, cell = state
+    return _cell(gates + linear(hidden, weight_hh), cell)
+
+
+def _states(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> State:
+    """Of all frames, each [T, B, H], from a zero state; `gates` [T, B, 4 H] as for `_step`."""
+    zeros = jnp.zeros((gates.shape[1], weight_hh.shape[1]), gates.dtype)
+
+    def advance(state: State, gates: jax.Array) -> tuple[State, State]:
+        state = _step(state, gates, weight_hh)
+        return state, state
+
+    return jax.lax.scan(advance, (zeros, zeros), gates, unroll=unroll)[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _hidden(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> jax.Array:
+    return _states(gates, weight_hh, unroll)[0]
+
+
+@_hidden.defjvp
+def _hidden_jvp(unroll: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """What the recurrent weights do is one product over all frames, outside the loop.
+
+    Differentiating the loop itself adds up their gradient frame by frame, each time all of it.
+    """
+    (gates, weight_hh), (dgates, dweight) = primals, tangents
+    hidden, cell = _states(gates, weight_hh, unroll)
+    hidden_before, cell_before = (jnp.pad(s[:-1], ((1, 0), (0, 0), (0, 0))) for s in (hidden, cell))
+    gates = gates + hidden_before @ weight_hh.T
+    dgates = dgates + hidden_before @ dweight.T
+
+    def advance(dstate: State, now: tuple) -> tuple[State, jax.Array]:
+        gates, cell, dgates = now
+        dhidden, dcell = dstate
+        _, dstate = jax.jvp(_cell, (gates, cell), (dgates + linear(dhidden, weight_hh), dcell))
+        return dstate, dstate[0]
+
+    zeros = jnp.zeros_like(hidden[0])
+    frames = gates, cell_before, dgates
+    return hidden, jax.lax.scan(advance, (zeros, zeros), frames, unroll=unroll)[1]
+
+
+class LSTM(nnx.Module):
+    """Stacked LSTM layers with a skip connection: [B, T, H] -> [B, T, H]."""
+
+    def __init__(
+        self, dim: int, num_layers: int, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs
+    ):
+        self.lstm = nnx.List(
+            [
+                LSTMLayer(dim, dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+                for _ in range(num_layers)
+            ]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Adds the stack's output to x [B, T, H]."""
+        y = x
+        for layer in self.lstm:
+            y = layer(y)
+        return x + y
+
+    def resume(
+        self, x: jax.Array, states: tuple[State, ...], start: jax.Array
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """As a call, from given states of all layers; see `LSTMLayer.resume`."""
+        y, befores = x, []
+        for layer, state in zip(self.lstm, states, strict=True):
+            y, before = layer.resume(y, state, start)
+            befores.append(before)
+        return x + y, tuple(befores)

@@ -1,0 +1,1 @@
+"""The machine: sharding, memory, the cache of compiled programs."""

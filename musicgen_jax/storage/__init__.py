@@ -1,0 +1,1 @@
+"""Weights on disk and back; names of models to their folders."""

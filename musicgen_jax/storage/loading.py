@@ -1,0 +1,131 @@
+"""From stored weights to the parts of a model, straight to the dtypes and places of their use."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from musicgen_jax.conditioning import arguments
+from musicgen_jax.config import LMConfig, MertConfig, MusicGenConfig
+from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.mert import Mert
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.style_conditioner import StyleConditioner
+from musicgen_jax.nn.t5 import T5Encoder
+from musicgen_jax.nn.transformer import cache_groups
+from musicgen_jax.runtime import sharding
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.tokenizer import Tokenizer
+
+Part = TypeVar("Part", bound=nnx.Module)
+Weights = Callable[[str, dict], dict]
+TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
+
+
+class Parts(NamedTuple):
+    """What a `MusicGen` is made of, see there."""
+
+    config: MusicGenConfig
+    t5: T5Encoder
+    lm: LM
+    encodec: Encodec
+    tokenizer: TextToTokens
+    mert: Mert | None
+
+
+def load_parts(
+    folder: Path,
+    config: MusicGenConfig,
+    *,
+    dtype: DTypeLike | None,
+    cache_dtype: DTypeLike | None,
+    mesh: Mesh | None,
+) -> Parts:
+    """The parts of the model in a folder of `checkpoint`.
+
+    Args:
+      folder: of the model.
+      config: what `checkpoint.load_config` says of it.
+      dtype: as the others, see `MusicGen.from_pretrained`.
+      cache_dtype: see there.
+      mesh: see there.
+    """
+    tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
+    weights = partial(checkpoint.load_params, folder)
+    types = {"dtype": dtype, "cache_dtype": cache_dtype}
+    return build_parts(config, weights, tokenizer, **types, mesh=mesh)
+
+
+def load_float_lm(folder: Path, config: MusicGenConfig) -> dict:
+    """The language model's parameters as float32, nested dicts of arrays."""
+    state = nnx.state(module_shapes(LM, config.lm), nnx.Param)
+    return checkpoint.load_params(folder, "lm", nnx.to_pure_dict(state))
+
+
+def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
+    """The conditioner of the style model in a folder, without the rest of the language model."""
+    assert config.style is not None
+    name = "style_conditioner"
+
+    def read(abstract: dict) -> dict:
+        return checkpoint.load_params(folder, "lm", {name: abstract}, partial=True)[name]
+
+    return _fill(partial(StyleConditioner, config.style, config.dim), read)
+
+
+def load_mert(folder: Path, config: MertConfig) -> Mert:
+    """The MERT of the style model in a folder."""
+    return _fill(partial(Mert, config), partial(checkpoint.load_params, folder, "mert"))
+
+
+def _fill(module: Callable[..., Part], weights: Callable[[dict], dict]) -> Part:
+    """A module with weights, which are asked for by the nested dicts of their shapes."""
+    graphdef, state = nnx.split(module_shapes(module))
+    nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
+    return nnx.merge(graphdef, state)
+
+
+def build_parts(
+    config: MusicGenConfig,
+    weights: Weights,
+    tokenizer: TextToTokens,
+    *,
+    dtype: DTypeLike | None = jnp.float32,
+    cache_dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+) -> Parts:
+    """The parts of a model with weights from anywhere; the arguments are `MusicGen.build`'s."""
+    dtype, param_dtype = arguments.lm_dtypes(dtype)
+    types = {
+        "dtype": dtype,
+        "param_dtype": param_dtype,
+        "cache_dtype": arguments.cache_dtype(cache_dtype),
+        "cache_groups": cache_groups(
+            config.lm.num_heads, 1 if mesh is None else mesh.shape[sharding.MODEL]
+        ),
+    }
+
+    def fill(component: str, module: Callable[..., Part]) -> Part:
+        sizes = getattr(config, component)
+
+        def arranged(abstract: dict) -> dict:
+            stored = sharding.as_stored(component, sizes, abstract, mesh)
+            return sharding.arrange(component, sizes, weights(component, stored), mesh)
+
+        return _fill(module, arranged)
+
+    return Parts(
+        config,
+        fill("t5", partial(T5Encoder, config.t5)),
+        fill("lm", partial(LM, config.lm, **types)),
+        fill("encodec", partial(Encodec, config.encodec)),
+        tokenizer,
+        fill("mert", partial(Mert, config.mert)) if config.mert else None,
+    )

@@ -1,0 +1,244 @@
+"""Many prompts: read strictly, made once, whatever interrupts or shares the work."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from musicgen_jax import testing
+from musicgen_jax.commands import batch_folder
+from musicgen_jax.commands.cli import main
+from musicgen_jax.errors import UserError
+from musicgen_jax.model import MusicGen
+
+LM = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
+T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
+MODEL = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
+TEXTS = ["bells", "a calm waltz", "drums", "a fast irish jig on the flute", "tuba", "harp"]
+OPTIONS = ("--duration", "0.3", "--seed", "5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "debug"
+    testing.save_random_model(path, MODEL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def arguments(folder, prompts, out, *more):
+    return ["batch", str(prompts), str(out), "--model", str(folder), *OPTIONS, *more]
+
+
+def clips(out) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*.wav")}
+
+
+def manifest(out) -> list[dict]:
+    lines = [line for file in out.glob("manifest*") for line in file.read_text().splitlines()]
+    return sorted(map(json.loads, lines), key=lambda record: record["index"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, prompts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(arguments(folder, prompts, out, "--batch-size", "2")) == 0
+    return out
+
+
+def test_one_file_and_one_line_for_each_prompt(uninterrupted):
+    names = [f"{i:06d}.wav" for i in range(6)]
+    assert sorted(p.name for p in uninterrupted.iterdir()) == [
+        *names, "manifest.jsonl", "settings.json"
+    ]  # fmt: skip
+    assert len(set(clips(uninterrupted).values())) == 6
+    for record, name, text in zip(manifest(uninterrupted), names, TEXTS, strict=True):
+        assert (record["file"], record["prompt"], record["seconds"]) == (name, text, 0.3)
+
+
+def test_a_clip_is_what_its_seed_gives_alone(folder, uninterrupted, tmp_path):
+    record = manifest(uninterrupted)[3]
+    file = tmp_path / "alone.wav"
+    single = ["generate", TEXTS[3], "--model", str(folder), "--duration", "0.3", "-o", str(file)]
+    assert main([*single, "--seed", str(record["seed"])]) == 0
+    assert_sounds_like(file, uninterrupted / record["file"])
+
+
+def assert_sounds_like(file, other):
+    """Up to the rounding of another batch size."""
+    import soundfile
+
+    (a, _), (b, _) = soundfile.read(file), soundfile.read(other)
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_neither_batch_size_nor_devices_change_the_music(folder, prompts, uninterrupted, tmp_path):
+    more = ("--batch-size", "4", "--devices", "2x2")
+    assert main(arguments(folder, prompts, tmp_path, *more)) == 0
+    assert manifest(tmp_path)[5]["seed"] == manifest(uninterrupted)[5]["seed"]
+    for name in clips(uninterrupted):
+        assert_sounds_like(tmp_path / name, uninterrupted / name)
+
+
+def test_finished_clips_are_not_made_again(folder, prompts, uninterrupted, capsys, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
+    monkeypatch.setattr(MusicGen, "from_pretrained", None)  # not even loaded
+    assert main(arguments(folder, prompts, uninterrupted)) == 0
+    assert capsys.readouterr().out == "6 of 6 clips are there already\n"
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
+
+
+def test_killed_and_taken_up_again(folder, tmp_path_factory, tmp_path):
+    prompts = tmp_path_factory.mktemp("many") / "prompts.txt"
+    prompts.write_text("\n".join(TEXTS * 6))
+    uninterrupted = tmp_path_factory.mktemp("uninterrupted")
+    assert main(arguments(folder, prompts, uninterrupted, "--batch-size", "2")) == 0
+    command = arguments(folder, prompts, tmp_path, "--batch-size", "2")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as in this process
+    process = subprocess.Popen(
+        [sys.executable, "-m", "musicgen_jax", *command], env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "000000.wav").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = clips(tmp_path)
+    assert 1 <= len(done) < 36
+    # As bad as it gets: half a line, half a file, a file without a line, one written aside.
+    with (tmp_path / "manifest.jsonl").open("ab") as file:
+        file.write(b'{"index": 1, "fi')
+    (tmp_path / "000000.wav").write_bytes(done["000000.wav"][:100])
+    (tmp_path / "000035.wav").write_bytes(b"not a clip")
+    aside = tmp_path / ".0123456789abcdef.part"
+    aside.touch()
+    os.utime(aside, (0, 0))
+    assert main(command) == 0
+    assert clips(tmp_path) == clips(uninterrupted)
+    assert not aside.exists()
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    whole = [json.loads(line) for line in lines if not line.endswith('"fi')]
+    assert {record["index"] for record in whole} == set(range(36))
+
+
+def test_workers_share_a_folder(folder, prompts, uninterrupted, tmp_path, capsys):
+    """The second of three never comes: a run without --worker does what is left."""
+    for worker in ("1/3", "3/3"):
+        more = ("--batch-size", "2", "--worker", worker)
+        assert main(arguments(folder, prompts, tmp_path, *more)) == 0
+    assert sorted(clips(tmp_path)) == [f"{i:06d}.wav" for i in (0, 1, 4, 5)]
+    assert (tmp_path / "manifest-3-of-3.jsonl").exists()
+    assert main(arguments(folder, prompts, tmp_path, "--batch-size", "2")) == 0
+    assert "4 of 6 clips are there already" in capsys.readouterr().out
+    assert clips(tmp_path) == clips(uninterrupted)
+    assert [record["index"] for record in manifest(tmp_path)] == list(range(6))
+
+
+def test_another_job_is_refused(folder, prompts, uninterrupted, tmp_path, capsys):
+    assert main(arguments(folder, prompts, uninterrupted, "--top-k", "7")) == 2
+    assert "was begun with top_k 250, not 7: choose another folder" in capsys.readouterr().err
+    other = tmp_path / "prompts.txt"
+    other.write_text("\n".join([*TEXTS[:2], "something else", *TEXTS[3:], "one more"]))
+    assert main(arguments(folder, other, uninterrupted)) == 2
+    assert "line 3: " in (error := capsys.readouterr().err)
+    assert "'drums'" in error
+    other.write_text("\n".join([*TEXTS, "one more"]))
+    (uninterrupted / "settings.json").rename(tmp_path / "kept.json")
+    changed = json.loads((tmp_path / "kept.json").read_text()) | {"model": "another"}
+    (uninterrupted / "settings.json").write_text(json.dumps(changed))
+    assert main(arguments(folder, other, uninterrupted)) == 2
+    assert "was begun with another model" in capsys.readouterr().err
+    (tmp_path / "kept.json").rename(uninterrupted / "settings.json")
+
+
+def test_a_refused_option_leaves_nothing(folder, prompts, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(arguments(folder, prompts, out, "--top-p", "7")) == 2
+    assert "top_p must be" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--worker", "5/4"), "must be as 2/4"),
+        (("--devices", "0x2"), "must be a number, as 8, or two, as 4x2, got '0x2'"),
+        (("--devices", "3x4"), "3 x 4 devices asked for, and jax finds 8"),
+        (("--batch-size", "0"), "--batch-size must be at least 1"),
+    ],
+)
+def test_bad_options(folder, prompts, tmp_path, capsys, option, message):
+    try:
+        code = main(arguments(folder, prompts, tmp_path / "out", *option))
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert message in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+# --- The file of prompts --------------------------------------------------------------------------
+
+
+def test_both_forms_of_the_file(tmp_path):
+    (text := tmp_path / "a.txt").write_bytes("\ufeffbells\r\nwaltz \u2028 é\n\n".encode())
+    assert [p.text for p in batch_folder.read_prompts(text, 1)] == ["bells", "waltz \u2028 é"]
+    (lines := tmp_path / "a.jsonl").write_text(
+        '"bells"\n{"prompt": null, "seed": 7}\n{"prompt": "a"}'
+    )
+    made = batch_folder.read_prompts(lines, 1)
+    assert [(p.index, p.text) for p in made] == [(0, "bells"), (1, None), (2, "a")]
+    assert made[1].seed == 7
+    assert (
+        made[0].seed == batch_folder.read_prompts(text, 1)[0].seed == batch_folder.clip_seed(1, 0)
+    )
+
+
+def test_clips_and_seeds_have_seeds_of_their_own():
+    seeds = {batch_folder.clip_seed(seed, i) for seed in range(20) for i in range(20)}
+    assert len(seeds) == 400
+    assert batch_folder.clip_seed(0, 0) == 2968811710, "it must never change: clips would"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"x", "must be in a .txt or .jsonl file"),
+        ("a.txt", b"\n \n", "holds no prompts"),
+        ("a.txt", b"x\n\ny", "line 2: empty"),
+        ("a.txt", b"x\n\xff", "line 2: not UTF-8"),
+        ("a.txt", b"x\n" + b"y" * 10_001, "line 2: 10001 characters"),
+        ("a.jsonl", b'"x"\n{', "line 2: not JSON"),
+        ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("a.jsonl", b'"x"\n7', "line 2: the prompt must be a text or null, got 7"),
+        ("a.jsonl", b'{"seed": 1}', "line 1: the field prompt is missing"),
+        ("a.jsonl", b'{"prompt": "x", "sed": 1}', "line 1: unknown field 'sed'"),
+        ("a.jsonl", b'{"prompt": "x", "seed": -1}', "line 1: the seed must be an integer"),
+        ("a.jsonl", b'"\\ud800"', "line 1: not a text"),
+    ],
+)
+def test_a_bad_line_is_named_before_any_work(tmp_path, capsys, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r".") as caught:
+        batch_folder.read_prompts(tmp_path / name, 0)
+    assert message in str(caught.value)
+    assert main(["batch", str(tmp_path / name), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

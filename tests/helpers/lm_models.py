@@ -1,0 +1,47 @@
+"""Tiny language models and conditions, with weights large enough that every part shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from musicgen_jax.config import LMConfig
+from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.shapes import module_shapes
+
+CONFIG = LMConfig(
+    dim=24, num_heads=3, num_layers=2, n_q=3, card=13, delays=(0, 2, 1), ffn_dim=40, text_dim=7
+)
+
+
+def make_lm(conditioning: str = "cross", **kwargs) -> LM:
+    """A tiny model with weights large enough that every part of it shows."""
+    fields = {f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}
+    config = LMConfig(**{**fields, "conditioning": conditioning})
+    lm = module_shapes(LM, config, **kwargs)
+    graphdef, params = nnx.split(lm, nnx.Param)
+    rng = np.random.default_rng(1)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.asarray(
+            rng.normal("scale" in jax.tree_util.keystr(path), 0.3, p.shape), p.dtype
+        ),
+        params,
+    )
+    return nnx.merge(graphdef, params)
+
+
+def make_condition(rows: list[int], length: int, dim: int = CONFIG.dim, prefix=0) -> Condition:
+    """Row i has `rows[i]` real vectors out of `length`; what is masked is garbage, not zeros."""
+    vectors = [np.random.default_rng([9, i]).normal(size=(20, dim)) for i in range(len(rows))]
+    cross = np.stack([v[:length] for v in vectors])
+    mask = np.arange(length) < np.asarray(rows)[:, None]
+    cross = np.where(mask[..., None], cross, 7.0)
+    extra = {}
+    if prefix:
+        extra["prefix"] = jnp.asarray([v[-prefix:] for v in vectors], jnp.float32)
+        extra["prefix_mask"] = jnp.ones((len(rows), prefix), bool)
+    return Condition(cross=jnp.asarray(cross, jnp.float32), cross_mask=jnp.asarray(mask), **extra)
+
+
+FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]

@@ -1,0 +1,75 @@
+"""The derivatives of `linear`, whichever way its product is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from musicgen_jax.nn.linear import Int8Weight, LoraWeight, linear, quantize
+from tests.helpers.tolerance import assert_close
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def derivatives(product, x, w, weights):
+    """Of a sum of the products: by `x` alone, by `w` alone, and by both."""
+
+    def loss(x, w):
+        return jnp.sum(weights * product(x, w).astype(jnp.float32))
+
+    return [jax.jit(jax.grad(loss, argnums))(x, w) for argnums in (0, 1, (0, 1))]
+
+
+@pytest.mark.parametrize("outputs", [10, 7])  # halved on a CPU, or not
+@pytest.mark.parametrize("count", [1, 2, 129, 256, 257])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_derivatives_are_those_of_a_plain_product(count, outputs, dtype):
+    x, w = normal(count, 24).astype(dtype), normal(outputs, 24, seed=1).astype(dtype)
+    weights = normal(count, outputs, seed=2)
+    ours = derivatives(linear, x, w, weights)
+    plain = derivatives(lambda x, w: x.astype(jnp.float32) @ w.astype(jnp.float32).T, x, w, weights)
+    tolerance = 2e-2 if dtype == jnp.bfloat16 else 1e-5
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(
+            np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance * float(jnp.abs(b).max())
+        )
+
+
+@pytest.mark.parametrize("count", [2, 64])
+def test_forward_mode_and_second_derivatives(count):
+    x, w = normal(count, 12), normal(6, 12, seed=1)
+    dx, dw = normal(count, 12, seed=2), normal(6, 12, seed=3)
+    y, moved = jax.jvp(linear, (x, w), (dx, dw))
+    assert_close(y, x @ w.T)
+    assert_close(moved, dx @ w.T + x @ dw.T)
+
+    def squares(product):
+        return jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(product(x) ** 2))(x) ** 2))
+
+    assert_close(squares(lambda x: linear(x, w))(x), squares(lambda x: x @ w.T)(x), 1e-4)
+
+
+def test_a_frozen_weight_under_thin_matrices():
+    x, base, a, b = normal(5, 8), normal(6, 8, seed=1), normal(2, 8, seed=2), normal(6, 2, seed=3)
+
+    def ours(a, b):
+        return jnp.sum(linear(x, LoraWeight(base, (a,), (b,), 0.5)) ** 2)
+
+    def plain(a, b):
+        return jnp.sum((x @ (base + 0.5 * b @ a).T) ** 2)
+
+    for got, wanted in zip(
+        jax.grad(ours, (0, 1))(a, b), jax.grad(plain, (0, 1))(a, b), strict=True
+    ):
+        assert_close(got, wanted, 1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 4, 70])
+def test_rounded_weights_let_what_is_not_rounded_learn(count):
+    """Rounding has no derivative; the bias behind it has."""
+    x, weight = normal(count, 24), Int8Weight(*quantize(normal(10, 24, seed=1)))
+    by_bias = jax.jit(jax.grad(lambda bias: jnp.sum(linear(x, weight, bias))))(jnp.zeros(10))
+    np.testing.assert_array_equal(by_bias, np.full(10, count, np.float32))

@@ -1,0 +1,145 @@
+"""The cache of compiled programs: on for users, never against their will, never in the way."""
+
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from musicgen_jax.runtime import compile_cache
+from musicgen_jax.storage import hub
+
+OPTIONS = (
+    "jax_enable_compilation_cache",
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture(autouse=True)
+def options():
+    """JAX's options as they were, after each test. Nothing compiles in between."""
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    yield before
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.delenv("MUSICGEN_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "musicgen-jax" / "compiled"
+
+
+def test_off_while_tests_run(options):
+    assert os.environ["MUSICGEN_JAX_CACHE"] == "off"
+    assert compile_cache.enable() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_on_by_default_bounded_and_private(home):
+    assert compile_cache.enable() == home
+    assert jax.config.jax_compilation_cache_dir == str(home)
+    assert jax.config.jax_compilation_cache_max_size == compile_cache.MAX_BYTES
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+    assert home.stat().st_mode & 0o077 == 0
+    assert home.parent == hub.user_cache()
+    assert compile_cache.enable() == home, "a second model"
+
+
+@pytest.mark.parametrize("word", ["off", "OFF", "0", "none", "false", "no"])
+def test_switched_off(home, monkeypatch, word):
+    monkeypatch.setenv("MUSICGEN_JAX_CACHE", word)
+    assert compile_cache.enable() is None
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not home.exists()
+
+
+def test_a_folder_of_the_users_choice(home, monkeypatch, tmp_path):
+    monkeypatch.setenv("MUSICGEN_JAX_CACHE", str(tmp_path / "mine"))
+    assert compile_cache.enable() == tmp_path / "mine"
+    assert not home.exists()
+
+
+def test_what_the_user_told_jax_stands(home, options, monkeypatch, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
+    assert compile_cache.enable() == tmp_path / "theirs"
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
+    assert jax.config.jax_compilation_cache_max_size == options["jax_compilation_cache_max_size"]
+
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert compile_cache.enable() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_max_size", 12345)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
+    assert compile_cache.enable() == home
+    assert jax.config.jax_compilation_cache_max_size == 12345
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7
+
+
+def test_a_folder_that_cannot_be_made_or_is_anothers(home, monkeypatch, tmp_path, capfd):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("MUSICGEN_JAX_CACHE", str(file / "below"))
+    assert compile_cache.enable() is None
+
+    monkeypatch.delenv("MUSICGEN_JAX_CACHE")
+    monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
+    assert compile_cache.enable() is None
+
+    assert jax.config.jax_compilation_cache_dir is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(home):
+    home.mkdir(parents=True)
+    files = {}
+    kinds = (("whole", 8, 999), ("half", None, 999), ("cut", 3, 999), ("new", None, 0))
+    for name, stamp, age in kinds:
+        files[name] = home / f"jit_{name}-cache"
+        files[name].write_bytes(b"...")
+        os.utime(files[name], times=(time.time() - age,) * 2)
+        if stamp is not None:
+            files[name].with_name(f"jit_{name}-atime").write_bytes(bytes(stamp))
+    compile_cache.enable()
+    assert {name for name, file in files.items() if file.exists()} == {"whole", "new"}
+    assert len(list(home.iterdir())) == 3
+
+
+_TWICE = """
+import warnings
+import jax, jax.numpy as jnp
+warnings.simplefilter("error")
+before = jax.jit(lambda x: x + 1)(jnp.ones(3))  # jax is in use already
+from musicgen_jax.runtime import compile_cache
+folder = compile_cache.enable()
+with compile_cache.counting() as counts:
+    jax.jit(lambda x: jnp.sin(x) * 2)(before)
+print(counts.compiled, counts.loaded, jax.__version__)
+"""
+
+
+def test_jax_uses_it_and_tells_devices_apart(home, tmp_path):
+    def run(flags=""):
+        environment = os.environ | {
+            "MUSICGEN_JAX_CACHE": str(home),
+            "XLA_FLAGS": flags,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        command = [sys.executable, "-c", _TWICE]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return [int(word) for word in result.stdout.split()[:2]]
+
+    assert run() == [1, 0]
+    assert run() == [0, 1]
+    # As a machine without newer instructions would: it must not get what the others compiled.
+    assert run("--xla_cpu_max_isa=SSE4_2") == [1, 0]
