@@ -10,7 +10,7 @@ from tests.helpers.imports import imported
 from tests.helpers.paths import ROOT
 
 ROOMS = (
-    ("errors", "config"),
+    ("errors", "config", "files"),
     ("audio",),
     ("runtime",),
     ("nn",),
@@ -18,7 +18,7 @@ ROOMS = (
     ("conditioning",),
     ("generation",),
     ("model", "codec"),
-    ("convert", "export", "training", "nano", "testing"),
+    ("convert", "export", "training", "nano", "metrics", "testing"),
     ("commands", "__main__"),
 )
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}
