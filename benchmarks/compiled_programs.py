@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from musicgen_jax.config import EncodecConfig, LMConfig
 from musicgen_jax.generation import decode
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
@@ -42,7 +42,7 @@ def decode_loop(
     lm = module_shapes(LM, config, **types, cache_groups=groups, lean_cross=lean)
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jax.ShapeDtypeStruct((batch, TEXT_TOKENS, config.dim), compute)
-    condition = Condition(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool))
+    condition = Condition(Embedded(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool)))
     guided = partial(decode._guided.__wrapped__, copies=2, mesh=None)
     condition = jax.eval_shape(guided, lm, condition)
     steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)

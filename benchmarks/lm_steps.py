@@ -32,7 +32,7 @@ from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
 from musicgen_jax.generation.decode import generate_codes, growth
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import FoldedCross
 from musicgen_jax.runtime.memory import nbytes
@@ -62,7 +62,8 @@ def random_lm(config: LMConfig, dtype: str) -> LM:
 def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
     dim = lm.config.dim
     cross = np.random.default_rng(0).normal(size=(batch, TEXT_TOKENS, dim))
-    condition = Condition(jnp.asarray(cross, lm.dtype), jnp.ones((batch, TEXT_TOKENS), bool))
+    text = Embedded(jnp.asarray(cross, lm.dtype), jnp.ones((batch, TEXT_TOKENS), bool))
+    condition = Condition(text)
     num_frames = steps - max(lm.config.delays)
     return lambda: generate_codes(lm, condition, num_frames=num_frames)
 
@@ -81,10 +82,11 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     """
     rows = 2 * batch
     attending = batch if lm.lean_cross else rows
-    condition = Condition(
+    text = Embedded(
         jnp.zeros((attending, TEXT_TOKENS, lm.config.dim), lm.dtype),
         jnp.ones((attending, TEXT_TOKENS), bool),
     )
+    condition = Condition(text)
     slots = slots or mean_slots(lm, rows, steps)
     cache, cross = jax.eval_shape(lambda lm: (lm.init_cache(rows, 1), lm.cross_kv(condition)), lm)
     read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))

@@ -27,7 +27,7 @@ import measuring
 import numpy as np
 
 from musicgen_jax.generation.decode import cache_lengths, stream_codes
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.linear import linear, weight_param
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import attend
@@ -89,9 +89,8 @@ def almost_empty(lm: LM) -> LM:
 def steps(lm: LM, batch: int, length: int) -> Iterator[np.ndarray]:
     """STEPS steps a turn in a cache for `length` steps; the first turns are over."""
     cross = np.random.default_rng(0).normal(size=(batch, lm_steps.TEXT_TOKENS, lm.config.dim))
-    condition = Condition(
-        jnp.asarray(cross, lm.dtype), jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
-    )
+    mask = jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
+    condition = Condition(Embedded(jnp.asarray(cross, lm.dtype), mask))
     frames, lengths = length - max(lm.config.delays), cache_lengths(length)[-1:]
     stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, lengths=lengths)
     for _ in range(2):  # compiled, and past the delay

@@ -20,7 +20,7 @@ from flax import nnx
 from lm_steps import lm_config
 
 from musicgen_jax.config import LMConfig
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.testing import random_params
 from musicgen_jax.training.layout import Layout
@@ -38,7 +38,7 @@ def ours(config: LMConfig, codes: np.ndarray, text: np.ndarray, dtype: str, rema
 
     def loss(params):
         lm = nnx.merge(graphdef, params)
-        condition = Condition(lm.text_conditioner(jnp.asarray(text), mask), mask)
+        condition = Condition(Embedded(lm.text_conditioner(jnp.asarray(text), mask), mask))
         logits, predicted = compute_predictions(lm, jnp.asarray(codes), condition)
         return codebook_cross_entropy(logits, jnp.asarray(codes), predicted).mean()
 

@@ -22,7 +22,7 @@ from musicgen_jax.convert import encodec, style
 from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.encodec.model import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.patterns import to_steps
@@ -172,12 +172,12 @@ def _logits(
     heard: jax.Array | None = None,
 ) -> jax.Array:
     """From T5's hidden states, and a melody [B, T, 12] or style [B, P, D], to logits."""
-    prefix = prefix_mask = None
+    audio = None
     if heard is not None:
-        prefix = heard if lm.chroma_conditioner is None else lm.chroma_conditioner(heard)
-        prefix_mask = jnp.ones(prefix.shape[:2], bool)
-    cross = lm.text_conditioner(hidden, mask)
-    return lm(steps, Condition(cross, mask, prefix, prefix_mask))
+        vectors = heard if lm.chroma_conditioner is None else lm.chroma_conditioner(heard)
+        audio = Embedded(vectors, jnp.ones(vectors.shape[:2], bool))
+    text = Embedded(lm.text_conditioner(hidden, mask), mask)
+    return lm(steps, Condition(text, audio))
 
 
 def _sweep(config: EncodecConfig) -> np.ndarray:

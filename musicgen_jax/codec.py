@@ -15,7 +15,7 @@ from flax import nnx
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.segments import level, overlap_add, segments
 from musicgen_jax.nn.shapes import module_shapes
@@ -104,7 +104,7 @@ class Codec:
           UserError: the audio is empty or not finite, or the codec has no such bandwidth.
         """
         wav = arguments.check_audio(audio, sample_rate, "audio")
-        if bandwidth is not None and not arguments.is_number(bandwidth):
+        if bandwidth is not None and not is_number(bandwidth):
             raise UserError(f"bandwidth must be a number of kb/s, got {bandwidth!r}")
         try:
             n_q = self.config.num_books(bandwidth)

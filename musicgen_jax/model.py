@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning import arguments, melody, style, text
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_int
 from musicgen_jax.generation import continuation, scoring
 from musicgen_jax.generation.piece import (
     DEFAULT_DURATION,
@@ -366,7 +366,7 @@ class MusicGen:
           num_samples: B.
           **settings: the keyword arguments of `generate`.
         """
-        if not arguments.is_int(num_samples) or num_samples < 1:
+        if not is_int(num_samples) or num_samples < 1:
             raise UserError(f"num_samples must be a positive integer, got {num_samples!r}")
         return self.generate([None] * num_samples, **settings)
 

@@ -13,7 +13,7 @@ import pytest
 from musicgen_jax import MusicGen
 from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
-from musicgen_jax.nn.condition import Condition, null_like
+from musicgen_jax.nn.condition import Condition, Embedded, null_like
 from tests.helpers.paths import GOLDENS
 from tests.helpers.tolerance import assert_close
 
@@ -77,16 +77,16 @@ def test_text_condition(golden):
     model, expected = golden
     condition = model.text_condition([str(text) for text in expected.texts])
     width = expected.mask.shape[1]
-    np.testing.assert_array_equal(condition.cross_mask[:, :width], expected.mask)
-    assert not np.any(condition.cross_mask[:, width:])
-    assert_close(condition.cross[:, :width], expected.cross, what="condition")
-    assert not np.any(np.asarray(condition.cross)[~np.asarray(condition.cross_mask)])
+    np.testing.assert_array_equal(condition.text.mask[:, :width], expected.mask)
+    assert not np.any(condition.text.mask[:, width:])
+    assert_close(condition.text.vectors[:, :width], expected.cross, what="condition")
+    assert not np.any(np.asarray(condition.text.vectors)[~np.asarray(condition.text.mask)])
 
 
 def test_logits_of_whole_sequences(golden):
     model, expected = golden
     logits = jax.jit(lambda lm, *x: lm(*x))
-    condition = Condition(jnp.asarray(expected.cross), jnp.asarray(expected.mask))
+    condition = Condition(Embedded(jnp.asarray(expected.cross), jnp.asarray(expected.mask)))
     with_text = logits(model.lm, expected.steps, condition)
     assert_close(with_text, expected.logits, what="with text")
     without = logits(model.lm, expected.steps, null_like(condition))

@@ -14,7 +14,7 @@ from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
 from musicgen_jax.generation.piece import Piece
 from musicgen_jax.generation.windows import assemble
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.patterns import to_steps
 from tests.helpers.paths import GOLDENS
 from tests.helpers.tolerance import assert_close
@@ -85,9 +85,8 @@ def test_logits_of_the_melody_model(goldens):
         condition = model.text_condition([text])
         if case in ("both", "melody"):
             prefix = lm.chroma_conditioner(jnp.asarray(chroma))
-            condition = dataclasses.replace(
-                condition, prefix=prefix, prefix_mask=jnp.ones(prefix.shape[:2], bool)
-            )
+            audio = Embedded(prefix, jnp.ones(prefix.shape[:2], bool))
+            condition = dataclasses.replace(condition, audio=audio)
         else:
             logits = model.lm_logits(expected.codes, [text])
             check_logits(logits, getattr(expected, f"{case}_logits"))

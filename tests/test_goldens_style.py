@@ -76,8 +76,8 @@ def test_license_names_all_that_is_in_the_folder(golden):
 def test_style_tokens(golden, eval_q):
     model, expected, _ = golden
     condition = style_at(model, given(expected, "style")[1], None, eval_q)
-    assert np.all(condition.prefix_mask)
-    assert_close(condition.prefix, getattr(expected, f"style_{eval_q}"))
+    assert np.all(condition.audio.mask)
+    assert_close(condition.audio.vectors, getattr(expected, f"style_{eval_q}"))
 
 
 @pytest.mark.parametrize("name", ["both", "text", "style", "nothing"])

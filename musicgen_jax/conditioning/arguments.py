@@ -3,7 +3,6 @@
 Every function raises UserError: one line that names the fault and what would be right.
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -12,20 +11,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import CACHE_DTYPES, DTYPES
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_int, is_number
 
 DEFAULT_TOP_K = 250
 Audio = np.ndarray | jax.Array
-
-
-def is_int(value: object) -> bool:
-    """Python's or numpy's, but no bool."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """A finite integer or float."""
-    return (is_int(value) or isinstance(value, float | np.floating)) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def lm_dtypes(dtype: DTypeLike | None) -> tuple[np.dtype, np.dtype]:

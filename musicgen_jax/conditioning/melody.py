@@ -4,7 +4,6 @@ Every clip is heard for itself. audiocraft pads the melodies of a batch to the l
 that there a short one is followed by near-silence; here it repeats, as it does there alone.
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from musicgen_jax.conditioning import arguments
 from musicgen_jax.conditioning.arguments import Audio
 from musicgen_jax.conditioning.chroma import frame_count, melody_chroma, samples_heard, window_at
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.generation.piece import (
     DEFAULT_DURATION,
     GenerationOutput,
@@ -28,7 +27,7 @@ from musicgen_jax.generation.piece import (
     num_frames,
 )
 from musicgen_jax.nn.chroma_conditioner import ChromaConditioner
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.storage.hub import models_home
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def check_melodies(
       sample_rate: in Hz.
       seconds: what lies beyond is not looked at.
     """
-    if not arguments.is_number(sample_rate) or sample_rate < 1:
+    if not is_number(sample_rate) or sample_rate < 1:
         raise UserError(f"the sample rate must be a positive integer in Hz, got {sample_rate!r}")
     most = int((seconds + _MARGIN) * sample_rate)
 
@@ -258,10 +257,9 @@ def _melodies(
 
 def without_melody(text: Condition, config: MusicGenConfig, dtype: DTypeLike) -> Condition:
     """The condition of a melody model that is told a text alone: B rows of null melody."""
-    assert text.cross_mask is not None
-    absent = jnp.zeros((len(text.cross_mask), chroma_frames(config)), bool)
-    prefix = jnp.zeros((*absent.shape, config.lm.dim), dtype)
-    return dataclasses.replace(text, prefix=prefix, prefix_mask=absent)
+    assert text.text is not None
+    absent = jnp.zeros((len(text.text.mask), chroma_frames(config)), bool)
+    return Condition(text.text, Embedded(jnp.zeros((*absent.shape, config.lm.dim), dtype), absent))
 
 
 @jax.jit
@@ -269,11 +267,9 @@ def _with_melody(
     project: ChromaConditioner, text: Condition, chroma: jax.Array, given: jax.Array
 ) -> Condition:
     """`chroma` [1 or B, T, bins]; a row of which nothing is `given` [1 or B] stays null."""
-    assert text.prefix is not None
-    assert text.prefix_mask is not None
-    prefix = jnp.where(given[:, None, None], project(chroma), text.prefix)
-    mask = text.prefix_mask | given[:, None]
-    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
+    assert text.audio is not None
+    vectors = jnp.where(given[:, None, None], project(chroma), text.audio.vectors)
+    return Condition(text.text, Embedded(vectors, text.audio.mask | given[:, None]))
 
 
 # --- The separator ----------------------------------------------------------------------------

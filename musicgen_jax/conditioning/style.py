@@ -4,7 +4,6 @@ Every clip is heard for itself. audiocraft draws one place for all clips of a ba
 longest, so that there a short one may be heard in the silence behind its end.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from musicgen_jax.conditioning.arguments import Audio
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT, excerpt
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.generation.decode import example_keys
 from musicgen_jax.generation.piece import (
     DEFAULT_DURATION,
@@ -28,7 +27,7 @@ from musicgen_jax.generation.piece import (
     generate_piece,
     num_frames,
 )
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.mert import Mert
 from musicgen_jax.nn.style_conditioner import DEFAULT_EVAL_Q, StyleConditioner
 from musicgen_jax.runtime import sharding
@@ -201,7 +200,7 @@ def check_styles(
 
 def check_eval_q(eval_q: int, n_q: int) -> None:
     """How many of the conditioner's `n_q` codebooks are used."""
-    if not arguments.is_int(eval_q) or not 1 <= eval_q <= n_q:
+    if not is_int(eval_q) or not 1 <= eval_q <= n_q:
         raise UserError(f"eval_q must be an integer from 1 to {n_q}, got {eval_q!r}")
 
 
@@ -212,7 +211,7 @@ def excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
       UserError: it would be too short for a token, or longer than the model's window.
     """
     assert config.mert is not None
-    if not arguments.is_number(seconds) or not 0 < seconds <= config.max_duration:
+    if not is_number(seconds) or not 0 < seconds <= config.max_duration:
         raise UserError(
             f"excerpt_length must be more than 0 and at most {config.max_duration:g} seconds, "
             f"got {seconds!r}"
@@ -284,4 +283,4 @@ def _with_style(
     row = jnp.maximum(jnp.cumsum(given) - 1, 0)
     prefix = jnp.where(given[:, None, None], tokens[row], 0)
     mask = jnp.broadcast_to(given[:, None], prefix.shape[:2])
-    return dataclasses.replace(text, prefix=prefix, prefix_mask=mask)
+    return Condition(text.text, Embedded(prefix, mask))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.conditioning.melody import without_melody
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.nn.text_conditioner import TextConditioner
 from musicgen_jax.runtime import sharding
@@ -35,8 +35,8 @@ def text_condition(model: "MusicGen", descriptions: Sequence[str | None]) -> Con
         stage = partial(_condition, model.t5, model.lm.text_conditioner)
         condition = sharding.by_rows(model.mesh, stage, ids, mask)
     else:  # nothing to encode: spares the text encoder and its compilation
-        cross = jnp.zeros((*mask.shape, model.config.lm.dim), model.lm.dtype)
-        condition = Condition(cross=cross, cross_mask=jnp.asarray(mask))
+        vectors = jnp.zeros((*mask.shape, model.config.lm.dim), model.lm.dtype)
+        condition = Condition(Embedded(vectors, jnp.asarray(mask)))
     if not model.config.lm.chroma_bins:
         return condition
     return without_melody(condition, model.config, model.lm.dtype)
@@ -52,4 +52,4 @@ def text_alone(model: "MusicGen", texts: Sequence[str | None]) -> Callable[[floa
 def _condition(
     t5: T5Encoder, project: TextConditioner, ids: jax.Array, mask: jax.Array
 ) -> Condition:
-    return Condition(cross=project(t5(ids, mask), mask), cross_mask=mask)
+    return Condition(Embedded(project(t5(ids, mask), mask), mask))

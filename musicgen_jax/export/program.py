@@ -32,12 +32,12 @@ from jax import export as jax_export
 
 from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import EncodecConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.export import run as runner
 from musicgen_jax.generation import decode
 from musicgen_jax.generation.sampling import Form
 from musicgen_jax.model import MusicGen
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.linear import Int8Param
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import CrossCache, LayerCache
@@ -128,12 +128,12 @@ def _check(model, batch, duration, tokens, top_k, platforms) -> None:
         )
     if isinstance(model.lm.heads.weight, Int8Param):
         raise UserError("int8 models are not exported: load it as float32 or bfloat16")
-    if not arguments.is_int(batch) or not 1 <= batch <= MAX_BATCH:
+    if not is_int(batch) or not 1 <= batch <= MAX_BATCH:
         raise UserError(f"batch must be from 1 to {MAX_BATCH}, got {batch!r}")
-    if not arguments.is_int(tokens) or not 1 <= tokens <= _MAX_TOKENS:
+    if not is_int(tokens) or not 1 <= tokens <= _MAX_TOKENS:
         raise UserError(f"tokens must be from 1 to {_MAX_TOKENS}, got {tokens!r}")
     least, most = 1 / model.frame_rate, model.max_duration
-    if duration is not None and not (arguments.is_number(duration) and least <= duration <= most):
+    if duration is not None and not (is_number(duration) and least <= duration <= most):
         raise UserError(f"duration must be from {least:g} to {most:g} seconds, got {duration!r}")
     arguments.check_sampling(top_k, 0.0, 1.0, 3.0, card=model.config.lm.card)
     if not platforms or not set(platforms) <= set(PLATFORMS) or isinstance(platforms, str):
@@ -233,7 +233,7 @@ def trace(
 
     def start(weights, vectors, mask, seeds, rows, frames):
         lm = build_lm(weights)
-        condition = Condition(cross=vectors, cross_mask=mask)
+        condition = Condition(Embedded(vectors, mask))
         condition = decode._guided(lm, condition, copies=2, mesh=None)
         graphdef, params = nnx.split(lm, nnx.Param)
         state, cross_kv = decode._start(
@@ -364,13 +364,15 @@ def _state(flat: Mapping[str, Any]) -> decode.DecodeState:
 
 def _flat_constant(condition: Condition, cross_kv: tuple[CrossCache, ...] | None) -> Named:
     assert cross_kv is not None
+    assert condition.text is not None
     parts = {name: [getattr(c, name) for c in cross_kv] for name in ("query", "k", "v")}
-    return {"mask": condition.cross_mask, "vectors": condition.cross} | _numbered(**parts)
+    text = {"mask": condition.text.mask, "vectors": condition.text.vectors}
+    return text | _numbered(**parts)
 
 
 def _constant(flat: Mapping[str, Any]) -> tuple[Condition, tuple[CrossCache, ...]]:
     cross_kv = tuple(CrossCache(*parts) for parts in _rows_of(flat, "query", "k", "v"))
-    return Condition(cross=flat["vectors"], cross_mask=flat["mask"]), cross_kv
+    return Condition(Embedded(flat["vectors"], flat["mask"])), cross_kv
 
 
 def _numbered(**lists: list) -> Named:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.sampling import Form, guide, sample
 from musicgen_jax.nn import patterns
-from musicgen_jax.nn.condition import Condition, interleave, null_like
+from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import CrossCache, FoldedCross, LayerCache
 from musicgen_jax.runtime import memory, sharding
@@ -383,16 +383,18 @@ def _prepare(
     They are a conditional row; with guidance next to it a null row; with double guidance between
     these a row without text. With `lm.lean_cross` the condition has the first of these alone.
     """
-    masks = (condition.cross_mask, condition.prefix_mask)
-    given = any(mask is not None and bool(np.asarray(mask).any()) for mask in masks)
+    text_given, audio_given = (
+        part is not None and bool(np.asarray(part.mask).any())
+        for part in (condition.text, condition.audio)
+    )
+    given = text_given or audio_given
     prepend = lm.config.conditioning == "prepend"
     if cfg_coef_beta is not None and not prepend:
         raise UserError("cfg_coef_beta is for models that take a melody or a style, beside text")
     if not given and not prepend:
         return Condition(), 1
     # Without text in any row its pull is nothing, however strong.
-    text = condition.cross_mask is not None and bool(np.asarray(condition.cross_mask).any())
-    double = text and cfg_coef_beta is not None and cfg_coef_beta != 1
+    double = text_given and cfg_coef_beta is not None and cfg_coef_beta != 1
     copies = 1 if not given or (cfg_coef == 1 and not double) else 3 if double else 2
     condition = sharding.place_rows(_pad_text(condition), mesh)
     return _guided(lm, condition, copies=copies, mesh=mesh), copies
@@ -407,28 +409,34 @@ def _guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None) -> 
     condition = lm.fill_nulls(condition)
     null = null_like(condition)
     if lm.config.conditioning == "prepend":
-        # A null row takes up as many positions as the row beside it, as in audiocraft.
-        null = lm.fill_nulls(dataclasses.replace(null, cross_mask=condition.cross_mask))
-        null = dataclasses.replace(null, prefix_mask=condition.prefix_mask)
-    audio = dataclasses.replace(condition, cross=null.cross)
+        # A null row takes up as many positions as the row next to it, as in audiocraft.
+        null = lm.fill_nulls(Condition(_masked_like(null.text, condition.text), null.audio))
+        null = Condition(null.text, _masked_like(null.audio, condition.audio))
+    audio = Condition(_masked_like(null.text, condition.text), condition.audio)
     sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
     return sharding.constrain_rows(interleave(*sides), mesh)
 
 
 def _pad_text(condition: Condition) -> Condition:
     """Text padded to a multiple of 16, so that prompts of similar length share a compilation."""
-    if condition.cross is None or condition.cross_mask is None:
+    if condition.text is None:
         return condition
-    pad = -condition.cross.shape[1] % 16
-    cross = jnp.pad(condition.cross, ((0, 0), (0, pad), (0, 0)))
-    mask = jnp.pad(condition.cross_mask, ((0, 0), (0, pad)))
-    return dataclasses.replace(condition, cross=cross, cross_mask=mask)
+    pad = -condition.text.vectors.shape[1] % 16
+    vectors = jnp.pad(condition.text.vectors, ((0, 0), (0, pad), (0, 0)))
+    mask = jnp.pad(condition.text.mask, ((0, 0), (0, pad)))
+    return Condition(Embedded(vectors, mask), condition.audio)
+
+
+def _masked_like(part: Embedded | None, other: Embedded | None) -> Embedded | None:
+    return None if part is None or other is None else Embedded(part.vectors, other.mask)
 
 
 def _batch_size(condition: Condition, prompt, seed) -> int:
-    for part in (condition.cross, condition.prefix, prompt):
+    for part in (condition.text, condition.audio):
         if part is not None:
-            return part.shape[0]
+            return part.vectors.shape[0]
+    if prompt is not None:
+        return prompt.shape[0]
     return 1 if isinstance(seed, int | np.integer) else len(seed)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.generation.decode import example_keys
 from musicgen_jax.generation.joins import check_join, decode_windows, overlap_frames
 from musicgen_jax.generation.progress import Progress, progress_callback
@@ -208,7 +208,7 @@ class Piece:
         window = _window_frames(self.config)
         if extend_stride is None:
             stride = max(1, window * 3 // 5)
-        elif arguments.is_number(extend_stride) and 1 / rate <= extend_stride < longest:
+        elif is_number(extend_stride) and 1 / rate <= extend_stride < longest:
             stride = int(extend_stride * rate)
         else:
             raise UserError(
@@ -251,7 +251,7 @@ class Piece:
 
 def num_frames(config: MusicGenConfig, duration: float) -> int:
     """The whole frames of `duration` seconds; UserError if that is no good duration."""
-    if not arguments.is_number(duration) or not 0 < duration <= MAX_DURATION:
+    if not is_number(duration) or not 0 < duration <= MAX_DURATION:
         raise UserError(
             f"duration must be more than 0 and at most {MAX_DURATION} seconds (a day), "
             f"got {duration!r}"
@@ -303,7 +303,7 @@ def _window_frames(config: MusicGenConfig) -> int:
 def _chunk_frames(config: MusicGenConfig, chunk_seconds: float | None) -> int:
     if chunk_seconds is None:
         return 0
-    if not arguments.is_number(chunk_seconds) or not 0 < chunk_seconds <= config.max_duration:
+    if not is_number(chunk_seconds) or not 0 < chunk_seconds <= config.max_duration:
         raise UserError(
             f"chunk_seconds must be more than 0 and at most {config.max_duration:g}, "
             f"got {chunk_seconds!r}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from musicgen_jax.conditioning import arguments
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, is_int
 from musicgen_jax.generation.decode import cache_lengths, example_keys, growth
 from musicgen_jax.generation.joins import decode_windows
 from musicgen_jax.generation.piece import DEFAULT_DURATION, Piece
@@ -75,9 +75,9 @@ def warm_up(
     Raises:
       UserError: an argument is out of range.
     """
-    if not arguments.is_int(batch) or not 1 <= batch <= MAX_BATCH:
+    if not is_int(batch) or not 1 <= batch <= MAX_BATCH:
         raise UserError(f"batch must be from 1 to {MAX_BATCH}, got {batch!r}")
-    if not all(arguments.is_int(count) and 0 <= count <= _MAX_TOKENS for count in tokens):
+    if not all(is_int(count) and 0 <= count <= _MAX_TOKENS for count in tokens):
         raise UserError(f"tokens must be from 0 to {_MAX_TOKENS}, got {list(tokens)!r}")
     settings = {"use_sampling": use_sampling, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
 
@@ -140,8 +140,8 @@ def _text(model: MusicGen, tokens: int) -> str | None:
 
 def _language(model: MusicGen, piece: Piece, condition: Condition, settings: dict) -> None:
     """The first frame of the first, the second and the last window."""
-    assert condition.cross_mask is not None
-    batch = len(condition.cross_mask)
+    assert condition.text is not None
+    batch = len(condition.text.mask)
     last = len(piece.windows) - 1
     for number in sorted({0, min(1, last), last}):
         codes = generate_windows(

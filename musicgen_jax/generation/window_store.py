@@ -169,9 +169,14 @@ def fingerprint(*modules: nnx.Module) -> str:
 def condition_digest(*conditions: Condition) -> str:
     """A digest of what the language model is told."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(conditions):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.asarray(leaf).tobytes())
+    for i, condition in enumerate(conditions):
+        # The names are those of the folders that older versions wrote.
+        for name, part in (("cross", condition.text), ("prefix", condition.audio)):
+            if part is None:
+                continue
+            for suffix, leaf in (("", part.vectors), ("_mask", part.mask)):
+                digest.update(f"[{i}].{name}{suffix} {leaf.shape} {leaf.dtype}".encode())
+                digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 

@@ -8,19 +8,29 @@ import jax.numpy as jnp
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Condition:
-    """Vectors the language model attends to; absent parts are None.
+class Embedded:
+    """A sequence of vectors for each row of a batch.
 
-    `cross` feeds cross-attention (text-to-music models), `prefix` stands in front of the tokens
-    (melody and style models). A mask is True where there is something; a masked position is never
-    attended, so a row's music depends neither on padding nor on its neighbours in the batch. A row
-    without a single True is the null condition: the unconditional half of guidance.
+    A masked position is never attended, so a row's music depends neither on padding nor on its
+    neighbours in the batch. A row whose mask is all False is null: it has no such condition.
     """
 
-    cross: jax.Array | None = None  # [B, L, D]
-    cross_mask: jax.Array | None = None  # [B, L] bool
-    prefix: jax.Array | None = None  # [B, P, D]
-    prefix_mask: jax.Array | None = None  # [B, P] bool
+    vectors: jax.Array  # [B, L, D]
+    mask: jax.Array  # [B, L] bool, True where there is a vector
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What the language model attends to besides the tokens; absent parts are None.
+
+    A text-to-music model attends to the text by cross-attention. A melody or style model has the
+    audio and the text as a prefix of the tokens. A row that is null in every part is the
+    unconditional half of guidance.
+    """
+
+    text: Embedded | None = None
+    audio: Embedded | None = None  # a melody or a style
 
 
 def null_like(condition: Condition) -> Condition:
@@ -31,20 +41,15 @@ def null_like(condition: Condition) -> Condition:
 def interleave(*conditions: Condition) -> Condition:
     """The first row of each condition, then the second of each, and so on, as one batch.
 
-    So what belongs to one example stays together however a batch is cut.
+    The rows of an example stay together however the batch is cut.
 
     Raises:
-      ValueError: one has a part that another lacks, or their shapes differ.
+      ValueError: one condition has a part that another lacks, or their shapes differ.
     """
 
-    def rows(name: str) -> jax.Array | None:
-        parts = [getattr(condition, name) for condition in conditions]
-        given = [part for part in parts if part is not None]
-        if not given:
-            return None
-        if len(given) < len(parts) or len({part.shape for part in given}) > 1:
-            shapes = [None if part is None else part.shape for part in parts]
-            raise ValueError(f"{name}: the shapes {shapes} must be the same")
-        return jnp.stack(given, axis=1).reshape(-1, *given[0].shape[1:])
+    def rows(*parts: jax.Array) -> jax.Array:
+        if len({part.shape for part in parts}) > 1:
+            raise ValueError(f"the shapes {[part.shape for part in parts]} must be the same")
+        return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
-    return Condition(**{field.name: rows(field.name) for field in dataclasses.fields(Condition)})
+    return jax.tree.map(rows, *conditions)

@@ -3,7 +3,6 @@
 At step s it reads the K tokens of that step (see `patterns`) and predicts those of step s + 1.
 """
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -15,7 +14,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.config import LMConfig
 from musicgen_jax.nn import patterns, transformer
 from musicgen_jax.nn.chroma_conditioner import ChromaConditioner
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.linear import Int8Weight, fan_in_normal, float_dtype, linear, weight_param
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.nn.text_conditioner import TextConditioner
@@ -141,7 +140,9 @@ class LM(nnx.Module):
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
-        cross = condition.cross if self.config.conditioning == "cross" else None
+        cross = None
+        if self.config.conditioning == "cross" and condition.text is not None:
+            cross = condition.text.vectors
         x, _ = self.transformer(x, seen, cross, self._cross_mask(condition))
         return self.out_norm(x[:, -steps.shape[2] :])
 
@@ -160,26 +161,22 @@ class LM(nnx.Module):
         """
         if self.config.conditioning != "prepend":
             return condition
-        if condition.cross is not None and condition.cross_mask is not None:
-            vectors, mask = condition.cross, condition.cross_mask
-            empty = ~mask.any(axis=1, keepdims=True)
-            mask = mask | (empty & (jnp.arange(mask.shape[1]) == 0))
-            cross = jnp.where(empty[..., None], 0, vectors)
-            condition = dataclasses.replace(condition, cross=cross, cross_mask=mask)
-        if self.config.style and condition.prefix is None and condition.cross is not None:
-            absent = jnp.zeros((condition.cross.shape[0], 1), bool)
-            prefix = jnp.zeros((*absent.shape, self.config.dim), self.dtype)
-            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=absent)
-        if condition.prefix is not None and condition.prefix_mask is not None:
-            vectors, mask = condition.prefix, condition.prefix_mask
-            empty = ~mask.any(axis=1, keepdims=True)
-            null, attended = self._null_prefix(vectors.shape[1])
-            prefix = jnp.where(empty[..., None], null.astype(vectors.dtype), vectors)
-            mask = mask | (empty & attended)
-            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=mask)
-        return condition
+        text, audio = condition.text, condition.audio
+        if text is not None:
+            empty = ~text.mask.any(axis=1, keepdims=True)
+            mask = text.mask | (empty & (jnp.arange(text.mask.shape[1]) == 0))
+            text = Embedded(jnp.where(empty[..., None], 0, text.vectors), mask)
+            if self.config.style and audio is None:
+                absent = jnp.zeros((text.vectors.shape[0], 1), bool)
+                audio = Embedded(jnp.zeros((*absent.shape, self.config.dim), self.dtype), absent)
+        if audio is not None:
+            empty = ~audio.mask.any(axis=1, keepdims=True)
+            null, attended = self._null_audio(audio.vectors.shape[1])
+            vectors = jnp.where(empty[..., None], null.astype(audio.vectors.dtype), audio.vectors)
+            audio = Embedded(vectors, audio.mask | (empty & attended))
+        return Condition(text, audio)
 
-    def _null_prefix(self, length: int) -> tuple[jax.Array, jax.Array]:
+    def _null_audio(self, length: int) -> tuple[jax.Array, jax.Array]:
         """What stands where audio is missing, `[P, D]`, and which of it is attended, `[P]`."""
         if self.chroma_conditioner is None:
             null = jnp.zeros((length, self.config.dim), self.dtype)
@@ -204,13 +201,15 @@ class LM(nnx.Module):
         With `fold` and `lean_cross` those of few tokens have weights folded into them, see
         `FoldedCross`.
         """
-        if self.config.conditioning != "cross" or condition.cross is None:
+        if self.config.conditioning != "cross" or condition.text is None:
             return None
         # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
         wide = self.cache_dtype.itemsize > 1
         dtype = self.cache_dtype if wide else self.dtype
         fold = fold and self.lean_cross
-        return self.transformer.cross_kv(condition.cross, dtype, self.cache_groups, fold=fold)
+        return self.transformer.cross_kv(
+            condition.text.vectors, dtype, self.cache_groups, fold=fold
+        )
 
     def prefill(
         self,
@@ -280,18 +279,11 @@ class LM(nnx.Module):
 
     def _prefix(self, condition: Condition) -> tuple[jax.Array | None, jax.Array]:
         """What stands in front of the tokens, `[B, P, D]` or None, and its mask `[B or 1, P]`."""
-        parts = [
-            (vectors, mask)
-            for vectors, mask in (
-                (condition.prefix, condition.prefix_mask),
-                (condition.cross, condition.cross_mask),
-            )
-            if vectors is not None and mask is not None
-        ]
+        parts = [part for part in (condition.audio, condition.text) if part is not None]
         if self.config.conditioning != "prepend" or not parts:
             return None, jnp.ones((1, 0), bool)
-        vectors = [vectors.astype(self.dtype) for vectors, _ in parts]
-        return jnp.concatenate(vectors, 1), jnp.concatenate([mask for _, mask in parts], 1)
+        vectors = [part.vectors.astype(self.dtype) for part in parts]
+        return jnp.concatenate(vectors, 1), jnp.concatenate([part.mask for part in parts], 1)
 
     def _with_prefix(self, x: jax.Array, condition: Condition) -> tuple[jax.Array, jax.Array]:
         """The prefix in front of `[B, S, D]`, and which of the whole is real: `[B or 1, P + S]`."""
@@ -303,7 +295,9 @@ class LM(nnx.Module):
         return sinusoidal_positions(positions, self.config.dim).astype(self.dtype)
 
     def _cross_mask(self, condition: Condition) -> jax.Array | None:
-        return condition.cross_mask if self.config.conditioning == "cross" else None
+        if self.config.conditioning != "cross" or condition.text is None:
+            return None
+        return condition.text.mask
 
 
 def compute_predictions(

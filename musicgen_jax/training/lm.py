@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM, compute_hidden, predictions_of
 from musicgen_jax.nn.lora import LoraConfig
 from musicgen_jax.nn.shapes import module_shapes
@@ -287,15 +287,14 @@ def make_loss(
             rest |= layout.gather("lm", model.lm, style, jnp.float32)
         t5 = nnx.merge(t5_graph, t5_params)
         lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
-        text = lm.text_conditioner(t5(ids, mask), mask)  # [B, L, D]
-        condition = Condition(text, mask, None, None)
+        condition = Condition(Embedded(lm.text_conditioner(t5(ids, mask), mask), mask))
         if heard is not None and given is not None:
             style = lm.style_conditioner
             hear = lm.chroma_conditioner if style is None else style.tokens
             assert hear is not None
             prefix = jnp.where(given[:, None, None], hear(heard), 0)
             there = jnp.broadcast_to(given[:, None], prefix.shape[:2])
-            condition = dataclasses.replace(condition, prefix=prefix, prefix_mask=there)
+            condition = Condition(condition.text, Embedded(prefix, there))
         condition = layout.rows(lm.fill_nulls(condition))
         hidden = compute_hidden(lm, codes, condition)
         logits, predicted = predictions_of(lm, hidden)

@@ -67,8 +67,8 @@ def test_seed_and_coarseness_shape_the_style(model):
     def prefix(**changes):
         settings = {"excerpt_length": 0.25, "seed": 0, "eval_q": 4} | changes
         condition = model.style_condition([None], CLIPS[1], RATE, **settings)
-        assert np.all(condition.prefix_mask)
-        return np.asarray(condition.prefix)
+        assert np.all(condition.audio.mask)
+        return np.asarray(condition.audio.vectors)
 
     np.testing.assert_array_equal(prefix(), prefix(seed=[0]))
     assert np.any(prefix() != prefix(seed=1))
@@ -78,7 +78,7 @@ def test_seed_and_coarseness_shape_the_style(model):
 
 def test_one_style_for_all_and_its_form(model):
     def prefix(style, texts):
-        return model.style_condition(texts, style, RATE, excerpt_length=0.25, seed=3).prefix
+        return model.style_condition(texts, style, RATE, excerpt_length=0.25, seed=3).audio.vectors
 
     both = prefix(CLIPS[1], [None, None])
     np.testing.assert_array_equal(both, prefix([CLIPS[1], CLIPS[1]], ["", None]))
@@ -91,26 +91,26 @@ def test_one_style_for_all_and_its_form(model):
 def test_silence_is_a_style_and_not_none(model):
     settings = {"excerpt_length": 0.25}
     silent = model.style_condition([None], np.zeros((1, 1000), np.float32), RATE, **settings)
-    assert np.isfinite(silent.prefix).all()
-    assert np.abs(silent.prefix).max() > 0
-    assert np.all(silent.prefix_mask)
+    assert np.isfinite(silent.audio.vectors).all()
+    assert np.abs(silent.audio.vectors).max() > 0
+    assert np.all(silent.audio.mask)
     none = model.style_condition([None, None], [None, CLIPS[0]], RATE, **settings)
-    assert not np.any(none.prefix[0])
-    assert none.prefix_mask.any(axis=1).tolist() == [False, True]
+    assert not np.any(none.audio.vectors[0])
+    assert none.audio.mask.any(axis=1).tolist() == [False, True]
 
 
 def test_nulls_are_one_zero_vector_each(model):
     """audiocraft's: </s> masked, and the first frame of no audio. Both are attended."""
     condition = model.style_condition([None, "a"], [CLIPS[0], None], RATE, excerpt_length=0.25)
     filled = model.lm.fill_nulls(condition)
-    assert filled.cross_mask.sum(axis=1).tolist() == [1, 2]  # "a" and </s>
-    tokens = filled.prefix.shape[1]
-    assert filled.prefix_mask.sum(axis=1).tolist() == [tokens, 1]
-    assert not np.any(filled.prefix[1])
+    assert filled.text.mask.sum(axis=1).tolist() == [1, 2]  # "a" and </s>
+    tokens = filled.audio.vectors.shape[1]
+    assert filled.audio.mask.sum(axis=1).tolist() == [tokens, 1]
+    assert not np.any(filled.audio.vectors[1])
     plain = model.lm.fill_nulls(model.text_condition([None]))
-    assert plain.prefix.shape[:2] == (1, 1)
-    assert np.all(plain.prefix_mask)
-    assert not np.any(plain.prefix)
+    assert plain.audio.vectors.shape[:2] == (1, 1)
+    assert np.all(plain.audio.mask)
+    assert not np.any(plain.audio.vectors)
 
 
 def test_the_conditioner_stays_in_full_precision():

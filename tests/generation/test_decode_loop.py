@@ -11,7 +11,7 @@ from flax import nnx
 
 from musicgen_jax.generation import decode
 from musicgen_jax.nn import linear
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from tests.helpers.compilation import by_default
 from tests.helpers.lm_models import CONFIG
@@ -29,7 +29,7 @@ def compiled_decode(dtype: str, tokens: int = 16):
     lm = LM(SIZES, dtype=compute, param_dtype=dtype, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jnp.zeros((1, tokens, SIZES.dim), compute)
-    condition = Condition(cross=vectors, cross_mask=jnp.ones((1, tokens), bool))
+    condition = Condition(Embedded(vectors, jnp.ones((1, tokens), bool)))
     steps = np.zeros((1, SIZES.n_q, 257), np.int32)
     # Wrapped anew, so that nothing that was traced before is used again.
     start = jax.jit(

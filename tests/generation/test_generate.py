@@ -14,7 +14,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.generation import decode
 from musicgen_jax.generation.decode import example_keys, generate_codes
 from musicgen_jax.nn import patterns
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.runtime.memory import nbytes
 from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
@@ -33,7 +33,7 @@ def reference_greedy(lm, condition, num_frames, prompt=None, coef=3.0, null=None
     """The textbook loop: the whole sequence again at every step, two passes, no cache."""
     delays, special = CONFIG.delays, CONFIG.special_token
     length = patterns.num_steps(num_frames, delays)
-    batch = condition.cross.shape[0]
+    batch = condition.text.vectors.shape[0]
     steps = np.full((batch, CONFIG.n_q, length), special, np.int32)
     null = null or Condition()
     for s in range(length - 1):
@@ -63,10 +63,8 @@ def test_greedy_equals_the_textbook_loop(prompt_frames):
 def test_the_null_row_of_a_prefix_is_zeros_in_its_place():
     lm, condition = make_lm("prepend"), make_condition([4], 4, prefix=3)
     null = Condition(
-        jnp.zeros_like(condition.cross),
-        condition.cross_mask,
-        jnp.zeros_like(condition.prefix),
-        condition.prefix_mask,
+        Embedded(jnp.zeros_like(condition.text.vectors), condition.text.mask),
+        Embedded(jnp.zeros_like(condition.audio.vectors), condition.audio.mask),
     )
     codes = greedy(lm, condition, num_frames=FRAMES)
     np.testing.assert_array_equal(codes, reference_greedy(lm, condition, FRAMES, null=null))
@@ -74,7 +72,7 @@ def test_the_null_row_of_a_prefix_is_zeros_in_its_place():
 
 def test_no_text_in_a_prefix_model_is_one_zero_vector():
     lm = make_lm("prepend")
-    one = Condition(jnp.zeros((1, 1, CONFIG.dim)), jnp.ones((1, 1), bool))
+    one = Condition(Embedded(jnp.zeros((1, 1, CONFIG.dim)), jnp.ones((1, 1), bool)))
     codes = greedy(lm, make_condition([0], 3), num_frames=FRAMES)
     np.testing.assert_array_equal(codes, reference_greedy(lm, one, FRAMES, coef=1.0))
 
@@ -106,8 +104,8 @@ def test_a_prompt_does_not_depend_on_its_neighbours(conditioning, prefix, sample
 
 def test_each_seed_gives_in_a_batch_what_it_gives_alone():
     lm, condition = make_lm(), make_condition([3, 3], 3)
-    same = Condition(*(jnp.stack([p[0], p[0]]) for p in (condition.cross, condition.cross_mask)))
-    one = Condition(same.cross[:1], same.cross_mask[:1])
+    same = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), condition)
+    one = jax.tree.map(lambda x: x[:1], same)
     together = generate_codes(lm, same, num_frames=FRAMES, seed=[7, 8])
     for i, seed in enumerate((7, 8)):
         alone = generate_codes(lm, one, num_frames=FRAMES, seed=seed)

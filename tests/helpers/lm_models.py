@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import LMConfig
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
 
@@ -37,11 +37,11 @@ def make_condition(rows: list[int], length: int, dim: int = CONFIG.dim, prefix=0
     cross = np.stack([v[:length] for v in vectors])
     mask = np.arange(length) < np.asarray(rows)[:, None]
     cross = np.where(mask[..., None], cross, 7.0)
-    extra = {}
+    audio = None
     if prefix:
-        extra["prefix"] = jnp.asarray([v[-prefix:] for v in vectors], jnp.float32)
-        extra["prefix_mask"] = jnp.ones((len(rows), prefix), bool)
-    return Condition(cross=jnp.asarray(cross, jnp.float32), cross_mask=jnp.asarray(mask), **extra)
+        excerpts = jnp.asarray([v[-prefix:] for v in vectors], jnp.float32)
+        audio = Embedded(excerpts, jnp.ones((len(rows), prefix), bool))
+    return Condition(Embedded(jnp.asarray(cross, jnp.float32), jnp.asarray(mask)), audio)
 
 
 FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax.nn.condition import Condition, interleave, null_like
+from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
 from musicgen_jax.nn.text_conditioner import TextConditioner
 from tests.helpers.tolerance import assert_close
 
@@ -20,7 +20,7 @@ def random_condition(seed: int, batch: int, length: int = 3, width: int = 4) -> 
     rng = np.random.default_rng(seed)
     part = jnp.asarray(rng.standard_normal((batch, length, width)), jnp.float32)
     mask = jnp.asarray(rng.random((batch, length)) < 0.7)
-    return Condition(cross=part, cross_mask=mask, prefix=part[:, :2], prefix_mask=mask[:, :2])
+    return Condition(Embedded(part, mask), Embedded(part[:, :2], mask[:, :2]))
 
 
 @pytest.mark.parametrize("mask_dtype", [bool, np.int32])
@@ -71,9 +71,9 @@ def test_null_condition_is_zero_and_masked():
 
 
 def test_null_like_keeps_absent_parts_absent():
-    null = null_like(Condition(cross=jnp.ones((1, 2, 3)), cross_mask=jnp.ones((1, 2), bool)))
-    assert null.prefix is None
-    assert null.prefix_mask is None
+    null = null_like(Condition(Embedded(jnp.ones((1, 2, 3)), jnp.ones((1, 2), bool))))
+    assert null.text is not None
+    assert null.audio is None
 
 
 def test_interleave_keeps_the_rows_of_an_example_together():
@@ -82,7 +82,7 @@ def test_interleave_keeps_the_rows_of_an_example_together():
     for whole, left, right in zip(*map(jax.tree.leaves, (both, a, b)), strict=True):
         np.testing.assert_array_equal(whole[::2], left)
         np.testing.assert_array_equal(whole[1::2], right)
-    assert both.cross_mask.dtype == bool
+    assert both.text.mask.dtype == bool
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_interleave_keeps_the_rows_of_an_example_together():
     [
         random_condition(1, 2, length=5),
         random_condition(1, 2, width=6),
-        Condition(cross=jnp.ones((2, 3, 4)), cross_mask=jnp.ones((2, 3), bool)),
+        Condition(Embedded(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool))),
     ],
     ids=["length", "width", "missing part"],
 )
 def test_interleave_refuses_parts_that_do_not_fit(other):
-    with pytest.raises(ValueError, match=r"^(cross|prefix): the shapes .* must be the same"):
+    with pytest.raises(ValueError, match=r"the shapes .* must be the same|structure error"):
         interleave(random_condition(0, 2), other)

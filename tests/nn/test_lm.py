@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax.nn.condition import Condition, interleave, null_like
+from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
 from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.nn.lora import LoraConfig, attach
 from musicgen_jax.nn.transformer import FoldedCross
@@ -121,8 +121,8 @@ def test_prefix_comes_before_text():
     """In audiocraft the melody is prepended last, so it stands first."""
     lm, steps = make_lm("prepend"), random_steps(1, 4)
     condition = make_condition([3], 3, prefix=2)
-    joined = jnp.concatenate([condition.prefix, condition.cross], axis=1)
-    as_one = Condition(prefix=joined, prefix_mask=jnp.ones((1, 5), bool))
+    joined = jnp.concatenate([condition.audio.vectors, condition.text.vectors], axis=1)
+    as_one = Condition(audio=Embedded(joined, jnp.ones((1, 5), bool)))
     assert_close(forward(lm, steps, condition), forward(lm, steps, as_one), 1e-6)
 
 
@@ -135,10 +135,10 @@ def test_a_null_row_is_no_condition_and_has_finite_gradients(conditioning):
     graphdef, params = nnx.split(lm, nnx.Param)
 
     def loss(params, cross):
-        condition = Condition(cross=cross, cross_mask=null.cross_mask)
+        condition = Condition(Embedded(cross, null.text.mask))
         return jnp.square(nnx.merge(graphdef, params)(steps, condition)).mean()
 
-    grads, cross_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, null.cross)
+    grads, cross_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, null.text.vectors)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     np.testing.assert_array_equal(cross_grad, 0)
 

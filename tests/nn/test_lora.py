@@ -14,7 +14,7 @@ from musicgen_jax import MusicGen
 from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.storage import checkpoint, lora_file
 from musicgen_jax.testing import DEBUG, DEBUG_MELODY, random_params, save_random_model
@@ -46,7 +46,7 @@ def logits(config, params, *, settings=None):
     steps = jnp.asarray(rng.integers(0, config.card, (2, config.n_q, 7)), jnp.int32)
     text = jnp.asarray(rng.normal(size=(2, 5, config.dim)), jnp.float32)
     mask = jnp.arange(5) < jnp.array([[5], [3]])
-    return jax.jit(lambda lm, *x: lm(*x))(lm, steps, Condition(text, mask, None, None))
+    return jax.jit(lambda lm, *x: lm(*x))(lm, steps, Condition(Embedded(text, mask)))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from musicgen_jax.convert.pipeline import abstract_params  # noqa: E402
 from musicgen_jax.convert.torch_writer import write_torch  # noqa: E402
 from musicgen_jax.convert.torch_zip import read_torch  # noqa: E402
 from musicgen_jax.errors import UserError  # noqa: E402
-from musicgen_jax.nn.condition import Condition  # noqa: E402
+from musicgen_jax.nn.condition import Condition, Embedded  # noqa: E402
 from musicgen_jax.nn.encodec.model import Encodec  # noqa: E402
 from musicgen_jax.storage import checkpoint  # noqa: E402
 from musicgen_jax.testing import character_tokenizer  # noqa: E402
@@ -243,7 +243,7 @@ def check_same_numbers(model, converted):
 
     def from_hidden(lm, steps, hidden, mask):
         cross = lm.text_conditioner(hidden, mask)
-        return lm(steps, Condition(cross=cross, cross_mask=mask))
+        return lm(steps, Condition(Embedded(cross, mask)))
 
     lm = verify.load("lm", config, converted)
     ours = verify.call(lm, steps, expected.numpy(), mask, method=from_hidden)

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput  # noqa: E402
 
 from musicgen_jax.config import STEREO_DELAYS, LMConfig  # noqa: E402
 from musicgen_jax.generation.decode import generate_codes  # noqa: E402
-from musicgen_jax.nn.condition import Condition  # noqa: E402
+from musicgen_jax.nn.condition import Condition, Embedded  # noqa: E402
 from musicgen_jax.nn.lm import LM  # noqa: E402
 from tests.helpers.tolerance import assert_close  # noqa: E402
 
@@ -140,7 +140,7 @@ def condition_of(model, lm: LM, ids, mask) -> Condition:
     with torch.no_grad():
         hidden = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     mask = jnp.asarray(mask.numpy(), bool)
-    return Condition(lm.text_conditioner(jnp.asarray(hidden.numpy()), mask), mask)
+    return Condition(Embedded(lm.text_conditioner(jnp.asarray(hidden.numpy()), mask), mask))
 
 
 def reference_codes(model, *, prompt=None, guidance=3.0, **inputs) -> np.ndarray:
@@ -182,7 +182,7 @@ def test_full_sequence_logits(pair):
     with torch.no_grad():
         expected = model.decoder(
             input_ids=torch.from_numpy(tokens.reshape(-1, steps)),
-            encoder_hidden_states=torch.from_numpy(np.array(condition.cross)),
+            encoder_hidden_states=torch.from_numpy(np.array(condition.text.vectors)),
             encoder_attention_mask=mask,
         ).logits.numpy()
     logits = lm(jnp.asarray(tokens, jnp.int32), condition)

@@ -16,7 +16,7 @@ from musicgen_jax import MusicGen  # noqa: E402
 from musicgen_jax.conditioning import chroma  # noqa: E402
 from musicgen_jax.convert import convert, verify  # noqa: E402
 from musicgen_jax.errors import UserError  # noqa: E402
-from musicgen_jax.nn.condition import Condition  # noqa: E402
+from musicgen_jax.nn.condition import Condition, Embedded  # noqa: E402
 from musicgen_jax.storage import checkpoint  # noqa: E402
 from musicgen_jax.testing import character_tokenizer  # noqa: E402
 from tests.helpers.tolerance import assert_close  # noqa: E402
@@ -208,7 +208,7 @@ def test_logits(pair):
         ).logits.numpy()
     text = pair.ours.text_condition([TEXT])
     condition = Condition(
-        text.cross, text.cross_mask, lm.chroma_conditioner(features), jnp.ones((1, 235), bool)
+        text.text, Embedded(lm.chroma_conditioner(features), jnp.ones((1, 235), bool))
     )
     logits = jax.jit(lambda lm, *x: lm(*x))(lm, steps, condition)
     assert_close(logits[0], expected[:, -9:])
