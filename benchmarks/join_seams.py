@@ -32,6 +32,7 @@ import numpy as np
 
 from musicgen_jax.generation.joins import JOINS
 from musicgen_jax.generation.piece import Piece
+from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.windows import Window
 from musicgen_jax.model import MusicGen
 
@@ -55,19 +56,17 @@ def make(model: MusicGen, pieces: int, joins: int, join: str) -> tuple[np.ndarra
     condition = model.text_condition(texts)
     # The last join stands a stride before the end: no window is short.
     duration = model.max_duration * (1 + 0.6 * joins)
-    piece = Piece(
-        model.lm,
-        model.encodec,
-        model.config,
-        texts,
-        lambda offset: condition,
+    request = Request(
+        config=model.config,
+        descriptions=texts,
         duration=duration,
         seed=list(range(pieces)),
         join=join,
     )
+    piece = Piece(model.parts, request, lambda offset: condition)
     audio = np.concatenate(list(piece.audio()), axis=2)
-    assert len(piece.windows) == joins + 1
-    return audio, piece.windows
+    assert len(request.windows) == joins + 1
+    return audio, request.windows
 
 
 def moments(model: MusicGen, windows: list[Window]) -> np.ndarray:

@@ -1,3 +1,4 @@
+# pyright: strict
 """A codec by itself: audio -> codes -> audio, for any of the EnCodecs.
 
 Of a MusicGen folder this is its codec alone: the stereo models' is mono, and what makes them
@@ -13,13 +14,12 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning import arguments
+from musicgen_jax.conditioning.audio_input import Audio, check_audio
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.segments import level, overlap_add, segments
 from musicgen_jax.nn.shapes import module_shapes
-from musicgen_jax.runtime import compile_cache
 from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.storage.codec_file import EncodedAudio
 
@@ -43,7 +43,7 @@ class Codec:
         self.name = name
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike) -> "Codec":
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str]) -> "Codec":
         """Loads a codec, in float32.
 
         Args:
@@ -54,7 +54,6 @@ class Codec:
         Raises:
           UserError: there is no such codec, or it is incomplete.
         """
-        compile_cache.enable()
         folder = hub.find_codec(name_or_path)
         info = checkpoint.load_info(folder)
         config = info.parts.get("encodec")
@@ -89,7 +88,7 @@ class Codec:
 
     def encode(
         self,
-        audio: np.ndarray | jax.Array,
+        audio: Audio,
         sample_rate: int,
         bandwidth: float | None = None,
     ) -> EncodedAudio:
@@ -103,7 +102,7 @@ class Codec:
         Raises:
           UserError: the audio is empty or not finite, or the codec has no such bandwidth.
         """
-        wav = arguments.check_audio(audio, sample_rate, "audio")
+        wav = check_audio(audio, sample_rate, "audio")
         if bandwidth is not None and not is_number(bandwidth):
             raise UserError(f"bandwidth must be a number of kb/s, got {bandwidth!r}")
         try:

@@ -1,15 +1,18 @@
+# pyright: strict
 """MusicGen: the parts, and the way through them.
 
-    description -> T5 -> condition              text.py; melody and style beside it
-    condition -> LM over delayed codebooks      windows.py, a piece; generate.py, a window
-    codes -> EnCodec -> waveform                `MusicGen.decode`; joins.py, a piece as it grows
+    description -> T5 -> condition              conditioning/: text, melody, style
+    condition -> LM over delayed codebooks      generation/: a piece, its windows, the decode loop
+    codes -> EnCodec -> waveform                nn/encodec/; generation/joins.py as a piece grows
 
-`piece.generate_piece` goes all of the way. This file owns the parts and holds no mathematics.
+Every method builds a checked `Request` and a condition, and hands both to `generate_piece`.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,34 +21,42 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning import arguments, melody, style, text
+from musicgen_jax.conditioning.audio_input import Audio, Clips, check_audio, check_clips
+from musicgen_jax.conditioning.melody import melodies_of, melody_conditions
+from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, style_conditions
+from musicgen_jax.conditioning.text import check_descriptions, text_alone, text_condition
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int
-from musicgen_jax.generation import continuation, scoring
-from musicgen_jax.generation.piece import (
-    DEFAULT_DURATION,
-    GenerationOutput,
-    OnAudio,
-    Piece,
-    check_codes,
-    generate_piece,
-)
+from musicgen_jax.generation import scoring
+from musicgen_jax.generation.piece import GenerationOutput, OnAudio, Piece, generate_piece
 from musicgen_jax.generation.progress import Progress, progress_callback
+from musicgen_jax.generation.request import (
+    Request,
+    check_codes,
+    check_prompt,
+    match_batch,
+)
+from musicgen_jax.generation.settings import DEFAULT_DURATION, Sampling
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING as _DEFAULT
 from musicgen_jax.nn import lora
+from musicgen_jax.nn.condition import Condition
 from musicgen_jax.nn.encodec import Encodec, channels
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.mert import Mert
 from musicgen_jax.nn.t5 import T5Encoder
-from musicgen_jax.runtime import compile_cache, sharding
-from musicgen_jax.storage import checkpoint, hub, loading, lora_file
+from musicgen_jax.runtime import dtypes
+from musicgen_jax.storage import checkpoint as model_folder
+from musicgen_jax.storage import hub, loading, lora_file
 
 __all__ = ["GenerationOutput", "MusicGen"]
+
+_SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS has nothing to continue
 
 
 class MusicGen:
     """A whole model: text encoder, language model, codec.
 
-    Holds no settings that a call could leave behind: what shapes the music is an argument.
+    It keeps no settings between calls: whatever shapes the music is an argument.
 
     Args:
       config: the architecture.
@@ -54,10 +65,10 @@ class MusicGen:
       encodec: codec.
       tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
         an all-False mask.
-      mert: hears the style of a clip; in the style model.
+      mert: extracts the features of a style; in the style model.
       adapters: by name, see `use_adapter`.
-      float_lm: gives the language model's parameters as float32; what adapters are added to if it
-        is an int8 one.
+      float_lm: returns the language model's parameters as float32; adapters are added to these if
+        the language model is int8.
     """
 
     def __init__(
@@ -70,14 +81,9 @@ class MusicGen:
         mert: Mert | None = None,
         *,
         adapters: Mapping[str, lora.Adapter] | None = None,
-        float_lm: Callable[[], dict] | None = None,
+        float_lm: Callable[[], dict[str, Any]] | None = None,
     ):
-        self.config = config
-        self.t5 = t5
-        self.lm = lm
-        self.encodec = encodec
-        self.tokenizer = tokenizer
-        self.mert = mert
+        self.parts = loading.Parts(config, t5, lm, encodec, tokenizer, mert)
         self.adapters = dict(adapters or {})
         self._plain_lm = lm  # without any adapter
         self._float_lm = float_lm
@@ -85,44 +91,43 @@ class MusicGen:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike,
+        name_or_path: str | os.PathLike[str],
         *,
         dtype: DTypeLike | None = None,
         cache_dtype: DTypeLike | None = None,
-        adapters: Mapping[str, str | os.PathLike] | None = None,
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         mesh: Mesh | None = None,
     ) -> "MusicGen":
-        """Loads a model, and turns on the cache of compiled programs, see `compile_cache`.
+        """Loads a model.
 
         Args:
           name_or_path: "nano" (comes with the package), a converted model's folder, or an
-            official name such as "facebook/musicgen-small" or just "small": converted once,
-            with the extra `[hub]`, into the folder `musicgen_jax.storage.hub.models_home()`.
-          dtype: of the language model, float32, bfloat16 or int8; by default float32 on a CPU and
-            bfloat16 elsewhere. int8 rounds its matrices (and on a CPU what is multiplied with
-            them) to whole numbers per row: the fastest on a CPU, a quarter of the memory, and not
+            official name such as "facebook/musicgen-small" or just "small". An official model is
+            downloaded and converted once, with the extra `[hub]`, into the folder
+            `musicgen_jax.storage.hub.models_home()`.
+          dtype: of the language model: float32, bfloat16 or int8. Default: float32 on a CPU,
+            bfloat16 elsewhere. int8 rounds its matrices (and on a CPU the activations that they
+            multiply) to integers per row: fastest on a CPU, a quarter of the memory, and not
             exactly the same music. Text encoder and codec are float32.
-          cache_dtype: of the keys and values that the language model keeps of all steps. By default
-            as it computes, and float32 on a CPU. float8_e4m3fn is for large batches on a GPU or
-            TPU, whose memory is mostly this cache, and not exactly the same music.
+          cache_dtype: of the language model's key-value cache. Default: the compute dtype, and
+            float32 on a CPU. float8_e4m3fn is for large batches on a GPU or TPU, whose memory is
+            mostly this cache, and is not exactly the same music.
           adapters: files of fine-tuned adapters by a name of your choice, see `use_adapter`.
-          mesh: many devices, from `sharding.make_mesh`: weights are read straight to where they
-            belong, and everything generated is spread over them. By default the first device.
+          mesh: many devices, from `sharding.make_mesh`: weights are read straight to their
+            devices, and everything generated is spread over them. Default: the first device.
 
         Raises:
-          UserError: there is no such model, it is incomplete, `dtype` is none of these, or an
-            adapter is none, or another model's.
+          UserError: there is no such model, it is incomplete, `dtype` is not one of these, or an
+            adapter cannot be read or belongs to another model.
         """
-        compile_cache.enable()
         # Before anything is looked for, let alone converted.
-        arguments.lm_dtypes(dtype)
-        arguments.cache_dtype(cache_dtype)
+        dtypes.lm_dtypes(dtype)
+        dtypes.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
-        config = checkpoint.load_config(folder)
+        config = model_folder.load_config(folder)
         loaded = {name: lora_file.load(path, config.lm) for name, path in (adapters or {}).items()}
-        types = {"dtype": dtype, "cache_dtype": cache_dtype}
-        parts = loading.load_parts(folder, config, **types, mesh=mesh)
-        return cls(*parts, adapters=loaded, float_lm=partial(loading.load_float_lm, folder, config))
+        parts = loading.load_parts(folder, config, dtype=dtype, cache_dtype=cache_dtype, mesh=mesh)
+        return cls._of(parts, loaded, partial(loading.load_float_lm, folder, config))
 
     @classmethod
     def build(
@@ -135,28 +140,48 @@ class MusicGen:
         cache_dtype: DTypeLike | None = None,
         mesh: Mesh | None = None,
     ) -> "MusicGen":
-        """Puts a model together, without ever holding other weights than those given.
+        """Puts a model together without ever holding a second copy of its weights.
 
         Args:
           config: the architecture.
-          weights: called with a component ("t5", "mert", "lm", "encodec"), those that `config`
-            has, and the nested dicts of `jax.ShapeDtypeStruct` it needs, on a mesh with their
-            shardings; returns the same nested dicts of arrays.
+          weights: called once per component of `config` ("t5", "mert", "lm", "encodec") with the
+            component's name and nested dicts of `jax.ShapeDtypeStruct`, with their shardings on a
+            mesh; returns the same nested dicts of arrays.
           tokenizer: see the class.
           dtype: of the language model, see `from_pretrained`.
           cache_dtype: see `from_pretrained`.
           mesh: see `from_pretrained`.
         """
-        types = {"dtype": dtype, "cache_dtype": cache_dtype}
-        return cls(*loading.build_parts(config, weights, tokenizer, **types, mesh=mesh))
+        parts = loading.build_parts(
+            config, weights, tokenizer, dtype=dtype, cache_dtype=cache_dtype, mesh=mesh
+        )
+        return cls._of(parts, {}, None)
+
+    @classmethod
+    def _of(
+        cls,
+        parts: loading.Parts,
+        adapters: Mapping[str, lora.Adapter],
+        float_lm: Callable[[], dict[str, Any]] | None,
+    ) -> "MusicGen":
+        return cls(
+            parts.config,
+            parts.t5,
+            parts.lm,
+            parts.encodec,
+            parts.tokenizer,
+            parts.mert,
+            adapters=adapters,
+            float_lm=float_lm,
+        )
 
     def use_adapter(
         self, adapter: str | Mapping[str, float] | None, scale: float = 1.0
     ) -> "MusicGen":
         """This model with one of its adapters, or several at once.
 
-        They are added to the weights that they adapt; all other weights are shared between the two
-        models, which both stay as they are.
+        Adapters are added to the weights that they adapt. All other weights are shared between the
+        two models, and neither model changes afterwards.
 
         Args:
           adapter: a name among `adapters`; {name: scale} for several; None for the plain model.
@@ -168,10 +193,11 @@ class MusicGen:
         chosen = {adapter: scale} if isinstance(adapter, str) else dict(adapter or {})
         total = lora.total_changes(self.adapters, chosen)
         plain = self._plain_lm
+        adapted = lora.adapted(plain, total, self._float_lm) if total else plain
         model = MusicGen(
             self.config,
             self.t5,
-            lora.adapted(plain, total, self._float_lm) if total else plain,
+            adapted,
             self.encodec,
             self.tokenizer,
             self.mert,
@@ -181,10 +207,42 @@ class MusicGen:
         model._plain_lm = plain
         return model
 
+    # --- The parts ----------------------------------------------------------------------------
+
+    @property
+    def config(self) -> MusicGenConfig:
+        """The architecture."""
+        return self.parts.config
+
+    @property
+    def t5(self) -> T5Encoder:
+        """The text encoder."""
+        return self.parts.t5
+
+    @property
+    def lm(self) -> LM:
+        """The language model."""
+        return self.parts.lm
+
+    @property
+    def encodec(self) -> Encodec:
+        """The codec."""
+        return self.parts.encodec
+
+    @property
+    def tokenizer(self) -> loading.TextToTokens:
+        """The tokenizer, see the class."""
+        return self.parts.tokenizer
+
+    @property
+    def mert(self) -> Mert | None:
+        """The style model's feature extractor; None in other models."""
+        return self.parts.mert
+
     @property
     def mesh(self) -> Mesh | None:
-        """The devices that the model lies on, None for one without a mesh."""
-        return sharding.mesh_of(self.lm)
+        """The devices that the model lies on; None without a mesh."""
+        return self.parts.mesh
 
     @property
     def name(self) -> str:
@@ -208,12 +266,12 @@ class MusicGen:
 
     @property
     def max_duration(self) -> float:
-        """Seconds that the model sees at once; longer pieces take several windows."""
+        """Seconds of the model's window; longer pieces take several windows."""
         return self.config.max_duration
 
     # --- The stages ---------------------------------------------------------------------------
 
-    def encode(self, audio: np.ndarray | jax.Array, sample_rate: int) -> jax.Array:
+    def encode(self, audio: Audio, sample_rate: int) -> jax.Array:
         """Codes of audio.
 
         Args:
@@ -222,19 +280,110 @@ class MusicGen:
 
         Returns:
           int32 [B, K, T], T = ceil(W / hop_length) at the model's rate. In a stereo model each
-          codebook stands twice, left then right.
+          codebook is there twice, left then right.
+
+        Raises:
+          UserError: the audio is not a float array of samples, is empty, or is not finite.
         """
-        wav = arguments.check_audio(audio, sample_rate, "audio")
-        to = self.sample_rate, self.audio_channels
-        wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
+        wav = check_audio(audio, sample_rate, "audio")
+        rate, C = self.sample_rate, self.audio_channels
+        wav = np.stack([convert_audio(clip, int(sample_rate), rate, C) for clip in wav])
         return channels.encode(self.encodec, wav, self.mesh)
 
     def decode(self, codes: jax.Array | np.ndarray) -> jax.Array:
-        """Audio of codes: int [B, K, T] to float32 [B, C, T * hop_length]; compiled once per T."""
-        codes = check_codes(self.config, codes, "codes")
-        return channels.decode(self.encodec, codes, self.audio_channels, self.mesh)
+        """Audio of codes: int [B, K, T] to float32 [B, C, T * hop_length]; compiled once per T.
 
-    # --- From text to music ------------------------------------------------------------------
+        Raises:
+          UserError: these are not codes of this model.
+        """
+        checked = check_codes(self.config, codes, "codes")
+        return channels.decode(self.encodec, jnp.asarray(checked), self.audio_channels, self.mesh)
+
+    def text_condition(self, descriptions: Sequence[str | None]) -> Condition:
+        """The condition of B descriptions; rows without text (None or "") are null.
+
+        Texts are padded to a power of two, so that prompts of similar length share a compilation.
+        Padding is masked and never attended: it does not change a row.
+
+        Raises:
+          UserError: `descriptions` is not a list of texts and None.
+        """
+        return text_condition(self.parts, check_descriptions(descriptions))
+
+    def style_condition(
+        self,
+        descriptions: Sequence[str | None],
+        style: Clips,
+        style_sample_rate: int,
+        *,
+        eval_q: int = DEFAULT_EVAL_Q,
+        excerpt_length: float = DEFAULT_EXCERPT,
+        seed: int | Sequence[int] = 0,
+    ) -> Condition:
+        """The condition of text and style: B rows.
+
+        The arguments are those of `generate_with_style`. The excerpts are the ones that it takes
+        for pieces of up to `max_duration`.
+
+        Raises:
+          UserError: as `generate_with_style`.
+        """
+        request = Request(
+            config=self.config, descriptions=descriptions, duration=self.max_duration, seed=seed
+        )
+        condition_at = style_conditions(
+            self.parts,
+            request.descriptions,
+            style,
+            style_sample_rate,
+            eval_q=eval_q,
+            excerpt_length=excerpt_length,
+            duration=request.duration,
+            keys=request.keys,
+        )
+        return condition_at(0.0)
+
+    def chroma(self, audio: Audio, sample_rate: int, *, separate: bool | None = None) -> np.ndarray:
+        """The melody that a melody model extracts from audio: its loudest pitch class over time.
+
+        Args:
+          audio: float [C, W] or [B, C, W], as in `generate_with_chroma`.
+          sample_rate: of `audio`, in samples per second.
+          separate: see `generate_with_chroma`.
+
+        Returns:
+          float32 [1 or B, T, 12], one-hot, beginning with C; T frames span `max_duration`.
+
+        Raises:
+          UserError: this model takes no melody, or the audio is not a float array of samples.
+        """
+        melodies = melodies_of(
+            self.config, audio, sample_rate, separate=separate, duration=self.max_duration
+        )
+        return melodies.chroma_at(0.0)[0]
+
+    def lm_logits(
+        self, codes: jax.Array | np.ndarray, descriptions: Sequence[str | None]
+    ) -> jax.Array:
+        """Teacher-forced logits of the codes, without guidance (audiocraft: compute_predictions).
+
+        Args:
+          codes: int [B, K, T].
+          descriptions: B texts, None or "" for none.
+
+        Returns:
+          float32 [B, K, T, V]: at frame t of codebook k the logits that predict `codes[:, k, t]`
+          from everything before it in the delay pattern. As in audiocraft the last delays[k]
+          frames of codebook k are NaN: their steps lie beyond the sequence.
+
+        Raises:
+          UserError: these are not codes of this model, or `descriptions` does not fit them.
+        """
+        texts = check_descriptions(descriptions)
+        checked = match_batch(check_codes(self.config, codes, "codes"), len(texts))
+        return scoring.lm_logits(self.lm, checked, text_condition(self.parts, texts))
+
+    # --- From text to music -------------------------------------------------------------------
 
     def generate(
         self,
@@ -242,16 +391,16 @@ class MusicGen:
         *,
         duration: float = DEFAULT_DURATION,
         seed: int | Sequence[int] = 0,
-        use_sampling: bool = True,
-        top_k: int = arguments.DEFAULT_TOP_K,
-        top_p: float = 0.0,
-        temperature: float = 1.0,
-        cfg_coef: float = 3.0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
         progress: Progress = False,
         prompt_codes: jax.Array | np.ndarray | None = None,
         extend_stride: float | None = None,
         join: str = "hard",
-        checkpoint: str | os.PathLike | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
     ) -> GenerationOutput:
@@ -261,28 +410,28 @@ class MusicGen:
           descriptions: B texts; None or "" asks for music without a description.
           duration: seconds, the prompt included; up to a day. A piece longer than `max_duration`
             is generated window by window, see `musicgen_jax.generation.windows`.
-          seed: an integer, or one per clip. Clip i depends on its text, the seed and i alone, not
-            on the batch; with a seed of its own it is what that seed gives alone.
-          use_sampling: False takes the most likely token each time.
-          top_k: sample among so many most likely tokens; 0 for all.
-          top_p: sample among the most likely tokens that together reach this probability; 0 for
-            all. If both are set, both apply.
-          temperature: above 1 more adventurous, below 1 more predictable; 0 as no sampling.
-          cfg_coef: strength of guidance, how far to follow the description; 1 for none.
-          progress: True for a progress bar, or a function called with (steps done, steps to do).
+          seed: an integer, or one per clip. Clip i depends only on its text, the seed and i, not
+            on the batch; a clip with its own seed is identical to that seed run alone.
+          use_sampling: False takes the most likely token at every step.
+          top_k: sample among the k most likely tokens; 0 for all.
+          top_p: sample among the most likely tokens whose probability together reaches `top_p`; 0
+            for all. If both are set, both apply.
+          temperature: above 1 more adventurous, below 1 more predictable; 0 means no sampling.
+          cfg_coef: strength of guidance, how closely to follow the description; 1 for none.
+          progress: True for a progress bar, or a function called with (steps done, total steps).
           prompt_codes: int [B, K, Tp] or [1, K, Tp], codes to continue; see `encode`.
-          extend_stride: seconds from one window to the next in a piece longer than `max_duration`,
-            which is more than it. Less of it leaves more context and takes longer. By default three
-            fifths of `max_duration`: the official models' 18 s of 30.
+          extend_stride: seconds between the starts of two windows, for pieces longer than
+            `max_duration`; must be less than `max_duration`. A smaller stride keeps more context
+            and takes longer. Default: 3/5 of `max_duration`, the official models' 18 s of 30.
           join: how windows meet. "hard": as in audiocraft, one row of codes decoded as one;
-            "crossfade": each window makes the last second of the one before once more, and the two
-            are faded into each other. See `musicgen_jax.generation.joins`.
-          checkpoint: a folder that keeps every finished window. If it holds the beginning of the
-            same generation by the same model, that goes on; the result is the same, bit for bit.
+            "crossfade": each window regenerates the last second of the one before, and the two
+            versions are crossfaded. See `musicgen_jax.generation.joins`.
+          checkpoint: a folder that keeps every finished window. If it already holds part of this
+            generation, generation resumes from there; the result is the same, bit for bit.
           on_audio: called with each stretch of audio, float32 [B, C, n], as soon as it is final;
-            the result then holds none. So memory does not grow with the duration.
-          chunk_seconds: length of such a stretch, while the language model still runs; by default
-            whatever is fastest, after every window.
+            the result then holds no audio. Memory does not grow with the duration.
+          chunk_seconds: length of such a stretch, given out while the language model still runs.
+            Default: one stretch after every window, which is fastest.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -290,27 +439,21 @@ class MusicGen:
         Raises:
           UserError: an argument is out of range; the message names it.
         """
-        texts = arguments.check_descriptions(descriptions)
-        return generate_piece(
-            self.lm,
-            self.encodec,
-            self.config,
-            texts,
-            text.text_alone(self, texts),
+        request = Request(
+            config=self.config,
+            descriptions=descriptions,
             duration=duration,
-            prompt_codes=prompt_codes,
             seed=seed,
-            progress=progress,
+            sampling=Sampling(use_sampling, top_k, top_p, temperature, cfg_coef),
+            prompt_codes=prompt_codes,
             extend_stride=extend_stride,
             join=join,
             checkpoint=checkpoint,
-            on_audio=on_audio,
             chunk_seconds=chunk_seconds,
-            use_sampling=use_sampling,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-            cfg_coef=cfg_coef,
+        )
+        condition_at = text_alone(self.parts, request.descriptions)
+        return generate_piece(
+            self.parts, request, condition_at, progress=progress, on_audio=on_audio
         )
 
     def stream(
@@ -318,40 +461,53 @@ class MusicGen:
         descriptions: Sequence[str | None],
         *,
         chunk_seconds: float = 1.0,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
         progress: Progress = False,
-        **settings,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Generates as `generate` does and gives out audio while the language model still runs.
+        """Generates as `generate` does, and yields audio while the language model still runs.
 
-        With a melody, a style or a prompt of audio the methods made for these do the same by their
-        argument `on_audio`, in longer stretches.
+        With a melody, a style or a prompt of audio, the methods for these stream by their argument
+        `on_audio`.
+
+        The arguments not listed here are those of `generate`.
 
         Args:
           descriptions: B texts; None or "" asks for music without a description.
-          chunk_seconds: length of a stretch. The first one comes when the model is that long and
-            a few frames more into the piece.
-          progress: as in `generate`.
-          **settings: the other keyword arguments of `generate`, but `on_audio`.
+          chunk_seconds: length of a stretch. The first one comes when the language model is that
+            far, and a few frames further, into the piece.
 
         Returns:
-          An iterator of float32 [B, C, n]; put together they are the audio of `generate` up to
+          An iterator of float32 [B, C, n]; concatenated they are the audio of `generate` up to
           rounding. Arguments are checked at once, before the first stretch is asked for.
 
         Raises:
           UserError: as `generate`.
         """
-        texts = arguments.check_descriptions(descriptions)
-        if chunk_seconds is None:
+        if chunk_seconds is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise UserError("chunk_seconds must be a number of seconds, got None")
-        piece = Piece(
-            self.lm,
-            self.encodec,
-            self.config,
-            texts,
-            text.text_alone(self, texts),
+        request = Request(
+            config=self.config,
+            descriptions=descriptions,
+            duration=duration,
+            seed=seed,
+            sampling=Sampling(use_sampling, top_k, top_p, temperature, cfg_coef),
+            prompt_codes=prompt_codes,
+            extend_stride=extend_stride,
+            join=join,
+            checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
-            **settings,
         )
+        piece = Piece(self.parts, request, text_alone(self.parts, request.descriptions))
 
         def chunks() -> Iterator[np.ndarray]:
             with progress_callback(progress) as callback:
@@ -359,23 +515,260 @@ class MusicGen:
 
         return chunks()
 
-    def generate_unconditional(self, num_samples: int = 1, **settings) -> GenerationOutput:
+    def generate_unconditional(
+        self,
+        num_samples: int = 1,
+        *,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
+        progress: Progress = False,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
+    ) -> GenerationOutput:
         """Generates `num_samples` clips without a description.
+
+        The arguments not listed here are those of `generate`.
 
         Args:
           num_samples: B.
-          **settings: the keyword arguments of `generate`.
+
+        Raises:
+          UserError: as `generate`.
         """
         if not is_int(num_samples) or num_samples < 1:
             raise UserError(f"num_samples must be a positive integer, got {num_samples!r}")
-        return self.generate([None] * num_samples, **settings)
+        return self.generate(
+            [None] * num_samples,
+            duration=duration,
+            seed=seed,
+            use_sampling=use_sampling,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            cfg_coef=cfg_coef,
+            progress=progress,
+            prompt_codes=prompt_codes,
+            extend_stride=extend_stride,
+            join=join,
+            checkpoint=checkpoint,
+            on_audio=on_audio,
+            chunk_seconds=chunk_seconds,
+        )
 
-    # Functions of a model like those above, each in the file of its idea.
+    # --- From audio to music ------------------------------------------------------------------
 
-    text_condition = text.text_condition
-    generate_continuation = continuation.generate_continuation
-    generate_with_chroma = melody.generate_with_chroma
-    chroma = melody.chroma
-    generate_with_style = style.generate_with_style
-    style_condition = style.style_condition
-    lm_logits = scoring.lm_logits
+    def generate_continuation(
+        self,
+        prompt: Audio,
+        prompt_sample_rate: int,
+        descriptions: Sequence[str | None] | None = None,
+        *,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
+        progress: Progress = False,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
+    ) -> GenerationOutput:
+        """Continues audio. The output begins with the prompt, as the codec reconstructs it.
+
+        The arguments not listed here are those of `generate`.
+
+        Args:
+          prompt: float [C, W] or [B, C, W], B being 1 or the number of descriptions. Another
+            sample rate is resampled. More channels than the model's are averaged into mono, and
+            mono is copied to both channels of a stereo model.
+          prompt_sample_rate: samples per second of `prompt`.
+          descriptions: B texts. Default: no description for any clip.
+          duration: seconds of the output, the prompt included; longer than the prompt.
+
+        Raises:
+          UserError: the prompt is not audio, is silent or is too long, or as `generate`.
+        """
+        audio = check_audio(prompt, prompt_sample_rate, "prompt")
+        if np.abs(audio).max() < _SILENCE:
+            raise UserError("the prompt is silent: there is nothing to continue")
+        # Everything is checked before the codec runs: ten minutes of audio would fill the memory.
+        request = Request(
+            config=self.config,
+            descriptions=[None] * len(audio) if descriptions is None else descriptions,
+            duration=duration,
+            seed=seed,
+            sampling=Sampling(use_sampling, top_k, top_p, temperature, cfg_coef),
+            extend_stride=extend_stride,
+            join=join,
+            checkpoint=checkpoint,
+            chunk_seconds=chunk_seconds,
+        )
+        frames = math.ceil(audio.shape[2] / prompt_sample_rate * self.frame_rate - 1e-6)
+        check_prompt(self.config, frames, request.frames)
+        match_batch(np.empty((len(audio), 0, 0)), request.batch)
+        request = request.with_prompt(self.encode(audio, prompt_sample_rate))
+        condition_at = text_alone(self.parts, request.descriptions)
+        return generate_piece(
+            self.parts, request, condition_at, progress=progress, on_audio=on_audio
+        )
+
+    def generate_with_chroma(
+        self,
+        descriptions: Sequence[str | None],
+        melody: Clips,
+        melody_sample_rate: int,
+        *,
+        separate: bool | None = None,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
+        cfg_coef_beta: float | None = _DEFAULT.cfg_coef_beta,
+        progress: Progress = False,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
+    ) -> GenerationOutput:
+        """Generates music that follows the melody of given audio, and a description.
+
+        Only the chroma of the audio is used: which of the twelve pitch classes is loudest, at 235
+        moments of an official model's window of 30 s. A shorter melody repeats. Of a longer one
+        the beginning is used; in a piece longer than `max_duration` each window takes the melody
+        from where the window begins, and the melody wraps. Hours of audio cost no more than the
+        part that is used. Silence counts as a C, and so does "no melody".
+
+        The arguments not listed here are those of `generate`.
+
+        Args:
+          descriptions: B texts; None or "" asks for music without a description.
+          melody: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+            [C, W] or None (no melody) per clip; of any length. Clips are independent.
+          melody_sample_rate: samples per second of `melody`, any.
+          separate: True: remove drums and bass first, as the original does, with the converted
+            separator `htdemucs`; False: use the audio as it is; None: separate if that separator
+            is installed, otherwise say so once through the logger `musicgen_jax`.
+          cfg_coef_beta: strength of the text next to the melody, see `generate_with_style`.
+
+        Raises:
+          UserError: this model takes no melody, the melody is not audio, or as `generate`.
+        """
+        request = Request(
+            config=self.config,
+            descriptions=descriptions,
+            duration=duration,
+            seed=seed,
+            sampling=Sampling(use_sampling, top_k, top_p, temperature, cfg_coef, cfg_coef_beta),
+            prompt_codes=prompt_codes,
+            extend_stride=extend_stride,
+            join=join,
+            checkpoint=checkpoint,
+            chunk_seconds=chunk_seconds,
+        )
+        condition_at = melody_conditions(
+            self.parts,
+            request.descriptions,
+            melody,
+            melody_sample_rate,
+            separate=separate,
+            duration=request.duration,
+        )
+        return generate_piece(
+            self.parts, request, condition_at, progress=progress, on_audio=on_audio
+        )
+
+    def generate_with_style(
+        self,
+        descriptions: Sequence[str | None] | None,
+        style: Clips,
+        style_sample_rate: int,
+        *,
+        eval_q: int = DEFAULT_EVAL_Q,
+        excerpt_length: float = DEFAULT_EXCERPT,
+        duration: float = DEFAULT_DURATION,
+        seed: int | Sequence[int] = 0,
+        use_sampling: bool = _DEFAULT.use_sampling,
+        top_k: int = _DEFAULT.top_k,
+        top_p: float = _DEFAULT.top_p,
+        temperature: float = _DEFAULT.temperature,
+        cfg_coef: float = _DEFAULT.cfg_coef,
+        cfg_coef_beta: float | None = _DEFAULT.cfg_coef_beta,
+        progress: Progress = False,
+        prompt_codes: jax.Array | np.ndarray | None = None,
+        extend_stride: float | None = None,
+        join: str = "hard",
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_audio: OnAudio | None = None,
+        chunk_seconds: float | None = None,
+    ) -> GenerationOutput:
+        """Generates music in the style of given audio, and after a description.
+
+        One short excerpt of the audio is used. The clip's seed draws where it begins, anew in
+        every window of a piece longer than `max_duration`; to choose it yourself, give audio that
+        is as long as the excerpt. Silence is a style like any other; None means no style.
+
+        The arguments not listed here are those of `generate`.
+
+        Args:
+          descriptions: B texts, None or "" for a clip that only the style shapes. None: no
+            description for any clip.
+          style: float [C, W] or [1, C, W] for all clips, [B, C, W], or a list with one array
+            [C, W] or None (no style) per clip; at least as long as the excerpt. Clips are
+            independent.
+          style_sample_rate: samples per second of `style`, any.
+          eval_q: codebooks that describe the style, 1 to 6 in the official model: the fewer, the
+            freer the music.
+          excerpt_length: seconds; the official model was trained with 1.5 to 4.5.
+          cfg_coef_beta: strength of the text next to a style (double guidance, which takes half as
+            long again). audiocraft advises 5 where both are given, within 1 to 9, and otherwise
+            None: ordinary guidance, under which a style drowns the text.
+
+        Raises:
+          UserError: this model takes no style, the style is not audio or is shorter than the
+            excerpt, or as `generate`.
+        """
+        if descriptions is None:
+            descriptions = [None] * len(check_clips(style, style_sample_rate, "style"))
+        request = Request(
+            config=self.config,
+            descriptions=descriptions,
+            duration=duration,
+            seed=seed,
+            sampling=Sampling(use_sampling, top_k, top_p, temperature, cfg_coef, cfg_coef_beta),
+            prompt_codes=prompt_codes,
+            extend_stride=extend_stride,
+            join=join,
+            checkpoint=checkpoint,
+            chunk_seconds=chunk_seconds,
+        )
+        condition_at = style_conditions(
+            self.parts,
+            request.descriptions,
+            style,
+            style_sample_rate,
+            eval_q=eval_q,
+            excerpt_length=excerpt_length,
+            duration=request.duration,
+            keys=request.keys,
+        )
+        return generate_piece(
+            self.parts, request, condition_at, progress=progress, on_audio=on_audio
+        )

@@ -13,6 +13,8 @@ from musicgen_jax import MusicGen
 from musicgen_jax.config import STEREO_DELAYS
 from musicgen_jax.convert import convert
 from musicgen_jax.generation.piece import Piece
+from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.windows import assemble
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.patterns import to_steps
@@ -197,17 +199,16 @@ def test_pieces_of_several_windows(goldens, name):
     text = model.text_condition([TEXT])
     for case, (seconds, stride, given) in LONG_PIECES.items():
         codes = expected[f"{case}_codes"].astype(np.int32)
-        piece = Piece(
-            model.lm,
-            model.encodec,
-            config,
-            [TEXT],
-            lambda offset: text,
+        request = Request(
+            config=config,
+            descriptions=[TEXT],
             duration=seconds,
             extend_stride=stride,
-            use_sampling=False,
+            sampling=Sampling(use_sampling=False),
             prompt_codes=codes[:, :, :given] if given else None,
         )
+        parts = dataclasses.replace(model.parts, config=config)
+        piece = Piece(parts, request, lambda offset: text)
         np.testing.assert_array_equal(assemble(piece.codes()), codes, case)
     for case in ("half", "three"):
         seconds, stride, _ = LONG_PIECES[case]

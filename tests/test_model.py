@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import math
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,12 @@ import pytest
 from musicgen_jax import testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation import decode
+from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import channels
-from musicgen_jax.storage import hub
+from musicgen_jax.storage import checkpoint, hub
+from tests.helpers.paths import GOLDENS
 from tests.helpers.tolerance import assert_close
 
 RATE = testing.DEBUG.sample_rate
@@ -273,21 +278,37 @@ def test_an_official_name_without_the_hub_extra(monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_official_name_is_converted_once(folder, monkeypatch, tmp_path):
-    import musicgen_jax.convert
+FAKE_HUB = """
+import types
+from pathlib import Path
 
-    calls = []
+FOLDER = Path({folder!r})
 
-    def convert(source, out):
-        calls.append(source)
-        testing.save_random_model(out)
+class HfApi:
+    def model_info(self, repo, revision=None):
+        if repo != "facebook/musicgen-small":
+            raise OSError(f"404: no {{repo}}")
+        files = [types.SimpleNamespace(rfilename=file.name) for file in FOLDER.iterdir()]
+        return types.SimpleNamespace(sha="c0ffee", siblings=files)
 
-    monkeypatch.setenv("MUSICGEN_JAX_HOME", str(tmp_path))
+def snapshot_download(repo, *, revision, allow_patterns):
+    return str(FOLDER)
+"""
+
+
+def test_an_official_name_is_converted_once_and_a_failure_is_one_line(monkeypatch, tmp_path):
+    fake = tmp_path / "modules" / "huggingface_hub.py"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_HUB.format(folder=str(GOLDENS / "mono" / "transformers")))
+    monkeypatch.setenv("PYTHONPATH", str(fake.parent))
+    monkeypatch.setenv("MUSICGEN_JAX_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(musicgen_jax.convert, "convert", convert, raising=False)
-    for _ in range(2):
-        assert MusicGen.from_pretrained("small").config == testing.DEBUG
-    assert calls == ["facebook/musicgen-small"]
+    with pytest.raises(UserError, match=r"^cannot convert .*-medium: .* 404: no .*-medium$"):
+        hub.find_model("medium")
+    made = hub.find_model("small")
+    assert checkpoint.load_config(made).name == "facebook/musicgen-small"
+    fake.unlink()  # a second conversion would fail
+    assert hub.find_model("facebook/musicgen-small") == made
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -307,13 +328,16 @@ BAD_SETTINGS = [
     ({"temperature": -0.1}, "temperature must be 0 .* or more, got -0.1"),
     ({"temperature": NAN}, "temperature must be"),
     ({"temperature": INF}, "temperature must be"),
-    ({"top_k": -1}, "top_k must be an integer from 0 .* to 250, got -1"),
-    ({"top_k": 251}, "top_k must be"),
+    ({"top_k": -1}, "top_k must be an integer from 0 .*, got -1"),
+    ({"top_k": 251}, "top_k must be an integer from 0 .* to 250, got 251"),
     ({"top_k": 2.5}, "top_k must be"),
     ({"top_k": NAN}, "top_k must be"),
     ({"top_p": -0.1}, "top_p must be from 0 .* to 1, got -0.1"),
     ({"top_p": 1.1}, "top_p must be"),
     ({"top_p": NAN}, "top_p must be"),
+    ({"use_sampling": "no"}, "use_sampling must be True or False, got 'no'"),
+    ({"use_sampling": 1}, "use_sampling must be True or False, got 1"),
+    ({"checkpoint": 3}, "checkpoint must be the path of a folder, got 3"),
     ({"cfg_coef": NAN}, "cfg_coef must be a finite number"),
     ({"cfg_coef": "3"}, "cfg_coef must be a finite number"),
     ({"seed": -1}, "seed must be an integer from 0"),
@@ -340,6 +364,47 @@ def test_bad_settings(model, settings, message):
         with pytest.raises(UserError, match=message) as caught:
             call(**({"duration": 0.5} | settings))
         assert "\n" not in str(caught.value)
+
+
+METHODS = {
+    "generate": lambda model: partial(model.generate, ["x"]),
+    "stream": lambda model: partial(model.stream, ["x"]),
+    "generate_unconditional": lambda model: partial(model.generate_unconditional, 1),
+    "generate_continuation": lambda model: partial(
+        model.generate_continuation, noise(1, 80), RATE, ["x"]
+    ),
+    "generate_with_chroma": lambda model: partial(
+        model.generate_with_chroma, ["x"], noise(1, 80), RATE
+    ),
+    "generate_with_style": lambda model: partial(
+        model.generate_with_style, ["x"], noise(1, 80), RATE
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("wrong", [{"tok_k": 5}, {"lengths": (64,)}, {"use_sampling": "no"}])
+def test_a_wrong_argument_fails_before_anything_is_written(model, tmp_path, method, wrong):
+    folder = tmp_path / "checkpoint"
+    with pytest.raises((TypeError, UserError), match=next(iter(wrong))):
+        METHODS[method](model)(duration=1.0, checkpoint=folder, **wrong)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_signatures_are_complete_and_share_their_defaults(method):
+    arguments = inspect.signature(getattr(MusicGen, method)).parameters
+    assert all(a.kind is not inspect.Parameter.VAR_KEYWORD for a in arguments.values())
+    defaults = {
+        **{field.name: field.default for field in dataclasses.fields(Sampling)},
+        **{field.name: field.default for field in dataclasses.fields(Request)},
+    }
+    shared = {name: a.default for name, a in arguments.items() if name in defaults}
+    if method == "stream":
+        assert shared.pop("chunk_seconds") == 1.0
+    shared.pop("descriptions", None)
+    assert shared == {name: defaults[name] for name in shared}
+    assert {"duration", "seed", "join", "checkpoint", "top_k", "cfg_coef"} <= set(shared)
 
 
 @pytest.mark.parametrize(

@@ -18,29 +18,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "output",
         metavar="OUT_DIR",
-        help="000000.wav and so on, and a manifest; what is there already is not made again",
+        help="folder for 000000.wav and so on and a manifest; clips that exist are not made again",
     )
-    add(
-        "--model",
-        default="nano",
-        help="nano, a converted model's folder, or an official name such as musicgen-small",
-    )
+    options.add_model(parser)
     add(
         "--batch-size",
         type=int,
         metavar="N",
-        help=f"clips at once; without: {_CLIPS}, with --devices {_CLIPS} for each part of the "
-        "data axis",
+        help=f"clips at once (default: {_CLIPS}, times the parts of the data axis of --devices)",
     )
     add(
         "--worker",
         type=_worker,
         default="1/1",
         metavar="I/N",
-        help="do the I-th of N parts of the work: several machines may share OUT_DIR",
+        help="do part I of N of the work; several machines may share OUT_DIR",
     )
     add("--format", choices=("wav", "flac"), default="wav", help="of the files")
-    add("--duration", type=float, default=8.0, metavar="SECONDS", help="of each")
+    options.add_duration(parser, "of each clip")
     options.add_windows(parser)
     options.add_sampling(parser)
     options.add_devices(parser)
@@ -64,14 +59,18 @@ def _worker(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     """Makes the clips that are not there yet."""
     from musicgen_jax.commands import batch_folder
-    from musicgen_jax.conditioning.arguments import check_seed
+    from musicgen_jax.generation.request import check_seed
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
     prompts = batch_folder.read_prompts(args.prompts, check_seed(args.seed, 1))  # type: ignore[arg-type]
     sampling = options.sampling(args)
     settings = {
-        **sampling,
+        "use_sampling": sampling.use_sampling,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "temperature": sampling.temperature,
+        "cfg_coef": sampling.cfg_coef,
         "duration": args.duration,
         "extend_stride": args.extend_stride,
         "join": args.join,
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     folder.agree(settings, keep=False)
     missing = set(folder.missing(prompts))
     if len(missing) < len(prompts):
-        print(f"{len(prompts) - len(missing)} of {len(prompts)} clips are there already")
+        print(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
     if not missing:
         return
 
@@ -93,11 +92,13 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax import audio
     from musicgen_jax.generation.window_store import fingerprint
     from musicgen_jax.model import MusicGen
+    from musicgen_jax.runtime import compile_cache
 
     data = args.devices[0] if args.devices else 1
     size = min(args.batch_size or _CLIPS * data, len(prompts))
     shares = batch_folder.groups(prompts, size, args.worker)
     count = sum(prompt in missing for group in shares for prompt in group)
+    compile_cache.enable()
     model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
     settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
     folder.agree(settings, keep=False)
@@ -109,9 +110,13 @@ def run(args: argparse.Namespace) -> None:
             duration=args.duration,
             extend_stride=args.extend_stride,
             join=args.join,
-            **sampling,
+            use_sampling=sampling.use_sampling,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            temperature=sampling.temperature,
+            cfg_coef=sampling.cfg_coef,
         )
-        # Only now: what a slip of the finger asks for is refused and must not stay.
+        # Only now: settings that the model refuses must not be kept.
         folder.agree(settings, keep=True)
         return out.audio
 

@@ -1,4 +1,4 @@
-"""`musicgen-jax chroma`: a picture of what a melody model hears."""
+"""`musicgen-jax chroma`: a picture of the melody that a melody model extracts."""
 
 import argparse
 import os
@@ -39,18 +39,17 @@ def run(args: argparse.Namespace) -> None:
 
     from musicgen_jax import audio
     from musicgen_jax.conditioning.chroma import HOP, PITCHES
-    from musicgen_jax.conditioning.melody import Melodies, check_melodies
+    from musicgen_jax.conditioning.melody import melodies_of
     from musicgen_jax.config import OFFICIAL_MODELS
     from musicgen_jax.runtime import compile_cache
 
     compile_cache.enable()
-    # Every official melody model hears the same: no weights are involved.
+    # All official melody models extract the same melody: no weights are involved.
     config = OFFICIAL_MODELS["facebook/musicgen-melody"]
     seconds = config.max_duration
     wav, rate = audio.read(args.file, seconds=seconds + 2)
-    clips = check_melodies(wav, rate, seconds=seconds)
     separate = options.separate(args)
-    melodies = Melodies(clips, rate, config=config, duration=seconds, separate=separate)
+    melodies = melodies_of(config, wav, rate, separate=separate, duration=seconds)
     chroma = melodies.chroma_at(0.0)[0][0]
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() == ".npy":

@@ -1,39 +1,62 @@
-"""Options that several commands share, without jax: `--help` answers at once."""
+"""Options that several commands share. No jax: `--help` answers at once."""
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from musicgen_jax.config import JOINS
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, Sampling
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model`."""
+    parser.add_argument(
+        "--model",
+        default="nano",
+        help="nano, a converted model's folder, or an official name such as musicgen-small",
+    )
+
+
+def add_duration(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--duration`, whose help is `what`."""
+    parser.add_argument(
+        "--duration", type=float, default=DEFAULT_DURATION, metavar="SECONDS", help=what
+    )
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Adds what shapes the music beside its prompt."""
-    add = parser.add_argument
+    """Adds the seed and the options of `Sampling`."""
+    add, default = parser.add_argument, DEFAULT_SAMPLING
     add("--seed", type=int, default=0, help="same seed, same music")
-    add("--greedy", action="store_true", help="always the most likely token: no sampling")
-    add("--top-k", type=int, default=250, metavar="K", help="sample among K tokens; 0: all")
-    add("--top-p", type=float, default=0.0, metavar="P", help="sample among mass P; 0: all")
-    add("--temperature", type=float, default=1.0, metavar="T", help="higher is wilder")
-    add("--cfg-coef", type=float, default=3.0, metavar="C", help="how far to follow the prompt")
+    add("--greedy", action="store_true", help="always take the most likely token")
+    add("--top-k", type=int, default=default.top_k, metavar="K",
+        help="sample among the K most likely tokens; 0: all")  # fmt: skip
+    add("--top-p", type=float, default=default.top_p, metavar="P",
+        help="sample among the most likely tokens that reach probability P; 0: all")  # fmt: skip
+    add("--temperature", type=float, default=default.temperature, metavar="T",
+        help="higher is wilder")  # fmt: skip
+    add("--cfg-coef", type=float, default=default.cfg_coef, metavar="C",
+        help="how closely to follow the prompt")  # fmt: skip
 
 
-def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `MusicGen.generate` of `add_sampling`, but the seed."""
-    return {
-        "use_sampling": not args.greedy,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "temperature": args.temperature,
-        "cfg_coef": args.cfg_coef,
-    }
+def sampling(args: argparse.Namespace) -> Sampling:
+    """The sampling that `add_sampling`, and `--cfg-coef-beta` where there is one, ask for."""
+    return Sampling(
+        use_sampling=not args.greedy,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        temperature=args.temperature,
+        cfg_coef=args.cfg_coef,
+        cfg_coef_beta=getattr(args, "cfg_coef_beta", None),
+    )
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +65,8 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
         "--extend-stride",
         type=float,
         metavar="SECONDS",
-        help="from one window to the next in a long piece; without: 18 of 30",
+        help="seconds between the windows of a long piece (default: 3/5 of the model's window: "
+        "18 of 30 s)",
     )
     parser.add_argument("--join", choices=JOINS, default="hard", help="how windows meet")
 
@@ -53,17 +77,17 @@ def add_separate(parser: argparse.ArgumentParser) -> None:
         "--separate",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="hear the melody without its drums and bass, as the original does (needs the "
-        "converted separator htdemucs); without either: if that is there",
+        help="remove drums and bass from the melody first, as the original does; needs the "
+        "converted separator htdemucs (default: if it is installed)",
     )
 
 
 def separate(args: argparse.Namespace) -> bool | None:
-    """What the user chose, else whether the separator is there, saying so if it is not."""
+    """What the user chose, else whether the separator is installed, with a line if it is not."""
     from musicgen_jax.conditioning.melody import NOT_SEPARATED, separator_at_hand
 
     if args.separate is None and not separator_at_hand():
-        print(f"musicgen-jax: {NOT_SEPARATED}", file=sys.stderr)
+        say(NOT_SEPARATED)
         return False
     return args.separate
 
@@ -74,8 +98,8 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=_devices,
         metavar="N|DATAxMODEL",
-        help="spread the clips over N devices; or over DATA groups of MODEL devices that share "
-        "the weights of one model, as 4x2",
+        help="spread the work over N devices; or over DATA groups of MODEL devices that share "
+        "the weights of one model, as 4x2 (default: the first device)",
     )
 
 
@@ -103,8 +127,15 @@ def _devices(text: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"must be a number, as 8, or two, as 4x2, got {text!r}")
 
 
+def say(line: str) -> None:
+    """A line on stderr, if there is a stderr: the work matters more than the line."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"musicgen-jax: {line}", file=sys.stderr, flush=True)
+
+
 def check_writable(file: Path) -> None:
-    """Finds out before minutes of work, by trying: permissions alone do not tell."""
+    """UserError now, before minutes of work, if `file` cannot be written."""
     if file.is_dir():
         raise UserError(f"cannot write {file}: it is a folder")
     if file.exists() and not os.access(file, os.W_OK):

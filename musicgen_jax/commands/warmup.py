@@ -2,30 +2,28 @@
 
 import argparse
 
+from musicgen_jax.commands import options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments to a parser."""
     add = parser.add_argument
-    add(
-        "--model",
-        default="nano",
-        help="nano, a converted model's folder, or an official name such as musicgen-small",
-    )
+    options.add_model(parser)
     add(
         "--duration",
         type=float,
         nargs="+",
         metavar="SECONDS",
-        help="of the clips to come; without: every length that the language model is compiled "
-        "for, and of the codec the default duration and the longest",
+        help="durations of the clips to come (default: every length that the language model is "
+        "compiled for, and for the codec the default duration and the longest)",
     )
     add(
         "--dtype",
         choices=DTYPES,
-        help="for generate --dtype; without: what that is without",
+        help="dtype to warm up for (default: the default of `generate`)",
     )
     add("--batch", type=int, default=1, metavar="B", help="clips made at once")
     add(
@@ -34,16 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[16, 32],
         metavar="N",
-        help="how long prompts may be, in tokens, of which a word is one or two; 0: no prompt",
+        help="how long prompts may be, in tokens; a word is one or two tokens; 0: no prompt",
     )
-    add("--greedy", action="store_true", help="for generate --greedy")
-    add("--top-k", type=int, default=250, metavar="K", help="for generate --top-k K")
-    add("--top-p", type=float, default=0.0, metavar="P", help="for generate --top-p, any but 0")
-    add("--stream", action="store_true", help="for generate --stream")
+    add("--greedy", action="store_true", help="warm up for generate --greedy")
+    add("--top-k", type=int, default=DEFAULT_SAMPLING.top_k, metavar="K",
+        help="warm up for generate --top-k K")  # fmt: skip
+    add("--top-p", type=float, default=DEFAULT_SAMPLING.top_p, metavar="P",
+        help="warm up for generate --top-p; any value except 0 will do")  # fmt: skip
+    add("--stream", action="store_true", help="warm up for generate --stream")
 
 
 def run(args: argparse.Namespace) -> None:
     """Compiles, and says what it took."""
+    sampling = Sampling(use_sampling=not args.greedy, top_k=args.top_k, top_p=args.top_p)
     from musicgen_jax.commands import output
     from musicgen_jax.generation.warmup import warm_up
     from musicgen_jax.model import MusicGen
@@ -57,19 +58,17 @@ def run(args: argparse.Namespace) -> None:
         )
     with compile_cache.counting() as total:
         stages = warm_up(
-            MusicGen.from_pretrained(args.model, dtype=args.dtype),
+            MusicGen.from_pretrained(args.model, dtype=args.dtype).parts,
             args.duration,
             batch=args.batch,
             tokens=args.tokens,
-            use_sampling=not args.greedy,
-            top_k=args.top_k,
-            top_p=args.top_p,
+            sampling=sampling,
             chunk_seconds=output.STREAM_CHUNK if args.stream else None,
         )
         for stage in stages:
-            print(f"{stage.name}: {_told(stage.counts)}", flush=True)
-    print(f"ready: {_told(total)}, in {folder}")
+            print(f"{stage.name}: {_counted(stage.counts)}", flush=True)
+    print(f"ready: {_counted(total)}, in {folder}")
 
 
-def _told(counts) -> str:
+def _counted(counts) -> str:
     return f"{counts.compiled} compiled, {counts.loaded} loaded, {counts.seconds:.1f} s"

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from musicgen_jax.config import MusicGenConfig
+
 WINDOW = 16384  # samples that one frame hears
 HOP = 4096  # samples from one frame to the next
 PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -22,6 +24,11 @@ _LEAST = 1e-6  # what a frame is divided by at least
 def frame_count(samples: int) -> int:
     """Frames of audio of so many samples; shorter audio is padded to one window."""
     return max(samples, WINDOW) // HOP + 1
+
+
+def chroma_frames(config: MusicGenConfig) -> int:
+    """T, the frames of melody that stand in front of the tokens: 235 at 30 s and 32 kHz."""
+    return frame_count(int(config.max_duration * config.sample_rate))
 
 
 def samples_heard(num_frames: int) -> int:

@@ -16,7 +16,6 @@ from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.htdemucs.model import HTDemucs
 from musicgen_jax.nn.shapes import module_shapes
-from musicgen_jax.runtime import compile_cache
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import models_home
 
@@ -48,7 +47,6 @@ class Separator:
           UserError: there is no such folder, or it holds no separator; the message says how to
             make one.
         """
-        compile_cache.enable()
         folder = _find(name_or_path)
         info = checkpoint.load_info(folder)
         config = info.parts.get(COMPONENT)

@@ -30,12 +30,13 @@ import numpy as np
 from flax import nnx
 from jax import export as jax_export
 
-from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.export import run as runner
 from musicgen_jax.generation import decode
+from musicgen_jax.generation.request import check_sampling
 from musicgen_jax.generation.sampling import Form
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.linear import Int8Param
@@ -61,7 +62,7 @@ def export_model(
     batch: int = 1,
     duration: float | None = None,
     tokens: int = 64,
-    top_k: int = arguments.DEFAULT_TOP_K,
+    top_k: int = DEFAULT_SAMPLING.top_k,
     nucleus: bool = False,
     platforms: Sequence[str] = PLATFORMS,
     source: str | os.PathLike | None = None,
@@ -135,7 +136,7 @@ def _check(model, batch, duration, tokens, top_k, platforms) -> None:
     least, most = 1 / model.frame_rate, model.max_duration
     if duration is not None and not (is_number(duration) and least <= duration <= most):
         raise UserError(f"duration must be from {least:g} to {most:g} seconds, got {duration!r}")
-    arguments.check_sampling(top_k, 0.0, 1.0, 3.0, card=model.config.lm.card)
+    check_sampling(model.config, Sampling(top_k=top_k))
     if not platforms or not set(platforms) <= set(PLATFORMS) or isinstance(platforms, str):
         raise UserError(f"platforms must be some of {', '.join(PLATFORMS)}, got {platforms!r}")
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.sampling import Form, guide, sample
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.nn import patterns
 from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
 from musicgen_jax.nn.lm import LM
@@ -66,13 +67,8 @@ def stream_codes(
     *,
     num_frames: int,
     prompt: jax.Array | np.ndarray | None = None,
-    seed: int | Sequence[int] | jax.Array = 0,
-    use_sampling: bool = True,
-    temperature: float = 1.0,
-    top_k: int = 250,
-    top_p: float = 0.0,
-    cfg_coef: float = 3.0,
-    cfg_coef_beta: float | None = None,
+    keys: jax.Array,
+    sampling: Sampling = DEFAULT_SAMPLING,
     callback: Callable[[int, int], None] | None = None,
     chunk: int = 0,
     reserve: int = 0,
@@ -89,17 +85,8 @@ def stream_codes(
         the same numbers for half the work.
       num_frames: T, the prompt included.
       prompt: int `[B, K, Tp]` with Tp < T, the beginning of the result.
-      seed: an int; or B of them, which gives each row what its seed gives alone; or B typed keys
-        (see `example_keys`).
-      use_sampling: False takes the likeliest token at every step.
-      temperature: 0 is the same as `use_sampling=False`.
-      top_k: draw from the k likeliest tokens; 0 for all of them.
-      top_p: then from the likeliest that hold this mass; 0 (or 1) for all of them. Unlike in
-        audiocraft both filters combine.
-      cfg_coef: strength of the guidance; 1 for none.
-      cfg_coef_beta: of double guidance, for a condition that has a prefix (melody or style) and
-        text: above 1 the text counts for more; None or 1 is ordinary guidance. See
-        `sampling.guide`.
+      keys: B typed keys, see `example_keys`.
+      sampling: how tokens are drawn.
       callback: called now and then with (steps done, steps to do), and once at the end.
       chunk: yield whenever so many more frames are complete in every book; 0 for all at the end.
       reserve: compile for at least so many frames, so that a short last window of a long piece
@@ -113,12 +100,10 @@ def stream_codes(
     Raises:
       UserError: an argument is out of range, or shapes do not fit.
     """
-    batch = _batch_size(condition, prompt, seed)
-    _check_numbers(num_frames, temperature, top_k, top_p)
+    batch = len(keys)
     prompt = _check_prompt(prompt, batch, num_frames, lm)
-    keys = seed if isinstance(seed, jax.Array) else example_keys(seed, batch)
-    if len(keys) != batch:
-        raise UserError(f"{len(keys)} seeds for a batch of {batch}: give one, or one per example")
+    use_sampling, temperature, top_k = sampling.use_sampling, sampling.temperature, sampling.top_k
+    top_p, cfg_coef, cfg_coef_beta = sampling.top_p, sampling.cfg_coef, sampling.cfg_coef_beta
     mesh = sharding.mesh_of(lm)
     condition, copies = _prepare(condition, lm, cfg_coef, cfg_coef_beta, mesh)
 

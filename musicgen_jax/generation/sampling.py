@@ -11,59 +11,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from musicgen_jax.errors import UserError, is_int, is_number
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Checked when it is made; passed on as it is.
-
-    Attributes:
-      use_sampling: False takes the most likely token at every step.
-      top_k: sample among the k most likely tokens; 0 for all.
-      top_p: sample among the most likely tokens whose probability together reaches `top_p`; 0 for
-        all. If `top_k` and `top_p` are both set, both apply.
-      temperature: above 1 more adventurous, below 1 more predictable; 0 is the same as
-        `use_sampling=False`.
-      cfg_coef: strength of guidance, how closely to follow the description; 1 for none.
-      cfg_coef_beta: strength of the text next to a melody or a style (double guidance); None or 1
-        is ordinary guidance.
-
-    Raises:
-      UserError: a value has the wrong type or is out of range.
-    """
-
-    use_sampling: bool = True
-    top_k: int = 250
-    top_p: float = 0.0
-    temperature: float = 1.0
-    cfg_coef: float = 3.0
-    cfg_coef_beta: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.use_sampling, bool | np.bool_):
-            raise UserError(f"use_sampling must be True or False, got {self.use_sampling!r}")
-        if not is_int(self.top_k) or self.top_k < 0:
-            raise UserError(f"top_k must be an integer from 0 (all), got {self.top_k!r}")
-        if not is_number(self.top_p) or not 0 <= self.top_p <= 1:
-            raise UserError(f"top_p must be from 0 (all) to 1, got {self.top_p!r}")
-        if not is_number(self.temperature) or self.temperature < 0:
-            raise UserError(
-                f"temperature must be 0 (no sampling) or more, got {self.temperature!r}"
-            )
-        if not is_number(self.cfg_coef):
-            raise UserError(f"cfg_coef must be a finite number, got {self.cfg_coef!r}")
-        if self.cfg_coef_beta is not None and not is_number(self.cfg_coef_beta):
-            raise UserError(
-                f"cfg_coef_beta must be a finite number or None, got {self.cfg_coef_beta!r}"
-            )
-
-    @property
-    def greedy(self) -> bool:
-        """Whether every step takes the most likely token."""
-        return not self.use_sampling or self.temperature == 0
 
 
 @dataclasses.dataclass(frozen=True)

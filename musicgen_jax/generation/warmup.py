@@ -1,24 +1,28 @@
 """Compiling ahead of time: everything that a generation needs, without the generation.
 
-The stages run as they do in `MusicGen.generate`, but the language model stops after the first
-frame of a window, which takes all of its programs, and the codec decodes zeros. So what is compiled
-is what will be asked for, down to the smallest program, and not a list kept beside the code.
+The stages run as in `MusicGen.generate`, but the language model stops after the first frame of a
+window, which takes all of its programs, and the codec decodes zeros. So this compiles exactly what
+will be needed, down to the smallest program, and there is no list to keep up to date.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
-from musicgen_jax.conditioning import arguments
+from musicgen_jax.conditioning.text import text_condition
 from musicgen_jax.errors import UserError, is_int
-from musicgen_jax.generation.decode import cache_lengths, example_keys, growth
+from musicgen_jax.generation.decode import cache_lengths, growth
 from musicgen_jax.generation.joins import decode_windows
-from musicgen_jax.generation.piece import DEFAULT_DURATION, Piece
+from musicgen_jax.generation.piece import block_frames
+from musicgen_jax.generation.request import Request, window_frames
+from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, Sampling
 from musicgen_jax.generation.windows import Window, generate_windows
-from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.condition import Condition
+from musicgen_jax.nn.encodec import channels
 from musicgen_jax.runtime.compile_cache import Compilations, counting
+from musicgen_jax.storage.loading import Parts
 
 TOKENS = (16, 32)  # of most descriptions
 MAX_BATCH = 1024
@@ -27,11 +31,11 @@ _MAX_TOKENS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage made ready.
+    """A stage whose programs are compiled.
 
     Attributes:
       name: for people.
-      counts: what that took.
+      counts: the programs compiled and loaded for it.
     """
 
     name: str
@@ -39,38 +43,33 @@ class Stage:
 
 
 def warm_up(
-    model: MusicGen,
+    parts: Parts,
     durations: Sequence[float] | None = None,
     *,
     batch: int = 1,
     tokens: Sequence[int] = TOKENS,
-    use_sampling: bool = True,
-    top_k: int = arguments.DEFAULT_TOP_K,
-    top_p: float = 0.0,
-    cfg_coef: float = 3.0,
+    sampling: Sampling = DEFAULT_SAMPLING,
     chunk_seconds: float | None = None,
 ) -> Iterator[Stage]:
     """Compiles what `MusicGen.generate` will need, stage by stage as the result is read.
 
-    Numbers that are no shapes (seed, temperature, how strong the guidance is) need nothing of
-    their own. What melody, style and audio prompts add is compiled when it is first used.
+    Numbers that do not shape a program (seed, temperature, strength of the guidance) need nothing
+    of their own. What melodies, styles and audio prompts add is compiled when it is first used.
 
     Args:
-      model: the model.
-      durations: seconds of the clips to come. By default every length that the language model is
-        compiled for, and of the codec, which is compiled for each duration, the default duration
+      parts: of the model.
+      durations: seconds of the clips to come. Default: every length that the language model is
+        compiled for; and of the codec, which is compiled for each duration, the default duration
         and the longest that takes one window.
       batch: B.
-      tokens: how long descriptions may be, in tokens; lengths up to the next power of two from 16
-        on share programs. 0 is a clip without description.
-      use_sampling: as in `generate`.
-      top_k: as in `generate`.
-      top_p: as in `generate`; only whether it is used matters.
-      cfg_coef: as in `generate`; only whether it is 1 matters.
-      chunk_seconds: as in `MusicGen.stream`, None if the audio is to come at the end.
+      tokens: how long descriptions may be, in tokens; lengths up to the next power of two, from 16
+        on, share programs. 0 is a clip without a description.
+      sampling: as in `MusicGen.generate`. Of `top_p` only whether it is used matters, and of
+        `cfg_coef` only whether it is 1.
+      chunk_seconds: as in `MusicGen.stream`; None if the audio is to come at the end.
 
     Yields:
-      What was made ready.
+      What has been compiled.
 
     Raises:
       UserError: an argument is out of range.
@@ -79,120 +78,119 @@ def warm_up(
         raise UserError(f"batch must be from 1 to {MAX_BATCH}, got {batch!r}")
     if not all(is_int(count) and 0 <= count <= _MAX_TOKENS for count in tokens):
         raise UserError(f"tokens must be from 0 to {_MAX_TOKENS}, got {list(tokens)!r}")
-    settings = {"use_sampling": use_sampling, "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef}
 
-    def lay_out(duration: float) -> Piece:
-        parts = (model.lm, model.encodec, model.config, [None] * batch)
-        return Piece(*parts, _never, duration=duration, chunk_seconds=chunk_seconds, **settings)
+    def request(duration: float) -> Request:
+        return Request(
+            config=parts.config,
+            descriptions=[None] * batch,
+            duration=duration,
+            sampling=sampling,
+            chunk_seconds=chunk_seconds,
+        )
 
-    rows = batch if cfg_coef == 1 else 2 * batch
+    rows = batch if sampling.cfg_coef == 1 else 2 * batch
     if durations is None:
-        audio = [lay_out(duration) for duration in (DEFAULT_DURATION, model.max_duration)]
-        language = _every_length(model, rows)
+        audio = [request(seconds) for seconds in (DEFAULT_DURATION, parts.config.max_duration)]
+        language = _every_length(parts, rows)
     else:
-        audio = [lay_out(duration) for duration in durations]
-        language = [each for duration in durations for each in _lengths(model, duration, rows)]
+        audio = [request(seconds) for seconds in durations]
+        language = [each for seconds in durations for each in _lengths(parts, seconds, rows)]
     for count in dict.fromkeys(tokens):
         with counting() as counts:
-            condition = model.text_condition([_text(model, count)] * batch)
+            condition = text_condition(parts, [_text(parts, count)] * batch)
         yield Stage(f"text of {count} tokens", counts)
         for duration, slots in dict.fromkeys(language):
-            piece = lay_out(duration)
+            piece = request(duration)
             with counting() as counts:
-                _language(model, piece, condition, settings | {"lengths": [slots]})
-            yield Stage(f"language model, {_seconds(model, piece)}, {count} tokens", counts)
+                _language(parts, piece, condition, slots)
+            yield Stage(f"language model, {_seconds(piece)}, {count} tokens", counts)
     for piece in audio:
         with counting() as counts:
-            _codec(model, piece, batch, whole=chunk_seconds is None)
-        yield Stage(f"codec, {_seconds(model, piece)}", counts)
+            _codec(parts, piece)
+        yield Stage(f"codec, {_seconds(piece)}", counts)
 
 
-def _every_length(model: MusicGen, rows: int) -> list[tuple[float, int]]:
-    """A duration, in seconds, for each length that a cache may have within a window; and that."""
-    delay = max(model.config.lm.delays)
-    longest = int(model.max_duration * model.frame_rate)
-    lengths = {*growth(model.lm, rows, longest + delay), *cache_lengths(longest + delay)}
-    return [(_duration(model, min(n - delay, longest)), n) for n in sorted(lengths)]
+def _every_length(parts: Parts, rows: int) -> list[tuple[float, int]]:
+    """Every length that a cache may have within a window, and a duration in seconds for each."""
+    delay, longest = max(parts.config.lm.delays), window_frames(parts.config)
+    lengths = {*growth(parts.lm, rows, longest + delay), *cache_lengths(longest + delay)}
+    return [(_duration(parts, min(n - delay, longest)), n) for n in sorted(lengths)]
 
 
-def _lengths(model: MusicGen, duration: float, rows: int) -> list[tuple[float, int]]:
-    """The lengths that its cache goes through, each behind a duration that ends in it."""
-    delay = max(model.config.lm.delays)
-    frames = int(min(duration, model.max_duration) * model.frame_rate)
-    *shorter, last = growth(model.lm, rows, frames + delay)
-    return [*((_duration(model, n - delay), n) for n in shorter), (duration, last)]
+def _lengths(parts: Parts, duration: float, rows: int) -> list[tuple[float, int]]:
+    """The lengths that the cache of a clip goes through, with a duration that ends in each."""
+    delay = max(parts.config.lm.delays)
+    frames = int(min(duration, parts.config.max_duration) * parts.config.frame_rate)
+    *shorter, last = growth(parts.lm, rows, frames + delay)
+    return [*((_duration(parts, n - delay), n) for n in shorter), (duration, last)]
 
 
-def _duration(model: MusicGen, frames: int) -> float:
-    return (frames + 0.5) / model.frame_rate  # half: rounds down to the frame
+def _duration(parts: Parts, frames: int) -> float:
+    return (frames + 0.5) / parts.config.frame_rate  # half: rounds down to the frame
 
 
-def _text(model: MusicGen, tokens: int) -> str | None:
-    """A text that is padded to as many tokens as one of `tokens` is."""
+def _text(parts: Parts, tokens: int) -> str | None:
+    """A text that is padded to the same length as one of `tokens` tokens."""
     if not tokens:
         return None
     text = "a"
     padded = max(16, 1 << (tokens - 1).bit_length())
-    while model.tokenizer([text])[0].shape[1] <= padded // 2:
+    while parts.tokenizer([text])[0].shape[1] <= padded // 2:
         text += " a"
     return text
 
 
-def _language(model: MusicGen, piece: Piece, condition: Condition, settings: dict) -> None:
+def _language(parts: Parts, request: Request, condition: Condition, slots: int) -> None:
     """The first frame of the first, the second and the last window."""
-    assert condition.text is not None
-    batch = len(condition.text.mask)
-    last = len(piece.windows) - 1
+    last = len(request.windows) - 1
     for number in sorted({0, min(1, last), last}):
         codes = generate_windows(
-            model.lm,
+            parts.lm,
             lambda offset: condition,
-            piece.windows,
-            keys=example_keys(0, batch),
+            request.windows,
+            keys=request.keys,
             prompt=None,
-            frame_rate=model.frame_rate,
+            sampling=request.sampling,
+            frame_rate=parts.config.frame_rate,
             chunk=1,
-            store=_Finished(number, batch, model.config.lm.n_q),
-            **settings,
+            store=_Finished(number, request),
+            lengths=[slots],
         )
         next(window for window, _ in codes if window.number == number)
 
 
-def _codec(model: MusicGen, piece: Piece, batch: int, *, whole: bool) -> None:
-    """The way from codes to audio that the piece will go, over no more than two windows."""
-    windows = piece.windows[:2]
-    store = _Finished(len(windows), batch, model.config.lm.n_q)
+def _codec(parts: Parts, request: Request) -> None:
+    """The way from codes to audio that the piece will take, over at most two windows."""
+    windows = request.windows[:2]
+    store = _Finished(len(windows), request)
     codes = [(window, store.zeros(window)) for window in windows]
-    if whole and len(piece.windows) == 1:
-        model.decode(codes[0][1]).block_until_ready()
+    C = parts.config.audio_channels
+    if request.chunk_seconds is None and len(request.windows) == 1:
+        zeros = jnp.asarray(codes[0][1])
+        channels.decode(parts.encodec, zeros, C, parts.mesh).block_until_ready()
         return
-    channels = model.audio_channels
-    for _ in decode_windows(model.encodec, windows, codes, channels=channels, block=piece.block):
+    for _ in decode_windows(parts.encodec, windows, codes, channels=C, block=block_frames(request)):
         pass
 
 
 class _Finished:
     """A `windows.Store` in which all windows before one are finished."""
 
-    def __init__(self, number: int, batch: int, books: int):
-        self.number, self.shape = number, (batch, books)
+    def __init__(self, number: int, request: Request):
+        self.number, self.shape = number, (request.batch, request.config.lm.n_q)
 
     def load(self, window: Window) -> np.ndarray | None:
-        """Zeros of a finished window."""
+        """Zeros for a finished window."""
         return self.zeros(window) if window.number < self.number else None
 
     def zeros(self, window: Window) -> np.ndarray:
-        """What a window adds to the piece, int32 [B, K, t]."""
-        given = window.prompt if window.number else 0
-        return np.zeros((*self.shape, window.length - given), np.int32)
+        """The codes that a window adds to the piece, int32 [B, K, t]."""
+        known = window.prompt if window.number else 0
+        return np.zeros((*self.shape, window.length - known), np.int32)
 
     def save(self, window: Window, codes: np.ndarray) -> None:
         """Keeps nothing."""
 
 
-def _seconds(model: MusicGen, piece: Piece) -> str:
-    return f"{piece.windows[-1].end / model.frame_rate:g} s"
-
-
-def _never(offset: float) -> Condition:
-    raise AssertionError("a piece that is only laid out was generated")
+def _seconds(request: Request) -> str:
+    return f"{request.windows[-1].end / request.config.frame_rate:g} s"

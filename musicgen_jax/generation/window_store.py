@@ -29,7 +29,7 @@ _LARGEST_SETTINGS = 1 << 24  # bytes
 _OURS = re.compile(r"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.[0-9a-f]{16}\.part")
 
 
-class Checkpoint:
+class WindowStore:
     """The folder of one generation; made if there is none, else gone on with.
 
     Args:
@@ -108,7 +108,8 @@ class Checkpoint:
             found = None
         if not isinstance(found, dict):
             raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is broken")
-        return found
+        # Older versions left it out where it was not given.
+        return {"use_sampling": True} | found
 
     def _write(self, name: str, content: bytes) -> None:
         aside = self.folder / f".{secrets.token_hex(8)}.part"

@@ -6,14 +6,15 @@ anew, and its prompt is what the window before left of the frames that both cove
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import jax
 import numpy as np
 
+from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.generation.decode import stream_codes
-from musicgen_jax.nn.condition import Condition
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.lm import LM
 
 _WINDOW_KEYS = 1 << 31  # far from the numbers that steps fold into a key
@@ -44,7 +45,7 @@ class Window:
 
 
 class Store(Protocol):
-    """Keeps the frames of finished windows; see `resume.Checkpoint`."""
+    """Keeps the frames of finished windows; see `window_store.WindowStore`."""
 
     def load(self, window: Window) -> np.ndarray | None:
         """What a window gave, int32 [B, K, t], or None if it has not been finished."""
@@ -80,16 +81,17 @@ def layout(
 
 def generate_windows(
     lm: LM,
-    condition_at: Callable[[float], Condition],
+    condition_at: ConditionAt,
     windows: list[Window],
     *,
     keys: jax.Array,
     prompt: np.ndarray | None,
+    sampling: Sampling,
     frame_rate: float,
     chunk: int = 0,
     callback: Callable[[int, int], None] | None = None,
     store: Store | None = None,
-    **sampling,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[tuple[Window, np.ndarray]]:
     """Generates window after window and yields what is new.
 
@@ -100,12 +102,13 @@ def generate_windows(
       windows: from `layout`.
       keys: [B] typed keys. The first window uses them as they are, so that a piece of one window
         is what `generate_codes` makes.
-      prompt: int [B, K, P], what the piece begins with, or None.
+      prompt: int32 [B, K, P], what the piece begins with, or None.
+      sampling: how tokens are drawn.
       frame_rate: frames per second.
       chunk: as in `stream_codes`.
       callback: called with (steps done, steps to do), counted over all windows.
       store: finished windows are saved there, and those found there are not generated again.
-      **sampling: further arguments of `stream_codes`.
+      lengths: as in `stream_codes`.
 
     Yields:
       A window and int32 [B, K, t]: the next frames behind the window's prompt, that of the first
@@ -130,11 +133,12 @@ def generate_windows(
                 condition_at(window.start / frame_rate),
                 num_frames=window.length,
                 prompt=context,
-                seed=window_keys(keys, window.number),
+                keys=window_keys(keys, window.number),
+                sampling=sampling,
                 chunk=chunk,
                 reserve=reserve,
+                lengths=lengths,
                 callback=_counted(callback, done, sum(steps)),
-                **sampling,
             ):
                 cut = min(given, codes.shape[2])
                 given -= cut

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from musicgen_jax.config import OFFICIAL_CODECS, OFFICIAL_MODELS
@@ -100,6 +102,25 @@ def _convert(name: str, folder: Path) -> None:
             f"{name} is not in {folder.parent}: pip install 'musicgen-jax[hub]' to download it, "
             f"or run `musicgen-jax convert SOURCE {folder}` on a local copy"
         )
-    from musicgen_jax.convert import convert
+    _run_converter(name, folder)
 
-    convert(name, folder)
+
+def _run_converter(name: str, folder: Path) -> None:
+    """`python -m musicgen_jax.convert` in a process of its own, whose memory is free afterwards.
+
+    Its output goes to stderr as it comes. If it fails, its last line becomes the error.
+    """
+    command = [sys.executable, "-m", "musicgen_jax.convert", name, str(folder)]
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 1 << 16):
+            last += chunk.decode(errors="replace")
+            # A progress bar ends its lines with a carriage return.
+            end = 1 + max(last.rfind("\n", 0, -1), last.rfind("\r", 0, -1))
+            if sys.stderr is not None:
+                print(last[:end], end="", file=sys.stderr, flush=True)
+            last = last[end:]
+    if process.returncode:
+        reason = last.strip().removeprefix("error: ")
+        raise UserError(f"cannot convert {name}: {reason or 'the converter was stopped'}")

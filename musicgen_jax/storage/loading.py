@@ -1,9 +1,10 @@
 """From stored weights to the parts of a model, straight to the dtypes and places of their use."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import LMConfig, MertConfig, MusicGenConfig
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.lm import LM
@@ -20,7 +20,7 @@ from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.nn.transformer import cache_groups
-from musicgen_jax.runtime import sharding
+from musicgen_jax.runtime import dtypes, sharding
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 
@@ -29,15 +29,31 @@ Weights = Callable[[str, dict], dict]
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 
-class Parts(NamedTuple):
-    """What a `MusicGen` is made of, see there."""
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a `MusicGen` is made of.
+
+    Attributes:
+      config: the architecture.
+      t5: text encoder.
+      lm: language model, with its conditioners.
+      encodec: codec.
+      tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
+        an all-False mask.
+      mert: extracts the features of a style; None except in a style model.
+    """
 
     config: MusicGenConfig
     t5: T5Encoder
     lm: LM
     encodec: Encodec
     tokenizer: TextToTokens
-    mert: Mert | None
+    mert: Mert | None = None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the parts lie on; None without a mesh."""
+        return sharding.mesh_of(self.lm)
 
 
 def load_parts(
@@ -102,11 +118,11 @@ def build_parts(
     mesh: Mesh | None = None,
 ) -> Parts:
     """The parts of a model with weights from anywhere; the arguments are `MusicGen.build`'s."""
-    dtype, param_dtype = arguments.lm_dtypes(dtype)
+    dtype, param_dtype = dtypes.lm_dtypes(dtype)
     types = {
         "dtype": dtype,
         "param_dtype": param_dtype,
-        "cache_dtype": arguments.cache_dtype(cache_dtype),
+        "cache_dtype": dtypes.cache_dtype(cache_dtype),
         "cache_groups": cache_groups(
             config.lm.num_heads, 1 if mesh is None else mesh.shape[sharding.MODEL]
         ),

@@ -12,8 +12,10 @@ from musicgen_jax.conditioning.excerpt import excerpt
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.conditioning.style import Styles
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.decode import example_keys, generate_codes
+from musicgen_jax.generation.decode import example_keys
+from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.sampling import guide
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.testing import DEBUG, DEBUG_STYLE, random_model
@@ -209,7 +211,7 @@ def test_excerpts_depend_on_neither_the_batch_nor_the_rate_of_others():
     config = DEBUG_STYLE
     settings = {"config": config, "duration": 1.0, "excerpt_length": 0.25}
     batch = Styles(CLIPS, RATE, keys=keys(5, 6, 7), **settings)
-    assert batch.given.tolist() == [True, True, False]
+    assert batch.has_style.tolist() == [True, True, False]
     for i in range(2):
         alone = Styles([CLIPS[i]], RATE, keys=keys(5 + i), **settings)
         np.testing.assert_array_equal(alone.excerpts_at(0.0)[0], batch.excerpts_at(0.0)[i])
@@ -279,9 +281,8 @@ def test_other_models_take_no_style():
     text_model = random_model(DEBUG)
     with pytest.raises(UserError, match="debug takes no style: use facebook/musicgen-style"):
         text_model.generate_with_style(["a"], noise(1100), RATE)
-    condition = text_model.text_condition([None])
     with pytest.raises(UserError, match="cfg_coef_beta is for models"):
-        generate_codes(text_model.lm, condition, num_frames=3, cfg_coef_beta=2.0)
+        Request(config=text_model.config, descriptions=["a"], sampling=Sampling(cfg_coef_beta=2.0))
 
 
 # --- From a folder, by the command line --------------------------------------------------------

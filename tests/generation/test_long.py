@@ -15,6 +15,7 @@ from musicgen_jax.generation import decode, joins
 from musicgen_jax.generation.decode import example_keys, generate_codes
 from musicgen_jax.generation.joins import crossfade, decode_windows, overlap_frames
 from musicgen_jax.generation.piece import generate_piece
+from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.windows import Window, assemble, layout, window_keys
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import streaming
@@ -88,7 +89,7 @@ def test_codes_are_those_of_one_generation_per_window(model, prompt_frames):
                 condition,
                 num_frames=length,
                 prompt=context,
-                seed=window_keys(keys, number),
+                keys=window_keys(keys, number),
             )
         )
         parts.append(codes[:, :, known:])
@@ -122,8 +123,8 @@ def test_each_window_has_its_own_key_and_its_own_condition(model):
         offsets.append(offset)
         return model.text_condition(["bells" if offset < 1 else "drums"])
 
-    parts = (model.lm, model.encodec, model.config)
-    out = generate_piece(*parts, ["x"], condition_at, duration=2.5)
+    request = Request(config=model.config, descriptions=["x"], duration=2.5)
+    out = generate_piece(model.parts, request, condition_at)
     assert offsets == [0.0, 0.6, 1.2, 1.8]
     plain = model.generate(["bells"], duration=2.5)
     np.testing.assert_array_equal(out.codes[:, :, :80], plain.codes[:, :, :80])

@@ -14,8 +14,11 @@ from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation import decode
 from musicgen_jax.generation.decode import cache_lengths
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.warmup import warm_up
 from musicgen_jax.runtime.compile_cache import counting
+
+GREEDY = Sampling(use_sampling=False)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def model():
 
 def test_nothing_is_left_to_compile_for_any_seed_and_text_of_that_length(model):
     jax.clear_caches()  # other tests may have compiled the same
-    stages = list(warm_up(model, [0.7], tokens=[16], top_k=20))
+    stages = list(warm_up(model.parts, [0.7], tokens=[16], sampling=Sampling(top_k=20)))
     assert [stage.name for stage in stages] == [
         "text of 16 tokens", "language model, 0.7 s, 16 tokens", "codec, 0.7 s"
     ]  # fmt: skip
@@ -41,14 +44,14 @@ def test_nothing_is_left_to_compile_for_any_seed_and_text_of_that_length(model):
 
 
 def test_long_pieces_in_a_batch_and_streams(model):
-    for _ in warm_up(model, [7.0], batch=2, tokens=[0], use_sampling=False):
+    for _ in warm_up(model.parts, [7.0], batch=2, tokens=[0], sampling=GREEDY):
         pass
     with counting() as counts:
         out = model.generate([None, None], duration=7.0, use_sampling=False)
     assert out.codes.shape[2] == 350
     assert counts.compiled == 0
 
-    for _ in warm_up(model, [2.0], tokens=[16], use_sampling=False, chunk_seconds=0.5):
+    for _ in warm_up(model.parts, [2.0], tokens=[16], sampling=GREEDY, chunk_seconds=0.5):
         pass
     with counting() as counts:
         audio = np.concatenate(
@@ -60,7 +63,7 @@ def test_long_pieces_in_a_batch_and_streams(model):
 
 def test_each_length_of_a_cache_that_grows(model, monkeypatch):
     monkeypatch.setattr(decode, "_GROWN", {"default": (0.0, 0)})
-    names = [stage.name for stage in warm_up(model, [2.9], tokens=[0], use_sampling=False)]
+    names = [stage.name for stage in warm_up(model.parts, [2.9], tokens=[0], sampling=GREEDY)]
     assert names[1:-1] == [f"language model, {s} s, 0 tokens" for s in ("1.22", "2.5", "2.9")]
     jitted = (decode._decode, decode._start)
     before = [f._cache_size() for f in jitted]
@@ -69,7 +72,7 @@ def test_each_length_of_a_cache_that_grows(model, monkeypatch):
 
 
 def test_without_durations_every_length_of_the_language_model(model):
-    names = [stage.name for stage in warm_up(model, tokens=[16], top_k=20)]
+    names = [stage.name for stage in warm_up(model.parts, tokens=[16], sampling=Sampling(top_k=20))]
     assert names == [
         "text of 16 tokens", "language model, 3 s, 16 tokens", "codec, 8 s", "codec, 3 s"
     ]  # fmt: skip
@@ -83,7 +86,7 @@ def test_without_durations_every_length_of_the_language_model(model):
 )
 def test_bad_arguments(model, settings, word):
     with pytest.raises(UserError, match=word):
-        list(warm_up(model, **settings))
+        list(warm_up(model.parts, **settings))
 
 
 def test_without_a_cache_the_command_says_so(capsys):
