@@ -115,7 +115,7 @@ def test_files_without_jax():
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("orbax", {"storage/checkpoint.py", "training/"}),
+        ("orbax", {"storage/arrays.py", "training/"}),
         ("optax", {"training/"}),
         ("sentencepiece", {"storage/tokenizer.py", "testing.py", "nano/"}),
         ("soundfile", {"audio/"}),

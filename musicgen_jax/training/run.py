@@ -25,7 +25,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from musicgen_jax.errors import UserError
-from musicgen_jax.storage.checkpoint import meet
+from musicgen_jax.runtime.processes import barrier
 from musicgen_jax.training import report, settings
 from musicgen_jax.training.records import METRICS, records
 
@@ -72,7 +72,7 @@ class Run:
         problem = self._problem(resume, data_changed) or (
             _no_tensorboard() if tensorboard else None
         )
-        meet("the run's folder has been looked at")
+        barrier("run folder: inspected")
         if problem:
             raise UserError(problem)
         try:
@@ -82,7 +82,7 @@ class Run:
             raise UserError(f"another process trains in {self.folder}") from None
         except OSError as error:
             raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        meet("the run's folder stands")
+        barrier("run folder: ready")
 
     def _problem(self, resume: bool, data_changed: bool) -> str | None:
         about = self.folder / ABOUT
@@ -294,7 +294,7 @@ class Run:
             for later in damaged if self._first else []:
                 print(f"checkpoint {later} is damaged: going on from step {step}", flush=True)
                 shutil.rmtree(later, ignore_errors=True)
-            meet("a checkpoint has been read")
+            barrier("run folder: checkpoint read")
             self._forget_after(step)
             leaves = [loaded[name] for name in named]  # Orbax gives them in an order of its own
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)

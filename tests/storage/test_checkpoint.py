@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
-from musicgen_jax.storage import checkpoint, int8_storage
+from musicgen_jax.storage import arrays, checkpoint, int8_storage
 
 CONFIG = MusicGenConfig(
     T5Config(vocab_size=11, d_model=6, num_layers=1),
@@ -136,24 +140,9 @@ def test_existing_folder_is_kept_unless_overwritten(folder, tmp_path):
     assert checkpoint.load_info(tmp_path / "m").source == {"from": "there"}
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").write_text("dear")
-    with pytest.raises(UserError, match="not a model"):
+    with pytest.raises(UserError, match="did not write it"):
         _save(tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter").exists()
-
-
-def test_an_overwrite_that_fails_keeps_the_old_model(folder, tmp_path, monkeypatch):
-    shutil.copytree(folder, tmp_path / "m")
-    replace = os.replace
-
-    def fail_at_the_end(source, target):
-        if str(source).endswith(".partial"):
-            raise OSError("no space left")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fail_at_the_end)
-    with pytest.raises(OSError, match="no space"):
-        _save(tmp_path / "m", source={"from": "there"}, overwrite=True)
-    assert checkpoint.load_info(tmp_path / "m").source == {"from": "here"}
 
 
 def test_interrupted_write_leaves_nothing(tmp_path):
@@ -167,15 +156,133 @@ def test_interrupted_write_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_write_does_not_load_and_does_not_block(tmp_path):
-    aside = tmp_path / ".m.partial"
-    (aside / "lm").mkdir(parents=True)
+@pytest.mark.parametrize("name", [".m.partial", files.temporary_name(Path("m")).name])
+def test_killed_write_does_not_load_and_does_not_block(tmp_path, name):
+    leftover = tmp_path / name
+    (leftover / "lm").mkdir(parents=True)
     with pytest.raises(UserError, match="no model folder"):
         checkpoint.load_config(tmp_path / "m")
     with pytest.raises(UserError, match="incomplete or interrupted"):
-        checkpoint.load_config(aside)
+        checkpoint.load_config(leftover)
+    os.utime(leftover, (0, 0))
     _save(tmp_path / "m")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+# Files in this process cannot grow beyond 100 kB, as on a full disk.
+SMALL_DISK = """
+import resource, sys
+import numpy as np
+from musicgen_jax import testing
+from musicgen_jax.storage import checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with checkpoint.writing_model(sys.argv[1], overwrite=True) as writer:
+        weight = np.random.default_rng(0).normal(size=(1000, 1000))
+        writer.write_component("lm", {"small": weight[:1], "large": weight})
+except checkpoint.UserError as error:
+    print(f"one line: {error}")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits a process")
+def test_a_disk_that_is_full_in_the_middle_is_one_line(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "m")
+    command = [sys.executable, "-c", SMALL_DISK, str(tmp_path / "m")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"one line: cannot write {tmp_path / 'm'}: ")
+    assert len(run.stdout.splitlines()) == 1
+    assert "ERROR:absl" not in run.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert checkpoint.load_config(tmp_path / "m") == CONFIG, "the older model is still there"
+
+
+def test_a_disk_that_is_too_small_is_told_before_it_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 500))
+    with pytest.raises(UserError, match=r"/m: 0 MB more are needed, and 0 MB are free"):
+        _save(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["file/m", "/proc/m"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, target):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"cannot write .*{target}: "):
+        _save(tmp_path / target)
+
+
+def test_a_folder_that_lacks_what_its_config_counts_is_never_put_in_place(tmp_path):
+    def write(damage):
+        with checkpoint.writing_model(tmp_path / "m") as writer:
+            writer.write_component("encodec", _params()["encodec"])
+            configs = {"encodec": CONFIG.encodec}
+            writer.finish(configs, tokenizer=None, license="free", source={})
+            (folder,) = tmp_path.iterdir()
+            damage(folder)
+
+    with pytest.raises(UserError, match="encodec changed while it was written"):
+        write(lambda folder: next((folder / "encodec").rglob("manifest.ocdbt")).unlink())
+    with pytest.raises(ValueError, match="finish"):
+        write(lambda folder: (folder / "config.json").unlink())
+    assert list(tmp_path.iterdir()) == []
+
+
+def _with_bad_weight(bad, dtype=np.float32):
+    params = _params(dtype)
+    params["lm"]["layers"][7]["linear1"]["weight"][3, 2] = bad
+    return params
+
+
+@pytest.mark.parametrize("storage", checkpoint.STORAGES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, jnp.bfloat16])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, bad, dtype, storage):
+    with pytest.raises(UserError, match="lm: layers/7/linear1/weight holds weights that are NaN"):
+        _save(tmp_path / "m", _with_bad_weight(bad, dtype), storage=storage)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_told_when_they_are_read(tmp_path, monkeypatch):
+    """Earlier releases wrote them without a word."""
+    monkeypatch.setattr(arrays, "check_finite", lambda leaves, what: None)
+    for storage in checkpoint.STORAGES:
+        params = _params()
+        params["lm"]["out_norm"]["bias"][3] = np.nan
+        _save(tmp_path / storage, params, storage=storage)
+    monkeypatch.undo()
+    mesh = Mesh(np.array(jax.devices()[:2]), ("model",))
+    for sharding in (None, NamedSharding(mesh, PartitionSpec())):
+        for storage in checkpoint.STORAGES:
+            abstract = _abstract(params["lm"], sharding=sharding)
+            with pytest.raises(UserError, match="damaged: out_norm/bias holds weights"):
+                checkpoint.load_params(tmp_path / storage, "lm", abstract)
+
+
+def test_large_weights_are_finite(tmp_path):
+    params = _with_bad_weight(np.finfo(np.float32).max)
+    params["lm"]["layers"][7]["linear1"]["weight"][:] = np.finfo(np.float32).max
+    _save(tmp_path / "m", params)
+    _load_all(tmp_path / "m", params)
+
+
+@pytest.mark.parametrize("storage", checkpoint.STORAGES)
+def test_nothing_that_is_written_holds_a_path_of_this_machine(tmp_path, storage):
+    _save(tmp_path / "m", storage=storage)
+    with checkpoint.writing_model(tmp_path / "copy") as writer:
+        note = tmp_path / "m" / "encodec" / "commit_success.txt"
+        note.write_text(note.read_text() + f" to {note.parent}")  # as earlier releases wrote it
+        writer.copy_component(tmp_path / "m", "encodec")
+        configs = {"encodec": CONFIG.encodec}
+        writer.finish(configs, tokenizer=None, license="free", source={})
+    note.write_text("Checkpoint commit was successful")
+    assert files_that_name_a_path_of(tmp_path) == []
+    checkpoint.load_params(tmp_path / "copy", "encodec", _abstract(_params()["encodec"]))
+
+
+def files_that_name_a_path_of(root):
+    contents = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    assert contents
+    return [file for file, content in contents.items() if str(root).encode() in content]
 
 
 def test_part_of_a_model(tmp_path):
@@ -206,7 +313,8 @@ def _edit(change):
         (lambda p: (p / "config.json").unlink(), "incomplete or interrupted"),
         (lambda p: (p / "config.json").write_text("{"), "not readable JSON"),
         (lambda p: (p / "config.json").write_bytes(b"\xff\xfe"), "not readable JSON"),
-        (lambda p: (p / "config.json").write_text("[]"), "no format_version"),
+        (lambda p: (p / "config.json").write_text("[]"), "must hold an object"),
+        (lambda p: (p / "config.json").write_text("{}"), "no format_version"),
         (_edit(lambda d: d.update(format_version=99)), "format version 99"),
         (_edit(lambda d: d.update(colour="red")), "unknown field colour"),
         (_edit(lambda d: d.pop("source")), "source is missing"),
