@@ -1,16 +1,15 @@
 """From a model folder back to the official PyTorch formats, without torch."""
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from musicgen_jax import __version__
+from musicgen_jax import __version__, files
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.convert import encodec, lm, mert, official, t5
 from musicgen_jax.convert.inverse import invert_table
@@ -74,7 +73,7 @@ def export_torch(
     source = hub.find_model(model)
     info = checkpoint.load_info(source)
     name = str(model)
-    with _writing(Path(out), overwrite) as folder:
+    with files.new_folder(out, overwrite=overwrite, ours=_is_export) as folder:
         if info.config is None:
             _write_codec_alone(folder, info, source, name, format)
         elif format == "audiocraft":
@@ -222,21 +221,5 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-@contextlib.contextmanager
-def _writing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder that appears at `out` only when it is complete."""
-    target = out.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        ours = any((target / name).is_file() for name in (LM_FILE, CODEC_FILE, _WEIGHTS))
-        if not (overwrite and ours):
-            hint = "it is no such export" if overwrite else "choose another folder, or overwrite it"
-            raise UserError(f"{target} exists already: {hint}")
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        checkpoint.replace_folder(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+def _is_export(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (LM_FILE, CODEC_FILE, _WEIGHTS))

@@ -41,7 +41,7 @@ def reason(error: BaseException) -> str:
     those, too.
     """
     if "No space left on device" in f"{error} {error.__cause__}":
-        return "no space left on device"
+        return "No space left on device"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -271,5 +271,5 @@ def test_a_reason_is_one_short_line(text):
 
 def test_a_full_disk_is_recognised_in_long_texts():
     text = "RESOURCE_EXHAUSTED: write\n  failed [No space left on device]\n" * 9
-    assert reason(RuntimeError(text)) == "no space left on device"
+    assert reason(RuntimeError(text)) == "No space left on device"
     assert reason(ValueError()) == "ValueError"

@@ -9,15 +9,17 @@ import contextlib
 import dataclasses
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from musicgen_jax import files
+from musicgen_jax.audio import mp3
 from musicgen_jax.audio.level import normalize_audio
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, user_error
 
 MAX_SECONDS = 3600  # longer files are refused: nothing here hears more than minutes
 MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
@@ -84,6 +86,9 @@ def read(
         if first:
             file.seek(first)
         samples = file.read(frames, dtype="float32", always_2d=True)
+    if len(samples) < frames - rate // 10:  # an mp3 file's length may be off by a few frames
+        ends, whole = ((first + n) / rate for n in (len(samples), frames))
+        raise UserError(f"cannot read {path}: damaged or cut off after {ends:.1f} of {whole:.1f} s")
     if not len(samples):
         raise UserError(f"cannot read {path}: it holds no samples")
     audio = np.ascontiguousarray(samples.T)
@@ -94,24 +99,42 @@ def read(
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator:
-    """The soundfile of a path; what libsndfile says against it becomes a UserError."""
+    """The soundfile of a path; what libsndfile refuses becomes a UserError."""
     import soundfile
 
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+    with user_error("read", path):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
             raise UserError(f"cannot read {path}: not a file")
-        open(path, "rb").close()  # libsndfile would not say why it cannot
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames == np.iinfo(np.int64).max:  # what libsndfile says for "unknown"
-                raise UserError(f"cannot read {path}: it was streamed and does not say its length")
-            if not file.frames:
-                raise UserError(f"cannot read {path}: it holds no samples")
-            yield file
-    except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, which has no header
-        raise UserError(f"cannot read {path}: not an audio file, or a broken one") from error
+        opened = open(path, "rb")  # noqa: SIM115 - libsndfile would not say why it cannot
+    with opened:
+        # As bytes: a name need not be text.
+        source = os.fsencode(path) if os.name == "posix" else os.fspath(path)
+        if _may_be_mp3(opened, path):
+            source = mp3.corrected(opened) or source
+        try:
+            with soundfile.SoundFile(source) as file:
+                if file.frames == np.iinfo(np.int64).max:  # libsndfile's word for "unknown"
+                    raise UserError(
+                        f"cannot read {path}: it was streamed and does not say its length"
+                    )
+                if not file.frames:
+                    raise UserError(
+                        f"cannot read {path}: it holds no samples, or its header says so because "
+                        "the recording was cut off (ffmpeg -i IN OUT.wav repairs that)"
+                    )
+                yield file
+        except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, without a header
+            raise UserError(
+                f"cannot read {path}: not an audio file that libsndfile can read (wav, flac, ogg, mp3, "
+                "aiff), or damaged: convert it, for example with ffmpeg -i IN OUT.wav"
+            ) from error
+
+
+def _may_be_mp3(file: BinaryIO, path: str | os.PathLike) -> bool:
+    start = file.read(2)
+    return bool(start) and (
+        os.fspath(path).lower().endswith(".mp3") or (start[0] == 0xFF and start[-1] >= 0xE0)
+    )
 
 
 def write(
@@ -128,8 +151,8 @@ def write(
 ) -> Path:
     """Writes a 16-bit wav or flac file, whichever the suffix says, with its level set.
 
-    Folders on the way are made. The file appears whole or not at all: it is written beside its
-    place and then renamed, over an older file if there is one.
+    Missing folders on the way are made. The file appears whole or not at all, in place of an older
+    one.
 
     Args:
       path: ends in .wav or .flac.
@@ -173,16 +196,7 @@ def write(
         raise UserError(
             f"cannot write {path}: {form} takes no {audio.shape[0]} channels at {sample_rate} Hz"
         ) from error
-    aside = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(encoded.getbuffer())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    files.write_bytes(path, encoded.getbuffer())
     return path
 
 

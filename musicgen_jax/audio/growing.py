@@ -2,33 +2,34 @@
 
 import io
 import os
-import secrets
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.audio.files import FORMATS, to_int16
 from musicgen_jax.audio.level import Meter, apply_level, checked
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, user_error
 
 
 class GrowingFile:
     """A 16-bit wav or flac file written piece by piece, the same as `write` makes at once.
 
-    Its level depends on all of it, so the samples wait as float32 in a file aside until the end.
-    Memory stays the same whatever the length.
+    The level depends on all samples, so they wait as float32 in a temporary file until the end.
+    Memory use does not depend on the length.
 
     Args:
-      path: ends in .wav or .flac; appears at the end, whole, over an older file if there is one.
+      path: ends in .wav or .flac; appears complete at the end, in place of an older file.
       channels: C.
       sample_rate: in Hz.
       strategy: how the level is set, see `normalize_audio`; "loudness" with its compressor.
-      samples: how long it will be; a wav file cannot hold more than 4 GiB.
-      aside: the file where samples wait; made at the first of them, gone at the end.
+      samples: samples per channel in the end; a wav file cannot hold more than 4 GiB.
+      aside: the temporary file; made by the first `write`, removed by `finish`.
 
     Raises:
-      UserError: the suffix is another, or it will be too long.
+      UserError: the suffix is not one of these, or the file would be too long.
     """
 
     def __init__(
@@ -58,31 +59,21 @@ class GrowingFile:
         if not np.isfinite(audio).all():
             raise UserError("audio holds samples that are NaN or infinite")
         self._meter.update(audio)
-        try:
+        with user_error("write", self.aside):
             if self._file is None:
                 self.aside.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self.aside.open("wb")
             self._file.write(np.ascontiguousarray(audio.T).tobytes())
-        except OSError as error:
-            raise UserError(f"cannot write {self.aside}: {error.strerror}") from error
 
     def finish(self) -> Path:
-        """Sets the level, writes the file and removes what stood aside."""
-        part = self.path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            if self._file is None:
-                raise UserError(f"cannot write {self.path}: there are no samples")
+        """Sets the level, writes the file and removes the temporary samples."""
+        if self._file is None:
+            raise UserError(f"cannot write {self.path}: there are no samples")
+        with user_error("write", self.path):
             self._file.close()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("wb") as file:
-                    self._encode(_Recorder(file))
-                os.replace(part, self.path)
-            finally:
-                part.unlink(missing_ok=True)
+            with files.new_file(self.path) as file:
+                self._encode(_Recorder(file))
             self.aside.unlink()
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         return self.path
 
     def _encode(self, file: "_Recorder") -> None:
@@ -120,14 +111,14 @@ class GrowingFile:
 
 
 class _Recorder(io.RawIOBase):
-    """A file for libsndfile that remembers what went wrong: libsndfile does not tell."""
+    """A file for libsndfile that remembers write errors: libsndfile does not report them."""
 
-    def __init__(self, file: io.BufferedWriter):
+    def __init__(self, file: BinaryIO):
         self._file = file
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raises what went wrong, if anything did."""
+        """Raises the first write error, if there was one."""
         if self._error is None:
             try:
                 self._file.flush()

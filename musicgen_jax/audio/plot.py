@@ -1,17 +1,16 @@
-"""Pictures; the only importer of matplotlib, which the extra `[plot]` brings."""
+"""Pictures. Only this file imports matplotlib, which comes with the extra `[plot]`."""
 
 import os
-import secrets
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.errors import UserError
 
 
 def require_matplotlib() -> None:
-    """Raises UserError unless matplotlib is there."""
+    """Raises UserError unless matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -24,14 +23,14 @@ def draw_chroma(
     """Draws a chromagram: time to the right, pitch classes upwards from C.
 
     Args:
-      path: a .png file; written aside and renamed.
+      path: a .png file.
       chroma: float32 [T, bins], from 0 to 1.
-      seconds: from the middle of the first frame to that of the last.
+      seconds: from the middle of the first frame to the middle of the last.
       pitches: names of the bins.
-      title: above the picture.
+      title: of the picture.
     """
     require_matplotlib()
-    # Without pyplot: no window system is asked for, and nothing global is touched.
+    # Without pyplot: no window system is needed, and nothing global is changed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,13 +61,13 @@ def draw_chroma(
 def draw_spectrogram(
     path: str | os.PathLike, wav: np.ndarray, sample_rate: int, title: str
 ) -> None:
-    """Draws how loud each frequency is, over time, in dB below the loudest.
+    """Draws the level of each frequency over time, in dB below the loudest.
 
     Args:
-      path: a .png file; written aside and renamed.
+      path: a .png file.
       wav: float [W].
       sample_rate: in Hz.
-      title: above the picture.
+      title: of the picture.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -93,10 +92,5 @@ def draw_spectrogram(
 
 
 def _save(figure, path: str | os.PathLike) -> None:
-    file = Path(path)
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-    try:
-        figure.savefig(aside, format="png", metadata={"Software": None})
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.new_file(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

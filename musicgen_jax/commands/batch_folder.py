@@ -21,22 +21,19 @@ import dataclasses
 import json
 import os
 import re
-import secrets
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from musicgen_jax.errors import UserError
+from musicgen_jax import files
+from musicgen_jax.errors import UserError, user_error
 
 SETTINGS = "settings.json"
 _MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
-_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _LARGEST = 1 << 28  # bytes of a file of prompts or a manifest
 _LONGEST = 10_000  # characters of a line
-_ABANDONED = 3600.0  # seconds after which a file written aside is nobody's any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +66,9 @@ def read_prompts(path: str | os.PathLike, seed: int) -> list[Prompt]:
     path = Path(path)
     if path.suffix.lower() not in (".txt", ".jsonl"):
         raise UserError(f"the prompts must be in a .txt or .jsonl file, got {str(path)!r}")
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise UserError(f"{path} is larger than {_LARGEST >> 20} MiB: split it")
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    content = files.read_bytes(path, _LARGEST).removeprefix(b"\xef\xbb\xbf").rstrip()
+    # Whichever system wrote the file; JSON and descriptions alike have no bare line ends inside.
+    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if lines == [b""]:
         raise UserError(f"{path} holds no prompts")
     parse = _parse_json if path.suffix.lower() == ".jsonl" else _parse_text
@@ -151,16 +145,9 @@ class Folder:
         self.path, self.suffix = Path(path), suffix
         number, count = worker
         self.manifest = "manifest.jsonl" if count == 1 else f"manifest-{number}-of-{count}.jsonl"
-        try:
+        with user_error("write", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in self.path.iterdir():
-                old = _PART.fullmatch(file.name) and time.time() - file.stat().st_mtime
-                if old and old > _ABANDONED:
-                    file.unlink(missing_ok=True)
-        except FileNotFoundError:  # another worker's, just renamed
-            pass
-        except OSError as error:
-            raise UserError(f"cannot use {self.path}: {error.strerror}") from error
+        files.remove_abandoned(self.path)
 
     def name(self, prompt: Prompt) -> str:
         """The clip's file, within the folder."""
@@ -178,20 +165,11 @@ class Folder:
         """
         file = self.path / SETTINGS
         wanted = json.loads(json.dumps(settings))
-        try:
-            if not file.exists():
-                if keep:
-                    _write(file, json.dumps(wanted, indent=2).encode())
-                return
-            if file.stat().st_size > _LARGEST:
-                raise ValueError
-            found = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError
-        except OSError as error:
-            raise UserError(f"cannot use {file}: {error.strerror}") from error
-        except ValueError:
-            raise UserError(f"{file} is broken: choose another folder") from None
+        if not file.exists():
+            if keep:
+                files.write_bytes(file, json.dumps(wanted, indent=2).encode())
+            return
+        found = files.read_json(file)
         for key, value in wanted.items():
             if found.get(key) != value:
                 before = "" if key == "model" else f" {found.get(key)!r:.80}, not {value!r:.80}"
@@ -239,43 +217,26 @@ class Folder:
         }
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         path = self.path / self.manifest
-        try:
-            with path.open("a+b") as manifest:
-                if manifest.tell():  # a line that a dying worker began stays a line of its own
-                    manifest.seek(-1, os.SEEK_END)
-                    line = line if manifest.read(1) == b"\n" else b"\n" + line
-                manifest.write(line)
-                manifest.flush()
-                os.fsync(manifest.fileno())
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        with user_error("write", path), path.open("a+b") as manifest:
+            if manifest.tell():  # a line that a dying worker began stays a line of its own
+                manifest.seek(-1, os.SEEK_END)
+                line = line if manifest.read(1) == b"\n" else b"\n" + line
+            manifest.write(line)
+            manifest.flush()
+            os.fsync(manifest.fileno())
 
     def _records(self) -> Iterator[dict]:
-        """Every whole line of every manifest; what a dying worker left of one does not count."""
-        try:
-            for file in sorted(self.path.iterdir()):
-                if not _MANIFEST.fullmatch(file.name):
+        """Every whole line of every manifest; a line that a dying worker began does not count."""
+        with user_error("read", self.path):
+            manifests = sorted(f for f in self.path.iterdir() if _MANIFEST.fullmatch(f.name))
+        for file in manifests:
+            for line in files.read_bytes(file, _LARGEST).split(b"\n"):
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
                     continue
-                if file.stat().st_size > _LARGEST:
-                    raise UserError(f"{file} is larger than {_LARGEST >> 20} MiB: move it away")
-                for line in file.read_bytes().split(b"\n"):
-                    try:
-                        record = json.loads(line)
-                    except (ValueError, RecursionError):
-                        continue
-                    if isinstance(record, dict) and type(record.get("index")) is int:
-                        yield record
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+                if isinstance(record, dict) and type(record.get("index")) is int:
+                    yield record
 
 
 # --- The work -------------------------------------------------------------------------------------

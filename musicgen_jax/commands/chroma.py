@@ -1,10 +1,9 @@
 """`musicgen-jax chroma`: a picture of the melody that a melody model extracts."""
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
+from musicgen_jax import files
 from musicgen_jax.commands import options
 from musicgen_jax.errors import UserError
 
@@ -51,11 +50,9 @@ def run(args: argparse.Namespace) -> None:
     separate = options.separate(args)
     melodies = melodies_of(config, wav, rate, separate=separate, duration=seconds)
     chroma = melodies.chroma_at(0.0)[0][0]
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() == ".npy":
-        with tempfile.NamedTemporaryFile(dir=output.parent, suffix=".npy", delete=False) as aside:
-            np.save(aside, chroma)
-        os.replace(aside.name, output)
+        with files.new_file(output) as file:
+            np.save(file, chroma)
     else:
         last = (len(chroma) - 1) * HOP / config.sample_rate  # the middle of the last frame
         plot.draw_chroma(output, chroma, last, PITCHES, Path(args.file).name)

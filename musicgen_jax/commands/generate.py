@@ -11,6 +11,7 @@ from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.commands import options
 from musicgen_jax.config import CACHE_DTYPES, DTYPES
 from musicgen_jax.errors import UserError
+from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ def _report(files: list[Path], codes: "np.ndarray", frame_rate: float, *, save_c
     for file, clip in zip(files, codes, strict=True):
         print(f"wrote {file} ({clip.shape[1] / frame_rate:.2f} s)")
         if save_codes:
-            np.save(file.with_suffix(".npy"), clip)
+            with new_file(file.with_suffix(".npy")) as opened:
+                np.save(opened, clip)
             print(f"wrote {file.with_suffix('.npy')}")
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from flax import nnx
 from jax import export as jax_export
 
+from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.export import run as runner
@@ -95,14 +96,9 @@ def export_model(
         raise UserError("exporting needs flatbuffers: pip install 'musicgen-jax[export]'")
     _check(model, batch, duration, tokens, top_k, platforms)
     target = Path(path).absolute()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"{target} exists already: choose another folder")
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted run left
-    aside.mkdir(parents=True)
-    try:
+    with files.new_folder(target) as folder:
         _write(
-            aside,
+            folder,
             model,
             batch=batch,
             frames=int((duration or model.max_duration) * model.frame_rate),
@@ -110,14 +106,10 @@ def export_model(
             form=Form(False, top_k, nucleus),
             platforms=tuple(platforms),
         )
-        shutil.copy(runner.__file__, aside / "run.py")
+        shutil.copy(runner.__file__, folder / "run.py")
         for name in (checkpoint.TOKENIZER, "LICENSE"):
             if source is not None and (Path(source) / name).is_file():
-                shutil.copy(Path(source) / name, aside / name)
-        os.replace(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+                shutil.copy(Path(source) / name, folder / name)
     return target
 
 

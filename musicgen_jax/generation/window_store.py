@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import secrets
 from pathlib import Path
 
 import jax
@@ -20,13 +19,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from musicgen_jax.errors import UserError
+from musicgen_jax import files
+from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.generation.windows import Window
 from musicgen_jax.nn.condition import Condition
 
 SETTINGS = "settings.json"
-_LARGEST_SETTINGS = 1 << 24  # bytes
-_OURS = re.compile(r"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.[0-9a-f]{16}\.part")
+_OURS = re.compile(
+    rf"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.lock|{files.TEMPORARY.pattern}"
+)
 
 
 class WindowStore:
@@ -50,31 +51,23 @@ class WindowStore:
         self.folder = Path(folder)
         self.rows, self.card = (batch, codebooks), card
         settings = json.loads(json.dumps(settings, default=float))  # as they will be read back
-        try:
-            found = self._found()
-            if found is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._write(SETTINGS, json.dumps(settings, indent=2).encode())
-            elif found != settings:
-                raise UserError(f"cannot go on from {folder}: {_difference(found, settings)}")
-        except OSError as error:
-            raise UserError(f"cannot use {folder}: {error.strerror}") from error
+        found = self._found()
+        if found is None:
+            content = json.dumps(settings, indent=2).encode()
+            files.write_bytes(self.folder / SETTINGS, content)
+        elif found != settings:
+            raise UserError(f"cannot go on from {folder}: {_difference(found, settings)}")
 
     def load(self, window: Window) -> np.ndarray | None:
         """The codes of a finished window, int32 [B, K, t], or None."""
         file = self.folder / _name(window)
         shape = (*self.rows, window.length - (window.prompt if window.number else 0))
+        if not file.exists():
+            return None
+        content = files.read_bytes(file, 4 * int(np.prod(shape)) + 4096)
         try:
-            if not file.exists():
-                return None
-            # Checked before it is read: a file of another size is not ours.
-            if file.stat().st_size > 4 * int(np.prod(shape)) + 4096:
-                raise ValueError
-            with file.open("rb") as opened:
-                codes = np.load(opened, allow_pickle=False)
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}") from error
-        except (ValueError, EOFError):
+            codes = np.load(io.BytesIO(content), allow_pickle=False)
+        except Exception:  # numpy raises many kinds on damaged files
             codes = None
         if (
             not isinstance(codes, np.ndarray)
@@ -87,12 +80,8 @@ class WindowStore:
 
     def save(self, window: Window, codes: np.ndarray) -> None:
         """Keeps the codes of a finished window."""
-        encoded = io.BytesIO()
-        np.save(encoded, codes.astype(np.int32), allow_pickle=False)
-        try:
-            self._write(_name(window), encoded.getvalue())
-        except OSError as error:
-            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+        with files.new_file(self.folder / _name(window)) as file:
+            np.save(file, codes.astype(np.int32), allow_pickle=False)
 
     def _found(self) -> dict | None:
         file = self.folder / SETTINGS
@@ -100,27 +89,8 @@ class WindowStore:
             if self.folder.exists() and any(self.folder.glob("window-*.npy")):
                 raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is missing")
             return None
-        try:
-            if file.stat().st_size > _LARGEST_SETTINGS:
-                raise ValueError
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is broken")
         # Older versions left it out where it was not given.
-        return {"use_sampling": True} | found
-
-    def _write(self, name: str, content: bytes) -> None:
-        aside = self.folder / f".{secrets.token_hex(8)}.part"
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.folder / name)
-        finally:
-            aside.unlink(missing_ok=True)
+        return {"use_sampling": True} | files.read_json(file)
 
 
 def check_ours(folder: str | os.PathLike) -> list[Path]:
@@ -130,12 +100,12 @@ def check_ours(folder: str | os.PathLike) -> list[Path]:
       UserError: it holds others.
     """
     folder = Path(folder)
-    files = list(folder.iterdir()) if folder.exists() else []
-    if strange := [file.name for file in files if not _OURS.fullmatch(file.name)]:
+    found = list(folder.iterdir()) if folder.exists() else []
+    if strange := [file.name for file in found if not _OURS.fullmatch(file.name)]:
         raise UserError(
-            f"{folder} holds {strange[0]!r}, which is not of a generation: move it away"
+            f"{folder} contains {strange[0]!r}, which musicgen-jax did not write: move it elsewhere"
         )
-    return files
+    return found
 
 
 def discard(folder: str | os.PathLike) -> None:
@@ -145,15 +115,12 @@ def discard(folder: str | os.PathLike) -> None:
       UserError: it holds files that are not of a generation, or cannot be deleted.
     """
     folder = Path(folder)
-    try:
-        files = check_ours(folder)
+    with user_error("delete", folder):
         # The settings go last: whatever is left without them could never be told from another's.
-        for file in sorted(files, key=lambda file: file.name == SETTINGS):
+        for file in sorted(check_ours(folder), key=lambda file: file.name == SETTINGS):
             file.unlink()
         if folder.exists():
             folder.rmdir()
-    except OSError as error:
-        raise UserError(f"cannot delete {folder}: {error.strerror}") from error
 
 
 def fingerprint(*modules: nnx.Module) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.nano import captions, composer
 from musicgen_jax.nano.places import places
 
@@ -23,10 +24,9 @@ class Pieces:
             return Pieces(arrays["codes"], arrays["seeds"])
 
     def save(self, path: Path) -> None:
-        """Writes an npz file, aside first."""
-        aside = path.with_suffix(".partial.npz")
-        np.savez(aside, codes=self.codes, seeds=self.seeds)
-        aside.replace(path)
+        """Writes an npz file."""
+        with files.new_file(path) as file:
+            np.savez(file, codes=self.codes, seeds=self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)

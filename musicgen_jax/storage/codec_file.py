@@ -2,10 +2,10 @@
 
     header   uint8, JSON: format, version, the codec's name, fingerprint and architecture, the
              length in samples and the shape [B, K, T] of the codes
-    codes    uint8, every code in the bits that it needs, most significant first, in C order
-    scales   float32 [B, segments], only of a codec with levels
+    codes    uint8, every code in as many bits as the codec has, most significant first, in C order
+    scales   float32 [B, segments], only from a codec that stores levels
 
-A file from outside may hold anything: sizes are checked before anything is allocated by them.
+A file from outside may hold anything: sizes are checked before memory is allocated for them.
 """
 
 import dataclasses
@@ -13,16 +13,15 @@ import io
 import json
 import math
 import os
-import secrets
-import stat
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig, from_dict, to_dict
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, reason
 from musicgen_jax.nn.encodec.segments import segments
 
 FORMAT, VERSION = "musicgen-jax codes", 1
@@ -37,15 +36,16 @@ _FIELDS = {"format", "version", "codec", "fingerprint", "config", "length", "sha
 
 @dataclasses.dataclass(frozen=True)
 class EncodedAudio:
-    """Clips as codes, with all that `Codec.decode` needs besides the codec.
+    """Clips as codes, with everything but the codec that `Codec.decode` needs.
 
     Attributes:
       codes: int32 [B, K, T]: the frames of all segments, one segment after the other.
-      scales: float32 [B, number of segments], their levels; None of a codec that keeps none.
-      length: samples of the clips at the codec's rate.
-      config: the codec's.
+      scales: float32 [B, number of segments], the segments' levels; None if the codec stores none.
+      length: samples per channel of each clip, at the codec's rate.
+      config: of the codec.
       codec: its name, "" if it has none.
-      fingerprint: tells whether another codec has the same weights, see `Codec.fingerprint`.
+      fingerprint: two codecs with the same fingerprint have the same codebooks, see
+        `Codec.fingerprint`.
     """
 
     codes: np.ndarray
@@ -72,10 +72,10 @@ class EncodedAudio:
 
 
 def write(path: str | os.PathLike, encoded: EncodedAudio) -> Path:
-    """Writes codes. The file appears whole or not at all; an older one of the name is replaced.
+    """Writes codes. The file appears whole or not at all, in place of an older one.
 
     Raises:
-      UserError: the name does not end in .npz, the codes are more than `read` takes, or the path
+      UserError: the name does not end in .npz, there are more codes than `read` takes, or the path
         cannot be written.
     """
     path = Path(path)
@@ -100,16 +100,7 @@ def write(path: str | os.PathLike, encoded: EncodedAudio) -> Path:
         arrays["scales"] = np.asarray(encoded.scales, np.float32)
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, **arrays)
-    aside = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(data.getbuffer())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    files.write_bytes(path, data.getbuffer())
     return path
 
 
@@ -119,24 +110,17 @@ def read(path: str | os.PathLike) -> EncodedAudio:
     Raises:
       UserError: there is no such file, or it is damaged, of another kind or another version.
     """
-    path = Path(path)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"cannot read {path}: not a file")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"cannot read {path}: larger than {MAX_BYTES >> 20} MB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    data = files.read_bytes(path, MAX_BYTES)
     try:
         return _parse(data)
     except _Version as error:
         raise UserError(
             f"{path} has version {error}, this musicgen-jax reads {VERSION}: use another release"
         ) from None
-    except Exception as error:  # damaged bytes fail in as many ways as there are bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path} holds no codes of musicgen-jax, or is damaged: {reason}") from None
+    except Exception as error:  # damaged bytes fail in many ways
+        raise UserError(
+            f"{path} is not a file of codes from musicgen-jax, or it is damaged: {reason(error)}"
+        ) from None
 
 
 class _Version(Exception):
@@ -167,7 +151,7 @@ def _parse(data: bytes) -> EncodedAudio:
     B, K, T = shape
     count = B * K * T
     if count > _MAX_CODES or (count * config.bits + 7) // 8 != len(arrays["codes"]):
-        raise ValueError("its codes are not as many as its header says")
+        raise ValueError("the number of its codes is not the one in its header")
     if config.segment_length and length > _MAX_SEGMENTS * config.segment_stride:
         raise ValueError("it has too many segments")
     parts = segments(config, length)
@@ -175,11 +159,11 @@ def _parse(data: bytes) -> EncodedAudio:
         raise ValueError("its codes do not fit its codec and length")
     codes = unpack(arrays["codes"], count, config.bits)
     if codes.max() >= config.bins:
-        raise ValueError(f"its codes go beyond {config.bins - 1}")
+        raise ValueError(f"it has codes above {config.bins - 1}")
 
     scales = arrays.get("scales")
     if (scales is not None) != config.normalize:
-        raise ValueError("its levels are missing or superfluous")
+        raise ValueError("levels are missing, or the codec stores none")
     if scales is not None:
         good = scales.shape == (B, len(parts)) and np.isfinite(scales).all() and (scales >= 0).all()
         if not good:
@@ -201,10 +185,10 @@ def _config(values: Any) -> EncodecConfig:
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The members of the zip, each checked to be no larger than what stands in the file."""
-    end = data[-22:]  # where a zip without a comment says how long its directory is
+    """The members of the zip, each checked to be no larger than the file."""
+    end = data[-22:]  # the end record of a zip without a comment: the size of its directory
     if end[:4] != b"PK\5\6" or int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY:
-        raise ValueError("not the zip of three arrays that it should be")
+        raise ValueError("not a zip of three arrays")
     kinds: dict[str, tuple[np.dtype, int]] = {
         "header": (np.dtype(np.uint8), 1),
         "codes": (np.dtype(np.uint8), 1),
@@ -237,7 +221,7 @@ def _array(data: bytes, dtype: np.dtype, ndim: int) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes one after the other, each in so many bits, most significant first: uint8 [N]."""
+    """Codes one after the other, each in `bits` bits, most significant first: uint8 [N]."""
     digits = np.empty((codes.size, bits), np.uint8)
     for i in range(bits):
         digits[:, i] = (codes.reshape(-1) >> (bits - 1 - i)) & 1

@@ -1,16 +1,16 @@
-"""Files of adapters: safetensors with a JSON header, checked as what comes from outside must be."""
+"""Files of adapters: safetensors with a JSON header. A file from outside may hold anything."""
 
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.config import LMConfig, from_dict, to_dict
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, reason
 from musicgen_jax.nn.lora import Adapter, LoraConfig, Weights, targets
 
 FORMAT = "musicgen-jax lora 1"
@@ -18,7 +18,7 @@ _MAX_BYTES = 4 << 30
 
 
 def save(path: str | os.PathLike, adapter: Adapter) -> None:
-    """Writes an adapter as a safetensors file; what is there stays until the new one is whole.
+    """Writes an adapter as a safetensors file. It appears complete, in place of an older one.
 
     Tensors are `NAME.a` and `NAME.b`, float32; the header's "lora" is a JSON object with the
     format, the settings, and the language model that the adapter belongs to.
@@ -40,14 +40,7 @@ def save(path: str | os.PathLike, adapter: Adapter) -> None:
         "base": adapter.base,
     }
     data = safetensors.numpy.save(tensors, {"lora": json.dumps(header)})
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as aside:
-            aside.write(data)
-        os.replace(aside.name, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    files.write_bytes(path, data)
 
 
 def load(path: str | os.PathLike, lm: LMConfig | None = None) -> Adapter:
@@ -55,10 +48,11 @@ def load(path: str | os.PathLike, lm: LMConfig | None = None) -> Adapter:
 
     Args:
       path: of the file.
-      lm: the language model that it is for; None for whichever the file says.
+      lm: the language model that it must belong to; None for any.
 
     Raises:
-      UserError: there is no such file, it is damaged or no adapter, or it is another model's.
+      UserError: there is no such file, it is damaged or not an adapter, or belongs to another
+        model.
     """
     import safetensors
 
@@ -71,26 +65,26 @@ def load(path: str | os.PathLike, lm: LMConfig | None = None) -> Adapter:
         with safetensors.safe_open(file, framework="np") as opened:
             header = json.loads((opened.metadata() or {}).get("lora", "null"))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise UserError(f"{file} is no adapter of musicgen-jax (format {FORMAT!r})")
+                raise UserError(f"{file} is not an adapter of musicgen-jax (format {FORMAT!r})")
             config = from_dict(LoraConfig, header.get("config", {}), "config")
             architecture = from_dict(LMConfig, header.get("lm", {}), "lm")
             base = str(header.get("base", ""))[:200]
             if lm is not None and architecture != lm:
                 raise UserError(
-                    f"{file} belongs to {base or 'a model'} of width {architecture.dim} with "
-                    f"{architecture.num_layers} layers: {_difference(architecture, lm)}"
+                    f"{file} was trained for {base or 'a model'} with {architecture.num_layers} "
+                    f"layers of width {architecture.dim}: {_difference(architecture, lm)}"
                 )
             weights = _read_weights(opened, config, architecture)
     except UserError:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
+        raise UserError(f"{file} is damaged: {reason(error)}") from None
     return Adapter(config, architecture, base, weights)
 
 
 def _read_weights(file: Any, config: LoraConfig, lm: LMConfig) -> Weights:
     """Raises ValueError if tensors are missing, too many, of another shape or not finite."""
-    # The names are the file's, checked one by one: its pattern is never run.
+    # The file's names are checked one by one. Its pattern is never run: it may be made to hang.
     keys = list(file.keys())
     if lm.num_layers > len(keys):
         raise ValueError(f"{len(keys)} tensors for {lm.num_layers} layers")
@@ -101,7 +95,7 @@ def _read_weights(file: Any, config: LoraConfig, lm: LMConfig) -> Weights:
         rows, columns = known[name].shape
         wanted |= {f"{name}.a": (config.rank, columns), f"{name}.b": (rows, config.rank)}
     if odd := sorted(set(wanted) ^ set(keys)):
-        raise ValueError(f"tensors are missing or too many: {', '.join(odd[:3])}")
+        raise ValueError(f"missing or unexpected tensors: {', '.join(odd[:3])}")
     weights: Weights = {}
     for key, shape in wanted.items():
         part = file.get_slice(key)

@@ -10,7 +10,6 @@ checkpoint is forgotten when the run goes on from there: those steps are about t
 """
 
 import contextlib
-import errno
 import importlib.util
 import json
 import math
@@ -24,8 +23,10 @@ import filelock
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from musicgen_jax.errors import UserError
+from musicgen_jax import files
+from musicgen_jax.errors import UserError, reason, user_error
 from musicgen_jax.runtime.processes import barrier
+from musicgen_jax.storage.arrays import remove_paths
 from musicgen_jax.training import report, settings
 from musicgen_jax.training.records import METRICS, records
 
@@ -76,12 +77,11 @@ class Run:
         if problem:
             raise UserError(problem)
         try:
-            if self._first:
-                self._begin(config, tensorboard)
+            with user_error("write", self.folder):
+                if self._first:
+                    self._begin(config, tensorboard)
         except filelock.Timeout:
             raise UserError(f"another process trains in {self.folder}") from None
-        except OSError as error:
-            raise UserError(f"cannot write {self.folder}: {error.strerror or error}") from None
         barrier("run folder: ready")
 
     def _problem(self, resume: bool, data_changed: bool) -> str | None:
@@ -95,7 +95,7 @@ class Run:
             return None
         if not resume:
             return f"{self.folder} holds a run: go on with --resume, or choose another folder"
-        began = _read_json(about).get("fingerprint")
+        began = files.read_json(about).get("fingerprint")
         if began != self._fingerprint and not data_changed:
             return (
                 f"the data has changed since the run began (fingerprint {began}, now "
@@ -149,17 +149,13 @@ class Run:
                 )
         if not self._first:
             return
-        try:
+        with user_error("write", self.folder / METRICS):
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             if self._writer is not None:
                 for name, value in record.items():
                     if name != "step" and isinstance(value, int | float):
                         self._writer.add_scalar(name, value, record["step"])
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.folder / METRICS}: {error.strerror or error}"
-            ) from None
 
     def _forget_after(self, step: int) -> None:
         """Drops records of later steps, and a last line that was cut off."""
@@ -204,6 +200,7 @@ class Run:
         with self._writing(step):
             response.result()
         if self._first:
+            remove_paths(self.folder / CHECKPOINTS / str(step))
             self._delete_old()
 
     @contextlib.contextmanager
@@ -216,7 +213,7 @@ class Run:
                 for partial in (p for p in folder.glob(f"{step}*") if not p.name.isdigit()):
                     shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
-                f"the checkpoint of step {step} could not be written ({_reason(error)}): stopped, "
+                f"the checkpoint of step {step} could not be written ({reason(error)}): stopped, "
                 f"{self._where_to_go_on()}"
             ) from error
 
@@ -338,26 +335,5 @@ def _no_tensorboard() -> str | None:
     return 'TensorBoard needs tensorboardX: pip install "musicgen-jax[tensorboard]"'
 
 
-def _reason(error: BaseException) -> str:
-    text = f"{error} {error.__cause__ or ''}"
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
-        return "the disk is full"
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:160]}"
-
-
 def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{path} is damaged: begin a new run") from None
-    return document if isinstance(document, dict) else {}
+    files.write_bytes(path, text.encode())

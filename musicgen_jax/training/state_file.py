@@ -1,7 +1,6 @@
 """The state of a training run in a folder, replaced whole; `run.Run` keeps several and more."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,23 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from musicgen_jax import files
 from musicgen_jax.errors import UserError
-from musicgen_jax.storage.checkpoint import replace_folder
+from musicgen_jax.storage.arrays import remove_paths
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:
     """Saves any pytree of arrays as the folder `path`, in place of what was there.
 
-    Written aside and renamed: at every moment either the old state or the new one is whole.
+    At every moment either the old state or the new one is whole.
     """
-    target = Path(path).absolute()
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    ocp.save(str(aside), _named_leaves(state))
-    replace_folder(aside, target)
+    with files.new_folder(path, overwrite=True, ours=lambda folder: True) as folder:
+        written = folder / "written"  # Orbax makes a folder of its own
+        ocp.save(str(written), _named_leaves(state))
+        remove_paths(written)
+        for entry in written.iterdir():
+            entry.rename(folder / entry.name)
+        written.rmdir()
 
 
 def load_state(path: str | os.PathLike, abstract: Any) -> Any:
@@ -33,9 +34,7 @@ def load_state(path: str | os.PathLike, abstract: Any) -> Any:
       UserError: there is no state, it is damaged, or it is of another structure.
     """
     target = Path(path).absolute()
-    old = target.with_name(f".{target.name}.old")
-    if not target.exists() and old.exists():  # stopped between the two renames
-        os.replace(old, target)
+    files.restore(target)
     if not target.is_dir():
         raise UserError(f"no training state at {target}")
     default = jnp.zeros(()).sharding

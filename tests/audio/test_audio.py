@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from musicgen_jax import audio
+from musicgen_jax.audio import growing
 from musicgen_jax.audio import level as levels
 from musicgen_jax.errors import UserError
 
@@ -600,8 +601,8 @@ def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
     file.write(noise(1, 8000))
 
     with open("/dev/full", "wb", buffering=0) as full:
-        recorder = audio._Recorder
-        monkeypatch.setattr(audio, "_Recorder", lambda file: recorder(full))
+        recorder = growing._Recorder
+        monkeypatch.setattr(growing, "_Recorder", lambda file: recorder(full))
         with pytest.raises(UserError, match="No space left"):
             file.finish()
     assert [entry.name for entry in tmp_path.iterdir()] == ["aside"]
@@ -611,3 +612,121 @@ def test_pieces_must_be_finite(tmp_path):
     file = audio.GrowingFile(tmp_path / "x.wav", 1, 4000, "peak", samples=9, aside=tmp_path / "a")
     with pytest.raises(UserError, match="NaN or infinite"):
         file.write(np.full((1, 9), np.nan, np.float32))
+
+
+# --- mp3 ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory):
+    """12 s as mp3 with a variable bit rate: quiet first, so that an estimate is far off."""
+    rate = 44100
+    wave = noise(2, 12 * rate, level=0.2) * np.linspace(0, 1, 12 * rate, dtype=np.float32) ** 4
+    path = tmp_path_factory.mktemp("mp3") / "song.mp3"
+    form = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.5}
+    with soundfile.SoundFile(path, "w", rate, 2, "MPEG_LAYER_III", **form) as file:
+        file.write(wave.T)
+    return path
+
+
+def without_header(data: bytes) -> bytes:
+    """An mp3 file as a recorder of streams would have it: its first frame holds the length."""
+    place = data.index(b"\xff", 4)
+    while data[place : place + 2] != data[:2]:
+        place = data.index(b"\xff", place + 1)
+    assert b"Xing" in data[:place]
+    return data[place:]
+
+
+ID3 = b"ID3\4\0\0\0\0\2\0" + b"\xff\xfb\x90\0" * 64  # a tag with something like frames inside
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"),
+    [
+        (lambda data: data, 12),
+        (without_header, 12),
+        (lambda data: ID3 + without_header(data) + b"TAG" + bytes(125), 12),
+        (lambda data: b"junk" * 50 + without_header(data), 12),
+        (lambda data: data + data, 24),
+        (lambda data: data + ID3 + without_header(data), 24),
+        (lambda data: data[: data.index(b"\xff", len(data) // 2)], None),
+        (lambda data: data[:-7], 12),
+    ],
+)
+def test_the_length_of_an_mp3_file_is_counted(song, tmp_path, change, seconds):
+    path = tmp_path / "changed.mp3"
+    path.write_bytes(change(song.read_bytes()))
+    wave, rate = audio.read(path)
+    header = audio.info(path)
+    assert abs(header.frames - wave.shape[1]) < rate / 10
+    if seconds:
+        assert abs(wave.shape[1] / rate - seconds) < 0.1
+    else:  # cut in the middle of its bytes: all that is there
+        assert 6 < wave.shape[1] / rate < 12
+    last = audio.read(path, start=wave.shape[1] / rate - 1)[0]
+    assert rms(last) > 0.01, "the end is loud"
+
+
+def test_an_mp3_file_by_another_name_is_counted_too(song, tmp_path):
+    (tmp_path / "song").write_bytes(without_header(song.read_bytes()))
+    wave, rate = audio.read(tmp_path / "song")
+    assert abs(wave.shape[1] / rate - 12) < 0.1
+
+
+def test_a_right_header_is_left_alone(song):
+    expected = soundfile.read(song, dtype="float32")[0].T
+    np.testing.assert_array_equal(audio.read(song)[0], expected)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_crash_the_counter(tmp_path, content, sync):
+    path = tmp_path / "any.mp3"
+    path.write_bytes((b"\xff\xfb\x90\0" if sync else b"") + content)
+    with pytest.raises(UserError, match=r"cannot read .*any\.mp3") as caught:
+        audio.read(path)
+    assert "\n" not in str(caught.value)
+
+
+# --- Names and headers --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text there")
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg"])
+def test_a_name_that_is_not_text_is_read(tmp_path, song, suffix):
+    path = tmp_path / f"caf\udce9{suffix}"
+    if suffix == ".mp3":
+        path.write_bytes(song.read_bytes())
+    elif suffix == ".ogg":
+        soundfile.write(os.fsencode(path), noise().T, 32000, format="OGG")
+    else:
+        audio.write(path, noise(), 32000)
+    assert audio.read(path)[0].shape[0] == 2
+    assert audio.info(path).channels == 2
+
+
+def test_a_recording_that_was_cut_off_says_how_to_repair_it(tmp_path):
+    path = audio.write(tmp_path / "x.wav", noise(), 32000)
+    data = path.read_bytes()
+    place = data.index(b"data") + 4
+    path.write_bytes(data[:place] + bytes(4) + data[place + 4 :])
+    with pytest.raises(UserError, match=r"recording was cut off .*ffmpeg"):
+        audio.read(path)
+
+
+def test_an_unknown_format_says_how_to_convert_it(tmp_path):
+    (tmp_path / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom" + bytes(999))
+    with pytest.raises(UserError, match=r"x\.m4a: not an audio file .*ffmpeg"):
+        audio.read(tmp_path / "x.m4a")
+
+
+def test_a_flac_file_that_is_cut_off_is_not_silently_shorter(tmp_path):
+    path = audio.write(tmp_path / "x.flac", noise(samples=320_000), 32000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        UserError, match=r"damaged or cut off after \d\.\d of 10\.0 s|not an audio file"
+    ):
+        audio.read(path)

@@ -5,15 +5,13 @@ import hashlib
 import io
 import itertools
 import json
-import os
-import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from musicgen_jax.errors import UserError
+from musicgen_jax import files
+from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.training.data import metadata, shards
 from musicgen_jax.training.data.metadata import MusicInfo
 from musicgen_jax.training.data.shards import CodeClip
@@ -22,7 +20,6 @@ from musicgen_jax.training.data.sources import AudioMeta, Skipped
 _LARGEST_LIST = shards.MAX_JSON // 4  # bytes; a clip's own are below another quarter
 _DTYPES = {"codes": np.int16, "chroma": np.uint8, "style": np.uint16}
 _BYTES = {"codes": "bytes", "chroma": "chroma_bytes", "style": "style_bytes"}  # in the index
-_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 class ShardWriter:
@@ -49,16 +46,13 @@ class ShardWriter:
         self._rows: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         self._clips: list[CodeClip] = []
         self._size = self._listed = 0  # frames, and bytes of JSON, of the shard being filled
-        try:
+        with user_error("write", folder):
             if (folder / shards.SETTINGS).exists():
                 self._go_on()
             elif folder.exists() and any(folder.iterdir()):
                 raise UserError(f"{folder} holds something else: name a new folder")
             else:
-                folder.mkdir(parents=True, exist_ok=True)
                 self._write(shards.SETTINGS, _json(settings))
-        except OSError as error:
-            raise UserError(f"cannot use {folder}: {error.strerror}") from error
 
     def without_finished(self, metas: list[AudioMeta]) -> list[AudioMeta]:
         """The files that are still to do.
@@ -117,10 +111,7 @@ class ShardWriter:
             "skipped_first": list(skipped.names)[:100],
             "shards": self._shards,
         }
-        try:
-            self._write(shards.INDEX, _json(index, indent=1))
-        except OSError as error:
-            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+        self._write(shards.INDEX, _json(index, indent=1))
 
     def _go_on(self) -> None:
         path = self.folder / shards.SETTINGS
@@ -137,16 +128,16 @@ class ShardWriter:
                     f"{self.folder} was encoded with {name} {was!r}, not {now!r}: "
                     "encode into a new folder"
                 )
-        for file in self.folder.iterdir():
-            if _PART.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+        files.remove_abandoned(self.folder)
         for number in itertools.count():
             path = self.folder / shards.clips_name(number)
             if not path.exists():
                 break
             data = shards.read_file(path)
-            files = {kind: self.folder / shards.array_name(kind, number) for kind in self._rows}
-            sizes = {kind: file.stat().st_size for kind, file in files.items()}
+            sizes = {
+                kind: (self.folder / shards.array_name(kind, number)).stat().st_size
+                for kind in self._rows
+            }
             self._note(shards.read_clips(data, path), data, sizes)
 
     def _flush(self) -> None:
@@ -155,12 +146,9 @@ class ShardWriter:
         digests = {f"{n}_sha256": hashlib.sha256(d).hexdigest() for n, d in arrays.items()}
         clips = [clip.to_dict() for clip in self._clips]
         listed = _json({**digests, "clips": clips}, indent=0)
-        try:  # the list last: with it the shard is finished
-            for kind, data in arrays.items():
-                self._write(shards.array_name(kind, number), data)
-            self._write(shards.clips_name(number), listed)
-        except OSError as error:
-            raise UserError(f"cannot write into {self.folder}: {error.strerror}") from error
+        for kind, data in arrays.items():
+            self._write(shards.array_name(kind, number), data)
+        self._write(shards.clips_name(number), listed)  # last: with it the shard is finished
         self._note(self._clips, listed, {kind: len(data) for kind, data in arrays.items()})
         hours = sum(clip.frames for clip in self._clips) * self.settings["hop_length"]
         hours /= self.settings["sample_rate"] * 3600
@@ -181,12 +169,7 @@ class ShardWriter:
         )
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
-        aside = self.folder / f".{secrets.token_hex(8)}.part"
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, self.folder / name)
-        finally:
-            aside.unlink(missing_ok=True)
+        files.write_bytes(self.folder / name, data)
 
 
 def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
