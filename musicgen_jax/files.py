@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -220,6 +222,42 @@ def restore(target: Path) -> None:
     if old.is_dir() and not os.path.lexists(target):
         with contextlib.suppress(FileNotFoundError):
             os.rename(old, target)
+
+
+# --- One process at a time ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
+    """Lets one process at a time into the block, by a lock file `.NAME.lock` next to `path`.
+
+    The system releases the lock of a process that dies. Its file stays, and means nothing.
+
+    Args:
+      path: what the block works on.
+      wait: whether to wait for another process; otherwise its lock is an error.
+
+    Raises:
+      UserError: another process has the lock, or the file cannot be written.
+    """
+    target = Path(path).absolute()
+    file = target.with_name(f".{target.name}.lock")
+    lock = filelock.FileLock(file)
+    with user_error("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+            while not file.exists():  # the process that had the lock has just deleted its file
+                lock.release()
+                lock.acquire(timeout=-1 if wait else 0)
+        except filelock.Timeout:
+            raise UserError(f"another process is writing {target}") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows deletes no open file
+            file.unlink()
+        lock.release()
 
 
 # --- Temporary names and what is left of them --------------------------------------------------

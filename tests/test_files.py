@@ -213,6 +213,43 @@ def test_what_is_new_or_has_another_name_is_kept(tmp_path):
     assert set(names(tmp_path)) == {new.name, other.name}
 
 
+# --- One process at a time ---------------------------------------------------------------------
+
+LOCKER = """
+import sys, time
+from pathlib import Path
+from musicgen_jax import files
+for _ in range(15):
+    with files.locked(sys.argv[1]):
+        inside = Path(sys.argv[1] + ".inside")
+        inside.touch(exist_ok=False)
+        time.sleep(0.002)
+        inside.unlink()
+"""
+
+
+def test_one_process_at_a_time_is_in_a_locked_block(tmp_path):
+    command = [sys.executable, "-c", LOCKER, str(tmp_path / "model")]
+    workers = [subprocess.Popen(command) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_another_process_has_is_one_line(tmp_path):
+    with files.locked(tmp_path / "a" / "x.wav"):  # noqa: SIM117
+        with pytest.raises(UserError, match=r"another process is writing .*x\.wav"):
+            with files.locked(tmp_path / "a" / "x.wav", wait=False):
+                pass
+    with files.locked(tmp_path / "a" / "x.wav", wait=False):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="cannot write"),
+        files.locked(tmp_path / "file" / "x.wav"),
+    ):
+        pass
+
+
 # --- Reading -----------------------------------------------------------------------------------
 
 

@@ -125,8 +125,8 @@ def _opened(path: str | os.PathLike) -> Iterator:
                 yield file
         except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, without a header
             raise UserError(
-                f"cannot read {path}: not an audio file that libsndfile can read (wav, flac, ogg, mp3, "
-                "aiff), or damaged: convert it, for example with ffmpeg -i IN OUT.wav"
+                f"cannot read {path}: not an audio file that libsndfile can read (wav, flac, ogg, "
+                "mp3, aiff), or damaged: convert it, for example with ffmpeg -i IN OUT.wav"
             ) from error
 
 

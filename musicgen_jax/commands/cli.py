@@ -1,6 +1,7 @@
 """The command line. Arguments are parsed before jax is imported: `--help` answers at once."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -10,6 +11,7 @@ from musicgen_jax.commands import batch, chroma, codec, export, finetune, genera
 from musicgen_jax.convert import command as convert_command
 from musicgen_jax.convert import to_torch_command
 from musicgen_jax.errors import UserError
+from musicgen_jax.runtime import memory
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
@@ -23,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       the exit code: 0; 2 if the user can mend it (one line on stderr says how); 130 on Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
+    memory.return_freed_memory()
     parser = _parser()
     try:
         args = parser.parse_args(argv)

@@ -10,17 +10,18 @@ import numpy as np
 
 from musicgen_jax.audio import GrowingFile
 from musicgen_jax.audio.level import apply_level
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, user_error
+from musicgen_jax.files import locked
 from musicgen_jax.generation.window_store import check_ours
 from musicgen_jax.model import GenerationOutput, MusicGen
 
-Make = Callable[..., GenerationOutput]  # a method of the model, its other arguments given
+Make = Callable[..., GenerationOutput]  # a method of the model with its other arguments bound
 
 STREAM_CHUNK = 1.0  # seconds
 
 
 def partial_folder(output: str | os.PathLike) -> Path:
-    """Where a long generation keeps what it has: beside the output."""
+    """Where a long generation keeps its finished windows: next to the output."""
     return Path(f"{output}.partial")
 
 
@@ -34,28 +35,41 @@ def to_files(
     duration: float,
     strategy: str,
 ) -> GenerationOutput:
-    """Makes music of any length, writing as it goes; the files appear at the end.
+    """Makes music of any length and writes it as it goes; the files appear at the end.
 
     Args:
-      make: generates, given `checkpoint` and `on_audio`.
-      model: that it is a method of.
+      make: generates; takes `checkpoint` and `on_audio`.
+      model: the model that `make` is a method of.
       files: one per clip.
-      folder: keeps finished windows and samples until the files are there.
-      go_on: whether to go on from what is there.
+      folder: holds finished windows and samples until the files are complete.
+      go_on: whether to resume what is in the folder.
       duration: seconds, checked.
-      strategy: of the level.
+      strategy: how the level is set.
 
     Returns:
-      What `make` returns: codes, no audio. The folder is still there, see `resume.discard`.
+      What `make` returns: codes, no audio. The folder is left for `window_store.discard`.
 
     Raises:
-      UserError: something was left by another run and is not to be gone on with, as `make`, or a
-        file cannot be written.
+      UserError: another process is writing the same output, the folder is left over from another
+        run and `go_on` is False, a file cannot be written, or as `make`.
     """
+    with locked(folder, wait=False):
+        return _to_files(make, model, files, folder, go_on, duration, strategy)
+
+
+def _to_files(
+    make: Make,
+    model: MusicGen,
+    files: list[Path],
+    folder: Path,
+    go_on: bool,
+    duration: float,
+    strategy: str,
+) -> GenerationOutput:
     if not go_on and folder.exists():  # hours of work, perhaps
         raise UserError(
-            f"{folder} is left of a generation that was cut off: add --resume to go on with it, or "
-            "delete it"
+            f"{folder} is left over from an interrupted generation: add --resume to continue it, "
+            "or delete it"
         )
     if go_on and not check_ours(folder):
         print(f"musicgen-jax: no {folder}: starting at the beginning", file=sys.stderr)
@@ -78,7 +92,7 @@ def to_files(
     try:
         out = make(checkpoint=folder, on_audio=write)
     except KeyboardInterrupt:
-        print(f"musicgen-jax: {folder} is kept: --resume goes on from there", file=sys.stderr)
+        print(f"musicgen-jax: {folder} is kept: --resume continues it", file=sys.stderr)
         raise
     for file in growing:
         file.finish()
@@ -88,19 +102,22 @@ def to_files(
 def to_pipe(make: Make, model: MusicGen, target: str) -> None:
     """Writes raw PCM while the music is made: 16 bit, little-endian, channels interleaved.
 
-    The level cannot follow the loudness of music that is still to come: it stays as the codec
-    gives it, cut at -1 dBFS. A reader that goes away ends it without a word.
+    The level cannot depend on music that is not made yet: samples stay as the codec gives them,
+    clipped at -1 dBFS. When the reader closes the pipe, generation ends without a message.
 
     Args:
-      make: generates one clip, given `on_audio` and `chunk_seconds`.
-      model: that it is a method of.
+      make: generates one clip; takes `on_audio` and `chunk_seconds`.
+      model: the model that `make` is a method of.
       target: "-" for stdout, or a file.
+
+    Raises:
+      UserError: stdout is a terminal, or the file cannot be written.
     """
     if target == "-" and sys.stdout.isatty():
-        raise UserError("--stream - writes samples to stdout: send it to a player or a file")
+        raise UserError("--stream - writes samples to stdout: pipe them to a player or a file")
     channels = model.audio_channels
     try:
-        with contextlib.ExitStack() as stack:
+        with user_error("write", target), contextlib.ExitStack() as stack:
             pipe = sys.stdout.buffer
             if target != "-":
                 pipe = stack.enter_context(open(target, "wb"))
@@ -116,14 +133,14 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
                 pipe.flush()
 
             make(on_audio=write, chunk_seconds=STREAM_CHUNK)
-    except BrokenPipeError:
-        if target == "-":  # else Python would try once more at its end, and complain
+    except UserError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
+        if target == "-":  # or Python would flush it at exit, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
 
 
 def to_pcm(audio: np.ndarray) -> bytes:
-    """Audio float [C, W] as s16le, channels interleaved, cut at -1 dBFS."""
+    """Audio float [C, W] as s16le, channels interleaved, clipped at -1 dBFS."""
     cut = apply_level(np.asarray(audio, np.float32), "clip", 0.0)
     return np.round(cut * 2.0**15).astype("<i2").T.tobytes()

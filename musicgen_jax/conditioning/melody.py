@@ -21,7 +21,7 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.chroma_conditioner import ChromaConditioner
 from musicgen_jax.nn.condition import Condition, Embedded
-from musicgen_jax.storage.hub import models_home
+from musicgen_jax.storage.hub import is_converted, models_home
 from musicgen_jax.storage.loading import Parts
 
 SEPARATOR = "htdemucs"
@@ -173,7 +173,7 @@ def _with_melody(
 
 def separator_at_hand() -> bool:
     """Whether a converted separator is in the folder of models."""
-    return (models_home() / SEPARATOR).is_dir()
+    return is_converted(SEPARATOR)
 
 
 def melody_of(audio: np.ndarray, sample_rate: int, separator) -> np.ndarray:

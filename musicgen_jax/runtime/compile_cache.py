@@ -1,13 +1,17 @@
 """Compiled once, kept on disk: the next process loads what this one compiled.
 
-JAX has such a cache but keeps it off. Here it is on, for whoever loads a model with
-`from_pretrained`, in `musicgen-jax/compiled` of the user's cache folder. `MUSICGEN_JAX_CACHE` names
-another folder, or is `off`. Whoever has set JAX's own `jax_compilation_cache_dir` keeps that.
+JAX has such a cache but leaves it off. The command line turns it on. It is a setting of the whole
+process, so importing the package or loading a model does not; in a notebook one line does:
 
-An entry is machine code. JAX's key for it holds the program, the compiler's version and options,
-and a fingerprint of the device, which for a CPU covers the instructions it has: on another type of
-machine that shares the folder an entry is not found, rather than found and run. Whoever can write
-to the folder can make this process run anything: the default folder is the user's alone.
+    from musicgen_jax.runtime import compile_cache; compile_cache.enable()
+
+The cache is `musicgen-jax/compiled` in the user's cache folder. The variable `MUSICGEN_JAX_CACHE`
+names another folder, or is `off`. If JAX's own `jax_compilation_cache_dir` is set, it stays.
+
+An entry is machine code. JAX's key of an entry covers the program, the compiler's version and
+options, and the device, for a CPU with the instructions it has: a machine of another type that
+shares the folder does not find the entry. Anyone who can write to the folder can make this process
+run anything, so the default folder belongs to the user alone.
 """
 
 import contextlib
@@ -28,22 +32,25 @@ from musicgen_jax.runtime.user_folders import user_cache
 VARIABLE = "MUSICGEN_JAX_CACHE"
 MAX_BYTES = 2 << 30  # dozens of large models' programs; the least recently used go first
 _OFF = ("off", "0", "no", "none", "false")
-_INTERRUPTED_SECONDS = 60.0  # no write takes so long
+_INTERRUPTED_SECONDS = 60.0  # no write takes this long
 
 
 def folder() -> Path | None:
-    """Where compiled programs are to be kept, None if the user wants none kept."""
+    """Where compiled programs are to be kept; None if the user wants no cache or has no home."""
     chosen = os.environ.get(VARIABLE, "").strip()
     if chosen.lower() in _OFF:
         return None
-    return Path(chosen).expanduser() if chosen else user_cache() / "compiled"
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    cache = user_cache()
+    return cache and cache / "compiled"
 
 
 def enable() -> Path | None:
-    """Turns JAX's cache of compiled programs on, unless the user has decided about it.
+    """Turns on JAX's cache of compiled programs, unless the user has chosen otherwise.
 
-    Never fails: where nothing can be written there is no cache. Programs that compile in no time
-    are kept too: a first clip takes a dozen of them, and each costs more to compile than to load.
+    Never fails: if the folder cannot be written, there is no cache. Programs that compile fast are
+    kept too: a first clip needs a dozen of them, and each takes longer to compile than to load.
 
     Returns:
       The folder in use, None if there is no cache.
@@ -54,7 +61,7 @@ def enable() -> Path | None:
     if config.jax_compilation_cache_dir:
         return Path(config.jax_compilation_cache_dir)
     path = folder()
-    # JAX bounds its folder only with filelock's help; without a bound it would grow for ever.
+    # JAX limits the size of its folder only if filelock is installed.
     if path is None or importlib.util.find_spec("filelock") is None or not _usable(path):
         return None
     _remove_interrupted(path)
@@ -68,12 +75,12 @@ def enable() -> Path | None:
 
 @dataclasses.dataclass
 class Compilations:
-    """What `counting` has counted.
+    """The programs that `counting` has counted.
 
     Attributes:
       compiled: programs compiled.
       loaded: programs found in the cache.
-      seconds: spent on both.
+      seconds: spent on compiling and loading.
     """
 
     compiled: int = 0
@@ -107,7 +114,7 @@ def counting() -> Iterator[Compilations]:
 
 
 def _usable(path: Path) -> bool:
-    """Whether files can be made there, and nobody else owns it."""
+    """Whether files can be made there, and the folder belongs to this user."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
@@ -119,10 +126,10 @@ def _usable(path: Path) -> bool:
 
 
 def _remove_interrupted(path: Path) -> None:
-    """Removes what a killed process left half written.
+    """Removes entries that a killed process left half-written.
 
-    JAX writes an entry in place and beside it, last, the time of its use. An entry without one
-    would neither be read nor replaced, and would stop JAX from tidying, hence from writing at all.
+    JAX writes an entry in place, and then the time of its use next to it. It neither reads nor
+    replaces an entry without that time, and stops tidying at it, hence stops writing.
     """
     with contextlib.suppress(OSError):
         for entry in path.glob("*-cache"):

@@ -1,4 +1,4 @@
-"""From a name to a model folder: bundled, on disk, or official and then converted once."""
+"""From a name to a model folder: bundled, on disk, or official and converted at its first use."""
 
 import importlib.util
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from musicgen_jax import files
 from musicgen_jax.config import OFFICIAL_CODECS, OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.runtime.user_folders import user_cache
@@ -19,24 +20,37 @@ def models_home() -> Path:
 
     `$MUSICGEN_JAX_HOME`, else `musicgen-jax` in the user's cache folder (`$XDG_CACHE_HOME`, else
     `~/.cache`).
+
+    Raises:
+      UserError: the user has no home folder.
     """
     if home := os.environ.get("MUSICGEN_JAX_HOME"):
-        return Path(home).expanduser()
-    return user_cache()
+        return Path(os.path.expanduser(home))
+    if (cache := user_cache()) is None:
+        raise UserError("there is no home folder: set MUSICGEN_JAX_HOME to a folder for models")
+    return cache
+
+
+def is_converted(name: str) -> bool:
+    """Whether a folder of this name is where converted models are kept."""
+    try:
+        return (models_home() / name).is_dir()
+    except UserError:  # no home folder
+        return False
 
 
 def find_model(name_or_path: str | os.PathLike) -> Path:
-    """The folder of a converted model, made first if it is official and not here yet.
+    """The folder of a converted model. An official one is converted at its first use.
 
     Args:
       name_or_path: "nano", a folder, or an official name with or without "facebook/musicgen-".
 
     Raises:
-      UserError: there is no such model; the message says what would be one.
+      UserError: there is no such model; the message lists the names.
     """
     if name_or_path == BUNDLED:
         return _bundled()
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         _refuse_pytorch(path)
         return path
@@ -46,14 +60,11 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
         raise UserError(
             f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
-    folder = models_home() / official.replace("/", "--")
-    if not folder.is_dir():
-        _convert(official, folder)
-    return folder
+    return _converted(official)
 
 
 def find_codec(name_or_path: str | os.PathLike) -> Path:
-    """The folder of a converted codec or of a model with one, made first as in `find_model`.
+    """The folder of a converted codec, or of a model with one; see `find_model`.
 
     Args:
       name_or_path: "encodec_24khz", "encodec_32khz" or "encodec_48khz", with or without
@@ -65,10 +76,7 @@ def find_codec(name_or_path: str | os.PathLike) -> Path:
     official = f"facebook/{str(name_or_path).removeprefix('facebook/')}"
     if official not in OFFICIAL_CODECS or Path(name_or_path).is_dir():
         return find_model(name_or_path)
-    folder = models_home() / official.replace("/", "--")
-    if not folder.is_dir():
-        _convert(official, folder)
-    return folder
+    return _converted(official)
 
 
 def _bundled() -> Path:
@@ -76,7 +84,7 @@ def _bundled() -> Path:
 
     folder = Path(str(files("musicgen_jax.nano"))) / "model"
     if not folder.is_dir():
-        raise UserError("this installation came without the model nano: install the wheel again")
+        raise UserError("this installation lacks the model nano: install the wheel again")
     return folder
 
 
@@ -88,12 +96,25 @@ def _official_name(name: str) -> str | None:
 
 
 def _refuse_pytorch(folder: Path) -> None:
-    # A transformers folder has a config.json too: without this the message would be about that.
+    # transformers' folders have a config.json too, and a message about it would mislead.
     names = {file.name for file in folder.iterdir()}
     if names & set(_PYTORCH) or any(name.endswith(".index.json") for name in names):
         raise UserError(
-            f"{folder} holds PyTorch weights: first run `musicgen-jax convert {folder} OUT`"
+            f"{folder} holds PyTorch weights: run `musicgen-jax convert {folder} OUT` first"
         )
+
+
+def _converted(name: str) -> Path:
+    """The folder of an official model, made at its first use.
+
+    Of two processes that need it at once, one downloads and converts, and the other one waits.
+    """
+    folder = models_home() / name.replace("/", "--")
+    if not folder.is_dir():
+        with files.locked(folder):
+            if not folder.is_dir():
+                _convert(name, folder)
+    return folder
 
 
 def _convert(name: str, folder: Path) -> None:

@@ -726,7 +726,5 @@ def test_an_unknown_format_says_how_to_convert_it(tmp_path):
 def test_a_flac_file_that_is_cut_off_is_not_silently_shorter(tmp_path):
     path = audio.write(tmp_path / "x.flac", noise(samples=320_000), 32000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(
-        UserError, match=r"damaged or cut off after \d\.\d of 10\.0 s|not an audio file"
-    ):
+    with pytest.raises(UserError, match=r"cut off after \d\.\d of 10\.0 s|not an audio file"):
         audio.read(path)
