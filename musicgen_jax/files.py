@@ -11,6 +11,7 @@ process lives the system holds a lock on it. So the next writer can tell what is
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -89,7 +90,7 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     with user_error("write", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(target)
         temporary = temporary_name(target)
         try:
             with temporary.open("xb") as file:
@@ -101,6 +102,13 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
         _sync(target.parent)
+
+
+def _make_parents(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # of the parents one is a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
@@ -172,7 +180,7 @@ def new_folder(
     with user_error("write", target):
         restore(target)
         check_vacant(target, overwrite=overwrite, ours=ours)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(target)
         _remove_leftovers_of(target)
         temporary = temporary_name(target)
         temporary.mkdir()
@@ -244,7 +252,7 @@ def locked(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
     file = target.with_name(f".{target.name}.lock")
     lock = filelock.FileLock(file)
     with user_error("write", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(target)
         try:
             lock.acquire(timeout=-1 if wait else 0)
             while not file.exists():  # the process that had the lock has just deleted its file

@@ -95,8 +95,11 @@ def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
 
     def look(name: str) -> AudioMeta | UserError:
         try:
+            name.encode()
             found = audio.info(source / name)
             return AudioMeta(name, source / name, found.duration, found.sample_rate)
+        except UnicodeEncodeError:  # codes are stored under the name
+            return UserError(f"cannot use {source / name}: its name is not UTF-8, rename it")
         except UserError as error:
             return error
 
