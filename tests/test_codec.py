@@ -265,7 +265,7 @@ def rebuilt(data, change=lambda arrays: None, header=lambda header: None, compre
     return out.getvalue()
 
 
-def check_refused(path, data, message="holds no codes of musicgen-jax"):
+def check_refused(path, data, message="is not a file of codes from musicgen-jax"):
     path.write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
         codec_file.read(path)
@@ -356,7 +356,7 @@ def test_other_files(tmp_path, whole):
     path.write_bytes(b"")
     with path.open("r+b") as file:
         file.truncate(codec_file.MAX_BYTES + 1)
-    with pytest.raises(UserError, match="larger than 64 MB"):
+    with pytest.raises(UserError, match="larger than 64 MiB"):
         codec_file.read(path)
 
 
@@ -449,7 +449,7 @@ def test_codes_of_another_codec_are_refused(nano, folders, tmp_path, capsys):
         (["encode", "IN", "x.npz", "--bandwidth", "1000"], "bandwidth must be from"),
         (["encode", "IN", "x.npz", "--model", "absent"], "no model 'absent'"),
         (["decode", "TWO", "x.wav"], "holds 2 clips"),
-        (["decode", "IN", "x.wav"], "holds no codes"),
+        (["decode", "IN", "x.wav"], "is not a file of codes"),
     ],
 )
 def test_one_line_says_what_is_wrong(tmp_path, capsys, monkeypatch, arguments, message):

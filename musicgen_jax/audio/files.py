@@ -1,9 +1,4 @@
-"""Waveforms in and out of files, and from one rate, channel count or loudness to another.
-
-Audio is float32 [C, W], nominally within -1 and 1. Names, defaults and formulas follow audiocraft's
-`data/audio.py` and `data/audio_utils.py`, so that a file written here sounds as loud as theirs.
-No jax here, and soundfile and soxr load on first use.
-"""
+"""Waveforms in and out of files, whole."""
 
 import contextlib
 import dataclasses
@@ -21,7 +16,7 @@ from musicgen_jax.audio import mp3
 from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.errors import UserError, user_error
 
-MAX_SECONDS = 3600  # longer files are refused: nothing here hears more than minutes
+MAX_SECONDS = 3600  # longer files are refused: nothing here uses more than minutes
 MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -32,7 +27,7 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 @dataclasses.dataclass(frozen=True)
 class AudioFileInfo:
-    """What the header of an audio file says."""
+    """The header of an audio file; the length of an mp3 file is counted."""
 
     sample_rate: int  # in Hz
     frames: int  # samples of each channel
@@ -48,7 +43,7 @@ def info(path: str | os.PathLike) -> AudioFileInfo:
     """Reads the header of an audio file of any length.
 
     Raises:
-      UserError: there is no such file, it is no audio, holds no samples or does not say how many.
+      UserError: there is no such file, it is not audio, or has no samples or an unknown number.
     """
     with _opened(path) as file:
         return AudioFileInfo(file.samplerate, file.frames, file.channels)
@@ -61,15 +56,16 @@ def read(
 
     Args:
       path: the file.
-      start: seconds to leave out at the beginning.
-      seconds: reads no more than so many, so that the file may be of any length.
+      start: seconds to skip at the beginning.
+      seconds: the most to read; with it the file may be of any length.
 
     Returns:
       float32 [C, W] and the sample rate in Hz.
 
     Raises:
-      UserError: there is no such file, it is no audio, holds no samples or NaN or infinite ones,
-        or is longer than `MAX_SECONDS` or `MAX_SAMPLES` (told by its header, before it is read).
+      UserError: there is no such file, it is not audio, is damaged or cut off, holds no samples or
+        NaN or infinite ones, or is longer than `MAX_SECONDS` or `MAX_SAMPLES` (found from its
+        header, before it is read).
     """
     with _opened(path) as file:
         rate, first = file.samplerate, int(start * file.samplerate)
@@ -149,7 +145,7 @@ def write(
     rms_headroom_db: float = 18,
     loudness_headroom_db: float = 14,
 ) -> Path:
-    """Writes a 16-bit wav or flac file, whichever the suffix says, with its level set.
+    """Writes a 16-bit wav or flac file, as the suffix says, at a set level.
 
     Missing folders on the way are made. The file appears whole or not at all, in place of an older
     one.
@@ -187,7 +183,7 @@ def write(
         rms_headroom_db=rms_headroom_db,
         loudness_headroom_db=loudness_headroom_db,
     )
-    # Encoded in memory, since libsndfile does not tell a full disk from success.
+    # Encoded in memory, since libsndfile does not report a full disk.
     encoded = io.BytesIO()
     form = FORMATS[path.suffix.lower()]
     try:
@@ -203,7 +199,7 @@ def write(
 def to_int16(audio: np.ndarray, highest: float | None = None) -> np.ndarray:
     """Full scale is 2^15, or 2^15 - 1 if a sample would not fit, as in audiocraft.
 
-    `highest` is the largest sample of all, where `audio` is a part.
+    `highest` is the largest sample of the whole, if `audio` is only a part of it.
     """
     audio = np.clip(audio, -1, 1)
     highest = audio.max() if highest is None else highest

@@ -1,4 +1,4 @@
-"""The level of audio: how loud it is, and bringing it to another, all at once or piece by piece.
+"""The level of audio: measured and set, all at once or piece by piece.
 
 Names, defaults and formulas follow audiocraft's `data/audio_utils.py`. Audio is float32 [C, W],
 nominally within -1 and 1. No jax here.
@@ -51,7 +51,7 @@ def normalize_audio(
         "clip": does not scale, and clips at `-peak_clip_headroom_db` dB;
         "rms": scales the mean of the channels to a root mean square of `-rms_headroom_db` dB;
         "loudness": scales to `-loudness_headroom_db` LUFS (ITU-R BS.1770). Audio shorter than
-        0.4 s, which has no loudness (audiocraft fails), and all but silent audio is not scaled.
+        0.4 s, which has no loudness (audiocraft fails), and nearly silent audio is not scaled.
       loudness_compressor: after "loudness", squeezes peaks by tanh rather than cut them.
       normalize: if False, "peak" and "rms" only ever make audio quieter.
       peak_clip_headroom_db: for "peak" and "clip".

@@ -1,20 +1,19 @@
-"""Many prompts, one file each: work that may be cut off, shared out and taken up again.
+"""Many prompts, one file each: work that can be interrupted, resumed and shared by workers.
 
     OUT_DIR/
-      settings.json      what all clips have in common; another run must say the same
+      settings.json      the settings of all clips; another run must have the same
       000000.wav ...     clip i of line i, counted from 0
-      manifest.jsonl     a line for every finished clip; of worker 2 of 4 manifest-2-of-4.jsonl
+      manifest.jsonl     a line for every finished clip; worker 2 of 4 has manifest-2-of-4.jsonl
 
-Clip i depends on its text, the seed and i alone. The prompts are cut into groups of `batch_size`
-lines, and a group is always generated as a whole, in the same order, even if only one of its files
-is missing: so a run that was cut off and taken up again gives the same files to the last bit.
+Clip i depends only on its text, the seed and i. The prompts are divided into groups of `batch_size`
+lines. A group is always generated as a whole, in the same order, even if only one of its files is
+missing. So an interrupted and resumed run gives the same files to the last bit.
 
-A file is written aside and renamed, then its line is added to the manifest of the one worker that
-writes there. Whenever a worker dies, at most its group is lost, and the next run makes it again.
-Several workers share the groups by their numbers (`--worker 2/4`), without locks: nothing has to
-be agreed upon between machines, no clock can be wrong, no stale lock be in the way. What a dead
-worker has left undone is done by starting it again, or by a run without `--worker`; should two make
-the same clip, they write the same file.
+A file appears complete, then its line is added to the manifest, which only this worker writes. If a
+worker dies, at most one group is lost, and the next run makes it again. Workers divide the groups
+by their numbers (`--worker 2/4`), without locks: machines need not agree on anything, not even on
+the time. To finish a dead worker's share, start it again, or run once without `--worker`. If two
+workers make the same clip, they write the same file.
 """
 
 import dataclasses
@@ -83,7 +82,7 @@ def read_prompts(path: str | os.PathLike, seed: int) -> list[Prompt]:
 
 
 def clip_seed(seed: int, index: int) -> int:
-    """The seed of clip `index`, below 2^32: other clips and other seeds have others."""
+    """The seed of clip `index`, below 2^32; it differs for every clip and every seed."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
 
 
@@ -118,7 +117,7 @@ def _parse_json(line: bytes) -> tuple[str | None, int | None]:
 
 def _checked(text: str) -> str:
     if len(text) > _LONGEST:
-        raise ValueError(f"{len(text)} characters, at most {_LONGEST} are a description")
+        raise ValueError(f"{len(text)} characters; a description has at most {_LONGEST}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON lets through
@@ -130,12 +129,12 @@ def _checked(text: str) -> str:
 
 
 class Folder:
-    """What has been made, and by which settings.
+    """The clips that are finished, and their settings.
 
     Args:
-      path: the folder; made if it is not there.
+      path: the folder; made if it does not exist.
       suffix: of the clips' files.
-      worker: which of how many, from (1, 1).
+      worker: its number, from 1, and the number of workers.
 
     Raises:
       UserError: it cannot be made or read.
@@ -154,11 +153,11 @@ class Folder:
         return f"{prompt.index:06d}{self.suffix}"
 
     def agree(self, settings: Mapping[str, Any], *, keep: bool) -> None:
-        """Compares settings with those that the folder was begun with.
+        """Compares settings with those of the folder.
 
         Args:
           settings: plain JSON types; all of them, or some.
-          keep: whether to write them down where there are none yet.
+          keep: whether to store them if the folder has none yet.
 
         Raises:
           UserError: they differ; the message names the first that does.
@@ -205,7 +204,7 @@ class Folder:
         return left
 
     def finished(self, prompt: Prompt, seconds: float) -> None:
-        """Notes that a clip's file is there."""
+        """Adds a finished clip's line to the manifest."""
         file = self.path / self.name(prompt)
         record = {
             "index": prompt.index,
@@ -245,7 +244,7 @@ class Folder:
 def groups(
     prompts: Sequence[Prompt], batch_size: int, worker: tuple[int, int] = (1, 1)
 ) -> list[list[Prompt]]:
-    """The groups of one worker: every n-th of all, wherever the others are."""
+    """The groups of one worker: every n-th of all, whatever the others have done."""
     number, count = worker
     whole = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
     return whole[number - 1 :: count]
@@ -261,16 +260,16 @@ def make_clips(
     batch_size: int,
     seconds: float,
 ) -> Iterator[Path]:
-    """Makes what is missing.
+    """Makes the missing clips.
 
     Args:
       generate: B texts and B seeds to audio [B, C, W].
       write: writes one clip's [C, W] to a file that appears whole or not at all.
-      folder: where.
+      folder: the clips' folder.
       shares: from `groups`.
       missing: from `Folder.missing`.
-      batch_size: B, the same each time: a shorter group is filled up.
-      seconds: noted with each clip.
+      batch_size: B, always the same: a shorter group is padded.
+      seconds: of each clip, for the manifest.
 
     Yields:
       every file that it wrote.

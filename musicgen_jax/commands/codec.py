@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("input", metavar="IN.wav", help="an audio file")
     encode.add_argument("output", metavar="OUT.npz", help="the file of codes to make")
     encode.add_argument(
-        "--bandwidth", type=float, metavar="KBPS", help="kilobits per second, by default the most"
+        "--bandwidth", type=float, metavar="KBPS", help="kilobits per second (default: the most)"
     )
     encode.set_defaults(run=_encode)
     decode = commands.add_parser("decode", help="codes to audio", description=_decode.__doc__)
@@ -47,7 +47,7 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _decode(args: argparse.Namespace) -> None:
-    """Decodes a file of codes with the codec that made it, to a file of the original's length."""
+    """Decodes a file of codes with its codec, to an audio file of the original length."""
     if Path(args.output).suffix.lower() not in (".wav", ".flac"):
         raise UserError(f"the output must end in .wav or .flac, got {args.output!r}")
 
@@ -59,6 +59,6 @@ def _decode(args: argparse.Namespace) -> None:
     if len(encoded.codes) != 1:
         raise UserError(f"{args.input} holds {len(encoded.codes)} clips, and a .wav takes one")
     (wav,) = Codec.from_pretrained(args.model).decode(encoded)
-    # As loud as it was: only what no file could hold is cut.
+    # At the original level; only samples beyond full scale are clipped.
     path = audio.write(args.output, wav, encoded.sample_rate, "clip", peak_clip_headroom_db=0)
     print(f"wrote {path} ({wav.shape[1] / encoded.sample_rate:.2f} s)")

@@ -64,7 +64,10 @@ class WindowStore:
         shape = (*self.rows, window.length - (window.prompt if window.number else 0))
         if not file.exists():
             return None
-        content = files.read_bytes(file, 4 * int(np.prod(shape)) + 4096)
+        with user_error("read", file):
+            # A file of another size is not ours, and is not read.
+            ours = file.stat().st_size <= 4 * int(np.prod(shape)) + 4096
+            content = file.read_bytes() if ours else b""
         try:
             codes = np.load(io.BytesIO(content), allow_pickle=False)
         except Exception:  # numpy raises many kinds on damaged files
@@ -89,8 +92,12 @@ class WindowStore:
             if self.folder.exists() and any(self.folder.glob("window-*.npy")):
                 raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is missing")
             return None
+        try:
+            found = files.read_json(file)
+        except UserError as error:
+            raise UserError(f"cannot continue {self.folder}, delete it: {error}") from None
         # Older versions left it out where it was not given.
-        return {"use_sampling": True} | files.read_json(file)
+        return {"use_sampling": True} | found
 
 
 def check_ours(folder: str | os.PathLike) -> list[Path]:

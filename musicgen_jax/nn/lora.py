@@ -1,13 +1,13 @@
-"""LoRA: a fine-tuned language model as thin matrices beside the weights of the one it began from.
+"""LoRA: a fine-tuned language model as thin matrices next to the weights of the original one.
 
 A weight W [O, I] becomes W + alpha / rank * B A, with A [rank, I] and B [O, rank]
-(https://arxiv.org/abs/2106.09685). Queries, keys and values, which are one weight here, are adapted
-each for itself: `transformer/layers/0/self_attn/in_proj/q`, `/k` and `/v` are names like
+(https://arxiv.org/abs/2106.09685). Queries, keys and values are one weight here, but are adapted
+separately: `transformer/layers/0/self_attn/in_proj/q`, `/k` and `/v` are names like
 `transformer/layers/0/linear1`, and a target pattern chooses among all of these.
 
-An adapter is a file of a few MB, see `lora_file`. For playing it is added to the weights; for
-training it stands beside them (`linear.LoraWeight`), so that no gradient of a whole weight is ever
-made.
+An adapter is a file of a few MB, see `lora_file`. To generate, it is added to the weights. To
+train, it stays next to them (`linear.LoraWeight`), so the gradient of a whole weight is never
+computed.
 """
 
 import dataclasses
@@ -50,11 +50,11 @@ class LoraConfig:
         try:
             re.compile(self.target)
         except re.error as error:
-            raise ValueError(f"target is no regular expression: {error}") from None
+            raise ValueError(f"target is not a regular expression: {error}") from None
 
     @property
     def scale(self) -> float:
-        """What the product of the two matrices is multiplied with."""
+        """The factor of the product of the two matrices."""
         return self.alpha / self.rank
 
 
@@ -77,7 +77,7 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A matrix that can be adapted: a weight, or a part of a fused one.
+    """A matrix that can be adapted: a weight, or a part of a fused weight.
 
     Attributes:
       name: of the matrix.
@@ -112,7 +112,7 @@ def _all_targets(config: LMConfig) -> Iterator[Target]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(lm, nnx.Param)))
     for keys, leaf in leaves:
         path = tuple(str(key.key) for key in keys)
-        # The style conditioner is no part of what is trained.
+        # The style conditioner is not trained.
         if path[-1] != "weight" or len(leaf.shape) != 2 or path[0] == "style_conditioner":
             continue
         name = "/".join(path[:-1])
@@ -147,11 +147,11 @@ def init(config: LMConfig, lora: LoraConfig, key: jax.Array) -> Weights:
 
 
 def changes(adapter: Adapter, scale: float = 1.0) -> dict[tuple[str, ...], np.ndarray]:
-    """What an adapter adds, by path of the parameter: float32 [O, I].
+    """The matrices that an adapter adds, by path of the parameter: float32 [O, I].
 
     Args:
       adapter: the adapter.
-      scale: how much of it, 1 for what was trained.
+      scale: its strength; 1 is the strength that it was trained with.
     """
     strength = np.float32(scale * adapter.config.scale)
     known, result = targets(adapter.lm), {}
@@ -167,11 +167,11 @@ def changes(adapter: Adapter, scale: float = 1.0) -> dict[tuple[str, ...], np.nd
 def total_changes(
     adapters: Mapping[str, Adapter], scales: Mapping[str, float]
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """What several adapters add together, see `changes`.
+    """The sum of several adapters' matrices, see `changes`.
 
     Args:
       adapters: by name.
-      scales: of those that are chosen, by name.
+      scales: of the chosen adapters, by name.
 
     Raises:
       UserError: there is no adapter of that name, or a scale is not a finite number.
@@ -194,9 +194,9 @@ def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict:
     The sum is taken in float32 and rounded once, to the weight's own dtype.
 
     Args:
-      params: nested dicts of float arrays; not changed, and shared where nothing is added.
+      params: nested dicts of float arrays; not changed, and shared if nothing is added to them.
       adapter: the adapter.
-      scale: how much of it.
+      scale: its strength, see `changes`.
     """
     for path, change in changes(adapter, scale).items():
         params = _replaced(params, path, lambda w, change=change: add(w, change))
@@ -224,8 +224,8 @@ def adapted(
     Args:
       lm: not changed.
       changes: see `changes`.
-      read: gives the parameters as floats. Of an int8 model they are needed: a change is often
-        smaller than a step between two whole numbers, so it is added before they are rounded.
+      read: returns the parameters as floats. An int8 model needs them: a change is often smaller
+        than the step between two whole numbers, so it is added before they are rounded.
 
     Raises:
       UserError: it is an int8 model without `read`.
@@ -265,7 +265,7 @@ def _replaced(tree: Mapping, path: tuple[str, ...], function: Any) -> dict:
     return {**tree, key: value}
 
 
-# --- Beside the weights -------------------------------------------------------------------------
+# --- Next to the weights ------------------------------------------------------------------------
 
 
 class LoraPart(nnx.Module):
@@ -278,7 +278,7 @@ class LoraPart(nnx.Module):
 
 
 class LoraParam(nnx.Module):
-    """What stands in a layer in place of a weight's `nnx.Param` while an adapter is trained."""
+    """Takes the place of a weight's `nnx.Param` in a layer while an adapter is trained."""
 
     def __init__(self, base: nnx.Param, parts: Mapping[str, LoraPart], count: int, scale: float):
         self.base = base
@@ -299,9 +299,9 @@ class LoraParam(nnx.Module):
 
 
 def attach(lm: LM, lora: LoraConfig) -> None:
-    """Puts a `LoraParam` in the place of every targeted weight of a module, in place.
+    """Replaces every targeted weight of a module by a `LoraParam`, in place.
 
-    Its parameters then have the structure that `join` makes.
+    The module's parameters then have the structure that `join` makes.
     """
     for path, parts in _by_weight(lm.config, lora.target).items():
         layer: Any = lm
@@ -312,13 +312,13 @@ def attach(lm: LM, lora: LoraConfig) -> None:
 
 
 def join(params: dict, weights: Weights, config: LMConfig, lora: LoraConfig) -> dict:
-    """The parameters of a module with `attach`: those of the model, and the adapter beside them.
+    """The parameters of a module after `attach`: the model's and the adapter's.
 
     Args:
       params: of the language model, nested dicts.
       weights: of the adapter.
       config: of the language model.
-      lora: with which `attach` was called.
+      lora: the argument of `attach`.
     """
     for path, parts in _by_weight(config, lora.target).items():
         pairs = {str(part.part): weights[part.name] for part in parts}

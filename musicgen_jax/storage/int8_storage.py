@@ -1,6 +1,6 @@
 """Weights stored as int8: rounded per output channel, a quarter of float32 on disk.
 
-A leaf of two or more axes becomes {"int8": whole numbers, "scale": float32}; what is shorter stays.
+A leaf of two or more axes becomes {"int8": whole numbers, "scale": float32}; others stay float32.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ def quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
 
     Args:
       component: of the model.
-      path: of the leaf, by which convolutions [..., I, O] are told.
-      leaf: any array; one of fewer than two axes is only made float32.
+      path: of the leaf; with the component it says whether this is a convolution [..., I, O].
+      leaf: any array; with fewer than two axes it is only converted to float32.
     """
     value = np.asarray(leaf, np.float32)
     if value.ndim < 2:
@@ -32,18 +32,18 @@ def quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
 
 
 def shapes(stored: Mapping) -> dict:
-    """Metadata by the path of the leaf itself, without its /int8 and /scale."""
+    """Metadata by the path of the leaf, without /int8 and /scale at its end."""
     found = {path: leaf for path, leaf in stored.items() if path[-1] not in ("int8", "scale")}
     for path, leaf in stored.items():
         if path[-1] == "int8":
             found[path[:-1]] = leaf
         elif path[-1] == "scale" and (*path[:-1], "int8") not in stored:
-            found[path] = leaf  # a norm's own scale
+            found[path] = leaf  # the scale of a norm
     return found
 
 
 def dequantize(loaded: Mapping, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """What was stored of a leaf, `loaded` by path, in the dtype of `leaf`."""
+    """A leaf in the dtype of `leaf`, from the stored arrays `loaded` by path."""
     whole = loaded.get((*path, "int8"))
     if whole is None:
         return loaded[path].astype(leaf.dtype)

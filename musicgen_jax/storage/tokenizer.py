@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from musicgen_jax.errors import UserError
+from musicgen_jax.files import read_bytes
 
+_MAX_BYTES = 1 << 26  # T5's has 0.8 MB
 PAD_ID = 0
 END_ID = 1
 
@@ -15,10 +16,9 @@ END_ID = 1
 class Tokenizer:
     """T5's unigram tokenizer: sentencepiece ids, then `</s>`, padded with 0.
 
-    Whitespace of any kind collapses to single spaces, unknown characters (emoji) become `<unk>`,
-    and nothing is ever truncated: as in audiocraft, a prompt is as long as it is, and the cost of
-    the text encoder grows with the square of its length. Control symbols such as `</s>` written
-    in a prompt are ordinary text.
+    Whitespace of any kind becomes single spaces, and unknown characters (emoji) become `<unk>`.
+    Nothing is truncated, as in audiocraft; the cost of the text encoder grows with the square of
+    the prompt's length. Control symbols such as `</s>` in a prompt are ordinary text.
 
     Args:
       path: a sentencepiece model with pad 0, end of sentence 1 (T5's `spiece.model`).
@@ -28,12 +28,9 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | os.PathLike):
-        import sentencepiece  # costs 30 ms and a native library: only who tokenizes pays
+        import sentencepiece  # here: it takes 30 ms and loads a native library
 
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+        model = read_bytes(path, _MAX_BYTES)
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             loaded = bool(model) and self._pieces.LoadFromSerializedProto(model)
@@ -57,12 +54,12 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes a batch of prompts.
 
-        A row that is None or exactly "" is no prompt: its mask is all False, the null condition.
-        A single space is a prompt, as in audiocraft.
+        A row that is None or "" has no prompt: its mask is all False, the null condition. A single
+        space is a prompt, as in audiocraft.
 
         Args:
           texts: B prompts.
-          length: L to pad to; by default the longest row's.
+          length: L to pad to (default: the longest row's length).
 
         Returns:
           ids int32 [B, L] and mask bool [B, L], True at the tokens of a prompt and its `</s>`.

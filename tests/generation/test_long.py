@@ -344,8 +344,8 @@ def test_only_the_same_generation_goes_on(model, tmp_path):
         ("window-00000.npy", b"garbage", "window-00000.npy is broken"),
         ("window-00000.npy", b"", "window-00000.npy is broken"),
         ("window-00000.npy", bytes(10**6), "window-00000.npy is broken"),
-        ("settings.json", b"{", "settings.json is broken"),
-        ("settings.json", b"[]", "settings.json is broken"),
+        ("settings.json", b"{", "settings.json is not readable JSON"),
+        ("settings.json", b"[]", "settings.json is not readable JSON"),
         ("settings.json", None, "settings.json is missing"),
     ],
 )

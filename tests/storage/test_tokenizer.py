@@ -115,9 +115,9 @@ def test_wrong_prompts(tokenizer, texts, message):
 
 
 def test_missing_and_broken_files(tmp_path, model_path):
-    with pytest.raises(UserError, match=r"cannot read the tokenizer .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*No such file"):
         Tokenizer(tmp_path / "none.model")
-    with pytest.raises(UserError, match=r"cannot read the tokenizer"):
+    with pytest.raises(UserError, match=r"cannot read"):
         Tokenizer(tmp_path)
     whole = model_path.read_bytes()
     for name, content in {
