@@ -194,7 +194,7 @@ NAME = f"{LAYER}/self_attn/in_proj/q"
         (lambda t, h: t.update({f"{NAME}.a": np.ones((2, 16), np.float32)}), r"not F32 \(3, 16\)"),
         (lambda t, h: t.update({f"{NAME}.a": np.ones((3, 16), np.float16)}), "is F16"),
         (lambda t, h: t.update({f"{NAME}.a": np.full((3, 16), np.nan, np.float32)}), "not finite"),
-        (lambda t, h: h.update(format="else"), "is no adapter"),
+        (lambda t, h: h.update(format="else"), "is not an adapter"),
         (lambda t, h: h["config"].update(rank=-1), "rank must be at least 1"),
         (lambda t, h: h["config"].update(rank="many"), "config.rank must be of type int"),
         (lambda t, h: h["lm"].update(num_layers=10**9), "trained for"),
