@@ -47,10 +47,24 @@ def state_dict(value: Any, path: Path) -> StateDict:
     return dict(value)
 
 
+def refuse_pointer(path: Path) -> None:
+    """Refuses the stub that git leaves in place of a large file.
+
+    Raises:
+      UserError: the file is one.
+    """
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs.github.com/"):
+            raise UserError(
+                f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its "
+                "folder"
+            )
+
+
 def read_json(path: Path) -> dict:
-    """A JSON object from a file."""
+    """A JSON object from a file, with or without a byte order mark."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
@@ -97,7 +111,6 @@ def _read_shards(index: Path) -> StateDict:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no weight_map")
     shards: dict[str, StateDict] = {}
-    tensors = {}
     for key, name in weight_map.items():
         # A bare name only: an index must not reach into other folders.
         if type(name) is not str or name != Path(name).name or "\\" in name or ":" in name:
@@ -105,8 +118,14 @@ def _read_shards(index: Path) -> StateDict:
         if name not in shards:
             if name.endswith(".index.json") or not (index.parent / name).is_file():
                 raise UserError(f"{index} names {name}, which is not beside it")
+            refuse_pointer(index.parent / name)
             shards[name] = read_weights(index.parent / name)
         if key not in shards[name]:
             raise UserError(f"{index.parent / name} lacks {key}, which {index.name} expects there")
-        tensors[key] = shards[name][key]
+    tensors: StateDict = {}
+    for name, shard in shards.items():
+        # All of a shard is read, also what the index does not name.
+        if twice := tensors.keys() & shard.keys():
+            raise UserError(f"{index.parent / name} holds {min(twice)}, as an earlier shard does")
+        tensors |= shard
     return tensors

@@ -16,7 +16,7 @@ from musicgen_jax.config import LMConfig, MusicGenConfig
 from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
-from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, open_source
+from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, Source, open_source
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec.model import Encodec
@@ -151,6 +151,7 @@ def find_parts(
     The arguments are those of `convert`.
     """
     main = open_source(source, revision)
+    _log_notes(main, log)
     parts, tokenizer = dict(main.parts), main.tokenizer
     origins = dict.fromkeys(parts, main.name)
     needs_all = "lm" in parts
@@ -182,13 +183,18 @@ def find_parts(
             raise UserError(
                 f"{source} holds no {component}: give --{component} PATH ({error})"
             ) from None
+        _log_notes(other, log)
         if component not in other.parts:
             raise UserError(f"{place} holds no {component}, only {', '.join(other.parts)}")
         parts[component], origins[component] = other.parts[component], other.name
         if component == "t5":
             tokenizer = other.tokenizer
     if "t5" in parts and tokenizer is None:
-        raise UserError(f"spiece.model, T5's tokenizer, is not beside {parts['t5'].origin}")
+        raise UserError(
+            f"spiece.model, T5's tokenizer, is not next to {parts['t5'].origin} (tokenizer.json, "
+            f"which newer versions of transformers write, is not enough): copy it there from "
+            f"{HUB_T5}"
+        )
     order = [component for component in checkpoint.COMPONENTS if component in parts]
     return Found(
         main.name,
@@ -288,6 +294,11 @@ def _way_out(parts: Mapping[str, Part]) -> Iterator[None]:
             f"{error}\nthe first uploads of the melody models to the Hub lacked tensors: fetch a "
             "newer revision (--revision main), or convert audiocraft's state_dict.bin"
         ) from None
+
+
+def _log_notes(source: Source, log: Callable[[str], None]) -> None:
+    for note in source.notes:
+        log(f"{source.name}: {note}")
 
 
 def _beside(folder: Path, name: str) -> str | None:

@@ -5,10 +5,17 @@ import re
 from pathlib import Path
 
 from musicgen_jax.convert import encodec, htdemucs, mert
-from musicgen_jax.convert.files import read_json, read_metadata, read_weights, state_dict
+from musicgen_jax.convert.files import (
+    read_json,
+    read_metadata,
+    read_weights,
+    refuse_pointer,
+    state_dict,
+)
 from musicgen_jax.convert.settings import TRAINING_NAMES, Part, read_config, read_xp_cfg
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.convert.torch_zip import is_zip, read_torch
+from musicgen_jax.convert.wrappers import strip_wrappers
 from musicgen_jax.errors import UserError
 
 TOKENIZER = "spiece.model"
@@ -23,6 +30,14 @@ WEIGHT_FILES = (
 )
 HUB_CODEC, HUB_T5 = "facebook/encodec_32khz", "google-t5/t5-base"
 HUB_MERT = "m-a-p/MERT-v1-95M"
+_NAMES = {
+    "t5": "T5",
+    "mert": "MERT",
+    "lm": "MusicGen",
+    "encodec": "EnCodec",
+    "separator": "demucs",
+}
+_MERGE = "this is an adapter of PEFT: merge it into its model (merge_and_unload) and save that"
 _SHARDS = {
     "model.safetensors.index.json": "model-*-of-*.safetensors",
     "pytorch_model.bin.index.json": "pytorch_model-*-of-*.bin",
@@ -41,6 +56,7 @@ class Source:
       codec_name: the codec that an audiocraft file points at in place of holding one.
       t5_name: the T5 that an audiocraft model was trained with.
       revision: the commit, from the Hub.
+      notes: what the user should know about how the files were read, one line each.
     """
 
     name: str
@@ -50,52 +66,90 @@ class Source:
     codec_name: str | None = None
     t5_name: str | None = None
     revision: str | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def open_source(place: str, revision: str | None = None) -> Source:
-    """Opens a folder, a file or a Hub repository and looks at the names of its tensors.
+    """Opens a folder, a file or a Hub repository and sorts its tensors by their names.
+
+    Every file that is read gives a component, and every tensor belongs to one: whatever has no use
+    is refused here or reported by the component's table.
+
+    Args:
+      place: a folder, a weight file or a repository of the Hugging Face Hub.
+      revision: of the Hub repository.
 
     Raises:
-      UserError: there is nothing of that name, or nothing in it that can be converted.
+      UserError: there is nothing of that name, or a file in it cannot be converted.
     """
     path, commit = Path(place), None
-    if not path.exists():
-        path, commit = download(place, revision)
-        source = Source(place, path, revision=commit)
-    else:
+    if path.exists():
+        if revision is not None:
+            raise UserError(f"{place} is on this machine: a revision is for Hub repositories")
         folder = path if path.is_dir() else path.parent
         source = Source(path.absolute().name, folder.absolute())
-    names = [path.name] if path.is_file() else _weight_files(source.folder)
-    for name in names:
-        _read(source, source.folder / name)
+    else:
+        path, commit = download(place, revision)
+        source = Source(place, path, revision=commit)
+    if path.is_file():
+        _read(source, source.folder / path.name)
+    else:
+        _read_folder(source)
     if (source.folder / TOKENIZER).is_file():
+        refuse_pointer(source.folder / TOKENIZER)
         source.tokenizer = source.folder / TOKENIZER
     if not source.parts and not source.codec_name:
-        raise UserError(
-            f"{place} holds no MusicGen, EnCodec, T5, MERT or HTDemucs weights: expected "
-            f"{' or '.join((LM_FILE, CODEC_FILE, *WEIGHT_FILES))}"
-        )
+        raise UserError(f"{place} holds no weights{_what_instead(source.folder)}")
     return source
 
 
-def _weight_files(folder: Path) -> list[str]:
-    """Those to read: transformers' file holds everything, audiocraft's two hold all but T5."""
-    whole = [name for name in WEIGHT_FILES if (folder / name).is_file()]
-    pair = [name for name in (LM_FILE, CODEC_FILE) if (folder / name).is_file()]
-    run = [RUN_FILE] if (folder / RUN_FILE).is_file() else []
-    demucs = sorted(file.name for file in folder.iterdir() if htdemucs.FILE.fullmatch(file.name))
-    return whole[:1] or pair or run or demucs
+def _read_folder(source: Source) -> None:
+    """Reads transformers' file, and audiocraft's if a language model is still missing."""
+    used, unused = [], []
+    for names in _weight_files(source.folder):
+        audiocrafts = names[0] in (LM_FILE, CODEC_FILE, RUN_FILE)
+        if used and ("lm" in source.parts or not audiocrafts):
+            unused += names
+            continue
+        for name in names:
+            _read(source, source.folder / name)
+        used += names
+    if unused:
+        source.notes.append(f"read {', '.join(used)}, not {', '.join(unused)}")
+
+
+def _weight_files(folder: Path) -> list[list[str]]:
+    """Files that belong together, the preferred ones first."""
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    groups = [[name] for name in WEIGHT_FILES if name in names]
+    groups.append([name for name in (LM_FILE, CODEC_FILE) if name in names])
+    groups.append([RUN_FILE] if RUN_FILE in names else [])
+    groups.append(sorted(name for name in names if htdemucs.FILE.fullmatch(name)))
+    return [group for group in groups if group]
+
+
+def _what_instead(folder: Path) -> str:
+    """What a folder without weights has in their place."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    if any(name.startswith("adapter_") for name in names):
+        return f": {_MERGE}"
+    for name in names:
+        if (folder / name).is_dir() and _weight_files(folder / name):
+            return f", but its folder {name} does: convert that one"
+    return f": expected {' or '.join((LM_FILE, CODEC_FILE, *WEIGHT_FILES))}"
 
 
 def _read(source: Source, path: Path) -> None:
+    refuse_pointer(path)
     if path.name.endswith(".json") or not is_zip(path):
         # Not one of torch's zips: safetensors, an index, or something that says so itself.
         tensors, settings = read_weights(path), None
         if path.suffix == ".safetensors":
             settings = htdemucs.settings_of_metadata(read_metadata(path), str(path))
         if settings is not None:
-            return _add_separator(source, path, tensors, settings)
-        return _read_transformers(source, path, tensors)
+            part = Part(htdemucs.FAMILY, tensors, settings, str(path))
+            return _add_part(source, "separator", part)
+        return _read_tensors(source, path, tensors)
     value = read_torch(path, inert=TRAINING_NAMES | htdemucs.NAMES)
     if isinstance(value, dict) and type(value.get("pretrained")) is str:
         source.codec_name = value["pretrained"]
@@ -103,22 +157,56 @@ def _read(source: Source, path: Path) -> None:
         _read_audiocraft(source, path, value)
     elif isinstance(value, dict) and "klass" in value:
         tensors = state_dict(value.get("state"), path)
-        _add_separator(source, path, tensors, htdemucs.settings_of_package(value, str(path)))
+        settings = htdemucs.settings_of_package(value, str(path))
+        _add_part(source, "separator", Part(htdemucs.FAMILY, tensors, settings, str(path)))
     else:
-        _read_transformers(source, path, state_dict(value, path))
+        _read_tensors(source, path, state_dict(value, path))
+
+
+def _add_part(source: Source, component: str, part: Part) -> None:
+    if component in source.parts:
+        files = f"{source.parts[component].origin} and {part.origin}"
+        raise UserError(f"several models of {_NAMES[component]}, {files}: name one of the files")
+    source.parts[component] = part
+
+
+def _unwrapped(source: Source, path: Path, tensors: StateDict) -> StateDict:
+    tensors, prefixes = strip_wrappers(tensors, str(path))
+    if prefixes:
+        source.notes.append(f"{path.name}: removed {', '.join(prefixes)} from the keys")
+    return tensors
 
 
 def _read_audiocraft(source: Source, path: Path, value: dict) -> None:
-    tensors = state_dict(_best_state(value, path), path)
+    tensors = _unwrapped(source, path, state_dict(_best_state(value, path), path))
     settings = _settings(value.get("xp.cfg", ""), path)
-    component = "lm" if any(key.startswith("transformer.layers.") for key in tensors) else "encodec"
-    source.parts[component] = Part("audiocraft", tensors, settings, str(path))
+    component = _component_of_audiocraft(tensors)
+    if component is None:
+        raise _unknown(path, tensors)
+    _add_part(source, component, Part("audiocraft", tensors, settings, str(path)))
     if component == "lm":
         name = settings.get("conditioners.description.t5.name")
         source.t5_name = name if isinstance(name, str) else None
         if "exported" not in value and "optimizer" in value:  # a run's own file, with its codec
             codec = settings.get("compression_model_checkpoint", f"//pretrained/{HUB_CODEC}")
             source.codec_name = str(codec).removeprefix("//pretrained/")
+
+
+def _component_of_audiocraft(tensors: StateDict) -> str | None:
+    if any(key.startswith(("transformer.layers.", "emb.")) for key in tensors):
+        return "lm"
+    known = ("encoder.model.", "decoder.model.", "quantizer.vq.")
+    return "encodec" if any(key.startswith(known) for key in tensors) else None
+
+
+def _unknown(path: Path, tensors: StateDict) -> UserError:
+    if any(".lora_A." in key for key in tensors):
+        return UserError(f"{path} holds no whole model: {_MERGE}")
+    names = ", ".join(list(tensors)[:3])
+    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    return UserError(
+        f"{path} holds no MusicGen, EnCodec, T5, MERT or HTDemucs weights, but {names}{more}"
+    )
 
 
 def _best_state(value: dict, path: Path) -> object:
@@ -153,17 +241,13 @@ def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
         raise UserError(f"{path} is refused: {error}") from None
 
 
-def _add_separator(source: Source, path: Path, tensors: StateDict, settings: dict) -> None:
-    if "separator" in source.parts:
-        raise UserError(f"{path.parent} holds several models of demucs: name one of the files")
-    source.parts["separator"] = Part(htdemucs.FAMILY, tensors, settings, str(path))
-
-
-def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
+def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
+    """Tensors without a package around them, as transformers writes them."""
+    tensors = _unwrapped(source, path, tensors)
     config_file = path.parent / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
 
-    def part(component: str, key: str, prefixes: tuple[str, ...], strip: bool) -> None:
+    def part(component: str, key: str = "", prefix: str = "") -> None:
         settings = config.get(key, {}) if whole else config
         if not isinstance(settings, dict):
             raise UserError(f"{config_file}: {key} must be an object")
@@ -178,27 +262,31 @@ def _read_transformers(source: Source, path: Path, tensors: StateDict) -> None:
             if "chroma_length" in config:  # what belongs to the melody stands one level up
                 settings["chroma_length"] = config["chroma_length"]
         found = {
-            name.removeprefix(prefixes[0]) if strip else name: tensor
+            name.removeprefix(prefix): tensor
             for name, tensor in tensors.items()
-            if name.startswith(prefixes)
+            if name.startswith(prefix)
         }
-        source.parts[component] = Part("transformers", found, settings, str(path))
+        _add_part(source, component, Part("transformers", found, settings, str(path)))
 
     whole = any(key.startswith("decoder.model.decoder.") for key in tensors)
     if whole:
-        known = ("decoder.", "enc_to_dec_proj.", "audio_enc_to_dec_proj.")
-        part("lm", "decoder", known, strip=False)
-        part("t5", "text_encoder", ("text_encoder.",), strip=True)
-        part("encodec", "audio_encoder", ("audio_encoder.",), strip=True)
-        known = (*known, "text_encoder.", "audio_encoder.")
-        if strangers := [key for key in tensors if not key.startswith(known)]:
-            raise UserError(f"{path} holds unexpected tensors: {', '.join(strangers[:5])}")
+        part("t5", "text_encoder", "text_encoder.")
+        part("encodec", "audio_encoder", "audio_encoder.")
+        # What is in neither belongs to the language model, or its table reports it.
+        others = ("text_encoder.", "audio_encoder.")
+        tensors = {key: t for key, t in tensors.items() if not key.startswith(others)}
+        part("lm", "decoder")
     elif any(key.startswith("encoder.block.") for key in tensors):
-        part("t5", "", ("",), strip=False)
+        part("t5")
     elif mert.KEY in tensors:
-        part("mert", "", ("",), strip=False)
+        part("mert")
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
-        part("encodec", "", ("",), strip=False)
+        part("encodec")
+    elif _component_of_audiocraft(tensors) == "lm":
+        source.notes.append(f"{path.name}: no settings, those of the official models are assumed")
+        _add_part(source, "lm", Part("audiocraft", tensors, {}, str(path)))
+    else:
+        raise _unknown(path, tensors)
 
 
 # --- The Hub -----------------------------------------------------------------------------------
