@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from musicgen_jax.convert.tensors import LazyTensor, StateDict
@@ -155,7 +156,8 @@ def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -
       The same nested dicts, of numpy arrays.
 
     Raises:
-      UserError: the first line counts what is wrong, further lines name it.
+      UserError: tensors are missing, left over or of the wrong shape or type (the first line
+        counts them, further lines name them), or a number is not finite.
     """
     targets, unexpected = _match(table, source)
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
@@ -164,34 +166,63 @@ def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -
     for path in targets.keys() - wanted.keys():
         unexpected += [f"{key} (no {path} here)" for key in targets[path].found.values()]
 
-    missing, shapes, values = [], [], {}
+    faults = {"missing": [], "unexpected": unexpected, "mis-shaped": [], "not a float": []}
+    infinite: list[str] = []
+    values: dict[str, np.ndarray] = {}
     for path, leaf in wanted.items():
         if path not in targets:
-            missing.append(_source_of(table, path))
+            faults["missing"].append(_source_of(table, path))
         elif lacking := targets[path].missing(leaf.shape[0]):
-            missing += lacking
+            faults["missing"] += lacking
         else:
             target = targets[path]
             keys = [target.found[slot] for slot in sorted(target.found)]
+            strangers = [key for key in keys if not _is_float(source[key].dtype)]
+            faults["not a float"] += [f"{key} is of type {source[key].dtype}" for key in strangers]
+            if strangers:
+                continue
             value = _transform(target.rule, [source[key] for key in keys])
             if value is None or value.shape != leaf.shape:
                 got = ", ".join(f"{key} {source[key].shape}" for key in keys[:3])
-                shapes.append(f"{got} for {path} {leaf.shape}")
-            elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
-                shapes.append(f"{keys[0]} is of type {value.dtype}, not a float")
+                faults["mis-shaped"].append(f"{got} for {path} {leaf.shape}")
+                continue
+            if not np.isfinite(value).all():
+                infinite.append(_not_finite(keys, source))
             values[path] = value
-    _report(what, {"missing": missing, "unexpected": unexpected, "mis-shaped": shapes})
+    _report(what, faults)
+    if infinite:
+        more = f", and {len(infinite) - 1} more parameters are like it" if infinite[1:] else ""
+        raise UserError(f"{what}: {infinite[0]}{more}: the file is damaged or training diverged")
     return jax.tree.unflatten(structure, [values[path] for path in wanted])
 
 
+def _is_float(dtype: np.dtype) -> bool:
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+
+
 def _transform(rule: Rule, tensors: list[LazyTensor]) -> np.ndarray | None:
-    """The parameter; None where the tensors do not even fit each other."""
+    """The parameter; None if the tensors' shapes do not fit each other.
+
+    Tensors of different types are brought to one that holds all of them: float16 and bfloat16,
+    as in a merged adapter, to float32.
+    """
+    arrays = [tensor.read() for tensor in tensors]
+    if len({array.dtype for array in arrays}) > 1:
+        wide = np.float64 if any(array.dtype == np.float64 for array in arrays) else np.float32
+        arrays = [array.astype(wide) for array in arrays]
     try:
-        return rule.transform(*(tensor.read() for tensor in tensors))
-    except UserError:
-        raise
-    except (ValueError, TypeError):
+        with np.errstate(all="ignore"):  # the result is checked
+            return rule.transform(*arrays)
+    except ValueError:
         return None
+
+
+def _not_finite(keys: Sequence[str], source: StateDict) -> str:
+    for key in keys:
+        values = source[key].read()
+        if count := values.size - np.count_nonzero(np.isfinite(values)):
+            return f"{key} holds NaN or infinity in {count} of {values.size} places"
+    return f"what {keys[0]} makes is not finite: a magnitude without a direction, or an overflow"
 
 
 def _match(table: Table, source: StateDict) -> tuple[dict[str, _Target], list[str]]:

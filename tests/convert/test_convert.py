@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,7 +19,7 @@ from musicgen_jax.config import EncodecConfig, T5Config
 from musicgen_jax.convert import command, convert, encodec, lm, t5
 from musicgen_jax.convert.__main__ import main
 from musicgen_jax.convert.pipeline import abstract_params, convert_part
-from musicgen_jax.convert.rules import Rule, Table, apply_table
+from musicgen_jax.convert.rules import STACK, Rule, Table, apply_table
 from musicgen_jax.convert.settings import Part, read_xp_cfg
 from musicgen_jax.convert.source import WEIGHT_FILES, files_to_download, open_source
 from musicgen_jax.convert.torch_writer import write_torch
@@ -138,7 +139,8 @@ def test_all_faults_in_one_report():
         convert_part("lm", lm_part(state), config)
     head, *lines = str(caught.value).splitlines()
     assert head == (
-        "state_dict.bin does not fit the architecture: 3 missing, 2 unexpected, 3 mis-shaped"
+        "state_dict.bin does not fit the architecture: 3 missing, 2 unexpected, 2 mis-shaped, "
+        "1 not a float"
     )
     text = "\n".join(lines)
     for name in (
@@ -149,7 +151,7 @@ def test_all_faults_in_one_report():
         "unexpected: stranger",
         "mis-shaped: transformer.layers.0.linear1.weight (24, 15)",
         "mis-shaped: linears.0.weight (37, 16), linears.1.weight (36, 16)",
-        "mis-shaped: out_norm.weight is of type int64",
+        "not a float: out_norm.weight is of type int64",
     ):
         assert name in text
 
@@ -183,6 +185,69 @@ def test_every_key_is_needed_and_no_other_is_taken(component):
             apply_table(table[component], rest, abstract, component)
         with pytest.raises(UserError, match="1 unexpected"):
             apply_table(table[component], {**tensors, f"{name}.x": tensors[name]}, abstract, "x")
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        (("float16", "bfloat16"), "float32"), (("bfloat16", "float32"), "float32"),
+        (("float16", "float32"), "float32"), (("bfloat16", "float64"), "float64"),
+        (("float16", "float16"), "float16"), (("bfloat16", "bfloat16"), "bfloat16"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("table", [lm.TRANSFORMERS, lm.AUDIOCRAFT])
+def test_tensors_of_different_types_make_one_parameter(types, expected, table):
+    """As after merging an adapter: every rule that takes several tensors."""
+    several = [r for r in table.rules if len(r.templates) > 1 or r.transform is STACK]
+    rng = np.random.default_rng(0)
+    for rule in several:
+        keys = [key.replace("{i}", "0").replace("{k}", "0") for key in rule.templates]
+        keys += [rule.templates[0].replace("{k}", "1")] * (rule.transform is STACK)
+        arrays = [draw(rng, (2, 3), types[n % 2 or -(len(keys) == 1)]) for n in range(len(keys))]
+        path = rule.target.replace("{i}", "0")
+        abstract = jax.ShapeDtypeStruct(rule.transform(*arrays[:1] * len(keys)).shape, float)
+        for name in reversed(path.split("/")):
+            abstract = {name: abstract}
+        source = {key: lazy(array) for key, array in zip(keys, arrays, strict=True)}
+        (value,) = jax.tree.leaves(apply_table(Table((rule,)), source, abstract, "x"))
+        assert value.dtype == expected
+        exact = rule.transform(*(array.astype(np.float64) for array in arrays))
+        np.testing.assert_array_equal(value.astype(np.float64), exact)
+    assert several
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("component", ["lm", "encodec", "t5"])
+def test_weights_that_are_not_finite_are_refused_by_name(component, dtype, bad):
+    make = {"lm": audiocraft_lm, "encodec": audiocraft_codec, "t5": t5_state}[component]
+    table = {"lm": lm.AUDIOCRAFT, "encodec": encodec.table(DEBUG.encodec), "t5": t5.TABLE}
+    state = {key: value.astype(dtype) for key, value in make().items()}
+    training = ("inited", "cluster_size", "embed_avg")
+    abstract = abstract_params(component, getattr(DEBUG, component))
+    keys = [key for key in state if not key.endswith(training)]
+    for key in (keys[0], keys[len(keys) // 2], keys[-1]):
+        changed = state | {key: state[key].copy()}
+        changed[key].reshape(-1)[1] = bad
+        tensors = {name: lazy(array) for name, array in changed.items()}
+        expected = f"file: {key} holds NaN or infinity in 1 of {state[key].size} places"
+        with pytest.raises(UserError, match=re.escape(expected)) as caught:
+            apply_table(table[component], tensors, abstract, "file")
+        assert "\n" not in str(caught.value)
+    # The statistics of training are not converted: whatever they hold.
+    name = next((key for key in state if key.endswith("cluster_size")), None)
+    if name:
+        tensors = {key: lazy(array) for key, array in state.items()}
+        tensors[name] = lazy(np.full_like(state[name], np.nan))
+        apply_table(table[component], tensors, abstract, "file")
+
+
+def test_weights_that_overflow_are_refused_by_name():
+    tensors = {"g": lazy(np.ones((1, 1, 1))), "v": lazy(np.full((1, 1, 2), 1e200))}
+    table = Table((Rule("weight", ("g", "v"), encodec.convolution),))
+    abstract = {"weight": jax.ShapeDtypeStruct((2, 1, 1), float)}
+    with pytest.raises(UserError, match="what g makes is not finite"):
+        apply_table(table, tensors, abstract, "x")
 
 
 def test_engine_orders_and_collects():
