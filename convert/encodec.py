@@ -273,10 +273,11 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
         n_filters, channels, kernel_size = shapes[f"encoder.layers.{first}.{weight}"]
         dimension, _, last_kernel_size = shapes[f"encoder.layers.{last}.{weight}"]
         block = shapes[f"encoder.layers.{blocks[0]}.block.1.{weight}"]
-        hidden, dim, residual_kernel_size = block
+        residual_kernel_size = block[2]
         bins, _ = shapes[f"quantizer.layers.{books[0]}.codebook.embed"]
         kernels = [shapes[f"decoder.layers.{i}.{weight}"][2] for i in upsampling]
-        compress, n_residual_layers = dim // hidden, len(blocks) // len(kernels)
+        n_residual_layers = len(blocks) // len(kernels)
+        compress = _compress(part, [shapes[f"encoder.layers.{i}.block.1.{weight}"] for i in blocks])
     except (ValueError, LookupError, ArithmeticError):
         raise UserError(
             f"{part.origin} is not an EnCodec: convolutions, residual blocks or codebooks are "
@@ -285,7 +286,7 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
     audiocraft = part.family == "audiocraft"
     return _config(
         part,
-        sample_rate=part.number("sample_rate" if audiocraft else "sampling_rate", 32000),
+        sample_rate=_sample_rate(part),
         channels=channels,
         n_filters=n_filters,
         ratios=tuple(kernel // 2 for kernel in kernels),
@@ -336,15 +337,25 @@ def without_unused_books(part: Part, n_q: int) -> Part:
 
 def _check_supported(part: Part, norm: str, shortcut: bool) -> None:
     """Refuses what is not implemented, and settings that are not those of the tensors."""
+    part.check("encodec")
     if part.family == "audiocraft":
-        part.require("compression_model", "encodec")
-        part.require("encodec.quantizer", "rvq")
         part.require("encodec.causal", part.settings.get("seanet.causal", "false"))
         part.require("seanet.norm", norm)
         part.require("seanet.true_skip", str(not shortcut).lower())
-        part.require("seanet.activation", "ELU")
-        part.require("seanet.pad_mode", "reflect", "constant")
     else:
         part.require("norm_type", norm)
         part.require("use_conv_shortcut", shortcut)
-        part.require("pad_mode", "reflect", "constant")
+
+
+def _sample_rate(part: Part) -> int:
+    if part.family == "transformers":
+        return part.number("sampling_rate", 32000)
+    return part.number("encodec.sample_rate", part.number("sample_rate", 32000))
+
+
+def _compress(part: Part, blocks: list[tuple[int, ...]]) -> int:
+    """By how much residual blocks narrow, rounding down: several numbers can fit odd widths."""
+    told = part.number("seanet.compress" if part.family == "audiocraft" else "compress", 0)
+    widths = [(dim, hidden) for hidden, dim, _ in blocks]
+    fitting = (c for c in range(1, widths[0][0] + 1) if all(d // c == h for d, h in widths))
+    return told if told > 0 else next(fitting, widths[0][0] // widths[0][1])

@@ -188,8 +188,7 @@ def derive_config(part: Part) -> HTDemucsConfig:
     Raises:
       UserError: the model is of a kind that is not supported, or its settings make no sense.
     """
-    for name, allowed in _REQUIRED.items():
-        part.require(name, *allowed)
+    part.check("separator")
     settings = part.settings
     sources = settings.get("sources")
     if not isinstance(sources, (list, tuple)) or not all(type(name) is str for name in sources):
@@ -217,27 +216,7 @@ def derive_config(part: Part) -> HTDemucsConfig:
         raise UserError(f"{part.origin} is not supported: {error}") from None
 
 
-# The names, defaults and meanings are those of HTDemucs' constructor. What trains alone (rescale,
-# t_dropout, dconv_init ...) is not looked at, nor what has no meaning with complex numbers as
-# channels (wiener_iters ...) or with branches that never merge (time_stride).
-_REQUIRED: dict[str, tuple] = {
-    "cac": (True,),
-    "rewrite": (True,),
-    "multi_freqs": (None, [], ()),
-    "context_enc": (0,),
-    "use_train_segment": (True,),
-    "t_emb": ("sin",),
-    "t_norm_in": (True,),
-    "t_group_norm": (False, 0),
-    "t_norm_first": (True,),
-    "t_norm_out": (True,),
-    "t_max_period": (10000.0,),
-    "t_layer_scale": (True,),
-    "t_gelu": (True,),
-    "t_sin_random_shift": (0,),
-    "t_sparse_self_attn": (False,),
-    "t_sparse_cross_attn": (False,),
-}
+# The names, defaults and meanings are those of HTDemucs' constructor.
 _SIZES = {
     "audio_channels": 2,
     "channels": 48,

@@ -132,7 +132,7 @@ def derive_config(part: Part) -> LMConfig:
       UserError: the model is of a kind that is not supported, or lacks what tells its size.
     """
     rules, tensors = table(part), part.tensors
-    _check_supported(part)
+    part.check("lm")
 
     def template(path: str) -> str:
         return next(rule.templates[0] for rule in rules.rules if rule.target == path)
@@ -150,6 +150,8 @@ def derive_config(part: Part) -> LMConfig:
             f"{' beside cross-attention' if cross else ''}, which is not supported: only 12, "
             "in front of the tokens, are"
         )
+    _check_fuser(part, cross, melody or needs_mert(part))
+    _check_special_token(part, rows - 1)
     heads = "transformer_lm.num_heads" if part.family == "audiocraft" else "num_attention_heads"
     try:
         return LMConfig(
@@ -197,20 +199,26 @@ def _matrix(part: Part, path: str) -> tuple[int, ...]:
     return shape
 
 
-def _check_supported(part: Part) -> None:
-    if part.family == "audiocraft":
-        part.require("codebooks_pattern.modeling", "delay")
-        part.require("codebooks_pattern.delay.flatten_first", "0")
-        part.require("codebooks_pattern.delay.empty_initial", "0")
-        part.require("transformer_lm.positional_embedding", "sin")
-        part.require("transformer_lm.activation", "gelu")
-        part.require("transformer_lm.norm_first", "true")
-        part.require("interleave_stereo_codebooks.per_timestep", "false")
-        part.require("conditioners.self_wav.chroma_stem.radix2_exp", "14")
-        part.require("conditioners.self_wav.chroma_stem.argmax", "true")
-    else:
-        part.require("activation_function", "gelu")
-        part.require("scale_embedding", False)
+def _check_fuser(part: Part, cross: bool, audio: bool) -> None:
+    """Where the conditions enter, audiocraft's settings say too; the order does not matter."""
+    names = {"description", "self_wav"} if audio else {"description"}
+    for how, expected in (("cross", cross), ("prepend", not cross)):
+        name = f"fuser.{how}"
+        value = part.settings.get(name)
+        found = set(value) if isinstance(value, list) else set()
+        if value is not None and found != (names if expected else set()):
+            raise UserError(
+                f"{part.origin} has {name} = {value}, which does not fit its tensors: "
+                f"{' and '.join(sorted(names))} enter by {'cross' if cross else 'prepend'}"
+            )
+
+
+def _check_special_token(part: Part, card: int) -> None:
+    for name in ("pad_token_id", "bos_token_id") if part.family == "transformers" else ():
+        if (value := part.settings.get(name)) not in (None, card):
+            raise UserError(
+                f"{part.origin} has {name} = {value}, which is not supported: {card} is"
+            )
 
 
 def is_melody_of_transformers(part: Part) -> bool:
@@ -226,16 +234,32 @@ def _hears_melody(part: Part) -> bool:
     return projected and style.KEY not in part.tensors
 
 
-def _delays(part: Part, n_q: int) -> tuple[int, ...]:
-    """Written down by audiocraft, derived from the number of channels by transformers."""
-    if part.family == "audiocraft":
-        written = part.settings.get("codebooks_pattern.delay.delays")
-        if isinstance(written, list) and all(delay.isdecimal() for delay in written):
-            return tuple(int(delay) for delay in written)
-        stereo = part.settings.get("interleave_stereo_codebooks.use", str(n_q == 8).lower())
-        channels = 2 if stereo == "true" else 1
-    else:
+def audio_channels(part: Part, delays: tuple[int, ...]) -> int:
+    """1 or 2: stereo interleaves the codes of two channels.
+
+    The settings say it; an audiocraft file without settings shows it by equal delays.
+
+    Raises:
+      UserError: the number makes no sense.
+    """
+    if part.family == "transformers":
         channels = part.number("audio_channels", 1)
         if channels not in (1, 2):
             raise UserError(f"{part.origin}: audio_channels must be 1 or 2, got {channels}")
+        return channels
+    name = "interleave_stereo_codebooks.use"
+    if name in part.settings:
+        return 2 if part.flag(name) else 1
+    return 2 if len(delays) > 1 and delays[0] == delays[1] else 1
+
+
+def _delays(part: Part, n_q: int) -> tuple[int, ...]:
+    """Written down by audiocraft, derived from the number of channels by transformers."""
+    written = part.settings.get("codebooks_pattern.delay.delays")
+    if part.family == "audiocraft" and isinstance(written, list):
+        if not all(delay.isdecimal() and len(delay) < 5 for delay in written):
+            raise UserError(f"{part.origin}: delays must be whole numbers, got {written}")
+        return tuple(int(delay) for delay in written)
+    # Eight codebooks are those of the official stereo models, unless the settings say otherwise.
+    channels = audio_channels(part, (0, 0) if n_q == 8 else ())
     return tuple(k // channels for k in range(n_q))

@@ -83,21 +83,7 @@ def derive_config(part: Part) -> MertConfig:
     Raises:
       UserError: the network is not that of MERT-v1-95M, or lacks what tells its size.
     """
-    for name, value in (
-        ("feat_extract_norm", "group"),
-        ("feat_extract_activation", "gelu"),
-        ("hidden_act", "gelu"),
-        ("conv_bias", False),
-        ("feat_proj_layer_norm", True),
-        ("do_stable_layer_norm", False),
-        ("layer_norm_eps", 1e-5),
-        # Names that HuBERT's config has not, or not in every version.
-        ("conv_pos_batch_norm", False),
-        ("feature_extractor_cqt", False),
-        ("deepnorm", False),
-        ("attention_relax", -1.0),
-    ):
-        part.require(name, value)
+    part.check("mert")
     shapes = {TABLE.rename(key): tensor.shape for key, tensor in part.tensors.items()}
     count = 0
     while f"{_CONV}.{count}.conv.weight" in shapes:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.conditioning.chroma import frame_count
-from musicgen_jax.config import LMConfig, MusicGenConfig
+from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
@@ -100,8 +100,7 @@ def convert(
     )
     with _way_out(found.parts):
         configs, parts = derive_configs(found.parts)
-    seconds = lm.max_duration(parts["lm"]) if "lm" in parts else None
-    config = whole_config(configs, name or found.name, max_duration=seconds)
+    config = whole_config(configs, parts, name or found.name)
     with checkpoint.writing_model(out, overwrite=overwrite) as writer:
         for component in parts:
             log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
@@ -195,6 +194,9 @@ def find_parts(
             f"which newer versions of transformers write, is not enough): copy it there from "
             f"{HUB_T5}"
         )
+    for component, part in parts.items():
+        if names := part.unknown(component):
+            log(f"{component}: settings that are not known and not used: {', '.join(names)[:300]}")
     order = [component for component in checkpoint.COMPONENTS if component in parts]
     return Found(
         main.name,
@@ -223,11 +225,14 @@ def derive_configs(
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
             books = configs["lm"].n_q
+            for conditioner in ("chroma_stem", "style"):
+                rate = f"conditioners.self_wav.{conditioner}.sample_rate"
+                parts["lm"].require(rate, codec.sample_rate)
             if configs["lm"].chroma_bins:
                 samples = int(lm.max_duration(parts["lm"]) * codec.sample_rate)
                 parts["lm"].require("chroma_length", frame_count(samples))
-            # Stereo interleaves two runs of one mono codec, which two equal delays in a row show.
-            books //= _audio_channels(configs["lm"])
+            # Stereo interleaves two runs of one mono codec.
+            books //= lm.audio_channels(parts["lm"], configs["lm"].delays)
             codec = encodec.derive_config(parts["encodec"], books)
             parts["encodec"] = encodec.without_unused_books(parts["encodec"], books)
         configs["encodec"] = codec
@@ -235,17 +240,16 @@ def derive_configs(
 
 
 def whole_config(
-    configs: Mapping[str, ComponentConfig], name: str, *, max_duration: float | None = None
+    configs: Mapping[str, ComponentConfig], parts: Mapping[str, Part], name: str
 ) -> MusicGenConfig | None:
-    """The model's config; None if it is only a part of a model."""
+    """The model's config; None if the parts are only those of a component."""
     if "lm" not in configs:
         return None
-    channels = _audio_channels(configs["lm"])  # type: ignore[arg-type]
     try:
         return MusicGenConfig(
             **configs,  # type: ignore[arg-type]
-            audio_channels=channels,
-            max_duration=max_duration or 30.0,
+            audio_channels=lm.audio_channels(parts["lm"], configs["lm"].delays),  # type: ignore
+            max_duration=lm.max_duration(parts["lm"]),
             name=name,
         )
     except ValueError as error:
@@ -276,10 +280,6 @@ def _table(component: str, part: Part, config: Any) -> Table:
     if component == "separator":
         return htdemucs.TABLE
     return t5.table(part) if component == "t5" else encodec.table(config)
-
-
-def _audio_channels(config: LMConfig) -> int:
-    return 2 if config.n_q > 1 and config.delays[0] == config.delays[1] else 1
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from musicgen_jax.convert import known_settings
 from musicgen_jax.convert.pickled import Inert
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.errors import UserError
@@ -50,12 +51,23 @@ class Part(NamedTuple):
 
     def require(self, name: str, *allowed: Any) -> None:
         """Refuses a setting that the model does not implement; an absent one is fine."""
-        value = self.settings.get(name, allowed[0])
-        if value not in allowed:
-            raise UserError(
-                f"{self.origin} has {name} = {str(value)[:50]}, which is not supported: only "
-                f"{' or '.join(str(a) for a in allowed)} is"
-            )
+        known_settings.check(
+            {name: self.settings.get(name, allowed[0])},
+            {name: known_settings.Only(*allowed)},
+            self.origin,
+        )
+
+    def check(self, component: str) -> None:
+        """Refuses all settings that would change the numbers of the component."""
+        table = known_settings.TABLES.get((self.family, component), {})
+        known_settings.check(self.settings, table, self.origin)
+
+    def unknown(self, component: str) -> list[str]:
+        """Names of settings that no table knows; audiocraft's files hold much of training."""
+        table = known_settings.TABLES.get((self.family, component))
+        if self.family == "audiocraft" or table is None:
+            return []
+        return known_settings.unknown(self.settings, table)
 
     def flag(self, name: str) -> bool:
         """A setting that is true or false; false where there is none."""

@@ -78,9 +78,6 @@ def derive_config(part: Part, table: Table) -> StyleConfig:
       UserError: the conditioner is of a kind that is not supported, or lacks what tells its size.
     """
     settings = "conditioners.self_wav.style"
-    part.require(f"{settings}.model_name", "mert")
-    part.require(f"{settings}.batch_norm", "true")
-    part.require(f"{settings}.use_middle_of_segment", "false")
     part.require(f"{settings}.transformer_scale", "default", *_HEADS)
 
     def shape(path: str, axes: int) -> tuple[int, ...]:

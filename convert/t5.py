@@ -49,7 +49,7 @@ def derive_config(part: Part) -> T5Config:
     Raises:
       UserError: the model is not a T5 of version 1.0, or lacks what tells its size.
     """
-    part.require("feed_forward_proj", "relu")
+    part.check("t5")
     rules, tensors = table(part), part.tensors
     shapes = [
         rules.shape(tensors, path)
