@@ -36,18 +36,19 @@ def run(args: argparse.Namespace) -> None:
     """
     from musicgen_jax.convert.pipeline import convert
 
-    if args.verify:
-        from musicgen_jax.convert import verify
-
-        verify.require_packages()  # before the long work, not after it
-        if args.storage != "plain":
-            raise UserError("--verify compares exact weights: use it with --storage plain")
     places = {
         "t5_from": args.t5,
         "encodec_from": args.encodec,
         "mert_from": args.mert,
         "revision": args.revision,
     }
+    if args.verify:
+        from musicgen_jax.convert import verify
+
+        verify.require_packages()  # before the long work, not after it
+        if args.storage != "plain":
+            raise UserError("--verify compares exact weights: use it with --storage plain")
+        verify.require_reference(args.source, **places)
     convert(
         args.source,
         args.out,

@@ -13,9 +13,10 @@ from musicgen_jax.errors import UserError
 def invert_table(table: Table, tree: Mapping, what: str) -> dict[str, np.ndarray]:
     """The tensors that `apply_table` makes the parameters of.
 
-    What is written is checked: it makes the same parameters again, bit by bit. Tensors are of the
-    type of their parameter. Where the way in computes in float32 they are in the component's own
-    type if that holds them exactly, as an official file's would be, else in float32.
+    The tensors are checked: they make the same parameters again, bit by bit. They have the type
+    of their parameter. Where `apply_table` computes in float32 (weight norm, sums of biases) they
+    have the component's own type if that is exact, as in an official file, else float32; such a
+    parameter in half precision comes back as the same numbers in float32.
 
     Args:
       table: the rules, in the spelling of the file.
@@ -72,15 +73,17 @@ def _parts(
     with np.errstate(all="ignore"):  # what comes of it is looked at
         wide = [np.asarray(part) for part in transform.inverse(value)]
         for parts in ([part.astype(narrow) for part in wide], wide):
-            if _same_bits(transform(*parts), value):
+            if _same_numbers(transform(*parts), value):
                 return parts
     return None
 
 
-def _same_bits(x: np.ndarray, y: np.ndarray) -> bool:
-    if x.shape != y.shape or x.dtype != y.dtype:
+def _same_numbers(made: np.ndarray, value: np.ndarray) -> bool:
+    """Bit by bit, in the type of `made`, which may be wider."""
+    if made.shape != value.shape or made.dtype.itemsize < value.dtype.itemsize:
         return False
-    x, y = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (x, y))
+    wide = value.astype(made.dtype)
+    x, y = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (made, wide))
     return np.array_equal(x, y)
 
 

@@ -181,14 +181,17 @@ def derive_config(part: Part) -> LMConfig:
 
 
 def max_duration(part: Part) -> float:
-    """Seconds of the segments in training: audiocraft says it, transformers' models have 30.
+    """Seconds of the segments in training; without a setting, the official models' 30.
 
     Raises:
       UserError: the number makes no sense.
     """
-    seconds = part.number("dataset.segment_duration", 30.0)
+    name = "segment_duration"
+    if part.family == "audiocraft":
+        name = f"dataset.{name}"
+    seconds = part.number(name, 30.0)
     if not 0 < seconds <= 3600:
-        raise UserError(f"{part.origin}: dataset.segment_duration = {seconds} makes no sense")
+        raise UserError(f"{part.origin}: {name} must be from 0 to 3600 seconds, got {seconds}")
     return seconds
 
 

@@ -266,6 +266,8 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
         "model_type": kind,
         "is_encoder_decoder": True,
         "dtype": dtype,
+        # audiocraft's name; transformers keeps it and does not look at it.
+        "segment_duration": _whole(config.max_duration),
         **own,
         "text_encoder": t5_config(config.t5),
         "audio_encoder": codec_config(config.encodec),
@@ -339,7 +341,16 @@ def mert_config(config: MertConfig) -> dict[str, Any]:
 
 
 def codec_config(config: EncodecConfig) -> dict[str, Any]:
-    """EnCodec's config, alone or in a whole model's."""
+    """EnCodec's config, alone or in a whole model's.
+
+    Raises:
+      UserError: transformers has no such codec.
+    """
+    if config.bins & (config.bins - 1):
+        raise UserError(
+            f"transformers loads a codec only if its number of codes is a power of two, not "
+            f"{config.bins}: write it as --format audiocraft"
+        )
     return {
         "architectures": ["EncodecModel"],
         "model_type": "encodec",

@@ -259,8 +259,9 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
             width = settings.get("hidden_size")
             if settings["num_attention_heads"] == 16 and width in (1536, 2048):
                 settings["num_attention_heads"] = width // 64
-            if "chroma_length" in config:  # what belongs to the melody stands one level up
-                settings["chroma_length"] = config["chroma_length"]
+            # What belongs to the melody and to the window stands one level up.
+            own = ("chroma_length", "segment_duration")
+            settings |= {name: config[name] for name in own if name in config}
         found = {
             name.removeprefix(prefix): tensor
             for name, tensor in tensors.items()

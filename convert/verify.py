@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig, T5Config
+from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, T5Config
 from musicgen_jax.convert import encodec, style
 from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
@@ -57,6 +57,28 @@ def require_packages() -> None:
         )
 
 
+def require_reference(
+    source: str | os.PathLike,
+    *,
+    t5_from: str | None = None,
+    encodec_from: str | None = None,
+    mert_from: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Raises UserError if nothing here can be compared with; the arguments are `convert`'s."""
+    parts = find_parts(
+        str(source),
+        t5_from=t5_from,
+        encodec_from=encodec_from,
+        mert_from=mert_from,
+        revision=revision,
+    ).parts
+    if "separator" in parts:
+        raise UserError(
+            "a separator cannot be verified, as transformers has none: leave out --verify"
+        )
+
+
 def verify(
     source: str | os.PathLike,
     converted: str | os.PathLike,
@@ -70,7 +92,7 @@ def verify(
     """Compares every stage and tells `log` the largest error of each.
 
     Args:
-      source: what was converted, as for `convert`; it must hold a whole model.
+      source: what was converted, as for `convert`: a whole model or a component of one.
       converted: what it was converted to.
       t5_from: as for `convert`.
       encodec_from: as for `convert`.
@@ -85,19 +107,20 @@ def verify(
       UserError: a stage is off by more than `TOLERANCE`, or packages are missing.
     """
     require_packages()
-    config = checkpoint.load_config(converted)
-    parts = find_parts(
-        str(source),
-        t5_from=t5_from,
-        encodec_from=encodec_from,
-        mert_from=mert_from,
-        revision=revision,
-    ).parts
-    _, parts = derive_configs(parts)
+    configs = checkpoint.load_info(converted).parts
+    _, parts = derive_configs(
+        find_parts(
+            str(source),
+            t5_from=t5_from,
+            encodec_from=encodec_from,
+            mert_from=mert_from,
+            revision=revision,
+        ).parts
+    )
     log("comparing with transformers' classes, in float32:")
     stages = []
     with jax.default_matmul_precision("highest"):
-        for stage in _stages(config, parts, converted):
+        for stage in _stages(configs, parts, converted):
             log(f"  {stage.name}: {stage.error:.1e}")
             stages.append(stage)
     if bad := [stage.name for stage in stages if not stage.error <= TOLERANCE]:
@@ -105,43 +128,57 @@ def verify(
     return stages
 
 
-def _stages(config: MusicGenConfig, parts: Mapping[str, Part], path: Any) -> Iterator[Stage]:
-    ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
-    ids = ids % config.t5.vocab_size  # a test's tokenizer may know more pieces than its model
-    expected = _reference_t5(config.t5, parts["t5"], ids, mask)
-    hidden = call(load("t5", config, path), ids, mask)
-    yield Stage("T5, hidden states", _error(hidden[mask], expected[mask]))
-
-    # From transformers' hidden states on both sides, so that each stage shows its own error.
-    hidden = expected
+def _stages(
+    configs: Mapping[str, Any], parts: Mapping[str, Part], path: str | os.PathLike
+) -> Iterator[Stage]:
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, config.lm.card, (len(ids), config.lm.n_q, _FRAMES), dtype=np.int32)
-    steps = np.asarray(to_steps(jnp.asarray(codes), config.lm.delays, config.lm.special_token))
-    heard = None
-    if bins := config.lm.chroma_bins:
-        heard = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(ids), _FRAMES))]
-    elif config.lm.style:
-        # Any vectors: transformers has no style model whose conditioner could make them.
-        heard = rng.standard_normal((len(ids), _FRAMES, config.lm.dim), np.float32)
-    expected = _reference_lm(config.lm, parts["lm"], steps, hidden, mask, heard)
-    given = () if heard is None else (heard,)
-    logits = call(load("lm", config, path), steps, hidden, mask, *given, method=_logits)
-    yield Stage("LM, logits", _error(logits, expected))
-
-    audio = _sweep(config.encodec)
-    if config.mert is not None:
-        noise = rng.normal(0, 0.1, (1, config.mert.sample_rate)).astype(np.float32)
-        expected = _reference_mert(config.mert, parts["mert"], noise)
-        features = call(load("mert", config, path), noise)
+    if "t5" in configs:
+        ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
+        ids = ids % configs["t5"].vocab_size  # a test's tokenizer may know more pieces
+        expected = _reference_t5(configs["t5"], parts["t5"], ids, mask)
+        hidden = call(load("t5", configs["t5"], path), ids, mask)
+        yield Stage("T5, hidden states", _error(hidden[mask], expected[mask]))
+        if "lm" in configs:
+            # With transformers' hidden states on both sides: each stage shows its own error.
+            error = _lm_error(configs["lm"], parts["lm"], path, expected, mask, rng)
+            yield Stage("LM, logits", error)
+    if mert := configs.get("mert"):
+        noise = rng.normal(0, 0.1, (1, mert.sample_rate)).astype(np.float32)
+        expected = _reference_mert(mert, parts["mert"], noise)
+        features = call(load("mert", mert, path), noise)
         yield Stage("MERT, features", _error(features, expected))
-    expected, sound = _reference_codec(config.encodec, parts["encodec"], audio)
-    codec = load("encodec", config, path)
-    codes = call(codec, audio, method=Encodec.encode)
-    same_shape = codes.shape == expected.shape
-    differ = float(np.mean(codes != expected)) if same_shape else float("inf")
-    yield Stage("EnCodec, share of other codes", differ)
-    decoded = call(codec, expected, method=Encodec.decode)
-    yield Stage("EnCodec, sound of the same codes", _error(decoded, sound))
+    if encodec_config := configs.get("encodec"):
+        audio = _sweep(encodec_config)
+        expected, sound = _reference_codec(encodec_config, parts["encodec"], audio)
+        codec = load("encodec", encodec_config, path)
+        codes = call(codec, audio, method=Encodec.encode)
+        same_shape = codes.shape == expected.shape
+        differ = float(np.mean(codes != expected)) if same_shape else float("inf")
+        yield Stage("EnCodec, share of other codes", differ)
+        decoded = call(codec, expected, method=Encodec.decode)
+        yield Stage("EnCodec, sound of the same codes", _error(decoded, sound))
+
+
+def _lm_error(
+    config: LMConfig,
+    part: Part,
+    path: str | os.PathLike,
+    hidden: np.ndarray,
+    mask: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
+    codes = rng.integers(0, config.card, (len(mask), config.n_q, _FRAMES), dtype=np.int32)
+    steps = np.asarray(to_steps(jnp.asarray(codes), config.delays, config.special_token))
+    audio = None
+    if bins := config.chroma_bins:
+        audio = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(mask), _FRAMES))]
+    elif config.style:
+        # Any vectors: transformers has no style model whose conditioner could make them.
+        audio = rng.standard_normal((len(mask), _FRAMES, config.dim), np.float32)
+    expected = _reference_lm(config, part, steps, hidden, mask, audio)
+    given = () if audio is None else (audio,)
+    logits = call(load("lm", config, path), steps, hidden, mask, *given, method=_logits)
+    return _error(logits, expected)
 
 
 def _error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -155,11 +192,10 @@ def call(module: Any, *arrays: np.ndarray, method: Callable = operator.call) -> 
     return np.asarray(method(module, *map(jnp.asarray, arrays)))
 
 
-def load(component: str, config: MusicGenConfig, path: Any) -> Any:
-    """Our module with the converted weights, in float32."""
-    sizes = getattr(config, component)
-    graphdef, state = nnx.split(module_shapes(MODULES[component], sizes))
-    params = checkpoint.load_params(path, component, abstract_params(component, sizes))
+def load(component: str, config: Any, path: str | os.PathLike) -> Any:
+    """Our module with the converted weights of a component, in float32."""
+    graphdef, state = nnx.split(module_shapes(MODULES[component], config))
+    params = checkpoint.load_params(path, component, abstract_params(component, config))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
 
@@ -392,11 +428,15 @@ def _reference_codec(
         "trim_right_ratio": config.trim_right_ratio,
         "use_conv_shortcut": config.conv_shortcut,
     }
-    # Transformers counts codebooks by bit rate.
-    bits = transformers.EncodecConfig(**sizes).codebook_nbits
-    frame_rate = -(-config.sample_rate // config.hop_length)
-    sizes["target_bandwidths"] = [(config.n_q + 0.5) * frame_rate * bits / 1000]
-    model = transformers.EncodecModel(transformers.EncodecConfig(**sizes))
+    # The parts of EncodecModel, which itself refuses numbers of codes that are no power of two.
+    classes = transformers.models.encodec.modeling_encodec
+    settings = transformers.EncodecConfig(**sizes)
+    per_book = settings.frame_rate * settings.codebook_nbits / 1000
+    settings.target_bandwidths = [(config.n_q + 0.5) * per_book]
+    model = torch.nn.Module()
+    model.encoder = classes.EncodecEncoder(settings)
+    model.decoder = classes.EncodecDecoder(settings)
+    model.quantizer = classes.EncodecResidualVectorQuantizer(settings)
     names = encodec.table(config)
     tensors = {}
     for key, tensor in part.tensors.items():

@@ -360,7 +360,11 @@ def test_xp_cfg_takes_any_text(text):
         ("transformer_lm:\n  positional_embedding: rope\n", CODEC_CFG, "positional_embedding"),
         ("codebooks_pattern:\n  modeling: parallel\n", CODEC_CFG, "modeling = parallel"),
         ("codebooks_pattern:\n  delay:\n    delays:\n    - 1\n", CODEC_CFG, "delays must be 4"),
-        ("dataset:\n  segment_duration: -3\n", CODEC_CFG, "segment_duration = -3"),
+        (
+            "dataset:\n  segment_duration: -3\n",
+            CODEC_CFG,
+            "segment_duration must be from 0 to 3600",
+        ),
         ("dataset:\n  segment_duration: long\n", CODEC_CFG, "segment_duration must be a number"),
         (LM_CFG, "encodec:\n  causal: true\n", "encodec.causal = true"),
         (LM_CFG, "encodec:\n  renormalize: true\n", "levels or segments"),

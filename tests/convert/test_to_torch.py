@@ -1,5 +1,6 @@
 """Back to the official formats: the files that PyTorch's own code wrote, made again."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,16 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from musicgen_jax.commands import cli
-from musicgen_jax.convert import convert, encodec, export_torch, style
+from musicgen_jax.convert import convert, encodec, export_torch, lm, official, style, t5
 from musicgen_jax.convert.files import read_weights
 from musicgen_jax.convert.inverse import invert_table
 from musicgen_jax.convert.official import to_yaml
 from musicgen_jax.convert.pipeline import abstract_params
-from musicgen_jax.convert.rules import Rule, Table
-from musicgen_jax.convert.settings import read_xp_cfg
+from musicgen_jax.convert.rules import Rule, Table, apply_table
+from musicgen_jax.convert.settings import Part, read_xp_cfg
 from musicgen_jax.convert.torch_zip import read_torch
 from musicgen_jax.errors import UserError
-from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage import checkpoint, hub
+from musicgen_jax.testing import DEBUG, random_params, save_random_model
+from tests.helpers.official_files import lazy
 from tests.helpers.paths import GOLDENS
 
 T5, CODEC = {"t5_from": str(GOLDENS / "mono/t5-base")}, GOLDENS / "audiocraft/text"
@@ -164,6 +167,58 @@ def test_int8_storage_is_written_as_the_floats_it_stands_for(converted, tmp_path
     assert_same_bits(params(tmp_path / "int8"), params(tmp_path / "again"))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("component", ["encodec", "lm", "t5"])
+def test_half_precision_comes_back_as_the_same_numbers(component, dtype):
+    """What weight norm and sums compute is float32 then."""
+    config = getattr(DEBUG, component)
+    tables = {"encodec": encodec.table, "lm": lm.audiocraft_table, "t5": lambda _: t5.TABLE}
+    table = tables[component](config)
+    abstract = abstract_params(component, config)
+    tree = jax.tree.map(lambda x: np.asarray(x).astype(dtype), random_params(abstract))
+    tensors = {key: lazy(value) for key, value in invert_table(table, tree, "x").items()}
+    again = apply_table(table, tensors, abstract, "x")
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(bits(np.asarray(x, y.dtype)), bits(y)),
+        tree,
+        again,
+    )
+
+
+def test_the_bundled_model_is_written_and_comes_back(tmp_path, capsys):
+    """Its codec is stored in half precision."""
+    assert cli.main(["export-torch", "nano", str(tmp_path / "out")]) == 0
+    config = convert(tmp_path / "out", tmp_path / "again", name="nano")
+    assert config == checkpoint.load_config(hub.find_model("nano"))
+    before, after = params(hub.find_model("nano")), params(tmp_path / "again")
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(np.asarray(x, y.dtype), y), before, after
+    )
+
+
+def test_the_window_comes_back(converted, tmp_path):
+    """With it the length of a melody model's chroma."""
+    model = shutil.copytree(converted("audiocraft/melody"), tmp_path / "model")
+    document = json.loads((model / "config.json").read_text())
+    document["architecture"]["max_duration"] = 12
+    (model / "config.json").write_text(json.dumps(document))
+    export_torch(model, tmp_path / "out", format="transformers")
+    assert convert(tmp_path / "out", tmp_path / "again").max_duration == 12
+
+
+@pytest.mark.parametrize("seconds", [0.5, 7.5, 10, 30, 3600])
+def test_every_window_is_written_as_it_is_read(seconds):
+    config = dataclasses.replace(DEBUG, max_duration=seconds)
+    written = read_xp_cfg(official.to_yaml(official.lm_settings(config)))
+    assert lm.max_duration(Part("audiocraft", {}, written, "x")) == seconds
+    encodec = dataclasses.replace(config.encodec, bins=64)
+    config = dataclasses.replace(
+        config, encodec=encodec, lm=dataclasses.replace(config.lm, card=64)
+    )
+    written = official.model_config(config, "float32")
+    assert lm.max_duration(Part("transformers", {}, written, "x")) == seconds
+
+
 # --- What cannot be written --------------------------------------------------------------------
 
 
@@ -171,6 +226,15 @@ def test_what_transformers_does_not_know_is_refused(converted, tmp_path):
     with pytest.raises(UserError, match="no style model: write it as --format audiocraft"):
         export_torch(converted("style"), tmp_path / "out", format="transformers")
     assert not list(tmp_path.iterdir())
+
+
+def test_codecs_that_transformers_does_not_load_are_refused(tmp_path):
+    """It knows numbers of codes that are powers of two."""
+    save_random_model(tmp_path / "model", DEBUG)
+    with pytest.raises(UserError, match="power of two, not 37: write it as --format audiocraft"):
+        export_torch(tmp_path / "model", tmp_path / "out", format="transformers")
+    assert not (tmp_path / "out").exists()
+    export_torch(tmp_path / "model", tmp_path / "out")
 
 
 def test_what_is_there_stays(converted, tmp_path):

@@ -1,5 +1,6 @@
 """Converted models give transformers' numbers, from every kind of file there is."""
 
+import argparse
 import json
 import shutil
 
@@ -19,6 +20,8 @@ from musicgen_jax.nn.condition import Condition, Embedded  # noqa: E402
 from musicgen_jax.nn.encodec.model import Encodec  # noqa: E402
 from musicgen_jax.storage import arrays, checkpoint  # noqa: E402
 from musicgen_jax.testing import character_tokenizer  # noqa: E402
+from tests.helpers.official_files import CODEC_CFG, audiocraft_codec  # noqa: E402
+from tests.helpers.paths import GOLDENS  # noqa: E402
 from tests.helpers.tolerance import assert_close  # noqa: E402
 
 D, V, E, HEADS = 24, 16, 20, 2
@@ -230,7 +233,7 @@ def check_same_numbers(model, converted):
         expected = model.text_encoder(
             torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long()
         ).last_hidden_state
-    hidden = verify.call(verify.load("t5", config, converted), ids, mask)
+    hidden = verify.call(verify.load("t5", config.t5, converted), ids, mask)
     assert_close(hidden[mask], expected.numpy()[mask], what="T5")
 
     steps = rng.integers(0, V + 1, (2, config.lm.n_q, 9)).astype(np.int32)
@@ -245,11 +248,11 @@ def check_same_numbers(model, converted):
         cross = lm.text_conditioner(hidden, mask)
         return lm(steps, Condition(Embedded(cross, mask)))
 
-    lm = verify.load("lm", config, converted)
+    lm = verify.load("lm", config.lm, converted)
     ours = verify.call(lm, steps, expected.numpy(), mask, method=from_hidden)
     assert_close(ours, logits.numpy().reshape(ours.shape), what="LM")
 
-    codec = verify.load("encodec", config, converted)
+    codec = verify.load("encodec", config.encodec, converted)
     audio = rng.normal(0, 0.3, (1, 1, 123)).astype(np.float32)
     books = config.encodec.n_q
     with torch.no_grad():
@@ -334,7 +337,7 @@ def test_pointer_to_a_codec(tmp_path):
     convert(tmp_path / "ac", tmp_path / "found")
     for name in ("given", "found"):
         config = checkpoint.load_config(tmp_path / name)
-        codec = verify.load("encodec", config, tmp_path / name)
+        codec = verify.load("encodec", config.encodec, tmp_path / name)
         expected = torch.stack(
             [layer.codebook.embed for layer in model.audio_encoder.quantizer.layers]
         )
@@ -358,7 +361,7 @@ def test_equal_widths_have_no_projection(tmp_path):
     save(model, tmp_path / "hf", "safetensors")
     convert(tmp_path / "hf", tmp_path / "ours")
     config = checkpoint.load_config(tmp_path / "ours")
-    lm = verify.load("lm", config, tmp_path / "ours")
+    lm = verify.load("lm", config.lm, tmp_path / "ours")
     np.testing.assert_array_equal(lm.text_conditioner.output_proj.weight[...], np.eye(D))
     check_same_numbers(model, tmp_path / "ours")
 
@@ -375,20 +378,12 @@ def test_books_that_the_lm_does_not_use_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("kind", ["safetensors", "audiocraft"])
 def test_command_line_verifies(model, tmp_path, kind, capsys):
-    import argparse
-
     if kind == "audiocraft":
         save_audiocraft(model, tmp_path / "source")
     else:
         save(model, tmp_path / "source", kind)
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    args = [str(tmp_path / "source"), str(tmp_path / "ours"), "--verify"]
-    command.run(parser.parse_args(args))
-    lines = capsys.readouterr().out.splitlines()
-    errors = [float(line.rsplit(": ", 1)[1]) for line in lines if line.startswith("  ")]
-    assert len(errors) == 4
-    assert max(errors) < 1e-4
+    run([str(tmp_path / "source"), str(tmp_path / "ours"), "--verify"])
+    assert len(stage_names(capsys)) == 4
 
 
 def test_verify_finds_other_weights(tmp_path):
@@ -402,6 +397,52 @@ def test_verify_finds_other_weights(tmp_path):
     save(other, tmp_path / "hf", "safetensors")
     with pytest.raises(UserError, match=r"differs .* in LM, logits and EnCodec, sound"):
         verify.verify(tmp_path / "hf", tmp_path / "ours", log=lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["24khz/transformers", "48khz/transformers", "24khz/original.th"])
+def test_codecs_alone_are_verified(name, tmp_path, capsys):
+    args = [str(GOLDENS / "codecs" / name), str(tmp_path / "ours"), "--verify"]
+    run(args)
+    assert stage_names(capsys) == [
+        "EnCodec, share of other codes",
+        "EnCodec, sound of the same codes",
+    ]
+
+
+def test_a_codec_of_an_odd_number_of_codes_is_verified(tmp_path, capsys):
+    """transformers' own model refuses what is not a power of two."""
+    package = {"best_state": audiocraft_codec(), "xp.cfg": CODEC_CFG}
+    write_torch(tmp_path / "compression_state_dict.bin", package)
+    run([str(tmp_path / "compression_state_dict.bin"), str(tmp_path / "ours"), "--verify"])
+    assert len(stage_names(capsys)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("mono/t5-base", ["T5, hidden states"]), ("style/MERT-v1-95M", ["MERT, features"])],
+)
+def test_other_components_alone_are_verified(name, stages, tmp_path, capsys):
+    run([str(GOLDENS / name), str(tmp_path / "ours"), "--verify"])
+    assert stage_names(capsys) == stages
+
+
+def test_what_cannot_be_verified_is_said_before_converting(tmp_path):
+    source = GOLDENS / "separation/955717e8-18a7d9ef.th"
+    with pytest.raises(UserError, match=r"separator cannot be verified.*leave out --verify"):
+        run([str(source), str(tmp_path / "ours"), "--verify"])
+    assert not (tmp_path / "ours").exists()
+
+
+def run(arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args(arguments))
+
+
+def stage_names(capsys):
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert all(float(line.rsplit(": ", 1)[1]) < 1e-4 for line in lines)
+    return [line.strip().rsplit(": ", 1)[0] for line in lines]
 
 
 # --- torch's files -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What is written for transformers runs there: the same greedy tokens as here."""
 
+import json
 import warnings
 
 import numpy as np
@@ -31,6 +32,8 @@ def test_transformers_plays_the_same(name, tmp_path):
         tmp_path / "theirs", attn_implementation="eager", output_loading_info=True
     )
     assert not any(info.values()), info
+    model.save_pretrained(tmp_path / "again")  # by its own code, the window included
+    assert json.loads((tmp_path / "again/config.json").read_text())["segment_duration"] == 30
     ours = MusicGen.from_pretrained(tmp_path / "ours", dtype="float32")
     codes = ours.generate([TEXT], duration=FRAMES / 50, use_sampling=False).codes
 
