@@ -3,8 +3,10 @@
 The inverse of `derive_config` in the components' files: what is written here is read there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+import yaml
 
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig, T5Config
@@ -210,25 +212,7 @@ def codec_settings(config: EncodecConfig) -> dict[str, Any]:
 
 def to_yaml(settings: Mapping[str, Any]) -> str:
     """Settings in the block style that OmegaConf writes."""
-    return "".join(f"{line}\n" for line in _yaml_lines(settings, ""))
-
-
-def _yaml_lines(settings: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield f"{indent}{key}:"
-            yield from _yaml_lines(value, indent + "  ")
-        elif isinstance(value, list) and value:
-            yield f"{indent}{key}:"
-            yield from (f"{indent}- {_scalar(item)}" for item in value)
-        else:
-            yield f"{indent}{key}: {_scalar(value)}"
-
-
-def _scalar(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return yaml.safe_dump(settings, default_flow_style=False, sort_keys=False)
 
 
 def _whole(number: float) -> int | float:

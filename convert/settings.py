@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from musicgen_jax.convert import known_settings
 from musicgen_jax.convert.pickled import Inert
 from musicgen_jax.convert.tensors import StateDict
@@ -32,6 +34,7 @@ TRAINING_NAMES = frozenset(
     }
 )
 _MAX_DEPTH, _MAX_SETTINGS = 30, 100_000  # audiocraft's own: 8 and a thousand
+_MAX_YAML = 1 << 18  # characters; audiocraft's own: 20,000
 
 
 class Part(NamedTuple):
@@ -88,27 +91,18 @@ class Part(NamedTuple):
 def read_xp_cfg(text: str) -> dict[str, str | list[str]]:
     """The YAML that OmegaConf writes, as {"transformer_lm.num_heads": "16"}; lists of scalars too.
 
-    Only block style with one key a line, which is all that OmegaConf writes; what is beyond that
-    (multi-line strings, lists of maps) is skipped or garbled, and no setting used here is.
+    Every scalar stays the text that it is: no tags, no types, no objects.
+
+    Raises:
+      ValueError: it is not YAML, or larger or deeper than any settings are.
     """
-    values: dict[str, str | list[str]] = {}
-    stack: list[tuple[int, str]] = []  # (indentation, key) of the maps around a line
-    for line in text.splitlines():
-        content = line.strip()
-        indent = len(line) - len(line.lstrip())
-        if item := re.fullmatch(r"- (.*)", content):
-            while stack and stack[-1][0] > indent:
-                stack.pop()
-            entry = values.setdefault(".".join(key for _, key in stack), [])
-            if isinstance(entry, list):
-                entry.append(_scalar(item[1]))
-        elif pair := re.fullmatch(r"([\w/-]+):(?: (.*))?", content):
-            while stack and stack[-1][0] >= indent:
-                stack.pop()
-            stack.append((indent, pair[1]))
-            if pair[2]:
-                values[".".join(key for _, key in stack)] = _scalar(pair[2])
-    return {name: _resolve(value, values) for name, value in values.items()}
+    if len(text) > _MAX_YAML:
+        raise ValueError("its settings are too large")
+    try:
+        return read_config(yaml.load(text, Loader=yaml.BaseLoader) or {})
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "nested too deep"
+        raise ValueError(f"its settings are not YAML: {reason}") from None
 
 
 def read_config(value: Any) -> dict[str, str | list[str]]:
@@ -166,10 +160,6 @@ def _yaml(value: Any) -> str:
         case dict() | list():
             return "{}" if isinstance(value, dict) else "[]"
     return ""  # a path, a name: no setting used here is one
-
-
-def _scalar(text: str) -> str:
-    return text.strip().strip("'\"")
 
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:

@@ -233,10 +233,8 @@ def _best_state(value: dict, path: Path) -> object:
 
 def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
     """`xp.cfg`: YAML in an exported file, omegaconf's object in a run's own."""
-    if isinstance(value, str):
-        return read_xp_cfg(value)
     try:
-        return read_config(value)
+        return read_xp_cfg(value) if isinstance(value, str) else read_config(value)
     except ValueError as error:
         raise UserError(f"{path} is refused: {error}") from None
 

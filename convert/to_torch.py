@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from musicgen_jax import __version__, files
 from musicgen_jax.config import MusicGenConfig
@@ -15,9 +16,7 @@ from musicgen_jax.convert import encodec, lm, mert, official, t5
 from musicgen_jax.convert.inverse import invert_table
 from musicgen_jax.convert.pipeline import abstract_params
 from musicgen_jax.convert.rules import Table
-from musicgen_jax.convert.safetensors_writer import write_safetensors
 from musicgen_jax.convert.source import CODEC_FILE, HUB_MERT, LM_FILE, TOKENIZER
-from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.convert.torch_writer import write_torch
 from musicgen_jax.errors import UserError
 from musicgen_jax.storage import checkpoint, hub
@@ -180,11 +179,8 @@ def _write_alone(
 
 
 def _write_weights(folder: Path, tensors: Tensors) -> None:
-    def lazy(tensor: np.ndarray) -> LazyTensor:
-        return LazyTensor(tensor.shape, tensor.dtype, lambda: tensor)
-
-    wrapped = {key: lazy(tensor) for key, tensor in tensors.items()}
-    write_safetensors(folder / _WEIGHTS, wrapped, {"format": "pt"})
+    whole = {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
+    save_file(whole, folder / _WEIGHTS, {"format": "pt"})  # transformers insists on the metadata
 
 
 def _write_tokenizer(folder: Path, source: Path) -> None:

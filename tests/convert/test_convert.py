@@ -345,10 +345,40 @@ last: true
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(alphabet="ab:- \n${}.'1", max_size=80))
-def test_xp_cfg_takes_any_text(text):
-    for value in read_xp_cfg(text).values():
+@given(st.text(alphabet="ab:- \n${}[]&*!.'1", max_size=80))
+def test_xp_cfg_takes_any_text_or_refuses_it(text):
+    try:
+        values = read_xp_cfg(text)
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith("its settings are not YAML")
+        assert "\n" not in message
+        return
+    for value in values.values():
         assert isinstance(value, str | list)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} {{b: *a{i - 1}, c: *a{i - 1}}}\n" for i in range(1, 40)
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "&a {b: *a}", "[" * 10_000, "x: " + "y" * (1 << 18), BOMB, "\0"]
+)
+def test_settings_that_are_no_settings(tmp_path, text):
+    folder = write_audiocraft(tmp_path / "m", lm_cfg=text)
+    with pytest.raises(UserError, match=r"state_dict\.bin is refused: its settings") as caught:
+        open_source(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_objects_in_settings_are_not_made(tmp_path):
+    target = tmp_path / "made"
+    for tag in ("!!python/object/apply:os.system", "!!python/name:os.system", "!!int"):
+        values = read_xp_cfg(f"a: {tag} ['touch {target}']\n")
+        assert values == {"a": [f"touch {target}"]}
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(
