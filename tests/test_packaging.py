@@ -23,6 +23,25 @@ def test_every_package_is_listed():
     assert sorted(found) == sorted(SETUPTOOLS["packages"])
 
 
+def test_data_files_are_listed_and_not_found():
+    """Otherwise setuptools warns that it ignores packages such as musicgen_jax.nano.model."""
+    assert SETUPTOOLS["include-package-data"] is False
+    listed = SETUPTOOLS["package-data"]
+    data = {file for file in (ROOT / "musicgen_jax").rglob("*") if file.is_file()}
+    data = {file for file in data if file.suffix not in (".py", ".pyc")}
+    for name, patterns in listed.items():
+        folder = ROOT.joinpath(*name.split("."))
+        found = {file for pattern in patterns for file in folder.glob(pattern)}
+        assert found, name
+        data -= found
+    assert not data
+
+
+def test_the_source_distribution_has_no_half_of_the_tests():
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    assert "prune tests" in lines
+
+
 def test_every_folder_of_code_is_a_package():
     for top in ("musicgen_jax", "convert"):
         for file in (ROOT / top).rglob("*.py"):
