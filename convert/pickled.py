@@ -39,21 +39,6 @@ class Inert:
     state: Any = None
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-# fmt: off
-_LITERALS = {
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-}
-_OPCODES = {
-    *_CONSTANTS, *_LITERALS,
-    "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL",
-    "REDUCE", "NEWOBJ", "BUILD", "BINPERSID",
-    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
-    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
-}
-# fmt: on
 _KEYS = (str, int, float, bool, type(None))  # the hash of nested tuples can take for ever
 
 
@@ -86,9 +71,14 @@ def read_pickle(
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name in ("GLOBAL", "INST"):
             _check_name(str(argument).replace(" ", ".", 1), functions, inert)
-        if opcode.name not in _OPCODES:
+        if opcode.name not in _ACTIONS:
             raise Refused(f"pickle instruction {opcode.name} is not data")
-    return _run(program, functions, inert, persistent)
+    machine = _Machine(functions, inert, persistent)
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name == "STOP":
+            return machine.result()
+        _ACTIONS[opcode.name](machine, argument)
+    raise ValueError("no end")
 
 
 def _check_name(name: str, functions: Collection[str], inert: Collection[str]) -> None:
@@ -96,95 +86,112 @@ def _check_name(name: str, functions: Collection[str], inert: Collection[str]) -
         raise Refused(f"it names {name[:100]!r}")
 
 
-def _run(program: bytes, functions, inert, persistent) -> Any:
-    stack: list[Any] = []
-    marked: list[list[Any]] = []  # the stacks under each open mark
-    memo: dict[int, Any] = {}
+class _Machine:
+    """The stack, its marks and the memo, with what the instructions do to them."""
 
-    def to_mark() -> list[Any]:
-        nonlocal stack
-        items, stack = stack, marked.pop()
+    def __init__(self, functions, inert, persistent):
+        self.functions, self.inert, self.persistent = functions, inert, persistent
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []  # the stacks under each open mark
+        self.memo: dict[int, Any] = {}
+
+    def result(self) -> Any:
+        if self.marked or len(self.stack) != 1:
+            raise ValueError("more or less than one object")
+        return self.stack[0]
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        return self.stack.pop()
+
+    def mark(self) -> None:
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def to_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.marked.pop()
         return items
 
-    def last(kind: type) -> Any:
-        if type(stack[-1]) is not kind:
-            raise ValueError(f"a {type(stack[-1]).__name__} in place of a {kind.__name__}")
-        return stack[-1]
+    def last(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise ValueError(f"a {type(self.stack[-1]).__name__} in place of a {kind.__name__}")
+        return self.stack[-1]
 
-    for opcode, argument, _ in pickletools.genops(program):
-        match opcode.name:
-            case name if name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
-            case name if name in _LITERALS:
-                stack.append(argument)
-            case "MARK":
-                marked.append(stack)
-                stack = []
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE" | "LIST":
-                items = to_mark()
-                stack.append(items if opcode.name == "LIST" else tuple(items))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                if count > len(stack):
-                    raise IndexError("an empty stack")
-                stack[-count:] = [tuple(stack[-count:])]
-            case "DICT":
-                items = to_mark()
-                stack.append(_pairs(items))
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                last(dict).update(_pairs([key, value]))
-            case "SETITEMS":
-                items = to_mark()
-                last(dict).update(_pairs(items))
-            case "APPEND":
-                value = stack.pop()
-                last(list).append(value)
-            case "APPENDS":
-                items = to_mark()
-                last(list).extend(items)
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]  # type: ignore[index]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])  # type: ignore[index]
-            case "GLOBAL":
-                stack.append(Name(str(argument).replace(" ", ".", 1)))
-            case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                if type(name) is not str or type(module) is not str:
-                    raise ValueError("a name that is no string")
-                _check_name(f"{module}.{name}", functions, inert)
-                stack.append(Name(f"{module}.{name}"))
-            case "REDUCE":
-                args = stack.pop()
-                stack.append(_make(stack.pop(), args, functions))
-            case "NEWOBJ":
-                args = stack.pop()
-                stack.append(_make(stack.pop(), args, {}))
-            case "BUILD":
-                state = stack.pop()
-                if type(stack[-1]) is not dict:  # torch hangs its version on a state dict
-                    last(Inert).state = state
-            case "BINPERSID":
-                stack.append(persistent(stack.pop()))
-            case "STOP":
-                if marked or len(stack) != 1:
-                    raise ValueError("more or less than one object")
-                return stack[0]
-    raise ValueError("no end")
+    def tuple_of(self, count: int) -> None:
+        if count > len(self.stack):
+            raise IndexError("an empty stack")
+        self.stack[-count:] = [tuple(self.stack[-count:])]
+
+    def set_items(self, items: list[Any]) -> None:
+        self.last(dict).update(_pairs(items))
+
+    def extend(self, items: list[Any]) -> None:
+        self.last(list).extend(items)
+
+    def remember(self, place: int) -> None:
+        self.memo[place] = self.stack[-1]
+
+    def global_from_stack(self) -> None:
+        name, module = self.pop(), self.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a name that is not a string")
+        _check_name(f"{module}.{name}", self.functions, self.inert)
+        self.push(Name(f"{module}.{name}"))
+
+    def call(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        args = self.pop()
+        self.push(_make(self.pop(), args, functions))
+
+    def build(self) -> None:
+        state = self.pop()
+        if type(self.stack[-1]) is not dict:  # torch hangs its version on a state dict
+            self.last(Inert).state = state
+
+
+_LITERALS = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+)
+# What each instruction does, given the machine and the instruction's argument; no others run.
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(_LITERALS, lambda m, value: m.push(value)),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "MARK": lambda m, _: m.mark(),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "DICT": lambda m, _: m.push(_pairs(m.to_mark())),
+    "LIST": lambda m, _: m.push(m.to_mark()),
+    "TUPLE": lambda m, _: m.push(tuple(m.to_mark())),
+    "TUPLE1": lambda m, _: m.tuple_of(1),
+    "TUPLE2": lambda m, _: m.tuple_of(2),
+    "TUPLE3": lambda m, _: m.tuple_of(3),
+    "SETITEM": lambda m, _: m.set_items([m.pop(), m.pop()][::-1]),
+    "SETITEMS": lambda m, _: m.set_items(m.to_mark()),
+    "APPEND": lambda m, _: m.extend([m.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.to_mark()),
+    "BINPUT": lambda m, place: m.remember(place),
+    "LONG_BINPUT": lambda m, place: m.remember(place),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    "BINGET": lambda m, place: m.push(m.memo[place]),
+    "LONG_BINGET": lambda m, place: m.push(m.memo[place]),
+    "GLOBAL": lambda m, name: m.push(Name(str(name).replace(" ", ".", 1))),
+    "STACK_GLOBAL": lambda m, _: m.global_from_stack(),
+    "REDUCE": lambda m, _: m.call(m.functions),
+    "NEWOBJ": lambda m, _: m.call({}),
+    "BUILD": lambda m, _: m.build(),
+    "BINPERSID": lambda m, _: m.push(m.persistent(m.pop())),
+}
 
 
 def _make(name: Any, args: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
     if type(name) is not Name or type(args) is not tuple:
-        raise ValueError("a call of what is no name")
+        raise ValueError("a call of something that is not a name")
     function = functions.get(name.name)
     return Inert(name.name, args) if function is None else function(*args)
 
