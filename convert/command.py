@@ -11,20 +11,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         help="a folder or file from audiocraft or transformers, or a Hugging Face Hub repository",
     )
-    parser.add_argument("out", help="the folder to make")
-    parser.add_argument("--t5", metavar="SOURCE", help="take T5 and its tokenizer from there")
-    parser.add_argument("--encodec", metavar="SOURCE", help="take the codec from there")
-    parser.add_argument("--mert", metavar="SOURCE", help="take the style model's MERT from there")
-    parser.add_argument("--revision", help="of the Hub repository")
-    parser.add_argument("--name", help="of the model; by default that of the source")
+    parser.add_argument("out", help="the folder to write")
     parser.add_argument(
-        "--storage", choices=("plain", "int8"), default="plain", help="int8: a quarter of float32"
+        "--t5",
+        metavar="SOURCE",
+        help="T5 and its tokenizer (default: the source, its neighbour t5-base, or the Hub)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    parser.add_argument(
+        "--encodec",
+        metavar="SOURCE",
+        help="the codec (default: the source, a neighbouring folder, or the Hub)",
+    )
+    parser.add_argument(
+        "--mert",
+        metavar="SOURCE",
+        help="MERT, for a style model (default: a neighbouring folder or the Hub)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    parser.add_argument("--name", help="name of the model (default: that of the source)")
+    parser.add_argument(
+        "--storage",
+        choices=("plain", "int8"),
+        default="plain",
+        help="int8 takes a quarter of the disk space of float32",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing model")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="then compare every stage with transformers (needs torch and transformers)",
+        help="afterwards compare every stage with transformers (needs torch and transformers)",
     )
 
 

@@ -70,19 +70,19 @@ def convert(
     are read and written one after the other: memory holds the largest of them, not the model.
 
     Args:
-      source: a folder, a weight file, or a repository of the Hugging Face Hub. A folder with
-        EnCodec or T5 alone gives a folder with that component alone.
-      out: the folder to make.
-      t5_from: takes T5 and its tokenizer from there. audiocraft's files hold no T5; without this
-        it is looked for in a folder `t5-base` in or beside the source, then on the Hub.
-      encodec_from: takes the codec from there, likewise.
-      mert_from: takes MERT from there; needed by the style model alone. Without this it is looked
-        for in a folder `MERT-v1-95M` in or beside the source, then on the Hub.
-      revision: of the Hub repository.
-      name: of the model; by default that of the source.
+      source: a folder, a weight file, or a Hugging Face Hub repository. A folder that holds only
+        one component gives a folder with only that component.
+      out: the folder to write.
+      t5_from: where to take T5 and its tokenizer from. audiocraft's files hold no T5. Default: a
+        folder `t5-base` in or next to the source, then the Hub.
+      encodec_from: where to take the codec from; the default is found in the same way.
+      mert_from: where to take MERT from, for a style model. Default: a folder `MERT-v1-95M` in or
+        next to the source, then the Hub.
+      revision: branch, tag or commit of the Hub repository.
+      name: of the model. Default: the source's name.
       storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
-      overwrite: replaces a model at `out`.
-      log: is told of each step, in one line.
+      overwrite: replaces an existing model at `out`.
+      log: receives one line about each step.
 
     Returns:
       the config of the model, or {component: config} of a part of one.

@@ -7,14 +7,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments to a parser."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="nano, a model's folder, or an official name")
-    add("out", metavar="OUT", help="the folder to make")
+    add("out", metavar="OUT", help="the folder to write")
     add(
         "--format",
         choices=("audiocraft", "transformers"),
         default="audiocraft",
-        help="whose code is to load it; the style model is known to audiocraft alone",
+        help="the library that will load it (default: audiocraft, the one with style models)",
     )
-    add("--overwrite", action="store_true", help="replace an export that is there")
+    add("--overwrite", action="store_true", help="replace an existing export")
 
 
 def run(args: argparse.Namespace) -> None:
