@@ -59,8 +59,10 @@ def peer(config: EncodecConfig) -> Any:
     return transformers.EncodecModel(peer_config(config)).eval()
 
 
-def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable]]:
-    """{"encode" | "decode": {side: run}}."""
+def sides(
+    config: EncodecConfig, seconds: float, device: str = "cpu"
+) -> dict[str, dict[str, Callable]]:
+    """{"encode" | "decode": {side: run}}; `device` is that of torch."""
     import torch
 
     frames = max(int(seconds * config.sample_rate / config.hop_length), 1)
@@ -72,16 +74,23 @@ def sides(config: EncodecConfig, seconds: float) -> dict[str, dict[str, Callable
     encode = jax.jit(lambda model, x: model.encode(x))
     decode = jax.jit(lambda model, c: model.decode(c))
 
-    theirs = peer(config)
-    torch_wav, torch_codes = torch.from_numpy(wav), torch.from_numpy(codes)[None]
+    theirs = peer(config).to(device)
+    torch_wav = torch.from_numpy(wav).to(device)
+    torch_codes = torch.from_numpy(codes)[None].to(device)
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     def peer_encode():
         with torch.no_grad():
             theirs.encode(torch_wav)
+        wait()
 
     def peer_decode():
         with torch.no_grad():
             theirs.decode(torch_codes, [None])
+        wait()
 
     x, c = jnp.asarray(wav), jnp.asarray(codes, jnp.int32)
     return {

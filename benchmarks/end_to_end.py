@@ -39,8 +39,8 @@ def first_sound(model: MusicGen, duration: float) -> float:
     return time.perf_counter() - start
 
 
-def peer(size: str, dtype: str, duration: float) -> Callable[[], None]:
-    """Transformers' whole model of the same shape, with random weights."""
+def peer(size: str, dtype: str, duration: float, device: str = "cpu") -> Callable[[], None]:
+    """Transformers' whole model of the same shape, with random weights, on a device of torch's."""
     import torch
     import transformers
 
@@ -69,11 +69,13 @@ def peer(size: str, dtype: str, duration: float) -> Callable[[], None]:
     )
     whole._attn_implementation = "eager"  # the codec knows no other way
     whole.decoder._attn_implementation = "sdpa"
-    music = transformers.MusicgenForConditionalGeneration(whole).eval().to(getattr(torch, dtype))
+    with torch.device(device):
+        music = transformers.MusicgenForConditionalGeneration(whole).eval()
+        music = music.to(getattr(torch, dtype))
     generation = music.generation_config
     generation.pad_token_id = generation.bos_token_id = lm.card
     generation.decoder_start_token_id = lm.card
-    ids = torch.randint(3, t5.vocab_size, (1, 16))
+    ids = torch.randint(3, t5.vocab_size, (1, 16), device=device)
     tokens = int(duration * codec.frame_rate) + max(lm.delays)
 
     @torch.no_grad()
@@ -86,6 +88,8 @@ def peer(size: str, dtype: str, duration: float) -> Callable[[], None]:
             guidance_scale=3.0,
             max_new_tokens=tokens,
         )
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return run
 

@@ -20,6 +20,7 @@ With `--no-peer` the peak memory of the process is noted too, beside that of wei
 import dataclasses
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,13 +50,21 @@ def lm_config(size: str, quick: bool = False) -> LMConfig:
     return dataclasses.replace(config, **tiny) if quick else config
 
 
-def random_lm(config: LMConfig, dtype: str) -> LM:
-    """A model with numbers of the usual spread, drawn leaf by leaf so that memory stays low."""
+def random_lm(config: LMConfig, dtype: str, draw: Callable[[dict], dict] | None = None) -> LM:
+    """A model with random weights.
+
+    Args:
+      config: its shape.
+      dtype: of the weights: float32, bfloat16 or int8.
+      draw: makes the arrays of nested dicts of shapes. Default: on the host, with a standard
+        deviation of 0.02, leaf by leaf so that little memory is used.
+    """
+    draw = draw or partial(random_params, std=0.02)
     compute = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     compute = compute if dtype == "int8" else dtype
     make = lambda: LM(config, dtype=compute, param_dtype=dtype, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, state = nnx.split(nnx.eval_shape(make))
-    nnx.replace_by_pure_dict(state, random_params(nnx.to_pure_dict(state), std=0.02))
+    nnx.replace_by_pure_dict(state, draw(nnx.to_pure_dict(state)))
     return nnx.merge(graphdef, state)
 
 
@@ -104,7 +113,10 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     }
 
 
-def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -> Callable:
+def theirs(
+    config: LMConfig, dtype: str, batch: int, steps: int, static: bool, device: str = "cpu"
+) -> Callable:
+    """Transformers' model of the same shape, on a device of torch's."""
     import torch
     import transformers
 
@@ -127,16 +139,17 @@ def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -
     # As `from_pretrained` would choose: only the codec knows no other way than eager.
     whole._attn_implementation = "eager"
     whole.decoder._attn_implementation = "sdpa"
-    model = transformers.MusicgenForConditionalGeneration(whole).eval()
-    model = model.to(getattr(torch, dtype))
+    with torch.device(device):
+        model = transformers.MusicgenForConditionalGeneration(whole).eval()
+        model = model.to(getattr(torch, dtype))
     generation = model.generation_config
     generation.pad_token_id = generation.bos_token_id = config.card
     generation.decoder_start_token_id = config.card
-    silence = SimpleNamespace(audio_values=torch.zeros(1, 1, 1))
+    silence = SimpleNamespace(audio_values=torch.zeros(1, 1, 1, device=device))
     model.audio_encoder.decode = lambda *_, **__: silence
     if static:
         model.decoder.forward = torch.compile(model.decoder.forward)
-    ids = torch.randint(3, 32000, (batch, TEXT_TOKENS))
+    ids = torch.randint(3, 32000, (batch, TEXT_TOKENS), device=device)
 
     @torch.no_grad()
     def run() -> None:
@@ -149,6 +162,8 @@ def theirs(config: LMConfig, dtype: str, batch: int, steps: int, static: bool) -
             max_new_tokens=steps,
             **({"cache_implementation": "static"} if static else {}),
         )
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return run
 

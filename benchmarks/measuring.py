@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -172,7 +173,10 @@ def peak_memory() -> int:
 
 
 def _commit() -> str:
-    """The commit that is checked out, "-dirty" if more than the results differ from it."""
+    """The commit that is checked out, "-dirty" if more than the results differ from it.
+
+    "" outside a repository or without git.
+    """
 
     def git(*words: str) -> str:
         run = subprocess.run(
@@ -180,6 +184,8 @@ def _commit() -> str:
         )
         return run.stdout.strip()
 
+    if shutil.which("git") is None:
+        return ""
     changed = git("status", "--porcelain", "--untracked-files=no", ":/", f":!{RESULTS.name}")
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
