@@ -1,8 +1,9 @@
-"""How fast attention of one query reads its cache, by length and rows.
+"""How fast attention with one query reads its cache, by length and number of rows.
 
-Question: for which lengths should a cache be compiled? XLA's CPU compiler spreads attention over
-threads only from a size of each head on, so a somewhat longer cache may be read sooner. The lengths
-of `generation.decode` come from here; run it again on another processor or with another XLA.
+Question: for which lengths should a cache be compiled? XLA on CPU uses several threads for
+attention only above a certain size of each head, so a slightly longer cache can be faster to read.
+The cache lengths of the package were chosen with this script. Run it again for another processor or
+XLA.
 
     python benchmarks/attention.py --length 256 384 512 528 640 1024 1504 --batch 1 16
 """
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.quick:
         args.batch, args.length, args.rounds = [1], [16], 1
     lm = lm_steps.random_lm(lm_steps.lm_config(args.size, args.quick), "float32")
-    step = 2 * lm.config.dim * lm.cache_dtype.itemsize  # bytes a row keeps of a step, per layer
+    step = 2 * lm.config.dim * lm.cache_dtype.itemsize  # bytes per row, step and layer
     rows = []
     for batch in args.batch:
         for length in args.length:

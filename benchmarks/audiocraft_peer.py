@@ -1,9 +1,9 @@
 """The language model of audiocraft itself, from a checkout of its repository, as a peer to measure.
 
-Its requirements pin releases of torch and xformers that go together with few machines. Of what it
-imports besides torch, einops, omegaconf and transformers, a language model that plays calls nothing
-but one function, xformers' `unbind`, which is torch's: the rest is replaced by stand-ins.
-Attention is torch's own (`set_efficient_attention_backend("torch")`).
+audiocraft pins releases of torch and xformers that install on few machines. Besides torch, einops,
+omegaconf and transformers, generation calls only one imported function, xformers' `unbind`, which
+torch has too. Stand-ins replace all other imports. Attention is torch's own
+(`set_efficient_attention_backend("torch")`).
 """
 
 import importlib.abc
@@ -55,11 +55,11 @@ def generation(
 
     Args:
       checkout: of github.com/facebookresearch/audiocraft.
-      config: of the language model, of the text models' kind.
+      config: a language model conditioned on text.
       dtype: of weights and computation.
-      batch: clips at a time.
-      steps: of the loop.
-      tokens: of text; their vectors are random, no text encoder runs.
+      batch: number of clips.
+      steps: number of steps.
+      tokens: length of the text. Its vectors are random; no text encoder runs.
     """
     import torch
     import transformers  # noqa: F401  # before the stand-ins: it looks for some of those modules
@@ -73,7 +73,7 @@ def generation(
     transformer.set_efficient_attention_backend("torch")
 
     class Vectors(conditioners.TextConditioner):
-        """Gives the same random vectors for every text, and none for no text."""
+        """Returns the same random vectors for every text, and masked ones without a text."""
 
         def tokenize(self, x):
             return torch.tensor([text is not None for text in x])

@@ -1,4 +1,4 @@
-"""Figures about clips that need no judge: silence, repetition, distortion, distance, doubt."""
+"""Measures of clips that need no classifier: silence, repetition, distortion, distance."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ COMPONENTS = 24
 
 
 def has_silence(clip: np.ndarray) -> bool:
-    """Whether any second of a clip, a quarter of a second apart, is silent."""
+    """Whether any second of a clip is silent, in steps of a quarter of a second."""
     energy = np.cumsum(np.concatenate([[0.0], clip.astype(np.float64) ** 2]))
     starts = np.arange(0, max(1, len(clip) - SAMPLE_RATE + 1), SAMPLE_RATE // 4)
     ends = np.minimum(starts + SAMPLE_RATE, len(clip))
@@ -20,7 +20,7 @@ def has_silence(clip: np.ndarray) -> bool:
 
 
 def repetition(codes: np.ndarray) -> float:
-    """How often a frame has the same token of the first codebook as the one before: [N, K, T]."""
+    """How often a frame repeats the previous frame's token of the first codebook: [N, K, T]."""
     return float((codes[:, 0, 1:] == codes[:, 0, :-1]).mean())
 
 
@@ -44,7 +44,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def principal(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Standardises by `reference` [N, D] and projects onto its first principal components.
 
-    No more of them than a quarter of N: along more axes so few rows say little of a covariance.
+    At most N / 4 components: N rows cannot estimate a larger covariance well.
     """
     mean, scale = reference.mean(0), reference.std(0) + 1e-3
     count = max(1, min(COMPONENTS, len(reference) // 4))
@@ -53,7 +53,7 @@ def principal(reference: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def half_width(rate: float, count: int) -> float:
-    """Half of Wilson's 95 % interval of a rate: not nothing even when all or none are right."""
+    """Half of Wilson's 95 % interval of a rate: above 0 even when all or none are right."""
     z = 1.96
     inside = rate * (1 - rate) / count + z**2 / (4 * count**2)
     return z * inside**0.5 / (1 + z**2 / count)

@@ -1,13 +1,13 @@
 """Seconds that EnCodec takes to encode and to decode, ours against transformers, in one run.
 
 Question: how much faster than real time does the 32 kHz codec run on this machine, for short and
-long clips? Random weights, one mono clip, float32 on both sides.
+long clips? Both sides have random weights, and run one mono clip in float32.
 
     python benchmarks/codec.py --seconds 2 10 30 --rounds 5
-    python benchmarks/codec.py --seconds 10 --parts      # ours alone: what is there to gain?
+    python benchmarks/codec.py --seconds 10 --parts      # ours alone, by part
 
-With `--parts` the convolutions and the LSTM are timed apart, beside a product of two square
-matrices, the most arithmetic that this machine does in a second, and beside how fast it reads.
+`--parts` times the convolutions and the LSTM separately. For comparison it also measures a product
+of two square matrices, which shows the peak arithmetic of this machine, and the memory bandwidth.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from musicgen_jax.nn.encodec import Encodec
 
 
 def codec_config(quick: bool = False) -> EncodecConfig:
-    """Of MusicGen's codec; with `quick` a narrow one."""
+    """The config of MusicGen's codec, or with `quick` of a narrow one."""
     config = OFFICIAL_MODELS["facebook/musicgen-small"].encodec
     return dataclasses.replace(config, n_filters=4, dimension=16, bins=64) if quick else config
 
@@ -100,10 +100,10 @@ def sides(
 
 
 def parts(config: EncodecConfig, seconds: float) -> dict[str, float]:
-    """Seconds of the convolutions and of the LSTM, and what they do a second.
+    """Seconds of the convolutions and of the LSTM, and their rates.
 
-    The convolutions' arithmetic is counted by XLA. The LSTM reads both recurrent weights at every
-    frame, one at a time, so that each stays in the last cache as long as it is needed.
+    XLA counts the arithmetic of the convolutions. The LSTM reads both recurrent weights at every
+    frame, one after the other, so that each stays in the last-level cache while it is needed.
     """
     frames = int(seconds * config.sample_rate / config.hop_length)
     plain = dataclasses.replace(config, lstm=0)
@@ -119,12 +119,12 @@ def parts(config: EncodecConfig, seconds: float) -> dict[str, float]:
             call = partial(compiled, model, x)
             call()
             best[name] = min(measuring.measure(call)[0] for _ in range(5))
-        # Counted in one piece: of a loop over tiles XLA counts one turn.
+        # Counted without tiles: XLA counts only one turn of a loop over tiles.
         part = model.encoder if task == "encode" else model.decoder
         at = (1, wav.shape[2], wav.shape[1]) if task == "encode" else (1, frames, config.dimension)
         whole = jax.jit(lambda part, x: part(x)).lower(part, jnp.zeros(at))
         flops = whole.cost_analysis()["flops"]
-        lstm = max(best["all"] - best["convolutions"], 1e-9)  # of tiny shapes it is lost in noise
+        lstm = max(best["all"] - best["convolutions"], 1e-9)  # in tiny shapes it is lost in noise
         weights = config.lstm * 4 * (config.n_filters * 2 ** len(config.ratios)) ** 2 * 4
         figures |= {
             f"{task}_convolutions_seconds": best["convolutions"],
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         for task, runs in sides(config, seconds).items():
             print(f"--- {task}, {seconds:g} s of audio")
             result = measuring.in_turn(runs, args.rounds)
-            # In seconds of audio per second: times real time.
+            # Seconds of audio per second: times real time.
             speeds = measuring.summary(result, seconds, "seconds of audio", "musicgen_jax")
             lines.append(
                 measuring.record(

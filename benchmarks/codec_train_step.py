@@ -1,12 +1,13 @@
 """Training steps of the codec per second, ours against transformers, in one run.
 
 Question: how fast are a loss and its gradient through EnCodec's encoder and decoder at the official
-shape on this machine? The same audio, the mean absolute error, gradients of all parameters; random
-weights; quantizer, discriminator and optimizer left out on both sides.
+shape on this machine? Both sides get the same audio and random weights, and compute the mean
+absolute error and the gradients of all parameters. Quantizer, discriminator and optimizer are left
+out on both sides.
 
     python benchmarks/codec_train_step.py --seconds 1 --batch 2 --rounds 5
 
-A step's work is counted in seconds of audio: batch times length.
+The unit of work is a second of audio: batch size times length.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Our programs for devices that are not there, and how to read what compilers make of them."""
+"""Our programs, compiled for devices that are not there, and tools to read the compiled text."""
 
 import collections
 import math
@@ -18,7 +18,7 @@ from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
 
 TEXT_TOKENS = 16
-LARGE = 1 << 20  # bytes; what is smaller is not worth a look
+LARGE = 1 << 20  # bytes; smaller results do not matter
 _BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%\S+ = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(")
 
@@ -30,11 +30,11 @@ def decode_loop(
 
     Args:
       config: of the language model.
-      device: to compile for; it need not be there.
+      device: the target; it need not be present.
       dtype: of the weights; the computation is bfloat16 unless they are float32.
       batch: B.
-      cache: S, slots.
-      groups: that the cache is kept in, see `transformer.cache_groups`.
+      cache: S, the number of slots.
+      groups: how many groups of heads the cache has, see `transformer.cache_groups`.
     """
     compute = "float32" if dtype == "float32" else "bfloat16"
     types = {"dtype": compute, "param_dtype": dtype, "cache_dtype": compute}
@@ -71,7 +71,7 @@ def decode_loop(
 def codec_decode(
     config: EncodecConfig, device: jax.Device, *, batch: int, frames: int
 ) -> jax.stages.Lowered:
-    """EnCodec from codes to sound, for a device that need not be there."""
+    """EnCodec from codes to audio, for a device that need not be present."""
     graphdef, params = nnx.split(module_shapes(Encodec, config), nnx.Param)
     codes = jax.ShapeDtypeStruct((batch, config.n_q, frames), jnp.int32)
     here = SingleDeviceSharding(device)
@@ -91,7 +91,7 @@ def computations(hlo: str) -> tuple[str, list[str]]:
 
 
 def moved(body: str) -> dict[str, int]:
-    """Large results in a computation that are only copies or conversions -> how many."""
+    """Counts the large results of a computation that are only copies or conversions, by name."""
     found = collections.Counter()
     for line in body.splitlines():
         if match := _INSTRUCTION.match(line):

@@ -1,12 +1,13 @@
 """Peak memory and time of a conversion at an official model's true size.
 
-Question: does the converter hold one component and not the model twice? Made-up weights in
-audiocraft's pair of files (the language model in float16) and a t5-base folder, of the true
-shapes; no torch anywhere. The bound is the largest component on disk + 1.5 GB.
+Question: does the converter hold one component at a time, and never the model twice? The script
+writes made-up weights of the true shapes, as audiocraft's pair of files (the language model in
+float16) and a t5-base folder, and uses no torch. The bound is the largest component on disk plus
+1.5 GB.
 
     python benchmarks/convert_memory.py --model facebook/musicgen-large --folder /scratch
 
-Needs about twice the model's size on disk (17 GB for musicgen-large), all removed at the end.
+It needs about twice the model's size on disk (17 GB for musicgen-large), and removes all of it.
 Appends one JSON line to benchmarks/results.jsonl. Exits with 1 above the bound.
 """
 

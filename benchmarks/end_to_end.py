@@ -1,10 +1,10 @@
-"""Seconds from a prompt to music, and to the first sound of it, at an official size.
+"""Seconds from a prompt to music, and to its first sound, at an official size.
 
-Question: how long does somebody wait? Text encoder, language model and codec, random weights of an
-official shape, one clip with guidance: the first call in a fresh process (compilation included),
-warm calls, the time until `model.stream` gives its first second of audio, and the peak memory.
-Our side alone, since its memory is asked for; transformers as a second process of the same script
-with `--peer`.
+Question: how long does a user wait? The script runs text encoder, language model and codec with
+random weights of an official shape, for one clip with guidance. It measures the first call in a
+fresh process (with compilation), warm calls, the time until `model.stream` returns its first second
+of audio, and the peak memory. To keep the memory apart, `--peer` measures transformers in a run of
+its own.
 
     python benchmarks/end_to_end.py --size small --dtype int8 --duration 10 --rounds 3
     python benchmarks/end_to_end.py --size small --duration 30 --rounds 3
@@ -33,7 +33,7 @@ def model(size: str, dtype: str, quick: bool) -> MusicGen:
 
 
 def first_sound(model: MusicGen, duration: float) -> float:
-    """Seconds until the first stretch of a stream."""
+    """Seconds until the first chunk of a stream."""
     start = time.perf_counter()
     next(iter(model.stream([TEXT], duration=duration)))
     return time.perf_counter() - start
@@ -67,7 +67,7 @@ def peer(size: str, dtype: str, duration: float, device: str = "cpu") -> Callabl
             bos_token_id=None,
         ).to_dict(),
     )
-    whole._attn_implementation = "eager"  # the codec knows no other way
+    whole._attn_implementation = "eager"  # the codec has no other way
     whole.decoder._attn_implementation = "sdpa"
     with torch.device(device):
         music = transformers.MusicgenForConditionalGeneration(whole).eval()
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> dict:
     result = measuring.in_turn(runs, args.rounds)
     speeds = measuring.summary(result, args.duration, "seconds of audio", side)
     sounds = []
-    if ours:  # the first time compiles what streaming does otherwise
+    if ours:  # the first time compiles the programs of streaming
         sounds = [round(first_sound(ours, args.duration), 3) for _ in range(args.rounds + 1)]
         warm = float(np.median(sounds[1:]))
         print(f"first sound after {warm:.2f} s warm, {sounds[0]:.2f} s the first time")

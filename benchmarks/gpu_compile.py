@@ -1,10 +1,10 @@
-"""What XLA's compiler for NVIDIA GPUs makes of our programs; nothing here is run on one.
+"""How XLA compiles our programs for NVIDIA GPUs; nothing here runs on a GPU.
 
-Question: in how many pieces does a step of the decode loop reach the GPU, and does it move or widen
-what it should only read? At batch 1 a GPU waits for its host more than for its memory, so what can
-be is recorded once into a command buffer (a CUDA graph) and started as one. XLA's plugin for CUDA
-compiles for a GPU that is described to it and not there, without CUDA's libraries; it then cannot
-try out which kernel is fastest, so kernels may differ from those on a machine with the GPU.
+Question: how many launches does a step of the decode loop need, and does it move or widen arrays
+that it should only read? At batch 1 a GPU waits for its host more than for its memory, so XLA
+records as much as possible into a command buffer (a CUDA graph) and launches it as one. XLA's CUDA
+plugin compiles from a description of a GPU, without the GPU and without CUDA's libraries. It then
+cannot time kernels, so its choice may differ from the one on a machine with the GPU.
 
     pip install 'musicgen-jax[gpu-compiler]'
     export JAX_PLATFORMS=cpu
@@ -56,12 +56,12 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 _THUNK = re.compile(r"^( *)(?:\d+: (k\w+)|(body):)")
 
-# Lines that only hold others, which follow them.
+# Lines that only contain the lines that follow them.
 _HOLDERS = ("body", "kConditional", "kDynamicSliceFusion", "kSequential")
 
 
 def device() -> jax.Device:
-    """A GPU as the compiler knows it."""
+    """A GPU, as described to the compiler."""
     described = topologies.get_topology_desc(
         platform="cuda", topology_name="h100", topology="1x1x1", target_config=_H100
     )
@@ -70,19 +70,19 @@ def device() -> jax.Device:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What the host does for one turn of the largest loop of a program.
+    """The work of the host for one turn of the largest loop of a program.
 
-    A program without a loop is one turn.
+    A program without a loop counts as one turn.
     """
 
     kernels: int  # and copies, that run on the GPU
     command_buffers: int
-    launches: int  # things that the host starts: command buffers, kernels outside of them, copies
-    inner_loops: int  # that the host goes round by itself, turn by turn
+    launches: int  # by the host: command buffers, kernels outside of them, copies
+    inner_loops: int  # loops that the host runs turn by turn
 
 
 def inspect(thunks: str) -> Loop:
-    """Reads XLA's list of what the host does, one of its `*.thunk_sequence*.txt`."""
+    """Reads XLA's list of host operations, one of its `*.thunk_sequence*.txt` files."""
     lines = [
         (len(match[1]), match[2] or match[3])
         for line in thunks.splitlines()
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
         seconds = time.perf_counter() - began
-        # The list after XLA's last passes comes last; it is not written where they change nothing.
+        # The list after XLA's last passes comes last. XLA omits it if they change nothing.
         loop = inspect(max(Path(folder).glob("*.jit_decode.thunk_sequence*.txt")).read_text())
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes

@@ -1,16 +1,17 @@
-"""Are the joins of a long piece heard?
+"""Are the joins of a long piece audible?
 
-Question: does the music jump more where one window meets the next than it does anyway? A few long
-pieces are made by the bundled model, with hard joins and with crossfades. At every join three
-jumps are measured and compared with the same measures at all moments far from any join:
+Question: does the music jump more at a join of two windows than elsewhere? The bundled model
+generates a few long pieces, with hard joins and with crossfades. The script measures three jumps at
+every join, and compares them with the same measures at all moments far from any join:
 
     loudness   difference of the loudness (dB) of the 0.2 s before and after
     spectrum   distance of the two mean log spectra (dB, over 40 bands of equal width in mel)
     click      largest curvature of the waveform within 2 ms, relative to its level around
 
-A crossfade is measured at three moments: its beginning, middle and end. A moment passes unheard, by
-a measure, if it stays below what 95 % of all others stay below. By chance 5 % of any moments do
-not; so the table tells how many at joins do not, and how likely so many or more are by chance.
+A crossfade is measured at its beginning, middle and end. A moment counts as audible, by one
+measure, if it exceeds the 95th percentile of the moments far from joins. By chance 5 % of all
+moments do. The table shows how many moments at joins do, and how likely that many or more are by
+chance.
 
     python benchmarks/join_seams.py --pieces 10 --joins 6
 
@@ -44,17 +45,17 @@ PROMPTS = (
     "a happy tune with bells and a soft beat",
 )
 SPAN = 0.2  # seconds compared on either side
-STEP = 0.02  # seconds between the moments that joins are compared with
-NEAR = 2.0  # seconds around a join that are not part of these
+STEP = 0.02  # seconds between the moments to compare with
+NEAR = 2.0  # seconds around a join without such moments
 BANDS = 40
 MEASURES = ("loudness", "spectrum", "click")
 
 
 def make(model: MusicGen, pieces: int, joins: int, join: str) -> tuple[np.ndarray, list[Window]]:
-    """Audio [B, C, W] with so many joins in each piece, and its windows."""
+    """Audio [B, C, W] of pieces with the given number of joins, and their windows."""
     texts = [PROMPTS[i % len(PROMPTS)] for i in range(pieces)]
     condition = model.text_condition(texts)
-    # The last join stands a stride before the end: no window is short.
+    # The last join is one stride before the end, so that no window is short.
     duration = model.max_duration * (1 + 0.6 * joins)
     request = Request(
         config=model.config,
@@ -96,7 +97,7 @@ class Jumps:
         """Loudness, spectrum and click at a moment."""
         middle = round(seconds * self.rate)
         sides = self.audio[middle - self.span : middle], self.audio[middle : middle + self.span]
-        # Relative to the whole piece silence has a floor: -60 dB.
+        # Silence has a floor of -60 dB relative to the whole piece.
         floor = (1e-3 * self.level) ** 2
         loud = [10 * math.log10(np.mean(side**2) + floor) for side in sides]
         window = np.hanning(self.span)
@@ -116,7 +117,7 @@ class Jumps:
 
 
 def by_chance(count: int, of: int, share: float = 0.05) -> float:
-    """How likely `count` or more of `of` are, each with the probability `share`."""
+    """The probability of `count` or more hits out of `of`, each with probability `share`."""
     return sum(math.comb(of, k) * share**k * (1 - share) ** (of - k) for k in range(count, of + 1))
 
 

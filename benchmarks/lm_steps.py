@@ -1,8 +1,8 @@
 """Steps per second of the language model, ours against transformers and audiocraft.
 
 Question: how fast does the decode loop run at an official model's true shape on this machine, and
-how much of the memory's speed does it use? Random weights, guidance, 16 text tokens, top-k 250;
-text encoder and codec left out on both sides.
+how much of the memory bandwidth does it use? All sides have random weights, guidance, 16 text
+tokens and top-k 250, and run without text encoder and codec.
 
     python benchmarks/lm_steps.py --size small --dtype float32 --steps 500 --rounds 5
     python benchmarks/lm_steps.py --size small --dtype int8 --peer-dtype float32 --static
@@ -10,11 +10,11 @@ text encoder and codec left out on both sides.
     python benchmarks/lm_steps.py --audiocraft CHECKOUT --no-transformers
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/lm_steps.py --steps 50 --rounds 3
 
-Every step must read all weights and what is reserved of the key-value cache: these bytes, times the
-steps per second, over what the memory does in reading, or in copying, is the fraction of the
-roofline. That is measured in turn with the rest, round by round, as a shared machine's memory is
-now faster and now slower.
-With `--no-peer` the peak memory of the process is noted too, beside that of weights and cache.
+Every step must read all weights and the reserved key-value cache. These bytes, times the steps per
+second, over the memory's bandwidth for reading or for copying, are the fraction of the roofline.
+The bandwidth is measured in turn with the steps, round by round, because a shared machine's memory
+speed varies. `--no-peer` also prints the peak memory of the process, next to that of weights and
+cache.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 def lm_config(size: str, quick: bool = False) -> LMConfig:
-    """Of an official model; with `quick` a tiny one of the same form."""
+    """The config of an official model, or with `quick` of a tiny one of the same form."""
     config = OFFICIAL_MODELS[f"facebook/musicgen-{size}"].lm
     tiny = {"dim": 64, "num_heads": 4, "num_layers": 2, "ffn_dim": 128, "card": 64, "text_dim": 16}
     return dataclasses.replace(config, **tiny) if quick else config
@@ -78,16 +78,16 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
 
 
 def mean_slots(lm: LM, rows: int, steps: int) -> float:
-    """Of the caches that so many steps go through, how long they are on average."""
+    """The average length of the cache over the steps of a run."""
     lengths = growth(lm, rows, steps)
     spans = np.diff([0, *(min(n, steps) for n in lengths[:-1]), steps])
     return float(np.dot(spans, lengths) / steps)
 
 
 def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> dict[str, int]:
-    """What one step cannot but read: weights and the whole of the cache; shapes alone will do.
+    """The bytes that one step must read: weights and the whole cache. Needs shapes only.
 
-    Of caches that grow with the steps it is the mean, unless the `slots` are given.
+    For a cache that grows it is the mean over the steps, unless `slots` sets a length.
     """
     rows = 2 * batch
     attending = batch if lm.lean_cross else rows
@@ -100,7 +100,7 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     cache, cross = jax.eval_shape(lambda lm: (lm.init_cache(rows, 1), lm.cross_kv(condition)), lm)
     read = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
     weights = sum(nbytes(read[part]) for part in ("transformer", "heads"))
-    # Of a cross-attention's fused weight the queries' part alone is read; folded, neither is that.
+    # Cross-attention reads only the query part of its fused weight, and not even that if folded.
     for layer, each in zip(lm.transformer.layers, cross, strict=True):
         attention = layer.cross_attention
         weights -= nbytes(nnx.state(attention, nnx.Param))
@@ -120,7 +120,7 @@ def theirs(
     import torch
     import transformers
 
-    # One layer of text encoder and a codec that is never called: neither is being measured.
+    # A text encoder of one layer and a codec that is never called: neither is measured.
     text = transformers.T5Config(num_layers=1, d_model=config.text_dim)
     audio = transformers.EncodecConfig(codebook_size=config.card)
     decoder = transformers.MusicgenDecoderConfig(
@@ -136,7 +136,7 @@ def theirs(
     whole = transformers.MusicgenConfig(
         text_encoder=text.to_dict(), audio_encoder=audio.to_dict(), decoder=decoder.to_dict()
     )
-    # As `from_pretrained` would choose: only the codec knows no other way than eager.
+    # The choice of `from_pretrained`: only the codec has no other way than eager.
     whole._attn_implementation = "eager"
     whole.decoder._attn_implementation = "sdpa"
     with torch.device(device):

@@ -1,8 +1,8 @@
-"""What the benchmarks share: runs in turn, who else used the machine, one JSON line per question.
+"""Shared by the benchmarks: runs in turn, load from other processes, one JSON line per question.
 
-Only ratios of one run mean something on a shared machine: what is compared runs in turn, round by
-round, so that what disturbs one side disturbs the other, and every round says how many cores other
-processes used meanwhile.
+On a shared machine only ratios within one run mean something. The sides of a comparison therefore
+run in turn, round by round, so that a disturbance hits both sides, and every round records how many
+cores other processes used meanwhile.
 """
 
 import argparse
@@ -25,11 +25,11 @@ import jax.numpy as jnp
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PACKAGES = ("jax", "flax", "numpy", "torch", "transformers")
-BUSY = 0.2  # cores that others used; above it a number is not to be quoted
+BUSY = 0.2  # cores in use by others; above that, do not quote a number
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes."""
+    """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows only that it runs")
@@ -38,9 +38,9 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def busy_core_seconds() -> float:
-    """Time that all cores together were taken since the machine started (Linux).
+    """Busy time of all cores together since the machine started (Linux).
 
-    What the host of a virtual machine gave to others meanwhile is among it.
+    In a virtual machine it includes time that the host gave to others.
     """
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
@@ -51,7 +51,7 @@ def busy_core_seconds() -> float:
 
 
 def measure(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds a run takes, and how many cores other processes used during it."""
+    """Seconds that a run takes, and how many cores other processes used meanwhile."""
     busy, own, start = busy_core_seconds(), time.process_time(), time.perf_counter()
     jax.block_until_ready(run())
     seconds = time.perf_counter() - start
@@ -62,7 +62,7 @@ def measure(run: Callable[[], object]) -> tuple[float, float]:
 def in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
     """Runs every side once, then `rounds` times in turn.
 
-    A side that fails at its first call is left out, and its error stands in the result.
+    A side that fails at its first call is left out, and the result holds its error.
 
     Returns:
       {side: {"first": seconds of the first call, "seconds": [...], "foreign_cores": [...]}}, or
@@ -93,10 +93,10 @@ def summary(result: Mapping[str, dict], work: float, unit: str, ours: str) -> di
     """Prints and returns medians, spread and ratios.
 
     Args:
-      result: of `in_turn`.
-      work: how much of `unit` one run does.
-      unit: what is counted, such as "steps".
-      ours: the side that the others are compared with.
+      result: returned by `in_turn`.
+      work: units of work in one run.
+      unit: its name, such as "steps".
+      ours: the side to compare the others with.
 
     Returns:
       {"per_second": {side: [median, lowest, highest]}, "ratio": {other side: our speed over its,
@@ -127,15 +127,15 @@ def summary(result: Mapping[str, dict], work: float, unit: str, ours: str) -> di
 
 
 def memory_streams(size: int = 1 << 29, times: int = 16) -> dict[str, Callable[[], object]]:
-    """What a memory can do at best: runs that move `size * times` bytes and do nothing else.
+    """The memory's peak rate: runs that move `size * times` bytes and do nothing else.
 
-    Reading is a product of a float32 matrix with one vector; copying adds to each element of one
-    array and writes it to another that exists already, half of the bytes read and half written. The
-    same compiler and threads as the model's, so it is what the model could reach.
+    Reading multiplies a float32 matrix by a vector. Copying adds 1 to each element of an array and
+    writes it to another existing array: half of the bytes are read and half written. Both use the
+    same compiler and threads as the model, so the model could reach these rates.
 
     Args:
-      size: bytes; well above what caches hold.
-      times: how often they are moved in a run.
+      size: bytes; well above the size of the caches.
+      times: number of passes in a run.
     """
     matrix = jnp.ones((size // 4 // 1024, 1024), jnp.float32)
     vector = jnp.ones(1024)
@@ -156,14 +156,14 @@ def memory_streams(size: int = 1 << 29, times: int = 16) -> dict[str, Callable[[
 
 
 def bandwidth(size: int = 1 << 29) -> float:
-    """Bytes per second that this device reaches in reading or copying, the better of the two."""
+    """Bytes per second for reading or copying on this device, the better of the two."""
     runs = memory_streams(size, times=1)
     return size / min(measure(run)[0] for _ in range(6) for run in runs.values())
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held in memory."""
-    try:  # getrusage counts what the process that started this one held
+    """The peak memory of this process, in bytes."""
+    try:  # getrusage includes the memory of the parent process
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):

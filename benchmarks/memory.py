@@ -1,9 +1,9 @@
 """Peak memory of loading a model of official size and making a clip, in a process of its own.
 
-Question: how much more than its weights and one cache does a model need? Random weights are written
-to a folder as a conversion writes them; fresh processes load it and generate with guidance. The
-first fills the cache of compiled programs, the second is measured. What Python, JAX and our imports
-take before anything is loaded is noted apart, and taken off.
+Question: how much more than its weights and one cache does a model need? The script writes random
+weights to a folder, as a conversion does, and two fresh processes load it and generate with
+guidance. The first fills the cache of compiled programs, and the second is measured. The memory of
+Python, JAX and our imports is measured before loading and subtracted.
 
     python benchmarks/memory.py --size small --dtype float32
     python benchmarks/memory.py --size small --dtype int8 --folder /tmp/random-small
@@ -48,7 +48,7 @@ def write_model(path: Path, size: str, quick: bool) -> None:
 
 
 def child(folder: str, dtype: str, duration: float) -> None:
-    """Loads, generates, prints what it took as JSON."""
+    """Loads, generates, and prints the memory as JSON."""
     import jax.numpy as jnp
     from flax import nnx
 

@@ -1,4 +1,4 @@
-"""The clips that the report on the bundled model is about: generated, real, and spoilt ones."""
+"""The clips of the report on the bundled model: generated, real, and damaged ones."""
 
 import hashlib
 import sys
@@ -20,18 +20,18 @@ from musicgen_jax.nano.synth import SAMPLE_RATE
 
 
 def parts(size: int, *sequences) -> Iterator[tuple]:
-    """Cuts sequences of one length into stretches of `size`, side by side."""
+    """Cuts sequences of equal length into parts of `size` items."""
     for at in range(0, len(sequences[0]), size):
         yield tuple(s[at : at + size] for s in sequences)
 
 
 def say(text: str) -> None:
-    """Tells how far the work is."""
+    """Prints the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def mono(model: MusicGen, audio: np.ndarray) -> np.ndarray:
-    """The model's [B, C, W] as the judges want it, [B, W]."""
+    """The model's [B, C, W] as mono audio [B, W] for the judges."""
     to = SAMPLE_RATE, 1
     return np.stack([convert_audio(clip, model.sample_rate, *to)[0] for clip in audio])
 
@@ -39,7 +39,7 @@ def mono(model: MusicGen, audio: np.ndarray) -> np.ndarray:
 def generate(
     model: MusicGen, requests: Sequence[Request], batch: int, seed: int, settings: dict
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Audio [N, W] and codes [N, K, T]; a clip depends on its request and the seed alone."""
+    """Audio [N, W] and codes [N, K, T]; a clip depends only on its request and the seed."""
     audio, codes = [], []
     for (part,) in parts(batch, requests):
         seeds = [(seed * 1_000_003 + request.seed) % 2**32 for request in part]
@@ -69,30 +69,30 @@ def through_codec(model: MusicGen, audio: np.ndarray, batch: int) -> tuple[np.nd
 
 
 def white_noise(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise in the place of clips [N, W], each as loud as its clip."""
+    """Noise in place of clips [N, W], each as loud as its clip."""
     level = np.sqrt((audio.astype(np.float64) ** 2).mean(1, keepdims=True))
     return (level * rng.standard_normal(audio.shape)).astype(np.float32)
 
 
 def frames_shuffled(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Codes [N, K, T] with the frames of each clip in any order; a frame stays whole."""
+    """Codes [N, K, T] with the frames of each clip shuffled; each frame stays whole."""
     return np.stack([clip[:, rng.permutation(clip.shape[1])] for clip in codes])
 
 
 def books_shuffled(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Codes [N, K, T] with each book's tokens in an order of its own: no frame stays whole."""
+    """Codes [N, K, T] with each codebook's tokens shuffled separately: no frame stays whole."""
     return rng.permuted(codes, axis=2)
 
 
 def training_clips(
     count: int, num_frames: int, cache: Path | None = None
 ) -> tuple[list[PieceSpec], list[Features]]:
-    """What the probes are fitted on: clips as rendered, every second one worn.
+    """The clips that the probes are fitted on: rendered ones, every second one degraded.
 
     Args:
-      count: of clips.
-      num_frames: length of a clip in frames of the composer.
-      cache: npz file that keeps the features for the next call with the same code and arguments.
+      count: number of clips.
+      num_frames: length of a clip, in frames of the composer.
+      cache: an npz file that keeps the features for the next call with the same code and arguments.
     """
     specs = [spec_of(seed) for seed in range(PROBE_SEED, PROBE_SEED + count)]
     sources = [Path(str(module.__file__)) for module in (nano_probes, composer, synth)]

@@ -1,15 +1,15 @@
 """How far sets of clips are from real ones: Frechet distances in two embeddings.
 
-Both embeddings are one row per clip. `log_mel` is the probes' timbre: statistics of log-mel
-spectra, which know nothing of any model. `latents` is what the codec's encoder makes of a clip
-before the quantizer: over its frames the mean, the deviation, and the mean change from one frame to
-the next, for mean and deviation alone would not notice that frames are in the wrong order. Rows
-are of clips, not of frames: frames of a clip are so alike that thousands of them would pretend to
-a precision that a hundred pieces do not have. Every clip is heard as sound, so one codec measures
-the clips of any model.
+Both embeddings have one row per clip. `log_mel` is the probes' timbre: statistics of log-mel
+spectra, independent of any model. `latents` is the output of the codec's encoder before the
+quantizer: over the frames the mean, the standard deviation, and the mean change from one frame to
+the next. Mean and deviation alone would not notice frames in the wrong order. A row is a clip and
+not a frame: the frames of a clip are so similar that thousands of them would suggest a precision
+that a hundred pieces do not have. Every clip is measured as audio, so one codec measures the clips
+of any model.
 
-The clips are compared with two kinds of real ones, as they are and through the codec: a codec
-colours everything, and beside the second what the language model adds can be seen.
+The clips are compared with two kinds of real ones: as they are, and through the codec. A codec
+colours everything, so the second comparison shows what the language model adds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def _encoder(encodec: Encodec, audio: jax.Array) -> jax.Array:
 
 
 def latents(model: MusicGen, audio: np.ndarray, batch: int) -> np.ndarray:
-    """What the encoder makes of clips, [N, W] at the composer's rate, over time: [N, 3 E]."""
+    """Statistics of the encoder's output for clips [N, W] at the composer's rate: [N, 3 E]."""
     convert = partial(
         convert_audio, from_rate=SAMPLE_RATE, to_rate=model.sample_rate, to_channels=1
     )
@@ -61,8 +61,8 @@ def embed(model: MusicGen, audio: np.ndarray, items: Sequence[Features], batch: 
 def across(clips: np.ndarray, reference: np.ndarray) -> float:
     """The mean distance of each half of clips [N, D] to the other half of the reference [N, D].
 
-    Row i of both is of the same piece, so no piece is compared with itself, and real clips can be
-    measured against real ones. Scales and axes come from the reference alone.
+    Row i of both belongs to the same piece, so no piece is compared with itself, and real clips can
+    be measured against real ones. Scales and axes come from the reference alone.
     """
     if clips.shape != reference.shape:
         raise ValueError(f"clips are {clips.shape}, the reference is {reference.shape}")
@@ -79,7 +79,7 @@ def distances(embedded: Mapping[str, Rows]) -> dict[str, dict]:
     """By condition, embedding and reference: {"generated": {"log_mel": {"rendered": 3.1, ...}}}.
 
     Args:
-      embedded: rows of the same pieces by condition, those of `REFERENCES` among them.
+      embedded: rows of the same pieces by condition, including those of `REFERENCES`.
     """
     return {
         name: {

@@ -1,14 +1,14 @@
-"""How the bundled model goes on: whether a continuation continues, and whether a piece has form.
+"""How the bundled model continues: whether it keeps the character of a piece, and its form.
 
-Question one: it hears 4 s of a real piece and nothing else, and plays 8 s more. Do those have the
-lead, the tempo, the mode, the metre and the style of what it heard? The judges are those of
-`nano_report.py`; beside them stand the real next 8 s through the codec, and the continuations
-judged against each other's pieces.
+Question one: the model gets 4 s of a real piece, without text, and generates 8 s more. Do these
+have the lead, the tempo, the mode, the metre and the style of the 4 s? The judges are those of
+`nano_report.py`. For comparison they also judge the real next 8 s through the codec, and each
+continuation against another piece.
 
-Question two: it plays 26 s that are asked for in words, with the beats a minute. How alike is each
-bar to the most alike of all bars a phrase or more before it? Composed tunes are A A' B A'. A bar is
-the chroma of its eighths; alike is the correlation of two bars, less what the same bar has with
-other pieces of the same mode and metre, which is what chance alone makes.
+Question two: the model generates 26 s from text that names the beats a minute. How similar is each
+bar to the most similar bar at least one phrase earlier? Composed tunes have the form A A' B A'. A
+bar is the chroma of its eighths. The similarity is the correlation of two bars, minus the
+correlation with bars of other pieces of the same mode and metre, which is what chance gives.
 
     pip install 'musicgen-jax[report]'
     python benchmarks/nano_long.py --n 100 --cache features.npz
@@ -35,7 +35,7 @@ from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import EIGHTHS_PER_BAR, FRAME_RATE, PieceSpec
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
-PROMPT, REST, LONG = 4, 8, 26  # seconds; two phrases last 26 s or less, but for slow ones in 4/4
+PROMPT, REST, LONG = 4, 8, 26  # seconds; two phrases last at most 26 s, except slow ones in 4/4
 PHRASE = 4  # bars
 _WINDOW = 2048  # samples
 
@@ -43,7 +43,7 @@ _WINDOW = 2048  # samples
 def continued(
     model: MusicGen, requests: Sequence[Request], probes: Probes, batch: int, seed: int
 ) -> dict[str, dict]:
-    """Hit rates, row by row, of what follows the first seconds of each request's piece."""
+    """Hit rates, row by row, of the continuations of each request's piece."""
     frames, cut = (PROMPT + REST) * FRAME_RATE, PROMPT * SAMPLE_RATE
     raw = np.stack([piece(request.seed, frames)[1] for request in requests])
     made = []
@@ -73,7 +73,7 @@ def continued(
 
 @functools.cache
 def _chroma_filters() -> np.ndarray:
-    """[_WINDOW // 2 + 1, 12], each bin between 100 Hz and 2 kHz to its pitch class."""
+    """[_WINDOW // 2 + 1, 12], mapping each bin between 100 Hz and 2 kHz to its pitch class."""
     hertz = np.fft.rfftfreq(_WINDOW, 1 / SAMPLE_RATE)
     inside = (hertz > 100) & (hertz < 2000)
     classes = np.rint(12 * np.log2(np.maximum(hertz, 1) / 440)).astype(int) % 12
@@ -94,7 +94,7 @@ def bars(audio: np.ndarray, spec: PieceSpec) -> np.ndarray:
 
 
 def form(clips: Sequence[np.ndarray], specs: Sequence[PieceSpec]) -> tuple[float, float]:
-    """How much more alike a bar is to its own past than to other pieces, and the standard error."""
+    """How much more similar a bar is to its own past than to other pieces; the standard error."""
     pieces = [bars(clip, spec) for clip, spec in zip(clips, specs, strict=True)]
     gains = []
     for i, (own, spec) in enumerate(zip(pieces, specs, strict=True)):
@@ -114,7 +114,7 @@ def form(clips: Sequence[np.ndarray], specs: Sequence[PieceSpec]) -> tuple[float
 def forms(
     model: MusicGen, requests: Sequence[Request], batch: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """`form` of generated pieces, and of the real ones, through the codec and as they are."""
+    """`form` of generated pieces, and of real ones through the codec and as they are."""
     told = [r for r in requests if r.tells("bpm")]
     specs = [request.spec for request in told]
     raw = np.stack([piece(request.seed, LONG * FRAME_RATE)[1] for request in told])

@@ -1,4 +1,4 @@
-"""Whether clips have what was asked for, by judges that know nothing of the model."""
+"""Whether clips match their prompts, according to judges that are independent of the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Heard:
-    """Clips as the judges hear them: audio [N, W], features, and answers [N] by row."""
+    """Clips for the judges: audio [N, W], features, and answers [N] by row."""
 
     audio: np.ndarray
     items: Sequence[Features]
@@ -49,7 +49,7 @@ def hits(row: str, answers: np.ndarray, requests: Sequence[Request]) -> np.ndarr
 
 
 def shuffled(row: str, answers: np.ndarray, requests: Sequence[Request]) -> float:
-    """The hit rate of clips judged against each other's requests, mean of many shuffles.
+    """The hit rate of clips judged against other clips' requests, averaged over many shuffles.
 
     A model that ignores its prompts does no better with the matching ones.
     """
@@ -61,12 +61,12 @@ def shuffled(row: str, answers: np.ndarray, requests: Sequence[Request]) -> floa
 def obedience(
     heard: Mapping[str, Heard], requests: Sequence[Request], unguided: Heard | None = None
 ) -> dict[str, dict]:
-    """Hit rates, row by row, over the prompts that tell the attribute.
+    """Hit rates, row by row, over the prompts that name the attribute.
 
     Args:
-      heard: clips of every request by condition, "generated" and "codec" among them.
-      requests: what they should be.
-      unguided: clips of the first so many requests, generated without guidance.
+      heard: clips of every request by condition, including "generated" and "codec".
+      requests: the requests of these clips.
+      unguided: clips of the first few requests, generated without guidance.
 
     Returns:
       By row: `n`; the rate of every condition, with `half_width` of the generated clips' 95 %

@@ -1,10 +1,10 @@
-"""What the bundled model plays, to look at: log-mel spectrograms beside those of real pieces.
+"""Pictures of the bundled model's clips: log-mel spectrograms next to those of real pieces.
 
     pip install 'musicgen-jax[plot]'
     python benchmarks/nano_pictures.py                 # writes benchmarks/nano_spectrograms.png
 
-A row per request, the first of the report's whose lead instruments differ; from left to right what
-the model generates, the real piece through the codec, and the real piece.
+One row per request: the first requests of the report whose lead instruments differ. Left to right:
+the generated clip, the real piece through the codec, and the real piece.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from musicgen_jax.nano.synth import SAMPLE_RATE
 
 FILE = "nano_spectrograms.png"
 COLUMNS = {"generated": "generated", "codec": "real, through the codec", "rendered": "real"}
-LOUDNESS = (-1.2, 5.0)  # of log-mel spectra: what the darkest and the brightest colour stand for
+LOUDNESS = (-1.2, 5.0)  # log-mel values of the darkest and the brightest colour
 PICTURES = 3
-COLOURS = 32  # of the file: few enough to be small, and too many to be seen
+COLOURS = 32  # few enough for a small file, and enough for smooth shades
 
 
 def chosen(requests: Sequence[Request], count: int = PICTURES) -> list[int]:
@@ -41,9 +41,9 @@ def draw(path: Path, requests: Sequence[Request], clips: Mapping[str, np.ndarray
     """Writes one PNG file: a row per request, a column per kind of clip, one scale of colours.
 
     Args:
-      path: of the file; written aside and renamed.
-      requests: what the rows are about.
-      clips: by the names in `COLUMNS`, audio [N, W] at the composer's rate.
+      path: of the file; written under a temporary name and renamed.
+      requests: one per row.
+      clips: audio [N, W] at the composer's rate, by the names in `COLUMNS`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,9 +1,9 @@
-"""Estimates from sound alone what a piece is like: lead, tempo, metre, style, mode.
+"""Estimates the lead, tempo, metre, style and mode of a piece from its sound alone.
 
-The judges of the bundled model, and strangers to it: features are plain signal processing, and
-the classifiers on top (scikit-learn, the extra `report`) are fitted on what the composer and the
-synthesiser render, half of it worn by noise and filters as any recording may be, and never on
-anything a codec or a language model made. `tempo_bpm` is not fitted on anything.
+These are the judges of the bundled model, and they are independent of it. The features are plain
+signal processing. The classifiers on top (scikit-learn, the extra `report`) are fitted on music
+that the composer and the synthesiser rendered, half of it degraded by noise and filters, and never
+on output of a codec or a language model. `tempo_bpm` is not fitted on anything.
 """
 
 import functools
@@ -32,7 +32,7 @@ _TUNING = 200.0  # Hz, a G: chroma bins are centred on the composer's pitches
 
 @dataclass(frozen=True)
 class Features:
-    """What the probes look at; all float32.
+    """The input of the probes; all float32.
 
     Attributes:
         timbre: Statistics of log-mel spectra over the clip.
@@ -78,7 +78,7 @@ def _chroma_filters(size: int, low: float, high: float) -> np.ndarray:
 
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
-    """Log-mel spectra [frame, band], 100 frames a second; the level of the clip plays no part."""
+    """Log-mel spectra [frame, band], 100 frames a second; independent of the clip's level."""
     audio = audio / max(float(np.sqrt(np.mean(audio**2))), 1e-3)
     return np.log(_spectra(audio, 1024, _STEP) @ _mel_filters(1024) + 0.3)
 
@@ -141,8 +141,8 @@ def features(audio: np.ndarray) -> Features:
 def tempo_bpm(onset: np.ndarray, rate: float = _RATE) -> float:
     """Beats a minute up to octaves, from 75 to 150: where onsets repeat most.
 
-    Onset strength is correlated with itself; a beat period scores what it has there at half, one,
-    two and four times its length. Nothing in here was fitted on anything.
+    The score of a beat period is the sum of the autocorrelation of the onset strength at half, one,
+    two and four times the period. No number here was fitted.
 
     Args:
         onset: Onset strength, float [T].
@@ -156,7 +156,7 @@ def tempo_bpm(onset: np.ndarray, rate: float = _RATE) -> float:
 
 
 def same_tempo(bpm: float, spec: PieceSpec, tolerance: float = 0.08) -> bool:
-    """Whether a tempo is the piece's within `tolerance`, up to octaves.
+    """Whether a tempo matches the piece's within `tolerance`, up to octaves.
 
     The beat of 6/8 may be counted in quarters or in dotted quarters.
     """
@@ -174,14 +174,14 @@ def label(spec: PieceSpec, attribute: str):
 
 
 def rendered(seed: int, num_frames: int) -> tuple[PieceSpec, np.ndarray]:
-    """The piece of a seed and a clip of it, cut anywhere in its first four seconds and a clip."""
+    """The piece of a seed, and a clip of it that starts anywhere in its first four seconds."""
     start = int(np.random.default_rng(seed).integers(4 * FRAME_RATE))
     spec, audio = piece(seed, start + num_frames)
     return spec, audio[start * HOP :]
 
 
 def worn(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A clip as after a poor copy: uneven, duller, with noise that follows the music.
+    """A degraded copy of a clip: uneven, duller, with noise that follows the music.
 
     Args:
         audio: float32 [W] at `SAMPLE_RATE`.
@@ -219,13 +219,13 @@ class Probes:
     """One small classifier per attribute.
 
     Args:
-        specs: What the pieces are.
-        items: Features of clips of them.
+        specs: The pieces.
+        items: Features of their clips.
         seed: Of the classifiers' weights.
     """
 
     def __init__(self, specs: Sequence[PieceSpec], items: Sequence[Features], seed: int = 0):
-        # Here, and not above: everything else in this file works without the extra.
+        # Imported here because everything else in this file works without the extra.
         from sklearn.neural_network import MLPClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler

@@ -1,22 +1,22 @@
-"""How well the bundled model does what its prompts ask, and how close it is to real pieces.
+"""How well the bundled model follows its prompts, and how close it is to real pieces.
 
-Question: does the music have the lead, the tempo, the mode, the metre and the style that the
-prompt names? Prompts describe composed pieces that no training has seen; half are in the plain
-form, half in phrasings that training captions never use. The judges are classifiers fitted on
-rendered music only, and a tempo estimate that is fitted on nothing (`nano_probes.py`). Beside the
-generated clips they judge the same pieces rendered for real, as they are and through the codec,
-which is the ceiling, and clips generated without guidance. Frechet distances to real pieces stand
-beside those of real pieces through the codec, of shuffled codes, of noise and of another model
-(`nano_frechet.py`). The figures mean "like our composer", not "good music": never set them beside
-those of models that were trained on recordings.
+Question: does the music have the lead, the tempo, the mode, the metre and the style that the prompt
+names? The prompts describe composed pieces that were not used for training. Half are plain, and
+half use phrasings that never occur in training captions. The judges are classifiers fitted on
+rendered music only, and a tempo estimate that is fitted on nothing (`nano_probes.py`). They judge
+the generated clips, the same pieces rendered, the rendered pieces through the codec (the ceiling),
+and clips generated without guidance. Frechet distances to real pieces are compared with those of
+real pieces through the codec, of shuffled codes, of noise and of another model (`nano_frechet.py`).
+The figures mean "like our composer", not "good music": do not compare them with those of models
+that were trained on recordings.
 
     pip install 'musicgen-jax[report,plot]'
     python benchmarks/nano_report.py --n 200 --cache features.npz --figures benchmarks
-    python benchmarks/nano_report.py --first 10000 --top-k 50 # settings are chosen on other prompts
+    python benchmarks/nano_report.py --first 10000 --top-k 50 # choose settings on other prompts
 
-Against an earlier version of the bundled model, here the first that today's code reads:
+Against an earlier version of the bundled model, here the first one that today's code can read:
 
-    git log --format='%h %s' -- musicgen_jax/nano/model       # every version that there was
+    git log --format='%h %s' -- musicgen_jax/nano/model       # all versions
     mkdir -p runs/nano-v1
     git archive 39fa63c musicgen_jax/nano/model | tar -x -C runs/nano-v1
     python benchmarks/nano_report.py --n 200 --against runs/nano-v1/musicgen_jax/nano/model
@@ -53,7 +53,7 @@ CLIPPED = 0.999  # magnitude of a sample
 
 
 def health(heard: Mapping[str, Heard], codes: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Faults of clips by condition: silence, clipping, one instrument for all, a token for all."""
+    """Faults of clips by condition: silence, clipping, the same instrument or token everywhere."""
     table = {}
     for name, h in heard.items():
         leads = collections.Counter(h.answers["lead"].tolist())
@@ -88,12 +88,12 @@ def cross_entropies(
 def closeness(
     model: MusicGen, heard: Mapping[str, Heard], real_codes: np.ndarray, batch: int
 ) -> dict[str, dict]:
-    """Frechet distances of the clips heard, and of what should be far: see `nano_frechet`.
+    """Frechet distances of the clips, and of signals that should be far away; see `nano_frechet`.
 
     Args:
-      model: whose codec decodes and measures.
+      model: its codec decodes and measures.
       heard: clips of the same requests by condition.
-      real_codes: int [N, K, T], those of "codec".
+      real_codes: int [N, K, T], the codes of "codec".
       batch: clips at a time.
     """
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def closeness(
     def from_codes(codes: np.ndarray) -> np.ndarray:
         return nano_clips.decoded(model, codes, batch)
 
-    # One at a time: all of them together would need gigabytes.
+    # One at a time: together they would need gigabytes.
     spoilt: dict[str, Callable[[], np.ndarray]] = {
         "frames_shuffled": lambda: from_codes(nano_clips.frames_shuffled(real_codes, rng)),
         "books_shuffled": lambda: from_codes(nano_clips.books_shuffled(real_codes, rng)),
@@ -127,17 +127,17 @@ def measure(
     against: MusicGen | None = None,
     cache: Path | None = None,
 ) -> tuple[dict, dict[str, Heard]]:
-    """Everything that the report says, as plain numbers, and the clips that it is about.
+    """All numbers of the report, and its clips.
 
     Args:
-      model: what is measured.
-      requests: what is asked of it.
-      probe_clips: how many rendered clips the probes are fitted on.
+      model: the model to measure.
+      requests: its prompts.
+      probe_clips: number of rendered clips to fit the probes on.
       batch: clips at a time.
       seed: of the generation.
-      settings: arguments of `MusicGen.generate`, `duration` among them.
-      n_off: how many of the requests are generated without guidance, too.
-      against: another model, asked for the same with the same seeds.
+      settings: arguments of `MusicGen.generate`, including `duration`.
+      n_off: number of requests that are also generated without guidance.
+      against: another model, for the same requests and seeds.
       cache: see `nano_clips.training_clips`.
     """
     num_frames = int(settings["duration"] * FRAME_RATE)
@@ -165,7 +165,7 @@ def measure(
         off = {**settings, "cfg_coef": 1.0}
         unguided = listen(nano_clips.generate(model, requests[:n_off], batch, seed, off)[0], probes)
     prompts = [request.prompt for request in requests]
-    wrong = prompts[2:] + prompts[:2]  # somebody else's, in the same kind of words
+    wrong = prompts[2:] + prompts[:2]  # another request's prompt, in the same kind of words
     result = {
         "obedience": obedience(heard, requests, unguided),
         "health": health(heard, written),
@@ -223,7 +223,7 @@ def main() -> None:
         "cfg_coef": args.cfg_coef,
     }
     n_off = args.n // 2 if args.n_off is None else args.n_off
-    n_off = 0 if args.cfg_coef == 1 else n_off  # there is no other way
+    n_off = 0 if args.cfg_coef == 1 else n_off  # guidance is off anyway
     if not 0 <= n_off <= args.n:
         parser.error("--n-off must be from 0 to --n")
     model = MusicGen.from_pretrained(args.model)

@@ -1,4 +1,4 @@
-"""What the bundled model is asked for: composed pieces that no training has seen, in words."""
+"""The requests to the bundled model: descriptions of composed pieces not used for training."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from musicgen_jax.nano.pieces import spec_of
 
 @dataclass(frozen=True)
 class Request:
-    """A held-out piece and words that ask for it; `plain` tells which kind of words."""
+    """A held-out piece and a prompt for it; `plain` says which kind of words it uses."""
 
     seed: int
     spec: PieceSpec
@@ -20,14 +20,14 @@ class Request:
     plain: bool
 
     def tells(self, row: str) -> bool:
-        """Whether the prompt says what the row of the table is about."""
+        """Whether the prompt names the attribute of this row of the table."""
         if row in ("bpm", "pulse"):
             return self.prompt.endswith(" bpm")
         return row != "metre" or self.plain or len(composer.STYLE_METRES[self.spec.style]) == 1
 
 
 def make_request(index: int) -> Request:
-    """The request of an index: even ones in plain words, with beats a minute unless in 6/8."""
+    """The request with this index. Even ones use plain words and, except in 6/8, beats a minute."""
     seed = HELD_OUT_SEED + index
     spec = spec_of(seed)
     if index % 2:

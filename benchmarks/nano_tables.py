@@ -28,7 +28,7 @@ These figures say how much the music is like our composer's, not how good it is.
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells with lines between them, every column as wide as its widest cell."""
+    """A markdown table; each column is as wide as its widest cell."""
     lines = [head, ["---"] * len(head), *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     padded = ([cell.ljust(width) for cell, width in zip(x, widths, strict=True)] for x in lines)
@@ -49,7 +49,7 @@ def _unguided(row: dict) -> str:
 
 
 def obedience_table(rows: dict[str, dict]) -> str:
-    """What was asked for against what is heard."""
+    """The attributes that prompts ask for, and how often clips have them."""
     columns: dict[str, Callable[[dict], str]] = {
         "n": lambda r: str(r["n"]),
         "generated": lambda r: _rate(r["generated"], r["n"]),
@@ -109,7 +109,7 @@ def entropy_table(entropies: dict[str, list[float]]) -> str:
 
 
 def as_markdown(result: dict) -> str:
-    """The report for people."""
+    """The whole report as markdown."""
     n = max(r["n"] for r in result["obedience"].values())
     return "\n\n".join(
         [

@@ -1,9 +1,9 @@
 """What a precision costs: the bundled model's cross-entropy by codebook, against float32.
 
-Question: how much worse does the model predict real music when its matrices (and on a CPU what is
-multiplied with them) are rounded to int8, or when its keys and values are kept in eight bits? Clips
-of the composer that training has not seen, through the codec, read step by step as in generation;
-nats per token of each codebook, and how often the likeliest token is that of float32.
+Question: how much worse does the model predict real music when its matrices (and on a CPU also the
+activations) are rounded to int8, or when the key-value cache has eight bits? The model reads
+held-out clips of the composer, through the codec, step by step as in generation. The script prints
+the nats per token of each codebook, and how often the likeliest token is that of float32.
 
     python benchmarks/precision_quality.py --n 40 --figure precision.png
 """
@@ -28,7 +28,7 @@ SIDES: dict[str, dict] = {
 
 
 def step_logits(model: MusicGen, codes: np.ndarray, prompts: list[str | None]) -> np.ndarray:
-    """Logits of codes [B, K, T] read step by step, float32 [B, K, T, V]; NaN where none are."""
+    """Logits of codes [B, K, T], step by step, float32 [B, K, T, V]; NaN where there are none."""
     lm, condition = model.lm, model.text_condition(prompts)
     pattern = patterns.to_steps(jnp.asarray(codes), lm.config.delays, lm.config.special_token)
 
@@ -55,11 +55,11 @@ def step_logits(model: MusicGen, codes: np.ndarray, prompts: list[str | None]) -
 def compare(
     models: dict[str, MusicGen], codes: np.ndarray, prompts: list[str | None], batch: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Nats per token of each book under each model, and how often it agrees with the first.
+    """Nats per token of each codebook for each model, and how often it agrees with the first.
 
     Args:
-      models: by name; the first is the one that the others are compared with.
-      codes: int [N, K, T], what is predicted.
+      models: by name; the first is the reference.
+      codes: int [N, K, T], to predict.
       prompts: N texts.
       batch: clips at a time.
     """
@@ -87,7 +87,7 @@ def compare(
 
 
 def draw(path: Path, result: dict[str, dict[str, list[float]]]) -> None:
-    """Bars of the cross-entropies by book."""
+    """Draws the cross-entropies by codebook as bars."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")

@@ -1,9 +1,9 @@
 """How fast a weight streams through one product, by formulation, dtype and number of rows.
 
-Question: which way of writing `x @ w.T` is the fastest on this machine? `linear` chooses by what
-this prints; run it again on another processor or with another XLA. Each way runs through different
-weights in turn, more than the caches hold, and all ways run in turn. As in a feed-forward, what one
-product gives is what the next one takes, so that a way which turns its result over pays for it.
+Question: which way of writing `x @ w.T` is the fastest on this machine? `linear` follows the
+results of this script; run it again for another processor or XLA. Each way cycles through more
+weights than the caches hold, and all ways run in turn. As in a feed-forward layer, the output of
+one product is the input of the next, so a way that must transpose its result pays for that.
 
     python benchmarks/products.py --rows 1 2 4 8 16 64 --dtype float32 bfloat16 int8
 """
@@ -46,7 +46,7 @@ def measured(
 
     x = draw(rows, inputs)
     matrices = [draw(*((inputs, outputs) if i % 2 else (outputs, inputs))) for i in range(weights)]
-    few = {"rows twice": 1, "a mat-vec per row": 16}  # rows up to which they are no nonsense
+    few = {"rows twice": 1, "a mat-vec per row": 16}  # largest number of rows where they make sense
     ways = {name: way for name, way in WAYS.items() if rows <= few.get(name, rows)}
     runs = {}
     for name, way in ways.items():

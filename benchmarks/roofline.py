@@ -1,13 +1,13 @@
-"""What the data sheets of accelerators promise: bounds on paper, nothing here was run.
+"""Bounds on paper, from the data sheets of accelerators; nothing here was run.
 
 Question: how fast could a step be on a device, and how many listeners could it serve? A step of
 batch B with guidance reads every weight and 2 B rows of keys and values, and does two operations
-per weight and row: it takes at least bytes / bandwidth and operations / peak. A listener takes
-50 frames of music a second, in a window of 30 s (a cache of 1504 steps).
+per weight and row. It takes at least bytes / bandwidth, and at least operations / peak. A listener
+needs 50 frames of music a second, in a window of 30 s (a cache of 1504 steps).
 
     python benchmarks/roofline.py --efficiency 0.6 --listeners 1000
 
-`scaling.py` measures, on the device at hand, how near to these bounds a step comes, and why.
+`scaling.py` measures how near a step comes to these bounds on this machine, and why.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WINDOW = 1500  # steps of 30 s
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Of its maker's data sheet."""
+    """Numbers from the maker's data sheet."""
 
     name: str
     bandwidth: float  # bytes per second of its memory
@@ -45,16 +45,16 @@ DEVICES = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step of a batch needs, at bfloat16."""
+    """The needs of one step of a batch, in bfloat16."""
 
     held: int  # bytes of all weights of the language model
-    weights: int  # bytes of those that a step reads
+    weights: int  # bytes of the weights that a step reads
     cache: int  # bytes per clip, both rows
     rows: int  # per clip
 
     @classmethod
     def of(cls, size: str) -> "Step":
-        """Of an official size, from the shapes of the model itself."""
+        """For an official size, from the shapes of the model itself."""
         config = OFFICIAL_MODELS[f"facebook/musicgen-{size}"].lm
         types = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
         lm = nnx.eval_shape(lambda: LM(config, **types, rngs=nnx.Rngs(0)))
@@ -64,13 +64,13 @@ class Step:
         return cls(moved["held"], moved["weights"], cache, 2)
 
     def seconds(self, device: Device, batch: int, efficiency: float) -> float:
-        """At least, if `efficiency` of bandwidth and peak is reached."""
+        """The least time, at `efficiency` of bandwidth and peak."""
         memory = (self.weights + batch * self.cache) / device.bandwidth
         compute = 2 * (self.weights / 2) * self.rows * batch / device.peak
         return max(memory, compute) / efficiency
 
     def largest_batch(self, device: Device) -> int:
-        """Clips whose caches fit beside the weights in nine tenths of the memory."""
+        """Clips whose caches fit next to the weights in nine tenths of the memory."""
         return max(0, math.floor((0.9 * device.memory - self.held) / self.cache))
 
 

@@ -1,16 +1,16 @@
-"""Steps per second against cache length, batch and model size, beside what a cost model predicts.
+"""Steps per second by cache length, batch and model size, next to the prediction of a cost model.
 
-Question: what does a step cost, and why? The model of it has three terms and three constants, each
-measured by itself in the same run, none fitted to the steps that it predicts:
+Question: what does a step cost, and why? The cost model has three terms and three constants. Each
+constant is measured by itself in the same run, and none is fitted to the steps that it predicts:
 
     seconds = sum over products of a weight's bytes / R(rows)     weights streamed by `linear`
-            + bytes of the key-value cache / A(rows, length)      attention over what is reserved
-            + layers * O                                          everything small between them
+            + bytes of the key-value cache / A(rows, length)      attention over the reserved cache
+            + layers * O                                          everything else in a layer
 
-R and A depend on how many rows share a read, so they are measured at each number of rows; O is the
-time of a layer whose weights and cache are next to nothing. All three and the step itself are
-measured in turn, round by round: a shared machine is now faster and now slower. Every step is that
-of batch B with guidance: 2 B rows, random weights of an official shape.
+R and A depend on how many rows share a read, so they are measured at each number of rows. O is the
+time of a layer with tiny weights and a tiny cache. All three and the step itself are measured in
+turn, round by round, because the speed of a shared machine varies. A step has batch B with
+guidance, so 2 B rows, and random weights of an official shape.
 
     python benchmarks/scaling.py --size small --dtype float32 --batch 1 4 --length 250 1500
     python benchmarks/scaling.py --size medium --dtype int8 --batch 1 --length 250
@@ -33,13 +33,13 @@ from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import attend
 from musicgen_jax.runtime import memory
 
-COPIES = 16  # of a weight or a cache, so that none is still in a processor's own cache
+COPIES = 16  # of a weight or a cache, so that the processor's cache holds none of them
 STEPS = 12  # a turn
-SHORTEST = 250  # steps that a cache of next to nothing is for: its softmax is in A already
+SHORTEST = 250  # steps of the tiny cache: its softmax is part of A already
 
 
 def products(lm: LM, rows: int, shape: tuple[int, int]) -> tuple[Callable, int]:
-    """A run through weights by `linear`, each waiting for the one before; and their bytes."""
+    """A run of `linear` through weights, each on the previous result; and their bytes."""
     rng = np.random.default_rng(0)
     like = lm.transformer.layers[0].linear1.weight
     param = jnp.int8 if hasattr(like, "int8") else like[...].dtype
@@ -59,7 +59,7 @@ def products(lm: LM, rows: int, shape: tuple[int, int]) -> tuple[Callable, int]:
 
 
 def attention(lm: LM, rows: int, length: int) -> tuple[Callable, int]:
-    """A run of one query through attention to several caches in turn; and their bytes."""
+    """A run of attention with one query on several caches in turn; and their bytes."""
     config = lm.config
     rng = np.random.default_rng(0)
     shape = rows, config.num_heads, length, config.dim // config.num_heads
@@ -78,7 +78,7 @@ def attention(lm: LM, rows: int, length: int) -> tuple[Callable, int]:
 
 
 def almost_empty(lm: LM) -> LM:
-    """A model of as many layers whose weights and cache are next to nothing."""
+    """A model with as many layers, but tiny weights and a tiny cache."""
     config = dataclasses.replace(
         lm.config, dim=lm.config.num_heads * 4, ffn_dim=32, card=64, text_dim=16
     )
@@ -87,13 +87,13 @@ def almost_empty(lm: LM) -> LM:
 
 
 def steps(lm: LM, batch: int, length: int) -> Iterator[np.ndarray]:
-    """STEPS steps a turn in a cache for `length` steps; the first turns are over."""
+    """A run of STEPS steps with a cache for `length` steps, after the first runs."""
     cross = np.random.default_rng(0).normal(size=(batch, lm_steps.TEXT_TOKENS, lm.config.dim))
     mask = jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
     condition = Condition(Embedded(jnp.asarray(cross, lm.dtype), mask))
     frames, lengths = length - max(lm.config.delays), cache_lengths(length)[-1:]
     stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, lengths=lengths)
-    for _ in range(2):  # compiled, and past the delay
+    for _ in range(2):  # compile, and pass the delay
         next(stretches)
     return stretches
 

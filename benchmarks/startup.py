@@ -1,8 +1,9 @@
 """How long until the first clip: imports, help, compilation, and the cache on disk.
 
-Question: what does a user wait for in a fresh process, and what of it is ours? Every number is a
-process of its own; the median of the rounds counts. "First clip" is the whole command `generate`
-from the shell to the file, with an empty cache, with the cache that this filled, and without any.
+Question: how long does a user wait in a fresh process, and how much of that is our code? Every
+number is the median over rounds, each in a process of its own. "First clip" is the whole command
+`generate`, from the shell to the file: with an empty cache, with the filled cache, and without a
+cache.
 
     python benchmarks/startup.py --rounds 3
     python benchmarks/startup.py --model musicgen-small --duration 8
@@ -25,14 +26,14 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Own time: what the statement itself takes once the libraries below it are there.
+# Own time: the time of the statement itself, once the libraries that it needs are imported.
 _OWN = (
     "import time; {libraries}; t = time.perf_counter(); {statement}; print(time.perf_counter()-t)"
 )
 
 
 def python(*arguments: str, cache: str = "off") -> tuple[float, str]:
-    """Seconds that a process takes, and what it printed."""
+    """Seconds that a process takes, and its output."""
     environment = os.environ | {
         "MUSICGEN_JAX_CACHE": cache,
         "PYTHONPATH": os.pathsep.join(sys.path),

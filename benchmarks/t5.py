@@ -1,7 +1,7 @@
-"""Seconds that T5 takes to read prompts, ours against transformers, in one run.
+"""Seconds that T5 takes to encode prompts, ours against transformers, in one run.
 
-Question: what does the text cost before the first step of music? t5-base's encoder with random
-weights, float32 on both sides, prompts of 16 tokens.
+Question: how long does the text take before the first step of music? Both sides run t5-base's
+encoder with random weights, in float32, on prompts of 16 tokens.
 
     python benchmarks/t5.py --batch 1 8 --rounds 10
 """
@@ -20,7 +20,7 @@ from musicgen_jax.nn.t5 import T5Encoder
 
 
 def t5_config(quick: bool = False) -> T5Config:
-    """Of MusicGen's text encoder; with `quick` a tiny one."""
+    """The config of MusicGen's text encoder, or with `quick` of a tiny one."""
     config = OFFICIAL_MODELS["facebook/musicgen-small"].t5
     tiny = {"num_layers": 2, "d_model": 32, "d_ff": 64, "num_heads": 2, "d_kv": 16}
     return dataclasses.replace(config, **tiny, vocab_size=100) if quick else config

@@ -1,10 +1,10 @@
-"""What the compiler for TPUs makes of our programs; nothing here is run on one.
+"""How libtpu compiles our programs for TPUs; nothing here runs on a TPU.
 
-Question: do the programs fit, does the decode loop move or widen what it should only read, and how
-many cycles does the compiler reckon with? `libtpu` compiles for a TPU that is not there, so this
-needs no accelerator. The cycles are the compiler's own estimate of each kernel's time, copies that
-it overlaps with others left out: good for comparing two ways of writing the same step, not for
-promising speeds.
+Question: do the programs fit, does the decode loop move or widen arrays that it should only read,
+and how many cycles does the compiler estimate? `libtpu` compiles for a TPU that is not there, so
+this needs no accelerator. The cycles are the compiler's own estimate of each kernel's time, without
+the copies that overlap with other work. Use them to compare two ways of writing the same step; they
+do not promise a speed.
 
     pip install 'musicgen-jax[tpu]'
     export JAX_PLATFORMS=cpu
@@ -20,7 +20,7 @@ import os
 import re
 import time
 
-# What libtpu would ask the machine's metadata server, were this a TPU.
+# On a TPU, libtpu would ask the machine's metadata server for these.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several may compile at once
@@ -44,14 +44,14 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def devices(topology: str) -> list:
-    """The devices of a slice such as "v5e:2x2", as the compiler knows them."""
+    """The devices of a slice such as "v5e:2x2", as the compiler describes them."""
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 def train_step(
     model: MusicGenConfig, topology: str, *, batch: int, frames: int, accumulate: int
 ) -> jax.stages.Lowered:
-    """A training step with FSDP over a whole slice, bfloat16, rematerialised, as the presets."""
+    """A training step with FSDP over a whole slice, in bfloat16, rematerialised."""
     grid = np.array(devices(topology)).reshape(-1, 1)
     mesh = Mesh(grid, (sharding.DATA, sharding.MODEL), axis_types=(AxisType.Auto,) * 2)
     layout = Layout(mesh, fsdp=True)
@@ -79,11 +79,11 @@ def train_step(
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What the compiler made of the largest loop of a program, or of its entry without one."""
+    """The compiled form of a program's largest loop, or of its entry if it has no loop."""
 
     cycles: int  # its own estimate, of all kernels together, for one turn
     kernels: int
-    moved: dict[str, int]  # large results that are only copies or conversions -> how many
+    moved: dict[str, int]  # counts of large results that are only copies or conversions
     entry_moved: dict[str, int]  # the same before and after the loop
 
 

@@ -1,21 +1,21 @@
-"""A training step on many accelerators, on paper: memory of each and seconds, nothing here was run.
+"""A training step on many accelerators, on paper: memory per device and seconds; nothing was run.
 
-Question: does an official model's training fit on a slice, and how long does a step take? FSDP over
-all devices, blocks computed again backwards, bfloat16 with float32 parameters, AdamW and a moving
-average. Counted are, per device:
+Question: does an official model's training fit on a slice, and how long does a step take? It uses
+FSDP over all devices, rematerialised blocks, bfloat16 with float32 parameters, AdamW and a moving
+average. Counted per device are:
 
-- what stays: parameters, two moments, the average and gradients, 20 bytes a parameter, cut by
-  the number of devices;
-- blocks on their way: two gathered in bfloat16, one with its float32 gradients;
-- activations: every block's input, and of the one block that is being computed its attention
-  scores (three arrays of float32 [B, N, S, S]) and hidden layers;
+- persistent state: parameters, two moments, the average and gradients, 20 bytes a parameter,
+  divided by the number of devices;
+- blocks in transit: two gathered in bfloat16, one with its float32 gradients;
+- activations: every block's input, and for the one block in progress its attention scores (three
+  arrays of float32 [B, N, S, S]) and hidden layers;
 - logits and their gradients: four arrays of float32 [B, K, S, V].
 
     python benchmarks/train_roofline.py --size large --device "TPU v5e" --devices 64
 
-Operations are 8 per parameter of the blocks and step (2 forwards, 2 again, 4 backwards) and those
-of attention. Each device receives every block in bfloat16 twice and sends its gradients once;
-the compiler may do so while it computes, so the larger of both times counts.
+A step costs 8 operations per parameter of the blocks (2 forwards, 2 recomputed, 4 backwards), plus
+those of attention. Each device receives every block in bfloat16 twice and sends its gradients once.
+The compiler can overlap that with computation, so the larger of both times counts.
 """
 
 import argparse

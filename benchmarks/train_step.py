@@ -1,13 +1,13 @@
 """Training steps per second of the language model, ours against transformers, in one run.
 
-Question: how fast are the loss and its gradient at an official model's shape on this machine? The
-same codes and the same text states, the delay pattern, mean cross-entropy; random weights; text
-encoder, codec and optimizer left out on both sides.
+Question: how fast are the loss and its gradient at an official model's shape on this machine? Both
+sides get the same codes and text states and random weights, and use the delay pattern and the mean
+cross-entropy. Text encoder, codec and optimizer are left out on both sides.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/train_step.py --size small --frames 50
     python benchmarks/train_step.py --size small --frames 500 --batch 4 --remat --no-peer
 
-A step's work is counted in tokens: batch, times codebooks, times frames.
+The unit of work is a token: batch size times codebooks times frames.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def theirs(config: LMConfig, codes: np.ndarray, text: np.ndarray, dtype: str) ->
     projection = torch.nn.Linear(config.text_dim, config.dim)
     hidden = torch.from_numpy(text)
     batch, books, frames = codes.shape
-    # Its labels come delayed already; -100 stands where there is nothing to predict.
+    # Its labels are delayed already; -100 marks positions without a target.
     labels = np.full((batch, frames, books), -100)
     for book, delay in enumerate(config.delays):
         labels[:, delay:, book] = codes[:, book, : frames - delay]
