@@ -60,9 +60,16 @@ def peer(config: EncodecConfig) -> Any:
 
 
 def sides(
-    config: EncodecConfig, seconds: float, device: str = "cpu"
+    config: EncodecConfig, seconds: float, device: str = "cpu", encodec: Encodec | None = None
 ) -> dict[str, dict[str, Callable]]:
-    """{"encode" | "decode": {side: run}}; `device` is that of torch."""
+    """The runs of both sides, {"encode" | "decode": {side: run}}.
+
+    Args:
+      config: of both codecs.
+      seconds: length of the audio.
+      device: of torch.
+      encodec: our codec. Default: one with random weights.
+    """
     import torch
 
     frames = max(int(seconds * config.sample_rate / config.hop_length), 1)
@@ -70,7 +77,7 @@ def sides(
     wav = wav.astype(np.float32)
     codes = np.random.default_rng(1).integers(0, config.bins, (1, config.n_q, frames))
 
-    encodec = Encodec(config, rngs=nnx.Rngs(0))
+    encodec = encodec or Encodec(config, rngs=nnx.Rngs(0))
     encode = jax.jit(lambda model, x: model.encode(x))
     decode = jax.jit(lambda model, c: model.decode(c))
 

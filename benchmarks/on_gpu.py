@@ -38,10 +38,12 @@ import jax.numpy as jnp
 import lm_steps
 import measuring
 import numpy as np
+from flax import nnx
 
 from musicgen_jax import testing
-from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
+from musicgen_jax.config import OFFICIAL_MODELS, EncodecConfig, MusicGenConfig
 from musicgen_jax.model import MusicGen
+from musicgen_jax.nn.encodec import Encodec
 
 TOTAL_SECONDS = 480
 STEPS = 100
@@ -175,6 +177,13 @@ def device_params(abstract: dict) -> dict:
     return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
 
 
+def random_encodec(config: EncodecConfig) -> Encodec:
+    """A codec with random weights of the host: drawing each shape by itself compiles a program."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Encodec(config, rngs=nnx.Rngs(0))))
+    nnx.replace_by_pure_dict(state, testing.random_params(nnx.to_pure_dict(state), std=STD))
+    return nnx.merge(graphdef, state)
+
+
 def model_config(quick: bool) -> MusicGenConfig:
     """Of musicgen-small; with `quick` a tiny one of the same form."""
     return testing.DEBUG if quick else OFFICIAL_MODELS["facebook/musicgen-small"]
@@ -265,7 +274,9 @@ def tokens_on_device(args: argparse.Namespace) -> None:
 def encodec(args: argparse.Namespace) -> None:
     """Seconds of audio that the codec encodes and decodes in a second."""
     seconds = 0.1 if args.quick else CLIP_SECONDS
-    sides = codec.sides(codec.codec_config(args.quick), seconds, torch_device())
+    config = codec.codec_config(args.quick)
+    ours = random_encodec(config)
+    sides = codec.sides(config, seconds, torch_device(), ours)
 
     def measure(task: str) -> None:
         result = measuring.in_turn(sides[task], args.rounds)
@@ -280,9 +291,14 @@ def clip(cache: str, args: argparse.Namespace) -> None:
     """Seconds from a prompt to a clip: the first call, the next ones, and until the first sound."""
     config = model_config(args.quick)
     duration = 0.2 if args.quick else CLIP_SECONDS
+
+    def weights(component: str, abstract: dict) -> dict:
+        large = component == "lm"
+        return device_params(abstract) if large else testing.random_params(abstract, std=STD)
+
     model = MusicGen.build(
         config,
-        lambda _, abstract: device_params(abstract),
+        weights,
         testing.DummyTokenizer(config.t5.vocab_size),
         dtype="bfloat16",
     )
