@@ -32,7 +32,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.generation.decode import generate_codes, growth
+from musicgen_jax.generation.decode import example_keys, generate_codes, growth
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import FoldedCross
@@ -74,7 +74,8 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
     text = Embedded(jnp.asarray(cross, lm.dtype), jnp.ones((batch, TEXT_TOKENS), bool))
     condition = Condition(text)
     num_frames = steps - max(lm.config.delays)
-    return lambda: generate_codes(lm, condition, num_frames=num_frames)
+    keys = example_keys(0, batch)
+    return lambda: generate_codes(lm, condition, num_frames=num_frames, keys=keys)
 
 
 def mean_slots(lm: LM, rows: int, steps: int) -> float:
