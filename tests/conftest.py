@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.compilation import quick_flags
+from tests.helpers.compilation import quick_flags, share_programs
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["MUSICGEN_JAX_CACHE"] = "off"  # a test must compile what it tests
+os.environ["MUSICGEN_JAX_CACHE"] = "off"  # nothing reaches the user's own folder
 os.environ["XLA_FLAGS"] = quick_flags()
+share_programs()
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -25,6 +27,32 @@ gc.freeze()
 gc.set_threshold(100_000, 10, 10)
 
 _MAPS = Path("/proc/self/maps")  # on Linux
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """JAX writes a program in place, so another worker may read half of it, and compiles it."""
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compil")
+
+
+@pytest.fixture
+def nothing_cached(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests about compiling: JAX's cache on disk is as JAX has it, off.
+
+    Processes that the test starts have none either.
+    """
+    options = {
+        "jax_compilation_cache_dir": None,
+        "jax_persistent_cache_min_compile_time_secs": 1.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        monkeypatch.delenv(name.upper(), raising=False)
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX opens its folder once
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,6 +18,8 @@ from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.warmup import warm_up
 from musicgen_jax.runtime.compile_cache import counting
 
+pytestmark = pytest.mark.usefixtures("nothing_cached")
+
 GREEDY = Sampling(use_sampling=False)
 
 

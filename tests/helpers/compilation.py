@@ -1,26 +1,35 @@
-"""How the tests have XLA compile: quickly, since nearly every program here runs once or twice.
+"""How the tests compile: quickly, and what has been compiled once is loaded from the disk.
 
-Most of the suite's time went into optimising programs of a few dozen numbers. What XLA makes of
-them by default is tried where it matters: `.ci/run` repeats the golden files with the optimisation
-level of 3, and a test that reads a compiled program passes `by_default()` to compile it.
+Most of the suite's time is XLA compiling programs of a few dozen numbers, each of which runs once
+or twice. `.ci/run` repeats the golden files with XLA's default optimisation level, and a test that
+reads a compiled program passes `by_default()` to compile it.
+
+The workers of one run share a cache on disk, and so do the processes that tests start. JAX's key
+for a program covers its operations, the flags and the versions, so a changed program is compiled
+anew. A test about compiling asks for the fixture `nothing_cached`.
 """
 
 import os
 import subprocess
 import sys
+import time
+
+from tests.helpers.paths import COMPILED
 
 # Flag, value here, value by default. Whoever names the first in `XLA_FLAGS` decides about all.
 _FLAGS = (
     ("xla_backend_optimization_level", 0, 3),
+    ("xla_cpu_parallel_codegen_split_count", 1, 32),  # splitting a small program costs a sixth
     ("xla_cpu_use_fusion_emitters", False, True),  # gone from newer versions
 )
-
 _READ_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
+_UNUSED_SECONDS = 3 * 24 * 3600.0
 
-def _known(flags: str) -> bool:
-    """Whether XLA has them: an unknown one would end the process, so another process tries."""
-    environment = os.environ | {"XLA_FLAGS": flags}
+
+def _known(*words: str) -> bool:
+    """Whether XLA knows these flags: an unknown one would end the process, so another one tries."""
+    environment = os.environ | {"XLA_FLAGS": " ".join(words)}
     command = [sys.executable, "-c", _READ_FLAGS]
     return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
@@ -31,10 +40,28 @@ def quick_flags() -> str:
     if _FLAGS[0][0] in given:
         return given
     words = [f"--{flag}={str(quick).lower()}" for flag, quick, _ in _FLAGS]
-    return " ".join([given, *filter(_known, words)]).strip()
+    if not _known(*words):
+        words = [word for word in words if _known(word)]
+    return " ".join([given, *words]).strip()
 
 
 def by_default() -> dict[str, int | bool]:
     """The `compiler_options` that undo `quick_flags` for one program."""
     given = os.environ.get("XLA_FLAGS", "")
     return {flag: default for flag, _, default in _FLAGS if flag in given}
+
+
+def share_programs() -> None:
+    """Turns JAX's cache on, by variables that the processes that tests start inherit too.
+
+    Without a size limit JAX takes no lock and does not look through the folder at every write, so
+    programs that are several days old are removed here.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    for entry in COMPILED.glob("*-cache"):
+        try:
+            if time.time() - entry.stat().st_mtime > _UNUSED_SECONDS:
+                entry.unlink()
+        except FileNotFoundError:  # another worker was quicker
+            pass

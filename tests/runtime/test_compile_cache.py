@@ -20,7 +20,7 @@ OPTIONS = (
 
 
 @pytest.fixture(autouse=True)
-def options():
+def options(nothing_cached):
     """JAX's options as they were, after each test. Nothing compiles in between."""
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     yield before
