@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.compilation import quick_flags, share_programs
+from tests.helpers.compilation import quick_flags, remove_old_programs
+from tests.helpers.paths import COMPILED
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUSICGEN_JAX_CACHE"] = "off"  # nothing reaches the user's own folder
 os.environ["XLA_FLAGS"] = quick_flags()
-share_programs()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -30,7 +32,9 @@ _MAPS = Path("/proc/self/maps")  # on Linux
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """JAX writes a program in place, so another worker may read half of it, and compiles it."""
+    """Prepares the cache of compiled programs, which all workers use at the same time."""
+    remove_old_programs()
+    # JAX writes in place: a worker that reads half a program is warned, and compiles it.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compil")
 
 

@@ -9,6 +9,7 @@ for a program covers its operations, the flags and the versions, so a changed pr
 anew. A test about compiling asks for the fixture `nothing_cached`.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ _FLAGS = (
 )
 _READ_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
-_UNUSED_SECONDS = 3 * 24 * 3600.0
+_KEPT_SECONDS = 3 * 24 * 3600.0
 
 
 def _known(*words: str) -> bool:
@@ -51,17 +52,13 @@ def by_default() -> dict[str, int | bool]:
     return {flag: default for flag, _, default in _FLAGS if flag in given}
 
 
-def share_programs() -> None:
-    """Turns JAX's cache on, by variables that the processes that tests start inherit too.
+def remove_old_programs() -> None:
+    """Removes programs that are several days old from the shared folder.
 
-    Without a size limit JAX takes no lock and does not look through the folder at every write, so
-    programs that are several days old are removed here.
+    JAX would do that itself, given a size limit, but then it takes a lock for every program and
+    looks through the whole folder at every write.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     for entry in COMPILED.glob("*-cache"):
-        try:
-            if time.time() - entry.stat().st_mtime > _UNUSED_SECONDS:
+        with contextlib.suppress(FileNotFoundError):  # another worker was quicker
+            if time.time() - entry.stat().st_mtime > _KEPT_SECONDS:
                 entry.unlink()
-        except FileNotFoundError:  # another worker was quicker
-            pass
