@@ -53,7 +53,7 @@ def single():
     )
 
 
-@pytest.mark.parametrize(("data", "model"), [(1, 1), (8, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize(("data", "model"), [(1, 1), (4, 2)])
 def test_a_mesh_makes_what_one_device_makes(single, data, model):
     spread = make(TEXT, data, model)
     assert spread.mesh == sharding.make_mesh(data=data, model=model)
@@ -276,11 +276,12 @@ _EXCHANGE = re.compile(
 )
 
 
-@pytest.mark.parametrize(("data", "groups"), [(1, 4), (4, 4), (1, 2)])
-def test_the_loop_exchanges_activations_only(decoded, monkeypatch, data, groups):
+@pytest.mark.parametrize(("data", "groups"), [(4, 4), (1, 2)])
+def test_the_loop_exchanges_activations_only(single, decoded, monkeypatch, data, groups):
     """Per step the sums of each sublayer and the tokens; no weight, no cache."""
     monkeypatch.setattr(loading, "cache_groups", lambda num_heads, devices: groups)
-    make(TEXT, data, 2).generate(TEXTS, **SHORT)
+    sampled = make(TEXT, data, 2).generate(TEXTS, seed=3, **SHORT)
+    np.testing.assert_array_equal(sampled.codes, single.sampled.codes)
     args, static = decoded.calls[0]
     text = decoded.real.lower(*args, **static).compile().as_text()
     found = sorted(
@@ -294,8 +295,9 @@ def test_the_loop_exchanges_activations_only(decoded, monkeypatch, data, groups)
     assert found == [("all-gather", "s32", examples * LM.n_q), *sums]
 
 
-def test_a_batch_alone_exchanges_nothing(decoded):
-    make(TEXT, 8).generate(TEXTS, **SHORT)
+def test_a_batch_alone_exchanges_nothing(single, decoded):
+    sampled = make(TEXT, 8).generate(TEXTS, seed=3, **SHORT)
+    np.testing.assert_array_equal(sampled.codes, single.sampled.codes)
     args, static = decoded.calls[0]
     assert not _EXCHANGE.findall(decoded.real.lower(*args, **static).compile().as_text())
 
