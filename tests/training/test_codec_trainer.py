@@ -1,6 +1,7 @@
 """Training of whole codecs: what moves and what does not, resuming, the command."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -48,6 +49,14 @@ def clips(seconds=0.1):
 
 def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps_are_traced_once():
+    """Runs with the same settings take the same step; tracing it costs seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "make_step", functools.cache(codec.make_step))
+        yield
 
 
 @pytest.fixture(scope="module")
