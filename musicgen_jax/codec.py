@@ -1,4 +1,4 @@
-# pyright: strict
+# pyright: strict, reportUnknownMemberType=false
 """A codec by itself: audio -> codes -> audio, for any of the EnCodecs.
 
 Of a MusicGen folder this is its codec alone: the stereo models' is mono, and what makes them
@@ -111,7 +111,8 @@ class Codec:
             raise UserError(str(error)) from None
         to = self.sample_rate, self.channels
         wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
-        codes, scales = [], []
+        codes: list[np.ndarray] = []
+        scales: list[jax.Array | None] = []
         for start, width, _ in segments(self.config, wav.shape[2]):
             one, scale = _encode(self.encodec, wav[:, :, start : start + width], n_q)
             codes.append(np.asarray(one))

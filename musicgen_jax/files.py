@@ -42,7 +42,7 @@ _UNLOCKED_SECONDS, _ABANDONED_SECONDS = 60.0, 86_400.0
 # --- Reading -----------------------------------------------------------------------------------
 
 
-def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Reads a file of at most `max_bytes`; its size is checked before anything is allocated.
 
     Raises:
@@ -59,7 +59,7 @@ def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
             return file.read(max_bytes)
 
 
-def read_json(path: str | os.PathLike, max_bytes: int = MAX_JSON) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_JSON) -> dict[str, Any]:
     """Reads a JSON object, in UTF-8 with or without a byte order mark.
 
     Raises:
@@ -80,7 +80,7 @@ def read_json(path: str | os.PathLike, max_bytes: int = MAX_JSON) -> dict[str, A
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write; it appears at `path` when the block ends, in place of an older one.
 
     Missing folders on the way are made. If the block fails, nothing is left.
@@ -111,7 +111,7 @@ def _make_parents(target: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
-def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Writes a whole file; it appears at `path` complete, in place of an older one.
 
     Raises:
@@ -125,7 +125,7 @@ def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
 
 
 def check_vacant(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     ours: Callable[[Path], bool] | None = None,
@@ -158,7 +158,7 @@ def check_vacant(
 
 @contextlib.contextmanager
 def new_folder(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
     ours: Callable[[Path], bool] | None = None,
@@ -236,7 +236,7 @@ def restore(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
     """Lets one process at a time into the block, by a lock file `.NAME.lock` next to `path`.
 
     The system releases the lock of a process that dies. Its file stays, and means nothing.
@@ -279,7 +279,7 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f".{_digits(target)}{secrets.token_hex(4)}.part")
 
 
-def remove_abandoned(folder: str | os.PathLike) -> None:
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
     """Removes what killed processes left unfinished in a folder that this package alone writes."""
     with user_error("read", folder), contextlib.suppress(FileNotFoundError):
         for entry in Path(folder).iterdir():

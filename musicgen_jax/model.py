@@ -1,4 +1,4 @@
-# pyright: strict
+# pyright: strict, reportUnknownMemberType=false
 """MusicGen: the parts, and the way through them.
 
     description -> T5 -> condition              conditioning/: text, melody, style

@@ -39,7 +39,7 @@ class AudioFileInfo:
         return self.frames / self.sample_rate
 
 
-def info(path: str | os.PathLike) -> AudioFileInfo:
+def info(path: str | os.PathLike[str]) -> AudioFileInfo:
     """Reads the header of an audio file of any length.
 
     Raises:
@@ -50,7 +50,7 @@ def info(path: str | os.PathLike) -> AudioFileInfo:
 
 
 def read(
-    path: str | os.PathLike, *, start: float = 0.0, seconds: float | None = None
+    path: str | os.PathLike[str], *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[np.ndarray, int]:
     """Reads an audio file: wav, flac, ogg, mp3 and whatever else libsndfile knows.
 
@@ -94,7 +94,7 @@ def read(
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator:
+def _opened(path: str | os.PathLike[str]) -> Iterator:
     """The soundfile of a path; what libsndfile refuses becomes a UserError."""
     import soundfile
 
@@ -126,7 +126,7 @@ def _opened(path: str | os.PathLike) -> Iterator:
             ) from error
 
 
-def _may_be_mp3(file: BinaryIO, path: str | os.PathLike) -> bool:
+def _may_be_mp3(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
     start = file.read(2)
     return bool(start) and (
         os.fspath(path).lower().endswith(".mp3") or (start[0] == 0xFF and start[-1] >= 0xE0)
@@ -134,7 +134,7 @@ def _may_be_mp3(file: BinaryIO, path: str | os.PathLike) -> bool:
 
 
 def write(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     audio: np.ndarray,
     sample_rate: int,
     strategy: str = "peak",

@@ -34,13 +34,13 @@ class GrowingFile:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         channels: int,
         sample_rate: int,
         strategy: str,
         *,
         samples: int,
-        aside: str | os.PathLike,
+        aside: str | os.PathLike[str],
     ):
         self.path, self.aside = Path(path), Path(aside)
         self.channels, self.sample_rate = channels, sample_rate

@@ -18,7 +18,11 @@ def require_matplotlib() -> None:
 
 
 def draw_chroma(
-    path: str | os.PathLike, chroma: np.ndarray, seconds: float, pitches: Sequence[str], title: str
+    path: str | os.PathLike[str],
+    chroma: np.ndarray,
+    seconds: float,
+    pitches: Sequence[str],
+    title: str,
 ) -> None:
     """Draws a chromagram: time to the right, pitch classes upwards from C.
 
@@ -59,7 +63,7 @@ def draw_chroma(
 
 
 def draw_spectrogram(
-    path: str | os.PathLike, wav: np.ndarray, sample_rate: int, title: str
+    path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int, title: str
 ) -> None:
     """Draws the level of each frequency over time, in dB below the loudest.
 
@@ -91,6 +95,6 @@ def draw_spectrogram(
     _save(figure, path)
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def _save(figure, path: str | os.PathLike[str]) -> None:
     with files.new_file(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})

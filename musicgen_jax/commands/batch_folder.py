@@ -50,7 +50,7 @@ class Prompt:
     seed: int
 
 
-def read_prompts(path: str | os.PathLike, seed: int) -> list[Prompt]:
+def read_prompts(path: str | os.PathLike[str], seed: int) -> list[Prompt]:
     """Reads all prompts, or refuses the file.
 
     Args:
@@ -140,7 +140,7 @@ class Folder:
       UserError: it cannot be made or read.
     """
 
-    def __init__(self, path: str | os.PathLike, suffix: str, worker: tuple[int, int]):
+    def __init__(self, path: str | os.PathLike[str], suffix: str, worker: tuple[int, int]):
         self.path, self.suffix = Path(path), suffix
         number, count = worker
         self.manifest = "manifest.jsonl" if count == 1 else f"manifest-{number}-of-{count}.jsonl"

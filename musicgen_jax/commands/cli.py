@@ -1,13 +1,13 @@
 """The command line. Arguments are parsed before jax is imported: `--help` answers at once."""
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from musicgen_jax import __version__
 from musicgen_jax.commands import batch, chroma, codec, export, finetune, generate, train, warmup
+from musicgen_jax.commands.streams import tolerant_streams
 from musicgen_jax.convert import command as convert_command
 from musicgen_jax.convert import to_torch_command
 from musicgen_jax.errors import UserError
@@ -25,20 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       the exit code: 0; 2 if the user can mend it (one line on stderr says how); 130 on Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
-            stream.reconfigure(errors="backslashreplace")
     memory.return_freed_memory()
-    parser = _parser()
-    try:
-        args = parser.parse_args(argv)
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"musicgen-jax: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("musicgen-jax: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    with tolerant_streams():
+        try:
+            args = _parser().parse_args(argv)
+            return args.run(args) or 0
+        except UserError as error:
+            print(f"musicgen-jax: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("musicgen-jax: interrupted", file=sys.stderr)
+            return INTERRUPTED
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -61,6 +58,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"formatter_class": _Help, **kwargs})
 
     def error(self, message: str):
+        if "unrecognized arguments" in message:
+            message += "; a PROMPT that begins with - comes after --"
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 

@@ -201,7 +201,7 @@ def _request(
         "cfg_coef": sampling.cfg_coef,
         "extend_stride": args.extend_stride,
         "join": args.join,
-        "progress": sys.stderr is not None and sys.stderr.isatty(),
+        "progress": sys.stderr.isatty(),
     }
     if args.melody:
         from musicgen_jax import audio

@@ -1,7 +1,6 @@
 """Options that several commands share. No jax: `--help` answers at once."""
 
 import argparse
-import contextlib
 import os
 import sys
 import tempfile
@@ -87,7 +86,7 @@ def separate(args: argparse.Namespace) -> bool | None:
     from musicgen_jax.conditioning.melody import NOT_SEPARATED, separator_at_hand
 
     if args.separate is None and not separator_at_hand():
-        say(NOT_SEPARATED)
+        print(f"musicgen-jax: {NOT_SEPARATED}", file=sys.stderr)
         return False
     return args.separate
 
@@ -125,13 +124,6 @@ def _devices(text: str) -> tuple[int, int]:
         if model.isascii() and model.isdigit() and int(model) > 0:
             return int(data), int(model)
     raise argparse.ArgumentTypeError(f"must be a number, as 8, or two, as 4x2, got {text!r}")
-
-
-def say(line: str) -> None:
-    """A line on stderr, if there is a stderr: the work matters more than the line."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(f"musicgen-jax: {line}", file=sys.stderr, flush=True)
 
 
 def check_writable(file: Path) -> None:

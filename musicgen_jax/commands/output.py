@@ -20,7 +20,7 @@ Make = Callable[..., GenerationOutput]  # a method of the model with its other a
 STREAM_CHUNK = 1.0  # seconds
 
 
-def partial_folder(output: str | os.PathLike) -> Path:
+def partial_folder(output: str | os.PathLike[str]) -> Path:
     """Where a long generation keeps its finished windows: next to the output."""
     return Path(f"{output}.partial")
 

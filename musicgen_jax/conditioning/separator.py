@@ -36,7 +36,7 @@ class Separator:
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike = "htdemucs") -> "Separator":
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str] = "htdemucs") -> "Separator":
         """Loads a converted separator.
 
         Args:
@@ -162,7 +162,7 @@ def _forward(model: HTDemucs, mix: jax.Array) -> jax.Array:
         return model(jnp.asarray(mix))
 
 
-def _find(name_or_path: str | os.PathLike) -> Path:
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path

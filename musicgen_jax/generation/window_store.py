@@ -1,9 +1,9 @@
-"""What a long generation leaves behind, so that it can go on after being cut off.
+"""The finished windows of a long generation, kept so that it can resume after an interruption.
 
-A folder: `settings.json` says what is being generated, by which model; `window-00000.npy` and so
+A folder: `settings.json` says what is being generated and by which model; `window-00000.npy` and so
 on hold the codes of each finished window, int32 [B, K, t]. Every file appears whole or not at all,
-so whatever moment a run was cut off at, the next one goes on from the last finished window; and as
-every window has its own random key, with the same result.
+so a run that was interrupted at any moment resumes after its last finished window. Every window has
+its own random key, so the result is the same.
 """
 
 import hashlib
@@ -31,32 +31,38 @@ _OURS = re.compile(
 
 
 class WindowStore:
-    """The folder of one generation; made if there is none, else gone on with.
+    """The folder of one generation; created if it does not exist, otherwise resumed.
 
     Args:
-      folder: where.
-      settings: plain JSON types; whatever changes the result.
-      codebooks: K.
-      card: codes are below it.
+      folder: its path.
+      settings: everything that changes the result, in plain JSON types.
       batch: B.
+      codebooks: K.
+      card: number of different codes.
 
     Raises:
-      UserError: the folder holds another generation, something else or something broken, or cannot
-        be read or written.
+      UserError: the folder holds another generation or something else, is damaged, or cannot be
+        read or written.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, settings: dict, *, batch: int, codebooks: int, card: int
+        self,
+        folder: str | os.PathLike[str],
+        settings: dict,
+        *,
+        batch: int,
+        codebooks: int,
+        card: int,
     ):
         self.folder = Path(folder)
         self.rows, self.card = (batch, codebooks), card
-        settings = json.loads(json.dumps(settings, default=float))  # as they will be read back
+        settings = json.loads(json.dumps(settings, default=float))  # as they will be read
         found = self._found()
         if found is None:
             content = json.dumps(settings, indent=2).encode()
             files.write_bytes(self.folder / SETTINGS, content)
         elif found != settings:
-            raise UserError(f"cannot go on from {folder}: {_difference(found, settings)}")
+            raise UserError(f"cannot resume from {folder}: {_difference(found, settings)}")
 
     def load(self, window: Window) -> np.ndarray | None:
         """The codes of a finished window, int32 [B, K, t], or None."""
@@ -78,7 +84,7 @@ class WindowStore:
             or codes.shape != shape
             or not 0 <= codes.min() <= codes.max() < self.card
         ):
-            raise UserError(f"{file} is broken: delete it, and its window is generated anew")
+            raise UserError(f"{file} is damaged: delete it, and its window is generated again")
         return codes
 
     def save(self, window: Window, codes: np.ndarray) -> None:
@@ -90,21 +96,21 @@ class WindowStore:
         file = self.folder / SETTINGS
         if not file.exists():
             if self.folder.exists() and any(self.folder.glob("window-*.npy")):
-                raise UserError(f"cannot go on from {self.folder}: its {SETTINGS} is missing")
+                raise UserError(f"cannot resume from {self.folder}: its {SETTINGS} is missing")
             return None
         try:
             found = files.read_json(file)
         except UserError as error:
             raise UserError(f"cannot continue {self.folder}, delete it: {error}") from None
-        # Older versions left it out where it was not given.
+        # Older versions left it out if the caller did.
         return {"use_sampling": True} | found
 
 
-def check_ours(folder: str | os.PathLike) -> list[Path]:
-    """The files of a generation's folder, none if there is no folder.
+def check_ours(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files in the folder of a generation; none if there is no folder.
 
     Raises:
-      UserError: it holds others.
+      UserError: the folder holds other files.
     """
     folder = Path(folder)
     found = list(folder.iterdir()) if folder.exists() else []
@@ -115,15 +121,15 @@ def check_ours(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
-def discard(folder: str | os.PathLike) -> None:
-    """Deletes the folder of a generation, if there is one, and with it what else lies there of it.
+def discard(folder: str | os.PathLike[str]) -> None:
+    """Deletes the folder of a generation, if there is one.
 
     Raises:
-      UserError: it holds files that are not of a generation, or cannot be deleted.
+      UserError: the folder holds other files, or cannot be deleted.
     """
     folder = Path(folder)
     with user_error("delete", folder):
-        # The settings go last: whatever is left without them could never be told from another's.
+        # The settings go last: windows without settings could belong to any generation.
         for file in sorted(check_ours(folder), key=lambda file: file.name == SETTINGS):
             file.unlink()
         if folder.exists():
@@ -131,21 +137,21 @@ def discard(folder: str | os.PathLike) -> None:
 
 
 def fingerprint(*modules: nnx.Module) -> str:
-    """Tells models apart: a digest of names, shapes, types and some 256 numbers of every weight."""
+    """Identifies a model: a digest of names, sizes, types and up to 256 numbers of every weight."""
     digest = hashlib.sha256()
     for module in modules:
         for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):
-            # Its size, not its shape: that depends on how it is spread, see `sharding.arrange`.
+            # Its size: the shape depends on the devices, see `sharding.arrange`.
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.size} {leaf.dtype}".encode())
             digest.update(np.asarray(_probe(leaf)).tobytes())
     return digest.hexdigest()
 
 
 def condition_digest(*conditions: Condition) -> str:
-    """A digest of what the language model is told."""
+    """A digest of conditions."""
     digest = hashlib.sha256()
     for i, condition in enumerate(conditions):
-        # The names are those of the folders that older versions wrote.
+        # The names that older versions used: their folders must still resume.
         for name, part in (("cross", condition.text), ("prefix", condition.audio)):
             if part is None:
                 continue
@@ -156,7 +162,7 @@ def condition_digest(*conditions: Condition) -> str:
 
 
 def machine(mesh: Mesh | None) -> str:
-    """What rounding depends on beside the model."""
+    """What rounding depends on, apart from the model."""
     one = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
     if mesh is None or mesh.size == 1:
         return one
@@ -173,14 +179,14 @@ def _name(window: Window) -> str:
 
 
 def _difference(found: dict, wanted: dict) -> str:
-    """The first difference, that of the condition last: it follows from others, as of the text."""
+    """The first difference. The condition comes last, since it follows from others (the text)."""
     keys = sorted(found.keys() | wanted.keys(), key=lambda key: (key == "condition", key))
     for key in ["model", *keys]:
         before, now = found.get(key), wanted.get(key)
         if before != now and key in _DIGESTS:
-            return f"it was begun with another {_DIGESTS[key]}"
+            return f"it was started with another {_DIGESTS[key]}"
         if before != now:
-            return f"it was begun with {key} {before!r:.80}, not {now!r:.80}"
+            return f"it was started with {key} {before!r:.80}, not {now!r:.80}"
     raise AssertionError("no difference")
 
 

@@ -1,8 +1,8 @@
 """Pieces longer than the model's window: which frames are generated when, and from what.
 
 As in audiocraft (`MusicGen._generate_tokens`) a piece is a row of windows, each `stride` later than
-the one before. A window is a generation of its own: positions begin at 0, its condition is made
-anew, and its prompt is what the window before left of the frames that both cover.
+the one before. A window is a generation of its own: positions begin at 0, it has its own condition,
+and its prompt is the part of the previous window that it covers too.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class Window:
       number: 0, 1, 2 and so on.
       start: where in the piece it begins.
       length: how long it is, its prompt included.
-      prompt: how many of its first frames are given.
-      overlap: how many frames before the end of the window before it generates once more.
+      prompt: how many of its first frames are known.
+      overlap: how many of the previous window's last frames this window regenerates.
     """
 
     number: int
@@ -40,7 +40,7 @@ class Window:
 
     @property
     def end(self) -> int:
-        """The first frame of the piece behind the window."""
+        """The first frame of the piece after the window."""
         return self.start + self.length
 
 
@@ -48,11 +48,11 @@ class Store(Protocol):
     """Keeps the frames of finished windows; see `window_store.WindowStore`."""
 
     def load(self, window: Window) -> np.ndarray | None:
-        """What a window gave, int32 [B, K, t], or None if it has not been finished."""
+        """The codes of a finished window, int32 [B, K, t], or None."""
         ...
 
     def save(self, window: Window, codes: np.ndarray) -> None:
-        """Keeps what a window gave."""
+        """Keeps the codes of a finished window."""
         ...
 
 
@@ -65,9 +65,10 @@ def layout(
       total: frames of the piece.
       window: the most frames of one window.
       stride: frames from the start of one window to the start of the next, below `window`.
-      prompt: frames given at the beginning of the piece, fewer than the first window has.
-      overlap: frames that each window generates once more, with `stride + overlap < window`.
-        What is given is never generated again, so the first overlap may be shorter.
+      prompt: frames known at the beginning of the piece, fewer than the first window has.
+      overlap: frames of the previous window that each window regenerates, with
+        `stride + overlap < window`. The prompt is never regenerated, so the first overlap may be
+        shorter.
     """
     windows = [Window(0, 0, min(total, window), prompt)]
     while (last := windows[-1]).end < total:

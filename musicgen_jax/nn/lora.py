@@ -188,7 +188,7 @@ def total_changes(
     return total
 
 
-def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict:
+def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict[str, Any]:
     """The language model's parameters with an adapter in them.
 
     The sum is taken in float32 and rounded once, to the weight's own dtype.
@@ -217,7 +217,7 @@ def _add(weight: jax.Array, change: jax.Array) -> jax.Array:
 
 
 def adapted(
-    lm: LM, changes: Mapping[tuple[str, ...], np.ndarray], read: Callable[[], dict] | None
+    lm: LM, changes: Mapping[tuple[str, ...], np.ndarray], read: Callable[[], dict[str, Any]] | None
 ) -> LM:
     """A language model with something added to its weights; all others are shared with `lm`.
 
@@ -257,7 +257,7 @@ def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _replaced(tree: Mapping, path: tuple[str, ...], function: Any) -> dict:
+def _replaced(tree: Mapping, path: tuple[str, ...], function: Any) -> dict[str, Any]:
     """A copy of nested dicts, along `path` alone, with one leaf changed."""
     key = next(key for key in tree if str(key) == path[0])  # list indices may be integers
     rest = path[1:]
@@ -311,7 +311,7 @@ def attach(lm: LM, lora: LoraConfig) -> None:
         layer.weight = LoraParam(layer.weight, pairs, parts[0].parts, lora.scale)
 
 
-def join(params: dict, weights: Weights, config: LMConfig, lora: LoraConfig) -> dict:
+def join(params: dict, weights: Weights, config: LMConfig, lora: LoraConfig) -> dict[str, Any]:
     """The parameters of a module after `attach`: the model's and the adapter's.
 
     Args:

@@ -88,7 +88,7 @@ class ModelWriter:
             arrays.save(self._folder / name, arrays.unflatten(leaves), compress=storage == "int8")
         self._count(name, storage)
 
-    def copy_component(self, source: str | os.PathLike, name: str) -> None:
+    def copy_component(self, source: str | os.PathLike[str], name: str) -> None:
         """Copies one tree of another model, file by file.
 
         Args:
@@ -118,7 +118,7 @@ class ModelWriter:
         self,
         config: MusicGenConfig | Mapping[str, ComponentConfig],
         *,
-        tokenizer: str | os.PathLike | bytes | None,
+        tokenizer: str | os.PathLike[str] | bytes | None,
         license: str,
         source: dict,
     ) -> None:
@@ -162,7 +162,9 @@ def component_configs(config: MusicGenConfig) -> dict[str, ComponentConfig]:
 
 
 @contextlib.contextmanager
-def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[ModelWriter]:
+def writing_model(
+    path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Iterator[ModelWriter]:
     """Context in which a model folder is filled; it appears at `path` only on success.
 
     With several processes all of them do the same; the first one writes whatever is not sharded.
@@ -193,11 +195,11 @@ def writing_model(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
 
 
 def save_model(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     config: MusicGenConfig,
     params: Mapping[str, Params],
     *,
-    tokenizer: str | os.PathLike | bytes,
+    tokenizer: str | os.PathLike[str] | bytes,
     license: str,
     source: dict,
     storage: str = "plain",
@@ -234,7 +236,7 @@ class ModelInfo:
     components: dict[str, dict]  # storage, files, bytes by component
 
 
-def load_info(path: str | os.PathLike) -> ModelInfo:
+def load_info(path: str | os.PathLike[str]) -> ModelInfo:
     """Reads `config.json` of the model folder `path`.
 
     Raises:
@@ -285,7 +287,7 @@ def load_info(path: str | os.PathLike) -> ModelInfo:
     return ModelInfo(config, parts, document["source"], components)
 
 
-def load_config(path: str | os.PathLike) -> MusicGenConfig:
+def load_config(path: str | os.PathLike[str]) -> MusicGenConfig:
     """The architecture of the whole model in the folder `path`.
 
     Raises:
@@ -298,7 +300,7 @@ def load_config(path: str | os.PathLike) -> MusicGenConfig:
 
 
 def load_params(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     component: str,
     abstract: Params,
     *,

@@ -71,7 +71,7 @@ class EncodedAudio:
         return self.codes.shape[1] * self.config.bandwidth_per_book
 
 
-def write(path: str | os.PathLike, encoded: EncodedAudio) -> Path:
+def write(path: str | os.PathLike[str], encoded: EncodedAudio) -> Path:
     """Writes codes. The file appears whole or not at all, in place of an older one.
 
     Raises:
@@ -104,7 +104,7 @@ def write(path: str | os.PathLike, encoded: EncodedAudio) -> Path:
     return path
 
 
-def read(path: str | os.PathLike) -> EncodedAudio:
+def read(path: str | os.PathLike[str]) -> EncodedAudio:
     """Reads what `write` wrote.
 
     Raises:

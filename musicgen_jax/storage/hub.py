@@ -39,7 +39,7 @@ def is_converted(name: str) -> bool:
         return False
 
 
-def find_model(name_or_path: str | os.PathLike) -> Path:
+def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of a converted model. An official one is converted at its first use.
 
     Args:
@@ -63,7 +63,7 @@ def find_model(name_or_path: str | os.PathLike) -> Path:
     return _converted(official)
 
 
-def find_codec(name_or_path: str | os.PathLike) -> Path:
+def find_codec(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of a converted codec, or of a model with one; see `find_model`.
 
     Args:

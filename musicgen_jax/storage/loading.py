@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 
 Part = TypeVar("Part", bound=nnx.Module)
-Weights = Callable[[str, dict], dict]
+Weights = Callable[[str, dict[str, Any]], dict[str, Any]]
 TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -79,7 +79,7 @@ def load_parts(
     return build_parts(config, weights, tokenizer, **types, mesh=mesh)
 
 
-def load_float_lm(folder: Path, config: MusicGenConfig) -> dict:
+def load_float_lm(folder: Path, config: MusicGenConfig) -> dict[str, Any]:
     """The language model's parameters as float32, nested dicts of arrays."""
     state = nnx.state(module_shapes(LM, config.lm), nnx.Param)
     return checkpoint.load_params(folder, "lm", nnx.to_pure_dict(state))
@@ -90,7 +90,7 @@ def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
     assert config.style is not None
     name = "style_conditioner"
 
-    def read(abstract: dict) -> dict:
+    def read(abstract: dict[str, Any]) -> dict[str, Any]:
         return checkpoint.load_params(folder, "lm", {name: abstract}, partial=True)[name]
 
     return _fill(partial(StyleConditioner, config.style, config.dim), read)
@@ -101,7 +101,7 @@ def load_mert(folder: Path, config: MertConfig) -> Mert:
     return _fill(partial(Mert, config), partial(checkpoint.load_params, folder, "mert"))
 
 
-def _fill(module: Callable[..., Part], weights: Callable[[dict], dict]) -> Part:
+def _fill(module: Callable[..., Part], weights: Callable[[dict[str, Any]], dict[str, Any]]) -> Part:
     """A module with weights, which are asked for by the nested dicts of their shapes."""
     graphdef, state = nnx.split(module_shapes(module))
     nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
@@ -131,7 +131,7 @@ def build_parts(
     def fill(component: str, module: Callable[..., Part]) -> Part:
         sizes = getattr(config, component)
 
-        def arranged(abstract: dict) -> dict:
+        def arranged(abstract: dict[str, Any]) -> dict[str, Any]:
             stored = sharding.as_stored(component, sizes, abstract, mesh)
             return sharding.arrange(component, sizes, weights(component, stored), mesh)
 

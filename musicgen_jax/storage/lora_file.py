@@ -17,7 +17,7 @@ FORMAT = "musicgen-jax lora 1"
 _MAX_BYTES = 4 << 30
 
 
-def save(path: str | os.PathLike, adapter: Adapter) -> None:
+def save(path: str | os.PathLike[str], adapter: Adapter) -> None:
     """Writes an adapter as a safetensors file. It appears complete, in place of an older one.
 
     Tensors are `NAME.a` and `NAME.b`, float32; the header's "lora" is a JSON object with the
@@ -43,7 +43,7 @@ def save(path: str | os.PathLike, adapter: Adapter) -> None:
     files.write_bytes(path, data)
 
 
-def load(path: str | os.PathLike, lm: LMConfig | None = None) -> Adapter:
+def load(path: str | os.PathLike[str], lm: LMConfig | None = None) -> Adapter:
     """Reads an adapter.
 
     Args:

@@ -27,7 +27,7 @@ class Tokenizer:
       UserError: the file is missing, unreadable or not such a model.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         import sentencepiece  # here: it takes 30 ms and loads a native library
 
         model = read_bytes(path, _MAX_BYTES)

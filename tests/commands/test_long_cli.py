@@ -72,7 +72,7 @@ def test_killed_and_resumed_is_the_same_file(folder, uninterrupted, tmp_path, ca
     assert main(arguments) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--seed", "4"]) == 2
-    assert "begun with seed 3, not 4" in capsys.readouterr().err
+    assert "started with seed 3, not 4" in capsys.readouterr().err
     assert {name: (partial / name).stat().st_mtime_ns for name in done} == done
 
     assert main([*arguments, "--resume"]) == 0

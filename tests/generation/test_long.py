@@ -321,12 +321,15 @@ def test_only_the_same_generation_goes_on(model, tmp_path):
     folder, settings = tmp_path / "partial", {"duration": 1.5, "checkpoint": tmp_path / "partial"}
     model.generate(["bells"], **settings)
     cases = [
-        ((["drums"], settings), "begun with descriptions"),
-        ((["bells"], settings | {"duration": 1.6}), "begun with duration 1.5, not 1.6"),
-        ((["bells"], settings | {"seed": 1}), "begun with seed 0, not 1"),
-        ((["bells"], settings | {"temperature": 0.5}), "begun with temperature 1.0, not 0.5"),
-        ((["bells"], settings | {"join": "crossfade"}), "begun with join 'hard', not 'crossfade'"),
-        ((["bells"], settings | {"extend_stride": 0.5}), "begun with windows"),
+        ((["drums"], settings), "started with descriptions"),
+        ((["bells"], settings | {"duration": 1.6}), "started with duration 1.5, not 1.6"),
+        ((["bells"], settings | {"seed": 1}), "started with seed 0, not 1"),
+        ((["bells"], settings | {"temperature": 0.5}), "started with temperature 1.0, not 0.5"),
+        (
+            (["bells"], settings | {"join": "crossfade"}),
+            "started with join 'hard', not 'crossfade'",
+        ),
+        ((["bells"], settings | {"extend_stride": 0.5}), "started with windows"),
         ((["bells"], settings | {"prompt_codes": np.ones((1, 4, 3), int)}), "another prompt"),
     ]
     for (texts, other), message in cases:
@@ -341,9 +344,9 @@ def test_only_the_same_generation_goes_on(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("window-00000.npy", b"garbage", "window-00000.npy is broken"),
-        ("window-00000.npy", b"", "window-00000.npy is broken"),
-        ("window-00000.npy", bytes(10**6), "window-00000.npy is broken"),
+        ("window-00000.npy", b"garbage", "window-00000.npy is damaged"),
+        ("window-00000.npy", b"", "window-00000.npy is damaged"),
+        ("window-00000.npy", bytes(10**6), "window-00000.npy is damaged"),
         ("settings.json", b"{", "settings.json is not readable JSON"),
         ("settings.json", b"[]", "settings.json is not readable JSON"),
         ("settings.json", None, "settings.json is missing"),
@@ -365,7 +368,7 @@ def test_a_pickle_or_other_codes_are_refused(model, tmp_path):
     good = np.load(file)
     for bad in (good.astype(object), good[:, :2], good.astype(np.int64), good + CARD):
         np.save(file, bad, allow_pickle=True)
-        with pytest.raises(UserError, match="is broken"):
+        with pytest.raises(UserError, match="is damaged"):
             model.generate(["bells"], duration=1.2, checkpoint=tmp_path)
 
 
