@@ -304,6 +304,8 @@ def test_command_line(folder, tmp_path, capsys):
     plain = make()
     assert (make("--adapter", str(file)) != plain).any()
     np.testing.assert_array_equal(make("--adapter", f"{file}:0"), plain)
+    twice = make("--adapter", f"{file}:0.75", "--adapter", f"{file}:0.25")
+    np.testing.assert_array_equal(twice, make("--adapter", str(file)))
     capsys.readouterr()
     for text, message in (
         (f"{file}:much", "'much' is no number"),
