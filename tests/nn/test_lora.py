@@ -308,7 +308,7 @@ def test_command_line(folder, tmp_path, capsys):
     np.testing.assert_array_equal(twice, make("--adapter", str(file)))
     capsys.readouterr()
     for text, message in (
-        (f"{file}:much", "'much' is no number"),
+        (f"{file}:much", "'much' is not a number"),
         ("none:1", "no adapter at none"),
     ):
         assert cli.main(["generate", "x", "--model", str(folder), "--adapter", text]) == 2
