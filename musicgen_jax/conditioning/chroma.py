@@ -12,7 +12,7 @@ from jax import lax
 
 from musicgen_jax.config import MusicGenConfig
 
-WINDOW = 16384  # samples that one frame hears
+WINDOW = 16384  # samples of one frame
 HOP = 4096  # samples from one frame to the next
 PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
@@ -22,7 +22,7 @@ _LEAST = 1e-6  # what a frame is divided by at least
 
 
 def frame_count(samples: int) -> int:
-    """Frames of audio of so many samples; shorter audio is padded to one window."""
+    """Frames in `samples` samples of audio; shorter audio is padded to one window."""
     return max(samples, WINDOW) // HOP + 1
 
 
@@ -32,13 +32,13 @@ def chroma_frames(config: MusicGenConfig) -> int:
 
 
 def samples_heard(num_frames: int) -> int:
-    """Samples that the first so many frames depend on, in longer audio."""
+    """Samples that the first `num_frames` frames depend on, in longer audio."""
     return (num_frames - 1) * HOP + WINDOW // 2
 
 
 @lru_cache(maxsize=4)
 def filter_bank(sample_rate: int, num_chroma: int = len(PITCHES)) -> np.ndarray:
-    """How much each frequency of the spectrum adds to each pitch class.
+    """The weight of each frequency of the spectrum in each pitch class.
 
     librosa's `filters.chroma` with `tuning=0` and its defaults: around every pitch class a bell of
     a semitone's width, or of the distance of two frequencies where that is more; each frequency
@@ -82,10 +82,10 @@ def chromagram(
     One compilation serves all lengths: the audio's end is an argument, not a shape.
 
     Args:
-      audio: float32 [W'], padded behind its end with anything.
-      length: W, samples that are real, at least `WINDOW`.
+      audio: float32 [W'], padded after its end with anything.
+      length: W, the samples that are not padding, at least `WINDOW`.
       sample_rate: in Hz.
-      num_frames: T, how many to compute; from `frame_count(W)` on they mean nothing.
+      num_frames: T, how many to compute; frames from `frame_count(W)` on are meaningless.
       num_chroma: pitch classes.
 
     Returns:
@@ -101,7 +101,7 @@ def chromagram(
 def loudest_pitches(
     audio: jax.Array, *, sample_rate: int, hop: int, num_chroma: int = len(PITCHES)
 ) -> jax.Array:
-    """The loudest pitch class of every window that lies in the audio, with any hop.
+    """The loudest pitch class of every window inside the audio, with any hop.
 
     Args:
       audio: float32 [(T - 1) * hop + WINDOW]; nothing is mirrored.
@@ -110,7 +110,7 @@ def loudest_pitches(
       num_chroma: pitch classes, at most 256.
 
     Returns:
-      uint8 [T]; of silence 0, which is C.
+      uint8 [T]; 0, which is C, in silence.
     """
     starts = jnp.arange(0, audio.shape[0] - WINDOW + 1, hop)
     chroma = _energy(audio[starts[:, None] + jnp.arange(WINDOW)], sample_rate, num_chroma)
@@ -131,10 +131,10 @@ def _energy(frames: jax.Array, sample_rate: int, num_chroma: int) -> jax.Array:
 def melody_chroma(
     audio: np.ndarray, *, sample_rate: int, num_frames: int, num_chroma: int = len(PITCHES)
 ) -> np.ndarray:
-    """What the language model is told of a melody: one pitch class per frame.
+    """A melody as the language model takes it: one pitch class per frame.
 
-    Shorter audio is repeated, frame by frame, from its beginning; of longer audio the end is
-    neither looked at nor counted. Silence sounds like C.
+    Shorter audio is repeated, frame by frame, from its beginning; the end of longer audio is
+    ignored. Silence counts as C.
 
     Args:
       audio: float32 [W], mono.
@@ -145,7 +145,7 @@ def melody_chroma(
     Returns:
       float32 [T, num_chroma], one-hot.
     """
-    # Room for all that can be heard, whatever there is: one compilation.
+    # Always padded to the longest audio that is used: one compilation.
     room = max(samples_heard(num_frames) + 1, WINDOW)
     audio = audio[:room]
     if len(audio) < WINDOW:
@@ -157,12 +157,12 @@ def melody_chroma(
         audio, length, sample_rate=sample_rate, num_frames=num_frames, num_chroma=num_chroma
     )
     loudest = np.argmax(np.asarray(chroma), axis=1)
-    heard = loudest[: frame_count(length)]
-    return np.eye(num_chroma, dtype=np.float32)[np.resize(heard, num_frames)]
+    frames = loudest[: frame_count(length)]
+    return np.eye(num_chroma, dtype=np.float32)[np.resize(frames, num_frames)]
 
 
 def window_at(audio: np.ndarray, offset: float, *, sample_rate: int, seconds: float) -> np.ndarray:
-    """What a later window of a long piece hears: the melody moves on with time, and wraps.
+    """The part of a melody for a later window of a long piece: it moves with time, and wraps.
 
     Args:
       audio: float32 [W], mono.

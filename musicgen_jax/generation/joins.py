@@ -1,12 +1,12 @@
 """From the codes of windows to the audio of the whole piece.
 
-A hard join is none: the codec decodes one row of codes, and its own reach over neighbouring frames
-makes the waveform continuous. It is what audiocraft does. What may be heard is the music: the last
-frames of a window are drawn while its first codebook has already ended, which the model has never
-seen in training, and the next window knows only what its prompt holds.
+With a hard join, as in audiocraft, the codec decodes one row of codes, and its own reach over
+neighbouring frames makes the waveform continuous. The music may still jump: the last frames of a
+window are drawn after its first codebook has ended, which the model never saw in training, and the
+next window knows only its prompt.
 
-A crossfade lets the next window begin earlier and make the end of the one before once more, from
-the same frames. Both ends are decoded and faded into each other.
+With a crossfade the next window starts earlier and regenerates the end of the previous one from the
+same context; the two versions are decoded and crossfaded.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,20 +21,20 @@ from musicgen_jax.nn.encodec.channels import from_rows, to_rows
 from musicgen_jax.nn.encodec.streaming import StreamingDecoder, look_ahead
 
 CROSSFADE_SECONDS = 1.0
-_CORRELATION_SECONDS = 0.05  # over so much of it two waveforms are compared
+_CORRELATION_SECONDS = 0.05  # the span over which two waveforms are compared
 
 
 def check_join(join: str) -> None:
-    """UserError if windows cannot be joined like that."""
+    """UserError if there is no such join."""
     if join not in JOINS:
         raise UserError(f"join must be {' or '.join(JOINS)}, got {join!r}")
 
 
 def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> int:
-    """How many frames of the window before a window generates once more.
+    """How many frames of the previous window a window regenerates.
 
-    A second in the official models. At most `stride`, so that a fade ends before the next begins,
-    and a quarter of the frames that windows share, so that most of these stay a prompt.
+    One second in the official models. At most `stride`, so that a fade ends before the next begins,
+    and at most a quarter of the frames that two windows share, so that most of them stay a prompt.
     """
     if join == "hard":
         return 0
@@ -49,22 +49,22 @@ def decode_windows(
     channels: int,
     block: int,
 ) -> Iterator[np.ndarray]:
-    """The audio of a piece, as its codes come.
+    """The audio of a piece, while its codes are being generated.
 
     Args:
       encodec: the codec, of one channel.
       windows: from `windows.layout`.
       pieces: from `windows.generate_windows`.
-      channels: C; each is decoded alone, from every C-th codebook.
+      channels: C; each is decoded on its own, from every C-th codebook.
       block: frames per stretch of audio, see `StreamingDecoder`.
 
     Yields:
-      float32 [B, C, n], one after the other `hop_length` samples for each frame of the piece.
+      float32 [B, C, n]; in all, `hop_length` samples for each frame of the piece.
     """
     decoder = StreamingDecoder(encodec, block=block)
     fader = _Fader(encodec.config.hop_length, encodec.config.sample_rate)
     number, at = 0, 0
-    tail: list[np.ndarray] = []  # frames of this window that the next will make once more
+    tail: list[np.ndarray] = []  # frames of this window that the next one regenerates
     for window, codes in pieces:
         if window.number != number:
             number, at, tail = window.number, window.start + window.prompt, []
@@ -76,7 +76,7 @@ def decode_windows(
         )
         tail.append(codes[:, :, own:])
         if shared and at == window.end:
-            # The end as this window made it; `decoder` itself goes on with the next one's.
+            # The end as this window made it; `decoder` itself continues with the next window's.
             ending = decoder.fork()
             begin = ending.emitted
             rest = [ending.push(to_rows(codes, channels)) for codes in tail] + [ending.flush()]
@@ -88,8 +88,8 @@ def decode_windows(
 def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
     """Fades from one waveform to another, both float32 [B, C, n], without a dip or a swell.
 
-    Where they are unrelated the gains keep the power of the sum; where they are the same, as they
-    are at first if both continue the same music, the gains add up to one. In between they go by
+    Where the two are unrelated, the gains keep the power of the sum. Where they are the same, as at
+    the start if both continue the same music, the gains add up to one. In between, the gains follow
     the correlation of the two around each moment, over all channels of a clip.
     """
     length = new.shape[2]
@@ -107,21 +107,21 @@ def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 class _Fader:
-    """Holds back audio that a fade reaches into until all of the fade is there."""
+    """Holds back the audio under a fade until the whole fade is available."""
 
     def __init__(self, hop_length: int, sample_rate: int):
         self.hop, self.rate = hop_length, sample_rate
         # The old ending, the sample it begins with, and that at which its fade begins.
         self.fades: list[tuple[int, int, np.ndarray]] = []
-        self.end = 0  # the frame that the latest fade ends with
+        self.end = 0  # the frame where the latest fade ends
         self.held: np.ndarray | None = None
-        self.begin = 0  # the sample that `held`, or what comes next, begins with
+        self.begin = 0  # the first sample of `held`, or of the next stretch
 
     def add(self, frame: int, audio: np.ndarray, begin: int, ahead: int) -> None:
         """A fade from `audio`, which begins at frame `begin`; the fade begins at `frame`.
 
-        In the `ahead` frames before it there is `audio` alone: so far the codec looks ahead, and
-        with what comes next it makes another waveform even there.
+        The `ahead` frames before the fade are `audio` alone: the codec looks ahead that far, so the
+        next window's codes change the waveform there too.
         """
         alone = max(begin, frame - ahead, self.end)
         self.end = begin + audio.shape[2] // self.hop
@@ -129,7 +129,7 @@ class _Fader:
         self.fades.append((alone * self.hop, frame * self.hop, audio))
 
     def take(self, audio: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes the next stretch and gives out what is final."""
+        """Takes the next stretch and yields the audio that is final."""
         held = audio if self.held is None else np.concatenate([self.held, audio], axis=2)
         while self.fades:
             begin, start, old = self.fades[0]

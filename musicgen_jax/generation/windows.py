@@ -94,26 +94,25 @@ def generate_windows(
     store: Store | None = None,
     lengths: Sequence[int] | None = None,
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """Generates window after window and yields what is new.
+    """Generates window after window and yields the new frames.
 
     Args:
       lm: the model.
-      condition_at: the condition of the window that begins so many seconds into the piece; B rows,
-        of the same shapes each time.
+      condition_at: the condition of each window, B rows.
       windows: from `layout`.
-      keys: [B] typed keys. The first window uses them as they are, so that a piece of one window
-        is what `generate_codes` makes.
-      prompt: int32 [B, K, P], what the piece begins with, or None.
+      keys: [B] typed keys. The first window uses them unchanged, so a piece of one window equals
+        `generate_codes`.
+      prompt: int32 [B, K, P], the beginning of the piece, or None.
       sampling: how tokens are drawn.
       frame_rate: frames per second.
       chunk: as in `stream_codes`.
-      callback: called with (steps done, steps to do), counted over all windows.
+      callback: called with (steps done, total steps), counted over all windows.
       store: finished windows are saved there, and those found there are not generated again.
       lengths: as in `stream_codes`.
 
     Yields:
-      A window and int32 [B, K, t]: the next frames behind the window's prompt, that of the first
-      window included.
+      A window and int32 [B, K, t]: the next frames after the window's prompt. The first window's
+      prompt is included.
     """
     delay = max(lm.config.delays)
     steps = [window.length + delay - window.prompt for window in windows]
@@ -121,13 +120,13 @@ def generate_windows(
     context = prompt
     reserve = max(window.length for window in windows)
     for window, following in zip(windows, [*windows[1:], None], strict=True):
-        fresh = None if store is None else store.load(window)
-        if fresh is not None:
+        new = None if store is None else store.load(window)
+        if new is not None:
             if callback:
                 callback(done + steps[window.number], sum(steps))
-            yield window, fresh
+            yield window, new
         else:
-            given = window.prompt if window.number else 0  # what earlier windows have yielded
+            known = window.prompt if window.number else 0  # already yielded by earlier windows
             parts = []
             for codes in stream_codes(
                 lm,
@@ -141,26 +140,26 @@ def generate_windows(
                 lengths=lengths,
                 callback=_counted(callback, done, sum(steps)),
             ):
-                cut = min(given, codes.shape[2])
-                given -= cut
+                cut = min(known, codes.shape[2])
+                known -= cut
                 if cut < codes.shape[2]:
                     parts.append(codes[:, :, cut:])
                     yield window, parts[-1]
-            fresh = np.concatenate(parts, axis=2)
+            new = np.concatenate(parts, axis=2)
             if store is not None:
-                store.save(window, fresh)
+                store.save(window, new)
         done += steps[window.number]
         if following is not None:
-            whole = fresh
+            whole = new
             if window.number:
                 assert context is not None
-                whole = np.concatenate([context, fresh], axis=2)
+                whole = np.concatenate([context, new], axis=2)
             begin = following.start - window.start
             context = whole[:, :, begin : begin + following.prompt]
 
 
 def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:
-    """The codes of the whole piece, int32 [B, K, T]; of an overlap those of the later window."""
+    """The codes of the whole piece, int32 [B, K, T]; an overlap takes those of the later window."""
     parts: list[np.ndarray] = []
     number = 0
     for window, codes in pieces:
@@ -176,7 +175,7 @@ def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:
 
 
 def window_keys(keys: jax.Array, number: int) -> jax.Array:
-    """The B keys of a window: those of the clips in the first one, folded with its number later."""
+    """The B keys of a window: the clips' own in the first, folded with its number in later ones."""
     if number == 0:
         return keys
     return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_WINDOW_KEYS + number))

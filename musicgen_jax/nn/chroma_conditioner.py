@@ -32,6 +32,6 @@ class ChromaConditioner(nnx.Module):
         return self.output_proj(chroma)
 
     def null(self, num_frames: int) -> jax.Array:
-        """[T, D], what stands for "no melody": not zeros, but the melody of silence."""
+        """[T, D], the vectors of "no melody": not zeros, but the melody of silence."""
         silence = jax.nn.one_hot(SILENCE, self.num_chroma)
         return jnp.broadcast_to(self(silence), (num_frames, self.output_proj.weight.shape[0]))
