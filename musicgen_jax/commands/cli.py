@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from musicgen_jax import __version__
-from musicgen_jax.commands import batch, chroma, codec, export, finetune, generate, train, warmup
+from musicgen_jax.commands import (
+    batch,
+    chroma,
+    codec,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    train,
+    warmup,
+)
 from musicgen_jax.commands.streams import tolerant_streams
 from musicgen_jax.convert import command as convert_command
 from musicgen_jax.convert import to_torch_command
@@ -117,6 +127,14 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             codec,
             "encode audio to a small file of codes, and decode it",
             "Encodes audio to a small file of codes, and decodes it.",
+        ),
+    },
+    "judge music": {
+        "evaluate": (
+            evaluate,
+            "measure a folder of clips against a reference",
+            "Measures how far the clips of a folder are from real ones (FAD, KAD), and how well "
+            "clips of the same name agree (chroma). The report says exactly what was computed.",
         ),
     },
     "models": {

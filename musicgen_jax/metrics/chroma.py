@@ -6,7 +6,6 @@ music agrees in about one frame of twelve.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,18 +18,6 @@ from musicgen_jax.errors import UserError
 SAMPLE_RATE = 32000
 
 
-class Agreement(NamedTuple):
-    """Frames of one pair of clips.
-
-    Attributes:
-      same: those with the same loudest pitch class.
-      frames: all.
-    """
-
-    same: int
-    frames: int
-
-
 def chroma_cosine(
     generated: np.ndarray | Sequence[np.ndarray],
     reference: np.ndarray | Sequence[np.ndarray],
@@ -41,7 +28,7 @@ def chroma_cosine(
     Args:
       generated: float [C, W], or a list of them.
       reference: float [C, W], or as many as there are of `generated`. Where a pair has two lengths
-        the shorter one counts.
+        the frames of the shorter one count.
       sample_rate: of all of them, in Hz.
 
     Raises:
@@ -50,37 +37,49 @@ def chroma_cosine(
     ours, theirs = _as_list(generated), _as_list(reference)
     if len(ours) != len(theirs) or not ours:
         raise UserError(f"clips must come in pairs, got {len(ours)} and {len(theirs)}")
-    pairs = [agreement(a, b, sample_rate) for a, b in zip(ours, theirs, strict=True)]
-    return sum(pair.same for pair in pairs) / sum(pair.frames for pair in pairs)
+    pairs = [
+        agreement(loudest_classes(a, sample_rate), loudest_classes(b, sample_rate))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    return sum(same for same, _ in pairs) / sum(frames for _, frames in pairs)
 
 
-def agreement(generated: np.ndarray, reference: np.ndarray, sample_rate: int) -> Agreement:
-    """Compares one pair, float [C, W] each."""
-    clips = [_mono(clip, sample_rate) for clip in (generated, reference)]
-    length = min(map(len, clips))
-    frames = -(-length // HOP)
-    first, second = (loudest_classes(clip[:length])[:frames] for clip in clips)
-    return Agreement(int((first == second).sum()), frames)
+def agreement(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    """Compares what `loudest_classes` made of two clips.
+
+    Returns:
+      how many frames agree, and how many there are in the shorter clip.
+    """
+    frames = min(len(first), len(second))
+    return int((first[:frames] == second[:frames]).sum()), frames
 
 
-def loudest_classes(clip: np.ndarray) -> np.ndarray:
-    """The loudest pitch class of each frame, int [W // 4096 + 1]; 0 is C, and silence.
+def loudest_classes(clip: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The loudest pitch class of each frame.
 
     Args:
-      clip: float32 [W], mono at 32 kHz; one shorter than a window has zeros on both sides.
+      clip: float [C, W]. One shorter than a window (0.5 s) is padded with zeros on both sides.
+      sample_rate: in Hz.
+
+    Returns:
+      uint8 [ceil(W' / 4096)] for W' samples at 32 kHz; 0 is C, and silence.
+
+    Raises:
+      UserError: the clip is empty or not finite.
     """
-    missing = max(WINDOW - len(clip), 0)
-    clip = np.pad(clip, (missing // 2, missing - missing // 2))
-    length, num_frames = len(clip), frame_count(len(clip))
+    mono = _mono(clip, sample_rate)
+    frames = -(-len(mono) // HOP)
+    missing = max(WINDOW - len(mono), 0)
+    mono = np.pad(mono, (missing // 2, missing - missing // 2))
     # Rounded up to seconds, so that clips of about one length share a compiled program.
-    room = -(-length // SAMPLE_RATE) * SAMPLE_RATE
+    room = -(-len(mono) // SAMPLE_RATE) * SAMPLE_RATE
     chroma = chromagram(
-        np.pad(clip, (0, room - length)),
-        length,
+        np.pad(mono, (0, room - len(mono))),
+        len(mono),
         sample_rate=SAMPLE_RATE,
         num_frames=frame_count(room),
     )
-    return np.argmax(np.asarray(chroma), axis=1)[:num_frames]
+    return np.argmax(np.asarray(chroma), axis=1)[:frames].astype(np.uint8)
 
 
 def _mono(clip: np.ndarray, sample_rate: int) -> np.ndarray:
