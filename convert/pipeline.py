@@ -13,12 +13,13 @@ from flax import nnx
 
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5
+from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5, vggish
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, Source, open_source
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.vggish import VggishNetwork
 from musicgen_jax.nn.encodec.model import Encodec
 from musicgen_jax.nn.htdemucs.model import HTDemucs
 from musicgen_jax.nn.lm import LM
@@ -28,7 +29,14 @@ from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.checkpoint import ComponentConfig
 
-MODULES = {"t5": T5Encoder, "mert": Mert, "lm": LM, "encodec": Encodec, "separator": HTDemucs}
+MODULES = {
+    "t5": T5Encoder,
+    "mert": Mert,
+    "lm": LM,
+    "encodec": Encodec,
+    "separator": HTDemucs,
+    "vggish": VggishNetwork,
+}
 
 LICENSE = """\
 These weights were converted by musicgen-jax; converting does not change their licence.
@@ -45,6 +53,9 @@ The MERT weights that the Multimodal Art Projection published (m-a-p/MERT-v1-95M
 
 The Demucs weights that Meta published (htdemucs; in a folder `separator`) came with the code of
 Demucs, which is under the MIT licence: https://github.com/adefossez/demucs/blob/main/LICENSE
+
+The VGGish weights that Google published (in a folder `vggish`) came with code under the Apache
+License 2.0; torchvggish, which holds them for PyTorch, is under the same licence.
 
 Weights from anyone else are under the licence that their authors chose. `config.json` says where
 these came from.
@@ -221,6 +232,8 @@ def derive_configs(
         configs["mert"] = mert.derive_config(parts["mert"])
     if "separator" in parts:
         configs["separator"] = htdemucs.derive_config(parts["separator"])
+    if "vggish" in parts:
+        configs["vggish"] = vggish.derive_config(parts["vggish"])
     if "encodec" in parts:
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
@@ -279,6 +292,8 @@ def _table(component: str, part: Part, config: Any) -> Table:
         return mert.TABLE
     if component == "separator":
         return htdemucs.TABLE
+    if component == "vggish":
+        return vggish.TABLE
     return t5.table(part) if component == "t5" else encodec.table(config)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from musicgen_jax.convert import encodec, htdemucs, mert
+from musicgen_jax.convert import encodec, htdemucs, mert, vggish
 from musicgen_jax.convert.files import (
     read_json,
     read_metadata,
@@ -14,7 +14,7 @@ from musicgen_jax.convert.files import (
 )
 from musicgen_jax.convert.settings import TRAINING_NAMES, Part, read_config, read_xp_cfg
 from musicgen_jax.convert.tensors import StateDict
-from musicgen_jax.convert.torch_zip import is_zip, read_torch
+from musicgen_jax.convert.torch_zip import is_torch, read_torch
 from musicgen_jax.convert.wrappers import strip_wrappers
 from musicgen_jax.errors import UserError
 
@@ -51,7 +51,7 @@ class Source:
     Attributes:
       name: as the user gave it, a repository or the name of a folder or file.
       folder: where its files are; other components may lie beside it.
-      parts: by component: "t5", "mert", "lm", "encodec", "separator".
+      parts: by component: "t5", "mert", "lm", "encodec", "separator", "vggish".
       tokenizer: sentencepiece model of T5.
       codec_name: the codec that an audiocraft file points at in place of holding one.
       t5_name: the T5 that an audiocraft model was trained with.
@@ -141,8 +141,8 @@ def _what_instead(folder: Path) -> str:
 
 def _read(source: Source, path: Path) -> None:
     refuse_pointer(path)
-    if path.name.endswith(".json") or not is_zip(path):
-        # Not one of torch's zips: safetensors, an index, or something that says so itself.
+    if path.name.endswith(".json") or not is_torch(path):
+        # Safetensors, an index, or something that says so itself.
         tensors, settings = read_weights(path), None
         if path.suffix == ".safetensors":
             settings = htdemucs.settings_of_metadata(read_metadata(path), str(path))
@@ -279,6 +279,8 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
         part("t5")
     elif mert.KEY in tensors:
         part("mert")
+    elif vggish.is_vggish(tensors):
+        part("vggish")
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
         part("encodec")
     elif _component_of_audiocraft(tensors) == "lm":

@@ -1,14 +1,19 @@
 """Reads what `torch.save` writes, without torch and without running anything from the file.
 
 The file is a zip: `<root>/data.pkl` holds the structure, `<root>/data/<key>` the raw little-endian
-storages. Of the names in the structure only those of tensors and dicts mean anything here; others
-are refused, or kept as names where the caller lists them. See `pickled`.
+storages. Before torch 1.6 it was a chain of pickles (a magic number, the version, the machine, the
+structure, the storages' keys) with the storages behind, each after its length in 8 bytes.
+
+Of the names in the structure only those of tensors and dicts mean anything here; others are
+refused, or kept as names where the caller lists them. See `pickled`.
 """
 
 import functools
+import io
 import math
+import pickletools
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -33,6 +38,8 @@ _DTYPES = {
 }
 _MAX_PICKLE = 16 << 20  # bytes; the structure of an official model takes about 100 kB
 _MAX_AXES = 16
+_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, first in an older file
+_LEGACY_VERSION = 1001
 _CHUNK = 16 << 20
 
 
@@ -40,6 +47,12 @@ def is_zip(path: Path) -> bool:
     """Whether the file starts as a zip does; a truncated zip still does."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def is_torch(path: Path) -> bool:
+    """Whether the file starts as one of either format."""
+    with path.open("rb") as file:
+        return is_zip(path) or file.read(len(_MAGIC)) == _MAGIC
 
 
 def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
@@ -52,17 +65,15 @@ def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
         `pickled.Inert`, which stand in the object for them.
 
     Raises:
-      UserError: the file is not one of torch's zips, is truncated or damaged, or names anything
+      UserError: torch did not write the file, it is truncated or damaged, or it names anything
         but tensors, dicts and what is in `inert`.
     """
     path = Path(path)
-    if not is_zip(path):
-        raise UserError(
-            f"{path} is not a torch zip; if it is in torch's format from before version 1.6, save "
-            "it again: torch.save(torch.load(PATH, weights_only=True), NEW_PATH)"
-        )
     try:
-        return _Archive(path).load(inert)
+        if is_zip(path):
+            return _Archive(path).load(inert)
+        if is_torch(path):
+            return _Legacy(path).load(inert)
     except (UserError, MemoryError):
         raise
     except Refused as error:
@@ -71,6 +82,7 @@ def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
         ) from None
     except Exception as error:  # damaged bytes fail in as many ways as there are bytes
         raise UserError(f"{path} is truncated or damaged: {_first_line(error)}") from None
+    raise UserError(f"{path} is not a file that torch.save wrote")
 
 
 def _first_line(error: Exception) -> str:
@@ -97,22 +109,14 @@ class _Archive:
         if order in self.members and self.read(order, 16).tobytes() != b"little":
             raise UserError(f"{self.path} was written on a big-endian machine: save it again")
         program = self.read(self.pickle, _MAX_PICKLE).tobytes()
-        functions = {
-            "collections.OrderedDict": _dict,
-            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-            "torch._utils._rebuild_parameter": lambda data, *_: data,
-        }
-        if "collections.defaultdict" in inert:
-            functions["collections.defaultdict"] = lambda *_: {}
-        storages = {f"torch.{name}" for name in _DTYPES}
-        return read_pickle(program, functions, storages | set(inert), self.storage)
+        return _structure(program, inert, self.storage)
 
     def storage(self, pid: Any) -> "_Storage":
         """("storage", type, key, device, number of elements) -> where the storage lies."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             self.fail("a persistent id that is no storage")
         _, kind, key, _, numel = pid
-        dtype = _DTYPES.get(kind.name.removeprefix("torch.")) if type(kind) is Name else None
+        dtype = _dtype(kind)
         if dtype is None or type(key) is not str or type(numel) is not int:
             self.fail("a storage of unknown type")
         member = f"{self.root}data/{key}"
@@ -147,22 +151,120 @@ class _Archive:
             raise UserError(f"{self.path} is truncated: {name} ends early")
         return data
 
-    def tensor(self, storage: "_Storage", offset: int, shape: tuple, stride: tuple) -> np.ndarray:
-        try:
-            raw = self.read(storage.member, self.size).view(storage.dtype)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            raise UserError(f"{self.path} is damaged: {_first_line(error)}") from None
-        steps = tuple(s * storage.dtype.itemsize for s in stride)
-        view = np.lib.stride_tricks.as_strided(raw[offset:], shape, steps)
-        # A part of a larger storage is copied, so that the rest of it can go.
-        whole = view.size == raw.size and view.flags.c_contiguous
-        return view if whole else view.copy()
+
+class _Legacy:
+    """One file from before torch 1.6; knows where each storage lies."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.size = path.stat().st_size
+        self.counts: dict[str, int] = {}  # numbers in each storage that the structure names
+        self.lengths: dict[str, int] = {}  # its bytes
+        self.starts: dict[str, int] = {}
+
+    def load(self, inert: Collection[str]) -> Any:
+        with self.path.open("rb") as file:
+            head = file.read(_MAX_PICKLE)
+        programs, end = [], 0
+        for _ in range(5):
+            programs.append(_first_pickle(head[end:]))
+            end += len(programs[-1])
+        _, version, machine, structure, keys = programs
+        if _plain(version) != _LEGACY_VERSION:
+            raise ValueError("an unknown version of torch's older format")
+        if _plain(machine).get("little_endian") is not True:
+            raise UserError(f"{self.path} was written on a big-endian machine: save it again")
+        value = _structure(structure, inert, self.storage)
+        order = _plain(keys)
+        if type(order) is not list or sorted(map(str, order)) != sorted(self.lengths):
+            raise ValueError("its list of storages is not that of its structure")
+        with self.path.open("rb") as file:
+            for key in order:
+                file.seek(end)
+                count = int.from_bytes(file.read(8), "little", signed=True)
+                self.starts[key] = end + 8
+                end += 8 + self.lengths[key]
+                if end > self.size:
+                    raise ValueError(f"storage {key} ends early")
+                if count != self.counts[key]:
+                    raise ValueError(f"storage {key} has another length than its structure says")
+        return value
+
+    def storage(self, pid: Any) -> "_Storage":
+        """("storage", type, key, device, numel, view) -> where the storage lies."""
+        if type(pid) is not tuple or len(pid) != 6 or pid[0] != "storage" or pid[5] is not None:
+            raise ValueError("a persistent id that is not a whole storage")
+        _, kind, key, _, numel, _ = pid
+        dtype = _dtype(kind)
+        if dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
+            raise ValueError("a storage of unknown type")
+        length = numel * dtype.itemsize
+        if self.lengths.setdefault(key, length) != length:
+            raise ValueError(f"storage {key} has two lengths")
+        self.counts[key] = numel
+        return _Storage(self, key, dtype, numel)
+
+    def read(self, name: str, limit: int) -> np.ndarray:
+        """The bytes of a storage, uint8."""
+        del limit  # `load` has checked that it lies inside the file
+        data = np.empty(self.lengths[name], np.uint8)
+        view, filled = data.data, 0
+        with self.path.open("rb") as file:
+            file.seek(self.starts[name])
+            while count := file.readinto(view[filled : filled + _CHUNK]):
+                filled += count
+        if filled != len(data):
+            raise UserError(f"{self.path} is truncated: storage {name} ends early")
+        return data
+
+
+def _structure(program: bytes, inert: Collection[str], storage: Callable[[Any], "_Storage"]) -> Any:
+    """What a pickle says of dicts and tensors."""
+    functions = {
+        "collections.OrderedDict": _dict,
+        "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+    }
+    if "collections.defaultdict" in inert:
+        functions["collections.defaultdict"] = lambda *_: {}
+    storages = {f"torch.{name}" for name in _DTYPES}
+    return read_pickle(program, functions, storages | set(inert), storage)
+
+
+def _plain(program: bytes) -> Any:
+    """A pickle that names nothing."""
+    return read_pickle(program, {}, (), lambda _: None)
+
+
+def _first_pickle(data: bytes) -> bytes:
+    """The bytes up to the first STOP."""
+    stream = io.BytesIO(data)
+    for _ in pickletools.genops(stream):
+        pass
+    return data[: stream.tell()]
+
+
+def _dtype(kind: Any) -> np.dtype | None:
+    return _DTYPES.get(kind.name.removeprefix("torch.")) if type(kind) is Name else None
+
+
+def _read_tensor(storage: "_Storage", offset: int, shape: tuple, stride: tuple) -> np.ndarray:
+    path = storage.archive.path
+    try:
+        raw = storage.archive.read(storage.member, storage.archive.size).view(storage.dtype)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
+    steps = tuple(s * storage.dtype.itemsize for s in stride)
+    view = np.lib.stride_tricks.as_strided(raw[offset:], shape, steps)
+    # A part of a larger storage is copied, so that the rest of it can go.
+    whole = view.size == raw.size and view.flags.c_contiguous
+    return view if whole else view.copy()
 
 
 class _Storage(NamedTuple):
-    archive: _Archive
+    archive: _Archive | _Legacy
     member: str
     dtype: np.dtype
     numel: int
@@ -191,5 +293,5 @@ def _rebuild_tensor(storage, offset, shape, stride, *_) -> LazyTensor:
     if count > storage.numel or last >= max(storage.numel, 1) or offset > storage.numel:
         raise ValueError("a tensor reaches outside its storage")
     shape, stride = tuple(shape), tuple(stride)
-    read = functools.partial(storage.archive.tensor, storage, offset, shape, stride)
+    read = functools.partial(_read_tensor, storage, offset, shape, stride)
     return LazyTensor(shape, storage.dtype, read)

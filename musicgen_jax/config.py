@@ -332,6 +332,22 @@ class MusicGenConfig:
         return self.encodec.frame_rate
 
 
+@dataclasses.dataclass(frozen=True)
+class VggishConfig:
+    """VGGish, whose embeddings the Frechet Audio Distance compares: 0.96 s of log-mel to `dim`.
+
+    The defaults are the released model.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 256, 512, 512)  # of the six convolutions
+    hidden: int = 4096
+    dim: int = 128
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != 6 or min(*self.channels, self.hidden, self.dim) < 1:
+            raise ValueError(f"VGGish has six convolutions and no empty layer, got {self}")
+
+
 def to_dict(config: object) -> dict:
     """A config as plain JSON types."""
     return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]

@@ -173,6 +173,10 @@ def _open_embedding(args: argparse.Namespace, protocol: str) -> "Embedding":
         from musicgen_jax.metrics.codec_embedding import CodecEmbedding
 
         return CodecEmbedding(Codec.from_pretrained(args.codec))
+    if args.embedding == "vggish":
+        from musicgen_jax.metrics.vggish import Vggish
+
+        return Vggish.from_pretrained(args.vggish, protocol)
     raise UserError(f"this version of musicgen-jax has no network {args.embedding}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from musicgen_jax import audio
 from musicgen_jax.codec import Codec
 from musicgen_jax.generation.window_store import fingerprint
+from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.nn.encodec import Encodec
 
 _LONGEST = 180  # seconds; fadtk cuts longer clips too
@@ -37,8 +38,8 @@ class CodecEmbedding:
         return (
             f"encoder of {self.codec.name or 'a codec'} before the quantizer, "
             f"{config.frame_rate:g} rows a second of {config.dimension} numbers; clips resampled "
-            f"by soxr HQ to {config.sample_rate} Hz with {config.channels} channel(s), cut after "
-            f"{_LONGEST} s, their level unchanged"
+            f"by torchaudio's Kaiser filter to {config.sample_rate} Hz with {config.channels} "
+            f"channel(s) in 16 bits, cut after {_LONGEST} s, their level unchanged"
         )
 
     def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -53,7 +54,8 @@ class CodecEmbedding:
           takes them one after the other, without overlap and without its normalisation.
         """
         config = self.codec.config
-        wav = audio.convert_audio(wav, sample_rate, config.sample_rate, config.channels)
+        wav = audio.convert_channels(wav, config.channels)
+        wav = in_16_bits(wav, sample_rate, config.sample_rate).astype(np.float32)
         wav = wav[:, : _LONGEST * config.sample_rate]
         length = config.segment_length or wav.shape[1]
         return np.concatenate(

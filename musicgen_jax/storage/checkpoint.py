@@ -34,6 +34,7 @@ from musicgen_jax.config import (
     MertConfig,
     MusicGenConfig,
     T5Config,
+    VggishConfig,
     from_dict,
     to_dict,
 )
@@ -49,9 +50,11 @@ COMPONENTS = {
     "mert": MertConfig,
     "lm": LMConfig,
     "encodec": EncodecConfig,
-    "separator": HTDemucsConfig,  # a folder of its own, no part of any model
+    # Each in a folder of its own, no part of any model:
+    "separator": HTDemucsConfig,
+    "vggish": VggishConfig,
 }
-ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig
+ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig | VggishConfig
 TOKENIZER = "tokenizer.model"
 CONFIG = "config.json"
 STORAGES = ("plain", "int8")

@@ -23,7 +23,7 @@ def quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
         return value
     # One scale per output channel: the last axis of a convolution [..., in, out], the rows of
     # everything else ([out, in]; tables of embeddings, codes and heads [K, V, D]).
-    convolves = component in ("encodec", "mert", "separator")
+    convolves = component in ("encodec", "mert", "separator", "vggish")
     convolution = convolves and value.ndim >= 3 and path[-1] == "weight"
     axes = tuple(range(value.ndim - 1)) if convolution else (-1,)
     scale = np.abs(value).max(axis=axes, keepdims=True) / np.float32(127)

@@ -174,10 +174,10 @@ def test_compressed_and_foreign_zips(tmp_path):
     with pytest.raises(UserError, match=r"no data\.pkl"):
         read_torch(tmp_path / "foreign.bin")
     (tmp_path / "old.bin").write_bytes(pickle.dumps(119547037146038801333356, 2))
-    with pytest.raises(UserError, match="save it again"):
+    with pytest.raises(UserError, match="truncated or damaged"):
         read_torch(tmp_path / "old.bin")
     (tmp_path / "empty.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="not a torch zip"):
+    with pytest.raises(UserError, match=r"not a file that torch\.save wrote"):
         read_torch(tmp_path / "empty.bin")
     path = write_zip(tmp_path / "big.bin", b"\x80\x02}.", byteorder=b"big")
     with pytest.raises(UserError, match="big-endian"):

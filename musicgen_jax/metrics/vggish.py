@@ -1,0 +1,258 @@
+"""VGGish, the embedding of the Frechet Audio Distance: audio at 16 kHz -> rows of 128 numbers.
+
+The numbers are those before the last ReLU and before the PCA, as all tools use them today. Two
+protocols differ in where the windows lie and in what happens to the level:
+
+    audiocraft   0.96 s every 0.5 s, a clip at -1 dB of full scale in 16 bits, divided by its
+                 largest sample (with its sign: Google's tool forgets the negative ones)
+    fadtk        0.96 s every 0.96 s, 16 bits, the level as it is
+"""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax import audio
+from musicgen_jax.audio.files import to_int16
+from musicgen_jax.audio.level import checked
+from musicgen_jax.conditioning.resample import resample_frac
+from musicgen_jax.config import VggishConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.window_store import fingerprint
+from musicgen_jax.metrics.resample import in_16_bits
+from musicgen_jax.metrics.weights import load_network
+from musicgen_jax.nn.linear import Linear
+
+SAMPLE_RATE = 16000
+FRAMES, BANDS = 96, 64  # of an example, which is 0.96 s
+PROTOCOLS = ("audiocraft", "fadtk")
+SOURCE = "vggish-10086976.pth from github.com/harritaylor/torchvggish/releases"
+
+_WINDOW, _HOP, _FFT = 400, 160, 512
+_LOW, _HIGH = 125.0, 7500.0  # Hz, the edges of the mel filters
+_OFFSET = 0.01  # added before the logarithm
+_POOLED = (0, 1, 3, 5)  # convolutions that a pool follows
+_SECOND = SAMPLE_RATE // _HOP  # frames
+_BATCH = 10  # examples at once: one compiled program serves clips of all lengths
+
+
+class Convolution(nnx.Module):
+    """3 x 3 with zeros around: [B, T, F, I] to [B, T, F, O]; `weight` is [3, 3, I, O]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = jnp.dtype(dtype)
+        shape = (3, 3, in_channels, out_channels)
+        normal = jax.random.normal(rngs.params(), shape, param_dtype)
+        self.weight = nnx.Param(normal / (9 * in_channels) ** 0.5)
+        self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies it."""
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.weight[...].astype(self.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + self.bias[...].astype(self.dtype)
+
+
+class VggishNetwork(nnx.Module):
+    """Six convolutions with four pools, three linear layers.
+
+    Args:
+      config: sizes.
+      dtype: of the computation.
+      param_dtype: of the stored parameters.
+      rngs: stream `params` is used.
+    """
+
+    def __init__(
+        self,
+        config: VggishConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types: Any = {"dtype": dtype, "param_dtype": param_dtype}
+        self.config = config
+        channels = (1, *config.channels)
+        self.convolutions = nnx.List(
+            [Convolution(channels[i], channels[i + 1], **types, rngs=rngs) for i in range(6)]
+        )
+        pools = 2 ** len(_POOLED)
+        flat = FRAMES // pools * (BANDS // pools) * channels[-1]
+        sizes = (flat, config.hidden, config.hidden, config.dim)
+        self.dense = nnx.List(
+            [Linear(sizes[i], sizes[i + 1], use_bias=True, **types, rngs=rngs) for i in range(3)]
+        )
+
+    def __call__(self, examples: jax.Array) -> jax.Array:
+        """Embeds examples.
+
+        Args:
+          examples: float32 [B, 96, 64], log-mel.
+
+        Returns:
+          [B, dim], before the last ReLU.
+        """
+        x = examples[..., None]
+        for i, convolution in enumerate(self.convolutions):
+            x = jax.nn.relu(convolution(x))
+            if i in _POOLED:
+                x = nnx.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.dense[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.dense[-1](x)
+
+
+class Vggish:
+    """VGGish with weights, under one protocol.
+
+    Args:
+      network: the network.
+      protocol: one of `PROTOCOLS`.
+    """
+
+    name = "vggish"
+
+    def __init__(self, network: VggishNetwork, protocol: str = "audiocraft"):
+        if protocol not in PROTOCOLS:
+            raise UserError(f"protocol must be {' or '.join(PROTOCOLS)}, got {protocol!r}")
+        self.network, self.protocol = network, protocol
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike | None = None, protocol: str = "audiocraft"
+    ) -> "Vggish":
+        """Loads converted weights.
+
+        Args:
+          folder: that `musicgen-jax convert` made; default: `vggish` in `hub.models_home()`.
+          protocol: one of `PROTOCOLS`.
+
+        Raises:
+          UserError: there are no such weights; the message says how to make them.
+        """
+        return cls(load_network("vggish", VggishNetwork, folder, SOURCE), protocol)
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """A digest of the weights."""
+        return fingerprint(self.network)
+
+    @property
+    def definition(self) -> str:
+        """How a clip becomes rows, in words."""
+        how = {
+            "audiocraft": "resampled as julius does to 16 kHz mono, peak at -1 dB in 16 bits, "
+            "divided by its largest signed sample; 0.96 s every 0.5 s",
+            "fadtk": "mono, resampled by torchaudio's Kaiser filter to 16 kHz in 16 bits, clips "
+            "below 1 s padded with zeros; 0.96 s every 0.96 s",
+        }
+        return f"VGGish before the last ReLU, no PCA; clips {how[self.protocol]}"
+
+    def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Rows of one clip.
+
+        Args:
+          wav: float [C, W].
+          sample_rate: in Hz.
+
+        Returns:
+          float32 [rows, 128]; 10 s give 19 rows under "audiocraft" and 10 under "fadtk".
+
+        Raises:
+          UserError: the clip is not finite, or too short for a row (1 s under "audiocraft").
+        """
+        mono = prepare(wav, sample_rate, self.protocol)
+        rows = examples(mono, self.protocol)
+        if not len(rows):
+            raise UserError(f"{len(mono) / SAMPLE_RATE:.2f} s are too short: VGGish needs 1 s")
+        missing = -len(rows) % _BATCH
+        batches = np.pad(rows, ((0, missing), (0, 0), (0, 0))).reshape(-1, _BATCH, FRAMES, BANDS)
+        embedded = [np.asarray(_embed(self.network, batch)) for batch in batches]
+        return np.concatenate(embedded)[: len(rows)]
+
+
+@jax.jit
+def _embed(network: VggishNetwork, rows: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("float32"):
+        return network(rows)
+
+
+def prepare(wav: np.ndarray, sample_rate: int, protocol: str) -> np.ndarray:
+    """What the front end gets of a clip, float64 [W'] at 16 kHz."""
+    wav = checked(wav)
+    if not np.isfinite(wav).all():
+        raise UserError("the audio contains samples that are NaN or infinite")
+    if protocol == "fadtk":
+        mono = in_16_bits(wav.mean(axis=0), sample_rate, SAMPLE_RATE)
+        return np.pad(mono, (0, max(SAMPLE_RATE - len(mono), 0)))
+    # The order of rate and channels is audiocraft's.
+    mono = audio.convert_channels(np.asarray(resample_frac(wav, sample_rate, SAMPLE_RATE)), 1)
+    whole = to_int16(audio.normalize_audio(mono, SAMPLE_RATE, "peak"))[0].astype(np.float64)
+    return whole / max(0.1, whole.max())
+
+
+def examples(mono: np.ndarray, protocol: str) -> np.ndarray:
+    """Log-mel examples of a clip.
+
+    Args:
+      mono: float64 [W], at 16 kHz.
+      protocol: one of `PROTOCOLS`; sets where the examples lie.
+
+    Returns:
+      float32 [N, 96, 64]; none of a clip that is too short.
+    """
+    frames = log_mel(mono)
+    if protocol == "audiocraft":
+        # Google's tool cuts whole seconds, of each of which the last 40 ms are in no example.
+        step, count = _SECOND // 2, (len(mono) - SAMPLE_RATE) // (SAMPLE_RATE // 2) + 1
+    else:
+        step, count = FRAMES, len(frames) // FRAMES
+    starts = np.arange(max(count, 0)) * step
+    return frames[starts[:, None] + np.arange(FRAMES)].astype(np.float32)
+
+
+def log_mel(mono: np.ndarray) -> np.ndarray:
+    """Log-mel spectrum of magnitudes, float64 [T, 64]: no padding, frames of 25 ms every 10 ms."""
+    if len(mono) < _WINDOW:
+        return np.zeros((0, BANDS))
+    frames = np.lib.stride_tricks.sliding_window_view(mono, _WINDOW)[::_HOP]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)  # periodic
+    magnitude = np.abs(np.fft.rfft(frames * hann, _FFT))
+    return np.log(magnitude @ _mel_filters() + _OFFSET)
+
+
+@functools.cache
+def _mel_filters() -> np.ndarray:
+    """Triangles that are linear in mel, [257, 64]; nothing comes from 0 Hz."""
+
+    def mel(frequency: np.ndarray | float) -> np.ndarray:
+        return 1127 * np.log1p(np.asarray(frequency) / 700)
+
+    edges = np.linspace(mel(_LOW), mel(_HIGH), BANDS + 2)
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1))[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    filters = np.maximum(triangles, 0)
+    filters[0] = 0
+    return filters

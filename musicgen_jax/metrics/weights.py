@@ -1,0 +1,51 @@
+"""Finds and loads the converted weights of a metric's network."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from flax import nnx
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.runtime import compile_cache
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.hub import models_home
+
+Network = TypeVar("Network", bound=nnx.Module)
+
+
+def load_network(
+    component: str,
+    network: Callable[..., Network],
+    folder: str | os.PathLike | None,
+    source: str,
+) -> Network:
+    """A network with its weights, in float32.
+
+    Args:
+      component: its name in a folder of `checkpoint`, such as "vggish".
+      network: its class, called with its config.
+      folder: of the converted weights; default: one of the component's name in `models_home()`.
+      source: the file to convert, for the message where there is no folder.
+
+    Raises:
+      UserError: there is no such folder, or it holds something else.
+    """
+    compile_cache.enable()
+    place = models_home() / component if folder is None else Path(folder).expanduser()
+    if place.is_file():
+        raise UserError(f"{place} is a file: first run `musicgen-jax convert {place} OUT`")
+    if not place.is_dir():
+        raise UserError(
+            f"no weights of {component} in {place}: run `musicgen-jax convert FILE {place}` with "
+            f"{source}"
+        )
+    info = checkpoint.load_info(place)
+    if component not in info.parts:
+        raise UserError(f"{place} holds no {component}, only {', '.join(info.parts)}")
+    graphdef, state = nnx.split(module_shapes(network, info.parts[component]))
+    weights = checkpoint.load_params(place, component, nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(graphdef, state)
