@@ -119,8 +119,15 @@ class VggishNetwork(nnx.Module):
                 x = nnx.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:
-            x = jax.nn.relu(layer(x))
-        return self.dense[-1](x)
+            x = jax.nn.relu(_dense(layer, x))
+        return _dense(self.dense[-1], x)
+
+
+def _dense(layer: Linear, x: jax.Array) -> jax.Array:
+    # An ordinary product. XLA's CPU compiler (jax 0.10) gets the halved product of `linear` wrong
+    # where its rows come from a pool and a reshape in the same program.
+    y = jnp.einsum("bi,oi->bo", x, layer.weight[...].astype(x.dtype))  # type: ignore[union-attr]
+    return y + layer.bias[...].astype(x.dtype)  # type: ignore[index]
 
 
 class Vggish:
