@@ -177,6 +177,10 @@ def _open_embedding(args: argparse.Namespace, protocol: str) -> "Embedding":
         from musicgen_jax.metrics.vggish import Vggish
 
         return Vggish.from_pretrained(args.vggish, protocol)
+    if args.embedding == "mert":
+        from musicgen_jax.metrics.mert_embedding import MertEmbedding
+
+        return MertEmbedding.from_pretrained(args.mert)
     raise UserError(f"this version of musicgen-jax has no network {args.embedding}")
 
 

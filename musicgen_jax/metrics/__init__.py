@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from musicgen_jax.metrics.divergence import kl_divergence
     from musicgen_jax.metrics.frechet import frechet_distance
     from musicgen_jax.metrics.kernel import kernel_audio_distance
+    from musicgen_jax.metrics.vggish import Vggish
 
-__all__ = ["chroma_cosine", "frechet_distance", "kernel_audio_distance", "kl_divergence"]
+__all__ = ["Vggish", "chroma_cosine", "frechet_distance", "kernel_audio_distance", "kl_divergence"]
 
 _HOME = {
+    "Vggish": "vggish",
     "chroma_cosine": "chroma",
     "frechet_distance": "frechet",
     "kernel_audio_distance": "kernel",
