@@ -13,12 +13,13 @@ from flax import nnx
 
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.convert import encodec, htdemucs, lm, mert, t5, vggish
+from musicgen_jax.convert import encodec, htdemucs, lm, mert, passt, t5, vggish
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, Source, open_source
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.passt import PasstNetwork
 from musicgen_jax.metrics.vggish import VggishNetwork
 from musicgen_jax.nn.encodec.model import Encodec
 from musicgen_jax.nn.htdemucs.model import HTDemucs
@@ -36,6 +37,7 @@ MODULES = {
     "encodec": Encodec,
     "separator": HTDemucs,
     "vggish": VggishNetwork,
+    "passt": PasstNetwork,
 }
 
 LICENSE = """\
@@ -56,6 +58,9 @@ Demucs, which is under the MIT licence: https://github.com/adefossez/demucs/blob
 
 The VGGish weights that Google published (in a folder `vggish`) came with code under the Apache
 License 2.0; torchvggish, which holds them for PyTorch, is under the same licence.
+
+The PaSST weights (in a folder `passt`) were released by the authors of PaSST next to code under the
+Apache License 2.0: https://github.com/kkoutini/PaSST
 
 Weights from anyone else are under the licence that their authors chose. `config.json` says where
 these came from.
@@ -234,6 +239,8 @@ def derive_configs(
         configs["separator"] = htdemucs.derive_config(parts["separator"])
     if "vggish" in parts:
         configs["vggish"] = vggish.derive_config(parts["vggish"])
+    if "passt" in parts:
+        configs["passt"] = passt.derive_config(parts["passt"])
     if "encodec" in parts:
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
@@ -294,6 +301,8 @@ def _table(component: str, part: Part, config: Any) -> Table:
         return htdemucs.TABLE
     if component == "vggish":
         return vggish.TABLE
+    if component == "passt":
+        return passt.TABLE
     return t5.table(part) if component == "t5" else encodec.table(config)
 
 

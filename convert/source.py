@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from musicgen_jax.convert import encodec, htdemucs, mert, vggish
+from musicgen_jax.convert import encodec, htdemucs, mert, passt, vggish
 from musicgen_jax.convert.files import (
     read_json,
     read_metadata,
@@ -51,7 +51,8 @@ class Source:
     Attributes:
       name: as the user gave it, a repository or the name of a folder or file.
       folder: where its files are; other components may lie beside it.
-      parts: by component: "t5", "mert", "lm", "encodec", "separator", "vggish".
+      parts: by component: "t5", "mert", "lm", "encodec", "separator", "vggish",
+        "passt".
       tokenizer: sentencepiece model of T5.
       codec_name: the codec that an audiocraft file points at in place of holding one.
       t5_name: the T5 that an audiocraft model was trained with.
@@ -281,6 +282,8 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
         part("mert")
     elif vggish.is_vggish(tensors):
         part("vggish")
+    elif passt.KEY in tensors:
+        part("passt")
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
         part("encodec")
     elif _component_of_audiocraft(tensors) == "lm":

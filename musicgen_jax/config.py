@@ -348,6 +348,31 @@ class VggishConfig:
             raise ValueError(f"VGGish has six convolutions and no empty layer, got {self}")
 
 
+@dataclasses.dataclass(frozen=True)
+class PasstConfig:
+    """PaSST, a classifier of audio in overlapping patches of 16 frames and bands.
+
+    The defaults are the released 20 s model.
+    """
+
+    time_positions: int = 200
+    band_positions: int = 12
+    dim: int = 768
+    num_heads: int = 12
+    num_layers: int = 12
+    ffn_dim: int = 3072
+    num_classes: int = 527
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)) < 1 or self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} must divide by {self.num_heads} heads, got {self}")
+
+    @property
+    def seconds(self) -> int:
+        """The longest clip: patches begin every tenth of a second."""
+        return max(round(self.time_positions / 10), 1)
+
+
 def to_dict(config: object) -> dict:
     """A config as plain JSON types."""
     return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]

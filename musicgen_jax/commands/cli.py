@@ -134,7 +134,8 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             evaluate,
             "measure a folder of clips against a reference",
             "Measures how far the clips of a folder are from real ones (FAD, KAD), and how well "
-            "clips of the same name agree (chroma). The report says exactly what was computed.",
+            "clips of the same name agree (KLD, chroma). The report says exactly what was "
+            "computed.",
         ),
     },
     "models": {

@@ -22,7 +22,7 @@ _DEFINED = {
     "clap": ("fadtk",),
     "encodec": ("fadtk",),
     "mert": ("fadtk",),
-    "kld": ("audiocraft", "stable-audio"),
+    "kld": ("audiocraft",),
     "chroma": PROTOCOLS,  # independent of level and windows
 }
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose windows and levels to repeat; default: audiocraft with vggish, else fadtk",
     )
     add("--codec", default="nano", metavar="MODEL", help="the codec of --embedding encodec")
-    for name in ("vggish", "mert"):
+    for name in ("vggish", "mert", "passt"):
         add(f"--{name}", metavar="FOLDER", help=f"the converted weights of {name}, if elsewhere")
     add("--out", metavar="FOLDER", help="where to write report.json and report.md")
     add(
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
     from musicgen_jax.metrics import statistics_file
     from musicgen_jax.metrics.evaluation import Plan, evaluate
+    from musicgen_jax.metrics.passt import Passt
     from musicgen_jax.runtime import compile_cache
 
     compile_cache.enable()
@@ -108,6 +109,12 @@ def run(args: argparse.Namespace) -> None:
             embedding = _open_embedding(args, protocol)
         except UserError as error:
             possible = _without(possible, ("fad", "kad"), str(error), reasons)
+    passt = None
+    if "kld" in possible:
+        try:
+            passt = Passt.from_pretrained(args.passt)
+        except UserError as error:
+            possible = _without(possible, ("kld",), str(error), reasons)
     if args.metrics and (missing := [name for name in args.metrics if name not in possible]):
         raise UserError(f"cannot compute {missing[0]}: {reasons[missing[0]]}")
     if not possible:
@@ -120,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
         protocol,
         loud=protocol == "audiocraft",
         embedding=embedding,
+        passt=passt,
         not_computed=reasons,
         cache=Path(args.cache) if args.cache else out / "features" if out else None,
     )
@@ -146,11 +154,11 @@ def _possible(
     possible, reasons = [], {}
     for name in args.metrics or METRICS:
         defined = _DEFINED.get(args.embedding if name in ("fad", "kad") else name, ())
-        if name in ("kld", "clap"):
-            reasons[name] = f"this version of musicgen-jax has no network for {name}"
+        if name == "clap":
+            reasons[name] = "this version of musicgen-jax has no network for it"
         elif protocol not in defined:
             what = f"{name} on {args.embedding}" if name in ("fad", "kad") else name
-            reasons[name] = f"{protocol} defines no {what}, only {' and '.join(defined)} do"
+            reasons[name] = f"{protocol} defines no {what}, only {' and '.join(defined)}"
         elif statistics and name != "fad":
             reasons[name] = f"it needs the reference's audio, and {args.reference} has none"
         else:

@@ -8,11 +8,20 @@ if TYPE_CHECKING:
     from musicgen_jax.metrics.divergence import kl_divergence
     from musicgen_jax.metrics.frechet import frechet_distance
     from musicgen_jax.metrics.kernel import kernel_audio_distance
+    from musicgen_jax.metrics.passt import Passt
     from musicgen_jax.metrics.vggish import Vggish
 
-__all__ = ["Vggish", "chroma_cosine", "frechet_distance", "kernel_audio_distance", "kl_divergence"]
+__all__ = [
+    "Passt",
+    "Vggish",
+    "chroma_cosine",
+    "frechet_distance",
+    "kernel_audio_distance",
+    "kl_divergence",
+]
 
 _HOME = {
+    "Passt": "passt",
     "Vggish": "vggish",
     "chroma_cosine": "chroma",
     "frechet_distance": "frechet",

@@ -12,6 +12,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import statistics_file
 from musicgen_jax.metrics.chroma import agreement, loudest_classes
 from musicgen_jax.metrics.clips import UNCHANGED, Extractor, Level, features, find_clips
+from musicgen_jax.metrics.divergence import kl_divergence
 from musicgen_jax.metrics.frechet import (
     Gaussian,
     RunningGaussian,
@@ -20,6 +21,7 @@ from musicgen_jax.metrics.frechet import (
     gaussian,
 )
 from musicgen_jax.metrics.kernel import kernel_audio_distance, median_distance
+from musicgen_jax.metrics.passt import Passt
 
 METRICS = ("fad", "kad", "kld", "clap", "chroma")
 _KERNEL_ROWS = 20_000  # of each side at most: the cost grows with their square
@@ -63,6 +65,7 @@ class Plan:
       protocol: its name, for the report.
       loud: set generated clips to -14 LUFS first, as audiocraft does.
       embedding: for "fad" and "kad".
+      passt: for "kld".
       not_computed: {metric: reason} for the others, for the report.
       cache: a folder for what the networks make of each clip; None for no cache.
     """
@@ -73,6 +76,7 @@ class Plan:
     protocol: str
     loud: bool = False
     embedding: Embedding | None = None
+    passt: Passt | None = None
     not_computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cache: Path | None = None
 
@@ -172,12 +176,16 @@ def evaluate(
     warnings: list[str] = []
     if target is not None:
         results |= _distances(plan, ours, reference, target, warnings)
-    if "chroma" in plan.metrics:
-        pairs = sorted(ours.by_clip.keys() & reference.by_clip.keys())
-        if pairs:
-            results["chroma"] = _chroma(plan, ours, reference, pairs, per_clip)
+    pairs = sorted(ours.by_clip.keys() & reference.by_clip.keys())
+    for metric, measure in (("kld", _divergence), ("chroma", _chroma)):
+        if metric not in plan.metrics:
+            continue
+        if result := measure(plan, ours, reference, pairs, per_clip):
+            results[metric] = result
+        elif pairs:
+            not_computed[metric] = "all pairs of clips are too short"
         else:
-            not_computed["chroma"] = "no clip of one folder has the name of a clip of the other"
+            not_computed[metric] = "no clip of one folder has the name of a clip of the other"
     report = {
         "protocol": plan.protocol,
         "metrics": results,
@@ -203,6 +211,9 @@ def _extractors(plan: Plan) -> dict[str, Extractor]:
         network = plan.embedding
         key = f"{network.name}\n{network.weights}\n{network.definition}"
         found["embedding"] = Extractor(key, network.embed)
+    if plan.passt is not None:
+        key = f"{plan.passt.name}\n{plan.passt.weights}\n{plan.passt.definition}"
+        found["kld"] = Extractor(key, plan.passt.probabilities)
     if "chroma" in plan.metrics:
         found["chroma"] = Extractor("loudest pitch classes", loudest_classes)
     return found
@@ -258,13 +269,46 @@ def _distances(
     return results
 
 
+def _divergence(
+    plan: Plan,
+    ours: _Side,
+    reference: _Side,
+    pairs: list[str],
+    per_clip: dict[str, dict[str, float | None]],
+) -> dict[str, Any] | None:
+    """KL(reference || generated) over the pieces that both clips of a pair have."""
+    assert plan.passt is not None
+    p, q = [], []
+    for name in pairs:
+        real, made = reference.by_clip[name]["kld"], ours.by_clip[name]["kld"]
+        if count := min(len(real), len(made)):
+            p.append(real[:count])
+            q.append(made[:count])
+            per_clip.setdefault(name, {})["kld"] = kl_divergence(p[-1], q[-1])
+    if not p:
+        return None
+    known, generated = np.concatenate(p), np.concatenate(q)
+    return {
+        "value": kl_divergence(known, generated),
+        "value_other_way": kl_divergence(generated, known),
+        "protocol": plan.protocol,
+        "weights": plan.passt.weights,
+        "pairs": len(p),
+        "pieces": len(known),
+        "definition": f"mean KL(reference || generated) over pieces, in nats, 1e-6 added to the "
+        f"second; {plan.passt.definition}",
+    }
+
+
 def _chroma(
     plan: Plan,
     ours: _Side,
     reference: _Side,
     pairs: list[str],
     per_clip: dict[str, dict[str, float | None]],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    if not pairs:
+        return None
     same = frames = 0
     for name in pairs:
         agreed, total = agreement(ours.by_clip[name]["chroma"], reference.by_clip[name]["chroma"])

@@ -33,6 +33,7 @@ from musicgen_jax.config import (
     LMConfig,
     MertConfig,
     MusicGenConfig,
+    PasstConfig,
     T5Config,
     VggishConfig,
     from_dict,
@@ -53,8 +54,11 @@ COMPONENTS = {
     # Each in a folder of its own, no part of any model:
     "separator": HTDemucsConfig,
     "vggish": VggishConfig,
+    "passt": PasstConfig,
 }
-ComponentConfig = T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig | VggishConfig
+ComponentConfig = (
+    T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig | VggishConfig | PasstConfig
+)
 TOKENIZER = "tokenizer.model"
 CONFIG = "config.json"
 STORAGES = ("plain", "int8")

@@ -144,7 +144,8 @@ def test_what_is_cached_is_not_computed_again(folders, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--metrics", "kld"], "cannot compute kld"),
+        (["--metrics", "kld"], "fadtk defines no kld, only audiocraft"),
+        (["--metrics", "clap"], "cannot compute clap"),
         (["--protocol", "audiocraft", "--metrics", "fad"], "audiocraft defines no fad on encodec"),
         (["--save-statistics", "x.txt"], "written to a .npz"),
         (["--codec", "missing"], "no model 'missing'"),

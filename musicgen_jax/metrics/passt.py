@@ -1,0 +1,232 @@
+"""PaSST, a transformer that hears AudioSet's 527 labels: the classifier behind the KL divergence.
+
+Its three models differ in the longest clip they take: 10, 20 or 30 s. audiocraft measures with the
+20 s model.
+"""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from musicgen_jax import audio
+from musicgen_jax.audio.level import checked
+from musicgen_jax.conditioning.resample import resample_frac
+from musicgen_jax.config import PasstConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.window_store import fingerprint
+from musicgen_jax.metrics.weights import load_network
+from musicgen_jax.nn.linear import Linear
+from musicgen_jax.nn.transformer import attend
+
+SAMPLE_RATE = 32000
+BANDS = 128
+SOURCE = (
+    "passt-s-f128-20sec-p16-s10-ap.474-swa.pt from github.com/kkoutini/PaSST/releases/tag/v0.0.5"
+)
+
+_FFT, _WINDOW, _HOP = 1024, 800, 320
+_HIGHEST = 15000.0  # Hz, of the mel filters
+_PATCH, _STRIDE = 16, 10
+_SHORTEST = 4800  # samples; audiocraft leaves out pieces up to this
+
+
+class Norm(nnx.Module):
+    """Layer norm with its own epsilon, float32."""
+
+    def __init__(self, dim: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., D]` to `[..., D]`."""
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return x * self.scale[...] + self.bias[...]
+
+
+class Block(nnx.Module):
+    """`x += attention(norm(x)); x += feed-forward(norm(x))`, everything with biases."""
+
+    def __init__(self, config: PasstConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, types = config.dim, {"use_bias": True, "param_dtype": param_dtype, "rngs": rngs}
+        self.num_heads = config.num_heads
+        self.norm1, self.norm2 = Norm(dim, 1e-6), Norm(dim, 1e-6)
+        self.qkv, self.out = Linear(dim, 3 * dim, **types), Linear(dim, dim, **types)
+        self.linear1 = Linear(dim, config.ffn_dim, **types)
+        self.linear2 = Linear(config.ffn_dim, dim, **types)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, S, D]` to `[B, S, D]`."""
+        B, S, D = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(B, S, 3, self.num_heads, -1)
+        q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # [B, N, S, H]
+        seen = attend(q, k, v, jnp.ones((S, S), bool)).swapaxes(1, 2).reshape(B, S, D)
+        x = x + self.out(seen)
+        return x + self.linear2(jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False))
+
+
+class PasstNetwork(nnx.Module):
+    """Overlapping patches of a log-mel spectrum, a transformer, two tokens averaged.
+
+    Args:
+      config: sizes.
+      param_dtype: of the stored matrices.
+      rngs: stream `params` is used.
+    """
+
+    def __init__(
+        self, config: PasstConfig, *, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
+        dim, types = config.dim, {"param_dtype": param_dtype, "rngs": rngs}
+        normal = functools.partial(jax.random.normal, rngs.params())
+        self.config = config
+        self.patches = nnx.Param(normal((_PATCH, _PATCH, 1, dim), param_dtype) / _PATCH)
+        self.patches_bias = nnx.Param(jnp.zeros(dim))
+        self.time_positions = nnx.Param(normal((config.time_positions, dim)) * 0.02)
+        self.band_positions = nnx.Param(normal((config.band_positions, dim)) * 0.02)
+        self.tokens = nnx.Param(normal((2, dim)) * 0.02)
+        self.token_positions = nnx.Param(normal((2, dim)) * 0.02)
+        self.blocks = nnx.List([Block(config, **types) for _ in range(config.num_layers)])
+        self.norm, self.head_norm = Norm(dim, 1e-6), Norm(dim, 1e-5)
+        self.head = Linear(dim, config.num_classes, use_bias=True, **types)
+
+    def __call__(self, spectrum: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Classifies clips.
+
+        Args:
+          spectrum: float32 [B, 128, T], of 16 frames or more and no more than the model's longest.
+
+        Returns:
+          features [B, D] and logits [B, classes].
+        """
+        x = jax.lax.conv_general_dilated(
+            spectrum[..., None],
+            self.patches[...].astype(spectrum.dtype),
+            window_strides=(_STRIDE, _STRIDE),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # [B, bands, T', D]
+        x = x + self.patches_bias[...] + self.time_positions[: x.shape[2]]
+        x = x + self.band_positions[...][:, None]
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        tokens = self.tokens[...] + self.token_positions[...]
+        x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        features = self.norm(x[:, :2]).mean(axis=1)
+        return features, self.head(self.head_norm(features))
+
+
+class Passt:
+    """PaSST with weights.
+
+    Args:
+      network: the network.
+    """
+
+    name = "passt"
+
+    def __init__(self, network: PasstNetwork):
+        self.network = network
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike | None = None) -> "Passt":
+        """Loads converted weights.
+
+        Args:
+          folder: that `musicgen-jax convert` made; default: `passt` in `hub.models_home()`.
+
+        Raises:
+          UserError: there are no such weights; the message says how to make them.
+        """
+        return cls(load_network("passt", PasstNetwork, folder, SOURCE))
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """A digest of the weights."""
+        return fingerprint(self.network)
+
+    @property
+    def definition(self) -> str:
+        """How a clip becomes distributions, in words."""
+        return (
+            f"softmax over {self.network.config.num_classes} labels of PaSST's "
+            f"{self.network.config.seconds} s model; clips resampled as julius does to 32 kHz "
+            f"mono, in pieces of {self.network.config.seconds} s, pieces up to 0.15 s left out"
+        )
+
+    def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Features of a clip, float32 [pieces, 768]; the arguments are those of `probabilities`."""
+        return self._measure(wav, sample_rate, 0)
+
+    def probabilities(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Distributions over labels.
+
+        Args:
+          wav: float [C, W].
+          sample_rate: in Hz.
+
+        Returns:
+          float32 [pieces, classes]: softmax, though the labels do not exclude each other, as
+          audiocraft does it. No rows of a clip up to 0.15 s.
+
+        Raises:
+          UserError: the clip is empty or not finite.
+        """
+        return np.asarray(jax.nn.softmax(self._measure(wav, sample_rate, 1), axis=-1))
+
+    def _measure(self, wav: np.ndarray, sample_rate: int, which: int) -> np.ndarray:
+        wav = checked(wav)
+        if not np.isfinite(wav).all():
+            raise UserError("the audio contains samples that are NaN or infinite")
+        mono = np.asarray(resample_frac(wav, sample_rate, SAMPLE_RATE))
+        mono = audio.convert_channels(mono, 1)[0] if mono.shape[1] else np.zeros(0)
+        longest = self.network.config.seconds * SAMPLE_RATE
+        pieces = [mono[start : start + longest] for start in range(0, len(mono), longest)]
+        rows = [
+            np.asarray(_forward(self.network, log_mel(piece)[None])[which])
+            for piece in pieces
+            if len(piece) > _SHORTEST
+        ]
+        config = self.network.config
+        none = np.zeros((0, config.num_classes if which else config.dim), np.float32)
+        return np.concatenate([none, *rows])
+
+
+@jax.jit
+def _forward(network: PasstNetwork, spectrum: jax.Array) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision("float32"):
+        return network(spectrum)
+
+
+def log_mel(mono: np.ndarray) -> np.ndarray:
+    """The spectrum that the network sees: float [W] at 32 kHz to float32 [128, T]."""
+    x = np.asarray(mono, np.float64)
+    x = np.pad(x[1:] - 0.97 * x[:-1], _FFT // 2, mode="reflect")
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / (_WINDOW - 1))  # symmetric
+    window = np.pad(hann, (_FFT - _WINDOW) // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(x, _FFT)[::_HOP]
+    power = np.square(np.abs(np.fft.rfft(frames * window)))
+    return ((np.log(power @ _mel_filters() + 1e-5) + 4.5) / 5).T.astype(np.float32)
+
+
+@functools.cache
+def _mel_filters() -> np.ndarray:
+    """Kaldi's triangles, [513, 128], without weight at half the sample rate."""
+
+    def mel(frequency: Any) -> np.ndarray:
+        return 1127 * np.log1p(np.asarray(frequency) / 700)
+
+    edges = np.linspace(mel(0.0), mel(_HIGHEST), BANDS + 2)
+    bins = mel(np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    filters = np.maximum(triangles, 0)
+    filters[-1] = 0
+    return filters
