@@ -165,7 +165,7 @@ def expected_bias(reference: Gaussian, n: int, m: int) -> float:
 
 def _short(root: np.ndarray) -> np.ndarray:
     """A root of the same covariance with at most D rows."""
-    return np.linalg.qr(root, mode="r") if root.shape[0] > root.shape[1] else root
+    return np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root
 
 
 def checked(rows: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ class Passt:
         """
         return cls(load_network("passt", PasstNetwork, folder, SOURCE))
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
         return fingerprint(self.network)
@@ -185,7 +185,7 @@ class Passt:
         wav = checked(wav)
         if not np.isfinite(wav).all():
             raise UserError("the audio contains samples that are NaN or infinite")
-        mono = np.asarray(resample_frac(wav, sample_rate, SAMPLE_RATE))
+        mono = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
         mono = audio.convert_channels(mono, 1)[0] if mono.shape[1] else np.zeros(0)
         longest = self.network.config.seconds * SAMPLE_RATE
         pieces = [mono[start : start + longest] for start in range(0, len(mono), longest)]

@@ -160,7 +160,7 @@ class Vggish:
         """
         return cls(load_network("vggish", VggishNetwork, folder, SOURCE), protocol)
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
         return fingerprint(self.network)
@@ -214,7 +214,8 @@ def prepare(wav: np.ndarray, sample_rate: int, protocol: str) -> np.ndarray:
         mono = in_16_bits(wav.mean(axis=0), sample_rate, SAMPLE_RATE)
         return np.pad(mono, (0, max(SAMPLE_RATE - len(mono), 0)))
     # The order of rate and channels is audiocraft's.
-    mono = audio.convert_channels(np.asarray(resample_frac(wav, sample_rate, SAMPLE_RATE)), 1)
+    resampled = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
+    mono = audio.convert_channels(resampled, 1)
     whole = to_int16(audio.normalize_audio(mono, SAMPLE_RATE, "peak"))[0].astype(np.float64)
     return whole / max(0.1, whole.max())
 
