@@ -3,19 +3,24 @@
 import collections
 import math
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from musicgen_jax.config import EncodecConfig, LMConfig
-from musicgen_jax.generation import decode
+from musicgen_jax.generation.decode import example_keys
+from musicgen_jax.generation.guidance import guided
+from musicgen_jax.generation.program import Requests, advance, start
+from musicgen_jax.generation.sampling import Mode, Numbers
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.runtime.tuning import Tuning
 
 TEXT_TOKENS = 16
 LARGE = 1 << 20  # bytes; smaller results do not matter
@@ -24,7 +29,7 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%\S+ = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(
 
 
 def decode_loop(
-    config: LMConfig, device: jax.Device, *, dtype: str, batch: int, cache: int, groups: int
+    config: LMConfig, device: jax.Device, *, dtype: str, batch: int, cache: int, tuning: Tuning
 ) -> jax.stages.Lowered:
     """The loop of `generate_codes` with guidance, for one device.
 
@@ -34,38 +39,31 @@ def decode_loop(
       dtype: of the weights; the computation is bfloat16 unless they are float32.
       batch: B.
       cache: S, the number of slots.
-      groups: how many groups of heads the cache has, see `transformer.cache_groups`.
+      tuning: for the device.
     """
     compute = "float32" if dtype == "float32" else "bfloat16"
-    types = {"dtype": compute, "param_dtype": dtype, "cache_dtype": compute}
-    lean = device.platform != "tpu"  # as `transformer.lean_cross` chooses
-    lm = module_shapes(LM, config, **types, cache_groups=groups, lean_cross=lean)
+    lm = module_shapes(LM, config, dtype=compute, param_dtype=dtype, tuning=tuning)
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jax.ShapeDtypeStruct((batch, TEXT_TOKENS, config.dim), compute)
     condition = Condition(Embedded(vectors, jax.ShapeDtypeStruct(vectors.shape[:2], bool)))
-    guided = partial(decode._guided.__wrapped__, copies=2, mesh=None)
-    condition = jax.eval_shape(guided, lm, condition)
-    steps = jax.ShapeDtypeStruct((batch, config.n_q, cache + 1), jnp.int32)
+    rows = [Sampling()] * batch
+    ages = np.zeros(batch, np.int32)
 
-    def start(params, steps, keys, condition):
-        return decode._start.__wrapped__(
-            graphdef, params, steps, jnp.int32(0), keys, condition,
-            prefill_length=0, cache_length=cache, copies=2,
-        )  # fmt: skip
+    def begin(params, condition):
+        lm = nnx.merge(graphdef, params)
+        steps = jnp.zeros((batch, config.n_q, cache + 1), jnp.int32)
+        keys = example_keys(0, batch)
+        requests = Requests(steps, ages, ages + cache, keys, Numbers.of(rows))
+        condition = guided(lm, condition, copies=2)
+        return start(lm, requests, condition, prefill_length=0, slots=cache, copies=2)
 
-    def run(params, state, cross_kv, condition, count, *numbers):
-        return decode._decode.__wrapped__(
-            graphdef, params, state, cross_kv, condition, count, *numbers, None,
-            form=decode.Form(),
-        )  # fmt: skip
+    def decode(params, state, context, count):
+        return advance(nnx.merge(graphdef, params), state, context, count, mode=Mode.of(rows))
 
-    keys = jax.eval_shape(lambda: decode.example_keys(0, batch))
-    state, cross_kv = jax.eval_shape(start, params, steps, keys, condition)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
+    state, context = jax.eval_shape(begin, params, condition)
     here = SingleDeviceSharding(device)
-    jitted = jax.jit(run, donate_argnums=1, in_shardings=here, out_shardings=here)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    return jitted.lower(params, state, cross_kv, condition, count, number, number, number)
+    jitted = jax.jit(decode, donate_argnums=1, in_shardings=here, out_shardings=here)
+    return jitted.lower(params, state, context, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def codec_decode(

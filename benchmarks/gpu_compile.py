@@ -27,6 +27,7 @@ import measuring
 from jax.experimental import topologies
 
 from musicgen_jax.config import OFFICIAL_MODELS
+from musicgen_jax.runtime.tuning import GPU
 
 # As XLA describes an H100 SXM to itself.
 _H100 = """
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> dict:
             dtype=args.dtype,
             batch=args.batch,
             cache=args.cache,
-            groups=config.num_heads,
+            tuning=GPU,
         )
     else:
         lowered = compiled_programs.codec_decode(

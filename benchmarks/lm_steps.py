@@ -32,11 +32,12 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
-from musicgen_jax.generation.decode import example_keys, generate_codes, growth
+from musicgen_jax.generation.decode import cache_growth, example_keys, generate_codes
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
-from musicgen_jax.nn.transformer import FoldedCross
+from musicgen_jax.nn.transformer import CrossCache
 from musicgen_jax.runtime.memory import nbytes
+from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.testing import random_params
 
 TEXT_TOKENS = 16
@@ -60,7 +61,7 @@ def random_lm(config: LMConfig, dtype: str, draw: Callable[[dict], dict] | None 
         deviation of 0.02, leaf by leaf so that little memory is used.
     """
     draw = draw or partial(random_params, std=0.02)
-    compute = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    compute = tuning().compute_dtype
     compute = compute if dtype == "int8" else dtype
     make = lambda: LM(config, dtype=compute, param_dtype=dtype, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, state = nnx.split(nnx.eval_shape(make))
@@ -80,7 +81,7 @@ def ours(lm: LM, batch: int, steps: int) -> Callable[[], jax.Array]:
 
 def mean_slots(lm: LM, rows: int, steps: int) -> float:
     """The average length of the cache over the steps of a run."""
-    lengths = growth(lm, rows, steps)
+    lengths = cache_growth(lm, rows, steps)
     spans = np.diff([0, *(min(n, steps) for n in lengths[:-1]), steps])
     return float(np.dot(spans, lengths) / steps)
 
@@ -91,7 +92,7 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     For a cache that grows it is the mean over the steps, unless `slots` sets a length.
     """
     rows = 2 * batch
-    attending = batch if lm.lean_cross else rows
+    attending = batch if lm.skip_null_rows else rows
     text = Embedded(
         jnp.zeros((attending, TEXT_TOKENS, lm.config.dim), lm.dtype),
         jnp.ones((attending, TEXT_TOKENS), bool),
@@ -105,7 +106,7 @@ def bytes_per_step(lm: LM, batch: int, steps: int, slots: int | None = None) -> 
     for layer, each in zip(lm.transformer.layers, cross, strict=True):
         attention = layer.cross_attention
         weights -= nbytes(nnx.state(attention, nnx.Param))
-        if not isinstance(each, FoldedCross):
+        if isinstance(each, CrossCache):
             weights += nbytes(each.query) + nbytes(nnx.state(attention.out_proj, nnx.Param))
     return {
         "weights": weights,

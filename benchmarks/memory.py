@@ -53,7 +53,7 @@ def child(folder: str, dtype: str, duration: float) -> None:
     from flax import nnx
 
     from musicgen_jax import MusicGen
-    from musicgen_jax.generation.decode import cache_lengths
+    from musicgen_jax.generation.plan import cache_lengths
 
     jnp.zeros(8).block_until_ready()
     before = measuring.peak_memory()
@@ -63,7 +63,7 @@ def child(folder: str, dtype: str, duration: float) -> None:
     model.generate([TEXT], duration=duration)
     parts = nnx.state((model.t5, model.lm, model.encodec), nnx.Param)
     lm, steps = model.lm, int(duration * model.frame_rate) + max(model.config.lm.delays)
-    cache = jax.eval_shape(lambda: lm.init_cache(2, cache_lengths(steps)[-1]))
+    cache = jax.eval_shape(lambda: lm.init_cache(2, cache_lengths(steps, lm.tuning)[-1]))
     size = lambda tree: sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
     figures = {
         "before": before,

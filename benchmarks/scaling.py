@@ -26,11 +26,13 @@ import lm_steps
 import measuring
 import numpy as np
 
-from musicgen_jax.generation.decode import cache_lengths, stream_codes
+from musicgen_jax.generation.decode import example_keys, stream_codes
+from musicgen_jax.generation.plan import cache_lengths
+from musicgen_jax.nn.attention import attend
 from musicgen_jax.nn.condition import Condition, Embedded
-from musicgen_jax.nn.linear import linear, weight_param
+from musicgen_jax.nn.linear import linear
 from musicgen_jax.nn.lm import LM
-from musicgen_jax.nn.transformer import attend
+from musicgen_jax.nn.weights import weight_param
 from musicgen_jax.runtime import memory
 
 COPIES = 16  # of a weight or a cache, so that the processor's cache holds none of them
@@ -91,8 +93,11 @@ def steps(lm: LM, batch: int, length: int) -> Iterator[np.ndarray]:
     cross = np.random.default_rng(0).normal(size=(batch, lm_steps.TEXT_TOKENS, lm.config.dim))
     mask = jnp.ones((batch, lm_steps.TEXT_TOKENS), bool)
     condition = Condition(Embedded(jnp.asarray(cross, lm.dtype), mask))
-    frames, lengths = length - max(lm.config.delays), cache_lengths(length)[-1:]
-    stretches = stream_codes(lm, condition, num_frames=frames, chunk=STEPS, lengths=lengths)
+    frames, lengths = length - max(lm.config.delays), cache_lengths(length, lm.tuning)[-1:]
+    keys = example_keys(0, batch)
+    stretches = stream_codes(
+        lm, condition, num_frames=frames, keys=keys, chunk=STEPS, lengths=lengths
+    )
     for _ in range(2):  # compile, and pass the delay
         next(stretches)
     return stretches
@@ -112,7 +117,7 @@ def main(argv: list[str] | None = None) -> dict:
     tiny = almost_empty(lm)
     rows = []
     for batch, length in itertools.product(args.batch, args.length):
-        reserved = cache_lengths(length)[-1]
+        reserved = cache_lengths(length, lm.tuning)[-1]
         moved = lm_steps.bytes_per_step(lm, batch, length, reserved)
         product, weight_bytes = products(lm, 2 * batch, (config.ffn_dim, config.dim))
         attending, cache_bytes = attention(lm, 2 * batch, reserved)

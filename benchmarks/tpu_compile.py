@@ -36,6 +36,7 @@ from jax.sharding import PartitionSpec as P
 
 from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
 from musicgen_jax.runtime import sharding
+from musicgen_jax.runtime.tuning import TPU
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.optimizer import OptimizerConfig
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> dict:
             dtype=args.dtype,
             batch=args.batch,
             cache=args.cache,
-            groups=config.num_heads if args.heads_apart else 1,
+            tuning=dataclasses.replace(TPU, heads_per_block=1) if args.heads_apart else TPU,
         )
     elif args.program == "codec":
         lowered = compiled_programs.codec_decode(

@@ -31,7 +31,7 @@ TEXT_TOKENS = 16
 
 def ours(config: LMConfig, codes: np.ndarray, text: np.ndarray, dtype: str, remat: bool):
     shape = nnx.eval_shape(lambda: LM(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    shape.transformer.around = Layout().around(config, dtype, remat)
+    shape.transformer.wrap_block = Layout().around(config, dtype, remat)
     graphdef, state = nnx.split(shape, nnx.Param)
     params = random_params(nnx.to_pure_dict(state), std=0.02)
     mask = jnp.ones(text.shape[:2], bool)

@@ -44,7 +44,7 @@ from musicgen_jax.nn.encodec import Encodec, channels
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.mert import Mert
 from musicgen_jax.nn.t5 import T5Encoder
-from musicgen_jax.runtime import dtypes
+from musicgen_jax.runtime import tuning
 from musicgen_jax.storage import checkpoint as model_folder
 from musicgen_jax.storage import hub, loading, lora_file
 
@@ -121,8 +121,8 @@ class MusicGen:
             adapter cannot be read or belongs to another model.
         """
         # Before anything is looked for, let alone converted.
-        dtypes.lm_dtypes(dtype)
-        dtypes.cache_dtype(cache_dtype)
+        tuning.lm_dtypes(dtype)
+        tuning.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
         config = model_folder.load_config(folder)
         loaded = {name: lora_file.load(path, config.lm) for name, path in (adapters or {}).items()}

@@ -26,7 +26,7 @@ from musicgen_jax.config import (
 )
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
-from musicgen_jax.nn.linear import quantize
+from musicgen_jax.nn.weights import quantize
 from musicgen_jax.storage import checkpoint
 
 _T5 = T5Config(

@@ -12,7 +12,7 @@ import pytest
 
 from musicgen_jax import testing
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation import decode
+from musicgen_jax.generation import program
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.model import MusicGen
@@ -78,9 +78,9 @@ def test_a_seed_of_its_own_gives_a_clip_what_it_gives_alone(model):
 
 def test_one_compilation_serves_two_durations_and_other_prompts(model):
     model.generate(["a calm waltz"], duration=0.5)
-    before = decode._decode._cache_size(), decode._start._cache_size()
+    before = program._advance._cache_size(), program._start._cache_size()
     model.generate(["drums"], duration=0.9, temperature=0.7, cfg_coef=2.0, seed=1)
-    assert (decode._decode._cache_size(), decode._start._cache_size()) == before
+    assert (program._advance._cache_size(), program._start._cache_size()) == before
 
 
 def test_duration_in_seconds_becomes_whole_frames(model):

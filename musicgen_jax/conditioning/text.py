@@ -20,8 +20,6 @@ from musicgen_jax.storage.loading import Parts
 # for every window.
 ConditionAt = Callable[[float], Condition]
 
-_SHORTEST = 16  # tokens; texts of up to so many share one compilation
-
 
 def check_descriptions(descriptions: Sequence[str | None]) -> list[str | None]:
     """The descriptions as a list of at least one text or None.
@@ -52,7 +50,7 @@ def text_condition(parts: Parts, descriptions: Sequence[str | None]) -> Conditio
     """
     ids, mask = parts.tokenizer(descriptions)
     longest = ids.shape[1]
-    padding = max(_SHORTEST, 1 << (longest - 1).bit_length()) - longest
+    padding = parts.lm.tuning.text_length(longest) - longest
     ids, mask = (np.pad(x, ((0, 0), (0, padding))) for x in (ids, mask))
     dim, dtype = parts.config.lm.dim, parts.lm.dtype
     if mask.any():

@@ -16,11 +16,13 @@ The programs are those of `MusicGen.generate`, traced from the same functions. A
 for half a year at least.
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,15 +36,27 @@ from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.export import run as runner
-from musicgen_jax.generation import decode
+from musicgen_jax.generation.decode import KEYS
+from musicgen_jax.generation.guidance import guided
+from musicgen_jax.generation.plan import cache_lengths
+from musicgen_jax.generation.program import (
+    UNKNOWN,
+    Context,
+    DecodeState,
+    Requests,
+    advance,
+    start,
+)
 from musicgen_jax.generation.request import check_sampling
-from musicgen_jax.generation.sampling import Form
+from musicgen_jax.generation.sampling import Mode, Numbers
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.model import MusicGen
+from musicgen_jax.nn.attention import LayerCache
 from musicgen_jax.nn.condition import Condition, Embedded
-from musicgen_jax.nn.linear import Int8Param
 from musicgen_jax.nn.lm import LM
-from musicgen_jax.nn.transformer import CrossCache, LayerCache
+from musicgen_jax.nn.transformer import CrossCache
+from musicgen_jax.nn.weights import Int8Param
+from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.storage import checkpoint
 
 FORMAT = 1
@@ -50,7 +64,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MAX_BATCH = 1024
 _MAX_TOKENS = 1024
 _MANIFEST = "manifest.json"
-_KEYS = "threefry2x32"  # as in `generate.example_keys`
+_CROSS = ("query", "k", "v")  # the arrays of a `CrossCache`
 
 Part = TypeVar("Part", bound=nnx.Module)
 Named = dict[str, Any]  # arrays, or their shapes, by name
@@ -103,7 +117,8 @@ def export_model(
             batch=batch,
             frames=int((duration or model.max_duration) * model.frame_rate),
             tokens=-(-tokens // 16) * 16,
-            form=Form(False, top_k, nucleus),
+            top_k=top_k,
+            nucleus=nucleus,
             platforms=tuple(platforms),
         )
         shutil.copy(runner.__file__, folder / "run.py")
@@ -140,11 +155,18 @@ def _write(
     batch: int,
     frames: int,
     tokens: int,
-    form: Form,
+    top_k: int,
+    nucleus: bool,
     platforms: tuple[str, ...],
 ) -> None:
     programs, weights = trace(
-        model, batch=batch, frames=frames, tokens=tokens, form=form, platforms=platforms
+        model,
+        batch=batch,
+        frames=frames,
+        tokens=tokens,
+        top_k=top_k,
+        nucleus=nucleus,
+        platforms=platforms,
     )
     described = {}
     for name, (program, signature) in programs.items():
@@ -168,8 +190,8 @@ def _write(
         "codebooks": config.lm.n_q,
         "codes": config.lm.card,
         "delays": list(config.lm.delays),
-        "top_k": form.top_k,
-        "nucleus": form.nucleus,
+        "top_k": top_k,
+        "nucleus": nucleus,
         "weights": {
             name: {"file": f"{name}.npz", "arrays": _shapes(arrays)}
             for name, arrays in weights.items()
@@ -189,7 +211,8 @@ def trace(
     batch: int,
     frames: int,
     tokens: int,
-    form: Form,
+    top_k: int,
+    nucleus: bool,
     platforms: tuple[str, ...],
 ) -> tuple[dict[str, tuple[jax_export.Exported, dict]], dict[str, Named]]:
     """Traces and lowers all programs; runs nothing, so no device of `platforms` is needed.
@@ -199,95 +222,41 @@ def trace(
       batch: B.
       frames: T, the most that a clip may have.
       tokens: L.
-      form: of the sampling program.
+      top_k: of the sampling program; 0 for all.
+      nucleus: whether the sampling program takes a `top_p`.
       platforms: what to lower for.
 
     Returns:
       Programs by name, each with its signature in plain JSON types; and weights by name.
     """
-    B, K, C = batch, model.config.lm.n_q, model.audio_channels
-    lm = nnx.merge(*nnx.split(model.lm))
-    if platforms != ("cpu",):  # elsewhere it need not be wider, see `transformer.cache_dtype`
-        lm.cache_dtype = lm.dtype
-    if platforms == ("tpu",):  # as `transformer` chooses there
-        lm.cache_groups, lm.lean_cross = 1, False
-    lm_weights, build_lm = _taken_apart(lm)
-    text_weights, build_text = _taken_apart(
-        nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner)
-    )
-    audio_weights, build_audio = _taken_apart(
-        nnx.Dict(quantizer=model.encodec.quantizer, decoder=model.encodec.decoder)
-    )
-    length = decode.cache_lengths(frames + max(lm.config.delays))[-1]
-
-    def text(weights, ids, mask):
-        parts = build_text(weights)
-        return parts["text_conditioner"](parts["t5"](ids, mask), mask)
-
-    def start(weights, vectors, mask, seeds, rows, frames):
-        lm = build_lm(weights)
-        condition = Condition(Embedded(vectors, mask))
-        condition = decode._guided(lm, condition, copies=2, mesh=None)
-        graphdef, params = nnx.split(lm, nnx.Param)
-        state, cross_kv = decode._start(
-            graphdef,
-            params,
-            _empty_steps(lm, B, length, frames),
-            jnp.int32(0),
-            keys_of(seeds, rows),
-            condition,
-            prefill_length=0,
-            cache_length=length,
-            copies=2,
-        )
-        return _flat_state(state), _flat_constant(condition, cross_kv)
-
-    def steps(form: Form) -> Callable:
-        def run(weights, state, constant, count, temperature, top_p, cfg_coef):
-            graphdef, params = nnx.split(build_lm(weights), nnx.Param)
-            condition, cross_kv = _constant(constant)
-            numbers = (count, temperature, top_p, cfg_coef, None)
-            state = decode._decode(
-                graphdef, params, _state(state), cross_kv, condition, *numbers, form=form
-            )
-            return _flat_state(state)
-
-        return run
-
-    def audio(weights, codes):
-        T = codes.shape[2]
-        parts: Any = build_audio(weights)
-        # The codec is mono: a stereo model's channels are rows of its batch.
-        rows = codes.reshape(B, K // C, C, T).swapaxes(1, 2).reshape(B * C, K // C, T)
-        wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
-        return wav.reshape(B, C, wav.shape[1])
+    language = _Language(model.lm, batch, frames, platforms)
+    text_weights, text = _text(model, language.lm)
+    audio_weights, audio = _audio(model)
+    weights = {"text": text_weights, "language": language.weights, "audio": audio_weights}
+    shapes = {name: _abstract(arrays) for name, arrays in weights.items()}
 
     of = jax.ShapeDtypeStruct
-    ids, mask = of((B, tokens), jnp.int32), of((B, tokens), jnp.bool_)
-    vectors = of((B, tokens, lm.config.dim), lm.dtype)
-    who, whole, number = of((B,), "uint32"), of((), "int32"), of((), "float32")
-    shapes = {
-        "text": _abstract(text_weights), "language": _abstract(lm_weights),
-        "audio": _abstract(audio_weights),
-    }  # fmt: skip
-    begin = (shapes["language"], vectors, mask, who, who, whole)
-    state, constant = jax.eval_shape(start, *begin)
+    lm = language.lm
+    ids, mask = of((batch, tokens), jnp.int32), of((batch, tokens), jnp.bool_)
+    vectors = of((batch, tokens, lm.config.dim), lm.dtype)
+    who, whole, number = of((batch,), "uint32"), of((), "int32"), of((), "float32")
+    begins = {"vectors": vectors, "mask": mask, "seeds": who, "rows": who, "frames": whole}
+    state, constant = jax.eval_shape(language.start, shapes["language"], *begins.values())
+    numbers = {"count": whole, "temperature": number, "top_p": number, "cfg_coef": number}
+    steps = {"weights": "language", "state": state, "constant": constant, **numbers}
     least = least_frames(model.config.encodec)
     (T,) = jax_export.symbolic_shape("T", constraints=[f"T >= {least}"])
-    codes = of((B, K, T), jnp.int32)
-    numbers = {"count": whole, "temperature": number, "top_p": number, "cfg_coef": number}
-    go_on = {"weights": "language", "state": state, "constant": constant, **numbers}
-    begins = dict(zip(("vectors", "mask", "seeds", "rows", "frames"), begin[1:], strict=True))
+    codes = of((batch, lm.config.n_q, T), jnp.int32)
     programs: dict[str, tuple[Callable, dict]] = {
         "text": (text, {"weights": "text", "ids": ids, "mask": mask}),
-        "start": (start, {"weights": "language", **begins}),
-        "greedy": (steps(Form(greedy=True)), go_on),
-        "sample": (steps(form), go_on),
+        "start": (language.start, {"weights": "language", **begins}),
+        "greedy": (partial(language.steps, Mode(greedy=True, top_k=False), 0), steps),
+        "sample": (partial(language.steps, Mode(False, top_k > 0, nucleus), top_k), steps),
         "audio": (audio, {"weights": "audio", "codes": codes}),
     }
     exported = {}
     for name, (function, arguments_) in programs.items():
-        # What stands for the weights is the name of their file.
+        # A string among the arguments names a file of weights.
         values = [shapes[a] if isinstance(a, str) else a for a in arguments_.values()]
         program = jax_export.export(jax.jit(function), platforms=platforms)(*values)
         results = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -296,7 +265,76 @@ def trace(
             "results": [_described(r) for r in (results if name == "start" else [results])],
         }
         exported[name] = program, signature
-    return exported, {"text": text_weights, "language": lm_weights, "audio": audio_weights}
+    return exported, weights
+
+
+def _text(model: MusicGen, lm: LM) -> tuple[Named, Callable]:
+    """Weights and program of the text encoder."""
+    weights, build = _split_params(nnx.Dict(t5=model.t5, text_conditioner=lm.text_conditioner))
+
+    def text(weights, ids, mask):
+        parts = build(weights)
+        return parts["text_conditioner"](parts["t5"](ids, mask), mask)
+
+    return weights, text
+
+
+def _audio(model: MusicGen) -> tuple[Named, Callable]:
+    """Weights and program of the codec's decoder."""
+    codec, C = model.encodec, model.audio_channels
+    weights, build = _split_params(nnx.Dict(quantizer=codec.quantizer, decoder=codec.decoder))
+
+    def audio(weights, codes):
+        parts: Any = build(weights)
+        B, K, T = codes.shape
+        # The codec is mono: a stereo model's channels are rows of its batch.
+        rows = codes.reshape(B, K // C, C, T).swapaxes(1, 2).reshape(B * C, K // C, T)
+        wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
+        return wav.reshape(B, C, wav.shape[1])
+
+    return weights, audio
+
+
+class _Language:
+    """The programs of the language model, with named arrays in place of trees.
+
+    Args:
+      lm: a text model.
+      batch: B.
+      frames: T.
+      platforms: one platform gets its own tuning; several share a GPU's, which suits all of them.
+    """
+
+    def __init__(self, lm: LM, batch: int, frames: int, platforms: tuple[str, ...]):
+        self.lm = nnx.merge(*nnx.split(lm))
+        chosen = tuning(platforms[0] if len(platforms) == 1 else "gpu")
+        # Whether folding pays depends on the length of the text, which programs do not show.
+        self.lm.tuning = dataclasses.replace(chosen, fold_short_text=())
+        self.weights, self._build = _split_params(self.lm)
+        self._batch = batch
+        self._slots = cache_lengths(frames + max(lm.config.delays), self.lm.tuning)[-1]
+
+    def start(self, weights, vectors, mask, seeds, rows, frames):
+        """Vectors, mask, seeds, rows and length to a state and what stays constant."""
+        lm, B = self._build(weights), self._batch
+        condition = guided(lm, Condition(Embedded(vectors, mask)), copies=2)
+        limit = jnp.full(B, frames + max(lm.config.delays), jnp.int32)
+        settings = Numbers.of([Sampling()] * B)  # `steps` is given its own
+        steps = _empty_steps(lm, B, self._slots, frames)
+        requests = Requests(steps, jnp.zeros(B, jnp.int32), limit, keys_of(seeds, rows), settings)
+        state, context = start(
+            lm, requests, condition, prefill_length=0, slots=self._slots, copies=2
+        )
+        return _flat_state(state), _flat_context(context)
+
+    def steps(self, mode, top_k, weights, state, constant, count, temperature, top_p, cfg_coef):
+        """`count` steps further."""
+        row = jnp.ones(self._batch, jnp.float32)
+        top_k = jnp.full(self._batch, top_k, jnp.int32)
+        numbers = Numbers(row * temperature, top_k, row * top_p, row * cfg_coef, row)
+        context = _context(constant, numbers)
+        lm = self._build(weights)
+        return _flat_state(advance(lm, _state(state), context, count, mode=mode))
 
 
 def least_frames(config: EncodecConfig) -> int:
@@ -307,24 +345,24 @@ def least_frames(config: EncodecConfig) -> int:
 
 
 def keys_of(seeds: jax.Array, rows: jax.Array) -> jax.Array:
-    """As `generate.example_keys`, of uint32 [B] seeds and rows that are known when it runs."""
-    key = jax.vmap(lambda seed: jax.random.key(seed, impl=_KEYS))(seeds)
+    """As `decode.example_keys`, for uint32 [B] seeds and rows that are arguments of a program."""
+    key = jax.vmap(lambda seed: jax.random.key(seed, impl=KEYS))(seeds)
     return jax.vmap(jax.random.fold_in)(key, rows)
 
 
 def _empty_steps(lm: LM, batch: int, length: int, frames: jax.Array) -> jax.Array:
-    """As `generate` lays out nothing but codes to come; `frames` of them, known when it runs."""
-    delays = jnp.asarray(lm.config.delays)[:, None]
-    frame = jnp.arange(length + 1) - 1 - delays  # [K, S]
-    steps = jnp.where((frame >= 0) & (frame < frames), decode.UNKNOWN, lm.config.special_token)
+    """The steps of `frames` codes, none of them known; `frames` is an argument of a program."""
+    delays = jnp.asarray(lm.config.delays, jnp.int32)[:, None]
+    frame = jnp.arange(length + 1, dtype=jnp.int32) - 1 - delays  # [K, S]
+    steps = jnp.where((frame >= 0) & (frame < frames), UNKNOWN, lm.config.special_token)
     return jnp.broadcast_to(steps.astype(jnp.int32), (batch, *steps.shape))
 
 
 # --- Names instead of trees: a reader needs none of our classes -----------------------------------
 
 
-def _taken_apart(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Part]]:
-    """A module's weights by name, and what puts them, or others in their place, together again."""
+def _split_params(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Part]]:
+    """A module's weights by name, and a function from weights by name to the module."""
     graphdef, state = nnx.split(module)
     paths, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
     keys = [tuple(key.key for key in path) for path, _ in paths]
@@ -344,28 +382,30 @@ def _taken_apart(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Par
     return {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}, build
 
 
-def _flat_state(state: decode.DecodeState) -> Named:
-    flat = {"step": state.step, "steps": state.steps, "keys": jax.random.key_data(state.keys)}
-    return flat | _numbered(k=[c.k for c in state.cache], v=[c.v for c in state.cache])
+def _flat_state(state: DecodeState) -> Named:
+    caches = _numbered(k=[c.k for c in state.cache], v=[c.v for c in state.cache])
+    return {"step": state.step, "steps": state.steps} | caches
 
 
-def _state(flat: Mapping[str, Any]) -> decode.DecodeState:
+def _state(flat: Mapping[str, Any]) -> DecodeState:
     cache = tuple(LayerCache(k, v) for k, v in _rows_of(flat, "k", "v"))
-    keys = jax.random.wrap_key_data(flat["keys"], impl=_KEYS)
-    return decode.DecodeState(flat["step"], flat["steps"], cache, keys)
+    return DecodeState(flat["step"], flat["steps"], cache)
 
 
-def _flat_constant(condition: Condition, cross_kv: tuple[CrossCache, ...] | None) -> Named:
-    assert cross_kv is not None
-    assert condition.text is not None
-    parts = {name: [getattr(c, name) for c in cross_kv] for name in ("query", "k", "v")}
-    text = {"mask": condition.text.mask, "vectors": condition.text.vectors}
-    return text | _numbered(**parts)
+def _flat_context(context: Context) -> Named:
+    text, cross = context.condition.text, context.cross
+    assert text is not None
+    assert cross is not None
+    flat = {"limit": context.limit, "keys": jax.random.key_data(context.keys)}
+    flat |= {"mask": text.mask, "vectors": text.vectors}
+    return flat | _numbered(**{part: [getattr(c, part) for c in cross] for part in _CROSS})
 
 
-def _constant(flat: Mapping[str, Any]) -> tuple[Condition, tuple[CrossCache, ...]]:
-    cross_kv = tuple(CrossCache(*parts) for parts in _rows_of(flat, "query", "k", "v"))
-    return Condition(Embedded(flat["vectors"], flat["mask"])), cross_kv
+def _context(flat: Mapping[str, Any], numbers: Numbers) -> Context:
+    keys = jax.random.wrap_key_data(flat["keys"], impl=KEYS)
+    condition = Condition(Embedded(flat["vectors"], flat["mask"]))
+    cross = tuple(CrossCache(*parts) for parts in _rows_of(flat, *_CROSS))
+    return Context(flat["limit"], keys, numbers, condition, cross)
 
 
 def _numbered(**lists: list) -> Named:

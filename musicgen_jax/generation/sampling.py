@@ -1,68 +1,104 @@
 """From logits to tokens: guidance, temperature, top-k, top-p. Pure functions, all in float32.
 
 Both filters are thresholds found on the bits of the logits, not by sorting: a sort of 4 x 2048
-logits costs more than a layer of the model, a few passes of counting cost next to nothing. Equal
-logits share one fate: either all of them pass a filter or none.
+logits costs more than a layer of the model, a few passes of counting cost next to nothing. Of equal
+logits a filter keeps all or none.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from musicgen_jax.generation.settings import Sampling
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """What is compiled into the sampler; the numbers it works with are arguments.
+class Mode:
+    """Which parts of the sampler a program contains; the numbers are arguments.
+
+    A program with every part serves all settings. A program without a part is faster.
 
     Attributes:
-      greedy: take the likeliest token, ignore the rest.
-      top_k: keep the k likeliest (and what equals the k-th); 0 keeps all.
-      nucleus: keep the likeliest tokens until they hold `top_p` of the mass.
+      greedy: all rows take the most likely token.
+      top_k: some row has a `top_k`.
+      nucleus: some row has a `top_p`.
     """
 
     greedy: bool = False
-    top_k: int = 250
+    top_k: bool = True
     nucleus: bool = False
 
+    @classmethod
+    def of(cls, rows: Sequence[Sampling]) -> "Mode":
+        """The smallest program for a batch with these settings."""
+        if all(row.greedy for row in rows):
+            return cls(greedy=True, top_k=False)
+        return cls(
+            top_k=any(row.top_k > 0 for row in rows),
+            nucleus=any(0 < row.top_p < 1 for row in rows),
+        )
 
-def guide(
-    logits: jax.Array,
-    cfg_coef: jax.Array | float,
-    cfg_coef_beta: jax.Array | float | None = None,
-) -> jax.Array:
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The settings of every row of a batch, as arrays `[B]`; see `Sampling`."""
+
+    temperature: jax.Array | np.ndarray  # float32; 0 takes the most likely token
+    top_k: jax.Array | np.ndarray  # int32; 0 for all
+    top_p: jax.Array | np.ndarray  # float32; 0 or 1 for all
+    cfg_coef: jax.Array | np.ndarray  # float32
+    cfg_coef_beta: jax.Array | np.ndarray  # float32; 1 for ordinary guidance
+
+    @classmethod
+    def of(cls, rows: Sequence[Sampling]) -> "Numbers":
+        """The numbers of B rows, on the host."""
+        beta = [1.0 if row.cfg_coef_beta is None else row.cfg_coef_beta for row in rows]
+        return cls(
+            np.array([0 if row.greedy else row.temperature for row in rows], np.float32),
+            np.array([min(row.top_k, _MAX_INT32) for row in rows], np.int32),
+            np.array([row.top_p for row in rows], np.float32),
+            np.array([row.cfg_coef for row in rows], np.float32),
+            np.array(beta, np.float32),
+        )
+
+
+_MAX_INT32 = np.iinfo(np.int32).max
+
+
+def guide(logits: jax.Array, numbers: Numbers) -> jax.Array:
     """Classifier-free guidance: `null + (conditional - null) * cfg_coef`.
 
-    Double guidance first moves the condition from what audio alone asks for towards the text, or
-    beyond it: `audio + (conditional - audio) * cfg_coef_beta` takes the conditional rows' place
-    (arxiv.org/abs/2407.12563, section 4.3).
+    Double guidance first moves the conditional logits from those for the audio alone towards those
+    for the text, or beyond: `audio + (conditional - audio) * cfg_coef_beta` takes the place of the
+    conditional logits (arxiv.org/abs/2407.12563, section 4.3).
 
     Args:
-      logits: `[2B, ...]`, the conditional rows, then the null rows; with double guidance
-        `[3B, ...]`, between them the rows that know the audio but not the text.
-      cfg_coef: 1 is the condition itself.
-      cfg_coef_beta: of double guidance, None for ordinary guidance, which 1 amounts to.
+      logits: float32 `[1 to 3, B, ...]`: conditional; with guidance then null; with double guidance
+        between these two those that know the audio but not the text.
+      numbers: of B rows. A row with `cfg_coef` 1 and without double guidance keeps its conditional
+        logits to the last bit.
 
     Returns:
       `[B, ...]`.
     """
-    if cfg_coef_beta is None:
-        conditional, null = jnp.split(logits, 2)
-    else:
-        conditional, audio, null = jnp.split(logits, 3)
-        conditional = audio + (conditional - audio) * cfg_coef_beta
-    return null + (conditional - null) * cfg_coef
+    conditional, *others = logits
+    if not others:
+        return conditional
+    coef, beta = (_per_row(x, conditional) for x in (numbers.cfg_coef, numbers.cfg_coef_beta))
+    asked = conditional
+    if len(others) == 2:
+        asked = others[0] + (conditional - others[0]) * beta
+        asked = jnp.where(beta == 1, conditional, asked)
+    guided = others[-1] + (asked - others[-1]) * coef
+    return jnp.where((coef == 1) & (beta == 1), conditional, guided)
 
 
-def sample(
-    logits: jax.Array,
-    keys: jax.Array,
-    form: Form,
-    temperature: jax.Array | float = 1.0,
-    top_p: jax.Array | float = 0.0,
-) -> jax.Array:
+def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> jax.Array:
     """Draws one token per book; each row draws from its own key.
 
     Temperature, then top-k, then top-p on what top-k left: the filters combine, as in
@@ -71,38 +107,51 @@ def sample(
     Args:
       logits: `[B, K, V]`.
       keys: B typed keys.
-      form: which filters there are.
-      temperature: above 0.
-      top_p: mass of the nucleus, used if `form.nucleus`.
+      numbers: of B rows.
+      mode: the parts that the program contains.
 
     Returns:
       int32 `[B, K]`.
     """
     logits = logits.astype(jnp.float32)
-    if form.greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / temperature
-    if form.top_k:
-        logits = jnp.where(top_k_mask(logits, form.top_k), logits, -jnp.inf)
-    if form.nucleus:
-        logits = jnp.where(top_p_mask(logits, top_p), logits, -jnp.inf)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+    best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    if mode.greedy:
+        return best
+    temperature, top_k, top_p = (
+        _per_row(x, logits) for x in (numbers.temperature, numbers.top_k, numbers.top_p)
+    )
+    logits = logits / jnp.where(temperature > 0, temperature, 1)
+    if mode.top_k:
+        kept = jnp.where(top_k > 0, top_k, logits.shape[-1])
+        logits = jnp.where(top_k_mask(logits, kept), logits, -jnp.inf)
+    if mode.nucleus:
+        # The rounded sum of all tokens may lie above 1: a row without top_p needs more than 1.
+        mass = jnp.where((top_p > 0) & (top_p < 1), top_p, 2)
+        logits = jnp.where(top_p_mask(logits, mass), logits, -jnp.inf)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
+    drawn = jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+    return jnp.where(temperature[..., 0] > 0, drawn, best)
 
 
-def top_k_mask(logits: jax.Array, k: int, *, bits: int | None = None) -> jax.Array:
+def _per_row(x: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
+    """`[B]` as `[B, 1, ...]`, with as many axes as `like`."""
+    return jnp.reshape(x, (-1, *(1,) * (like.ndim - 1)))
+
+
+def top_k_mask(logits: jax.Array, k: jax.Array | int, *, bits: int | None = None) -> jax.Array:
     """Every logit of at least the k-th largest, as bool `[..., V]`; ties can make it more than k.
 
     Args:
       logits: float32 `[..., V]`.
-      k: at least 1; V or more keeps all.
-      bits: of the threshold settled in one pass, see `_largest`.
+      k: at least 1, one number or `[..., 1]`; V or more keeps all.
+      bits: of the threshold that one pass settles, see `_largest`.
     """
     order = _sortable(logits)
-    k = min(k, logits.shape[-1])
+    k = jnp.minimum(k, logits.shape[-1])
 
     def holds(thresholds: jax.Array) -> jax.Array:
-        return (order[..., None, :] >= thresholds[..., None]).sum(-1) >= k
+        reached = order[..., None, :] >= thresholds[..., None]
+        return reached.sum(-1, dtype=jnp.int32) >= k
 
     return order >= _largest(holds, logits.shape[:-1], bits)
 
@@ -110,12 +159,12 @@ def top_k_mask(logits: jax.Array, k: int, *, bits: int | None = None) -> jax.Arr
 def top_p_mask(logits: jax.Array, p: jax.Array | float, *, bits: int | None = None) -> jax.Array:
     """Every token with at most `p` of the mass strictly above it, as bool `[..., V]`.
 
-    The likeliest token always stays.
+    The most likely token always stays.
 
     Args:
-      logits: float32 `[..., V]`, -inf for tokens already out.
-      p: between 0 and 1.
-      bits: of the threshold settled in one pass, see `_largest`.
+      logits: float32 `[..., V]`, -inf for tokens that another filter removed.
+      p: one number or `[..., 1]`; above 1 keeps all.
+      bits: of the threshold that one pass settles, see `_largest`.
     """
     order, mass = _sortable(logits), jax.nn.softmax(logits, axis=-1)
 
@@ -139,15 +188,15 @@ def _largest(
 ) -> jax.Array:
     """The largest uint32 for which `holds`; 0 if there is none.
 
-    The number is settled some bits at a time, from the highest: of all values that these bits can
-    have, as many hold as the right one says. One bit at a time does the least work, which a CPU
-    asks for. An accelerator has lanes to spare and waits for the start of every pass: there eight
+    The number is settled a few bits at a time, from the highest. `holds` is monotone, so the count
+    of the candidate digits that satisfy it is the digit. One bit at a time does the least work,
+    which suits a CPU. An accelerator has lanes to spare, and starting a pass is what costs: eight
     passes of four bits beat 32 of one.
 
     Args:
       holds: `[..., N]` to bool `[..., N]`; true up to some number and false above it.
       shape: `[...]`.
-      bits: settled in one pass, a divisor of 32; None for 1 on a CPU and 4 elsewhere.
+      bits: how many one pass settles, a divisor of 32; None for 1 on a CPU and 4 elsewhere.
 
     Returns:
       uint32 `[..., 1]`.
@@ -163,7 +212,7 @@ def _largest(
         digit = holds(found | (digits << shift)).sum(-1, keepdims=True, dtype=jnp.uint32)
         return found | (digit << shift)
 
-    # A loop is one more thing that a GPU's host has to start over and over.
+    # Unrolled for accelerators: the host of a GPU would have to start every pass of a loop.
     return jax.lax.fori_loop(
         0, 32 // bits, settle, jnp.zeros((*shape, 1), jnp.uint32), unroll=bits > 1
     )

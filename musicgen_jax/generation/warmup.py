@@ -13,9 +13,10 @@ import numpy as np
 
 from musicgen_jax.conditioning.text import text_condition
 from musicgen_jax.errors import UserError, is_int
-from musicgen_jax.generation.decode import cache_lengths, growth
+from musicgen_jax.generation.decode import cache_growth
 from musicgen_jax.generation.joins import decode_windows
 from musicgen_jax.generation.piece import block_frames
+from musicgen_jax.generation.plan import cache_lengths
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, Sampling
 from musicgen_jax.generation.windows import Window, generate_windows
@@ -113,7 +114,8 @@ def warm_up(
 def _every_length(parts: Parts, rows: int) -> list[tuple[float, int]]:
     """Every length that a cache may have within a window, and a duration in seconds for each."""
     delay, longest = max(parts.config.lm.delays), window_frames(parts.config)
-    lengths = {*growth(parts.lm, rows, longest + delay), *cache_lengths(longest + delay)}
+    steps = longest + delay
+    lengths = {*cache_growth(parts.lm, rows, steps), *cache_lengths(steps, parts.lm.tuning)}
     return [(_duration(parts, min(n - delay, longest)), n) for n in sorted(lengths)]
 
 
@@ -121,7 +123,7 @@ def _lengths(parts: Parts, duration: float, rows: int) -> list[tuple[float, int]
     """The lengths that the cache of a clip goes through, with a duration that ends in each."""
     delay = max(parts.config.lm.delays)
     frames = int(min(duration, parts.config.max_duration) * parts.config.frame_rate)
-    *shorter, last = growth(parts.lm, rows, frames + delay)
+    *shorter, last = cache_growth(parts.lm, rows, frames + delay)
     return [*((_duration(parts, n - delay), n) for n in shorter), (duration, last)]
 
 
@@ -134,7 +136,7 @@ def _text(parts: Parts, tokens: int) -> str | None:
     if not tokens:
         return None
     text = "a"
-    padded = max(16, 1 << (tokens - 1).bit_length())
+    padded = parts.lm.tuning.text_length(tokens)
     while parts.tokenizer([text])[0].shape[1] <= padded // 2:
         text += " a"
     return text

@@ -1,11 +1,10 @@
-"""Matrix products: the one place that chooses how a weight meets its activations.
+"""Matrix products: the one place that chooses how to multiply a weight with its activations.
 
 Weights keep torch's `[O, I]` layout. It is also the fast one: on a CPU each output is then one
-contiguous dot product, and generation is nothing but such products. What is chosen here was
-measured by `benchmarks/products.py`.
+contiguous dot product, and generation is nothing but such products. The choices made here were
+measured with `benchmarks/products.py`.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -15,95 +14,13 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-# XLA's CPU compiler hands a product with a batch dimension to a fast library, one without it only
-# for narrow types, and that at up to half of the speed; and a single row it spreads over threads
-# sooner if there is a batch. So between these numbers of rows the outputs are cut into halves that
-# pretend to be one. Of more rows an ordinary product is sooner done than the halves turned over.
+from musicgen_jax.nn.weights import Int8Weight, LoraWeight, float_dtype, quantize, weight_param
+
+# XLA on CPU calls a fast library for batched products; for unbatched ones only with narrow dtypes,
+# and at half the speed. It also spreads a single row over threads only if there is a batch axis. So
+# for numbers of rows in this range the outputs are split in two halves, which form a batch. Above
+# it, transposing the result costs more than the split gains.
 _CPU_HALVED_ROWS = {"float32": (1, 96), "bfloat16": (2, 16), "int8": (2, 16)}
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Int8Weight:
-    """A weight as whole numbers, each row (output channel) with a scale of its own."""
-
-    int8: jax.Array  # [..., O, I]
-    scale: jax.Array  # float32 [..., O, 1]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight: `[..., O, I]`."""
-        return self.int8.shape
-
-    def __getitem__(self, rows: slice) -> "Int8Weight":
-        return Int8Weight(self.int8[rows], self.scale[rows])
-
-    def flat(self) -> "Int8Weight":
-        """`[..., O, I]` as `[O', I]`."""
-        return Int8Weight(
-            self.int8.reshape(-1, self.int8.shape[-1]), self.scale.reshape(-1, self.scale.shape[-1])
-        )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LoraWeight:
-    """A weight with a product of two thin matrices added to its rows, part by part (LoRA).
-
-    A weight that is not fused has one part; queries, keys and values in one weight are three.
-    A part that nothing is added to has None.
-    """
-
-    base: jax.Array  # [O, I], or [P, O / P, I]
-    a: tuple[jax.Array | None, ...]  # P x [R, I]
-    b: tuple[jax.Array | None, ...]  # P x [O / P, R]
-    scale: float = dataclasses.field(metadata={"static": True})  # of the products
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight: `[O, I]`, or `[P, O / P, I]`."""
-        return self.base.shape
-
-    def __getitem__(self, rows: slice) -> "LoraWeight":
-        """Some of the rows, whole parts of them."""
-        part = self.shape[0] // len(self.a)
-        start, stop, _ = rows.indices(self.shape[0])
-        if start % part or stop % part:
-            raise ValueError(f"rows {start} to {stop} are not whole parts of {part}")
-        parts = slice(start // part, stop // part)
-        return LoraWeight(self.base[rows], self.a[parts], self.b[parts], self.scale)
-
-
-def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The nearest whole multiples of a scale per row, the largest of a row being 127.
-
-    Args:
-      x: float `[..., I]`.
-
-    Returns:
-      int8 `[..., I]` and float32 `[..., 1]`, whose product is `x` up to 1/254 of the row's maximum.
-    """
-    x = x.astype(jnp.float32)
-    scale = jnp.abs(x).max(-1, keepdims=True) / 127
-    return jnp.rint(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8), scale
-
-
-def rows(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
-    """Some rows of a weight `[O, I]`, float32 `[count, I]`."""
-    if isinstance(w, Int8Weight):
-        return _cut(w.int8, start, count, 0) * _cut(w.scale, start, count, 0)
-    return _cut(w, start, count, 0)
-
-
-def columns(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
-    """Some columns of a weight `[O, I]`, float32 `[O, count]`."""
-    if isinstance(w, Int8Weight):
-        return _cut(w.int8, start, count, 1) * w.scale
-    return _cut(w, start, count, 1)
-
-
-def _cut(x: jax.Array, start: jax.Array, count: int, axis: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(x, start, count, axis).astype(jnp.float32)
 
 
 def linear(
@@ -115,9 +32,9 @@ def linear(
 ) -> jax.Array:
     """`x @ w.T + bias`, accumulated in float32 (int32 for an `Int8Weight` on a CPU).
 
-    On a CPU the weight is never widened, since a wide copy of it would be written out for every
-    product: a bfloat16 weight meets bfloat16 activations, and for an int8 weight each row of the
-    activations is rounded to int8 too. Other devices widen int8 while they read it.
+    On a CPU the weight is never widened, since every product would write out a wide copy of it:
+    with a bfloat16 weight the activations are rounded to bfloat16, and with an int8 weight each row
+    of the activations is rounded to int8. Other devices widen int8 while they read it.
 
     Args:
       x: activations `[..., I]`.
@@ -134,14 +51,14 @@ def linear(
         y = y + w.scale * _low_rank(x, w).reshape(y.shape)
         return (y if bias is None else y + bias).astype(out_dtype)
     rows = x.reshape(-1, x.shape[-1])
-    # The choice is in the program, which may be exported for several platforms.
+    # The program itself chooses: it may be exported for several platforms.
     if isinstance(w, Int8Weight):
         y = lax.platform_dependent(rows, w, cpu=_int8_by_int8, default=_widened)
     else:
         common = min(x.dtype, w.dtype, key=lambda d: jnp.dtype(d).itemsize)
         rows, w = rows.astype(common), w.astype(common)
         cpu = _cpu_product(rows, w)
-        # Only where they differ: of a choice between two, training would keep what both need.
+        # Branch only if the two differ: a derivative would keep the residuals of both branches.
         if cpu is _product:
             y = _product(rows, w)
         else:
@@ -152,7 +69,7 @@ def linear(
 
 
 def _low_rank(x: jax.Array, w: LoraWeight) -> jax.Array:
-    """What the thin matrices of every part add, float32 `[..., O]`, before it is scaled."""
+    """The sum that the thin matrices of every part add, float32 `[..., O]`, before scaling."""
     nothing = jnp.zeros((*x.shape[:-1], math.prod(w.shape[:-1]) // len(w.a)), jnp.float32)
     parts = [
         nothing if a is None or b is None else linear(linear(x, a), b, out_dtype=jnp.float32)
@@ -176,7 +93,7 @@ def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _halved_product_jvp(primals, tangents):
-    """Derivatives are ordinary products: those of the halves would move whole weights about."""
+    """Derivatives are ordinary products: those of the halves would transpose whole weights."""
     (rows, w), (rows_dot, w_dot) = primals, tangents
     zero = jax.custom_derivatives.SymbolicZero
     y = _halved_product(rows, w)
@@ -197,10 +114,10 @@ def _doubled_product(rows: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _cpu_product(rows: jax.Array, w: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """How a CPU multiplies fastest; see `_CPU_HALVED_ROWS`."""
+    """The fastest product on a CPU; see `_CPU_HALVED_ROWS`."""
     count, outputs = rows.shape[0], w.shape[0]
     if count == 1 and w.dtype != jnp.float32:
-        # A single row of a narrow type misses the library and takes ten times as long.
+        # A single row of a narrow dtype misses the library and takes ten times as long.
         return _doubled_product
     least, most = _CPU_HALVED_ROWS.get(w.dtype.name, (1, 0))
     halved = w.ndim == 2 and least <= count <= most and outputs % 2 == 0
@@ -221,36 +138,8 @@ def _widened(rows: jax.Array, w: Int8Weight) -> jax.Array:
     return _product(rows, w.int8.astype(rows.dtype)) * w.scale[..., 0]
 
 
-class Int8Param(nnx.Module):
-    """What stands in a layer in place of a weight's `nnx.Param` if it is kept as int8."""
-
-    def __init__(self, weight: jax.Array):
-        whole, scale = quantize(weight)
-        self.int8, self.scale = nnx.Param(whole), nnx.Param(scale)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
-        return self.int8.shape
-
-    def __getitem__(self, index) -> Int8Weight:
-        return Int8Weight(self.int8[index], self.scale[index])
-
-
-def weight_param(weight: jax.Array, param_dtype: DTypeLike) -> "nnx.Param | Int8Param":
-    """A weight `[..., O, I]` as a parameter of a dtype, int8 among them."""
-    if jnp.dtype(param_dtype) == jnp.int8:
-        return Int8Param(weight)
-    return nnx.Param(weight.astype(param_dtype))
-
-
-def float_dtype(param_dtype: DTypeLike) -> DTypeLike:
-    """The dtype of those parameters (norms, biases, tables) that stay floats in an int8 model."""
-    return jnp.float32 if jnp.dtype(param_dtype) == jnp.int8 else param_dtype
-
-
 class Linear(nnx.Module):
-    """A weight `[O, I]` and, if wanted, a bias `[O]`.
+    """A weight `[O, I]` and an optional bias `[O]`.
 
     Args:
       in_features: I.
@@ -294,7 +183,7 @@ def fan_in_normal(scale: float = 1.0) -> nnx.Initializer:
 
 
 def fan_in_uniform() -> nnx.Initializer:
-    """Uniform within `1 / sqrt(I)`: what torch gives a layer that nobody initialised."""
+    """Uniform within `1 / sqrt(I)`: torch's default for a layer that nobody initialised."""
     return jax.nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2, batch_axis=()
     )

@@ -12,20 +12,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import LMConfig
-from musicgen_jax.nn import patterns, transformer
+from musicgen_jax.nn import patterns
+from musicgen_jax.nn.attention import LayerCache
 from musicgen_jax.nn.chroma_conditioner import ChromaConditioner
 from musicgen_jax.nn.condition import Condition, Embedded
-from musicgen_jax.nn.linear import Int8Weight, fan_in_normal, float_dtype, linear, weight_param
+from musicgen_jax.nn.linear import fan_in_normal, linear
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.nn.text_conditioner import TextConditioner
-from musicgen_jax.nn.transformer import (
-    CrossCache,
-    FoldedCross,
-    LayerCache,
-    LayerNorm,
-    Transformer,
-    sinusoidal_positions,
-)
+from musicgen_jax.nn.transformer import Cross, LayerNorm, Transformer, sinusoidal_positions
+from musicgen_jax.nn.weights import Int8Weight, float_dtype, weight_param
+from musicgen_jax.runtime.tuning import Tuning
+from musicgen_jax.runtime.tuning import tuning as tuning_of
 
 
 class Embedding(nnx.Module):
@@ -39,7 +36,7 @@ class Embedding(nnx.Module):
     def __call__(self, steps: jax.Array) -> jax.Array:
         """int32 `[B, K, S]` to `[B, S, D]`."""
         tables = self.embedding[...]  # [K, V + 1, D]
-        # By book and token at once: taken apart first, every table would be copied at every step.
+        # Indexed by book and token at once: `tables[k]` alone would copy a table at every step.
         return sum(tables[k, steps[:, k]].astype(self.dtype) for k in range(tables.shape[0]))  # type: ignore[return-value]
 
 
@@ -63,20 +60,16 @@ class Heads(nnx.Module):
 class LM(nnx.Module):
     """MusicGen's language model over delayed codebooks.
 
-    In the text models (`conditioning="cross"`) every block attends to `condition.cross`. In the
-    melody and style models (`"prepend"`) `condition.prefix`, then `condition.cross` stand in front
-    of the tokens. Positions are counted row by row over what is not masked, so a row's numbers do
-    not depend on how far its neighbours in the batch reach.
+    In the text models (`conditioning="cross"`) every block attends to the text. In the melody and
+    style models (`"prepend"`) the audio and then the text stand in front of the tokens. Masked
+    positions are not counted, so a row does not depend on the length of its neighbours.
 
     Args:
       config: sizes.
-      dtype: of the computation; norms, softmax and logits are float32 whatever it is.
+      dtype: of the computation; norms, softmax and logits are always float32.
       param_dtype: of the stored parameters. With int8 the transformer's matrices and the heads are
-        kept as int8, everything else as float32.
-      cache_dtype: of keys and values in generation; None chooses, see `transformer.cache_dtype`.
-      cache_groups: blocks that they are kept in; None chooses, see `transformer.cache_groups`.
-      lean_cross: whether generation spares cross-attention what it can; None chooses, see
-        `transformer.lean_cross`.
+        int8, everything else float32.
+      tuning: how generation runs, by default as suits this device. It may be replaced at any time.
       rngs: stream `params` is used.
     """
 
@@ -86,27 +79,23 @@ class LM(nnx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
-        cache_dtype: DTypeLike | None = None,
-        cache_groups: int | None = None,
-        lean_cross: bool | None = None,
+        tuning: Tuning | None = None,
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
-        # Tables, and what runs once in a generation.
+        # Tables, and modules that run once in a generation.
         floats = {"dtype": dtype, "param_dtype": float_dtype(param_dtype)}
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.cache_dtype = jnp.dtype(cache_dtype or transformer.cache_dtype(dtype))
-        self.cache_groups = cache_groups or transformer.cache_groups(config.num_heads)
-        lean = transformer.lean_cross(param_dtype) if lean_cross is None else lean_cross
-        self.lean_cross = lean and config.conditioning == "cross"
+        self.param_dtype = jnp.dtype(param_dtype)
+        self.tuning = tuning or tuning_of()
         self.text_conditioner = TextConditioner(config.text_dim, config.dim, **floats, rngs=rngs)
         self.chroma_conditioner = (
             ChromaConditioner(config.chroma_bins, config.dim, **floats, rngs=rngs)
             if config.chroma_bins
             else None
         )
-        # In float32 whatever the language model is: a rounded distance picks another code.
+        # Always float32: a rounded distance would pick another code.
         self.style_conditioner = (
             StyleConditioner(config.style, config.dim, rngs=rngs) if config.style else None
         )
@@ -123,8 +112,24 @@ class LM(nnx.Module):
         self.out_norm = LayerNorm(config.dim, **types)
         self.heads = Heads(config, param_dtype=param_dtype, rngs=rngs)
 
+    @property
+    def cache_dtype(self) -> np.dtype:
+        """The dtype of the keys and values that generation keeps."""
+        return jnp.dtype(self.tuning.cache_dtype or self.dtype)
+
+    @property
+    def cache_groups(self) -> int:
+        """G, the number of blocks that the heads' keys and values are kept in."""
+        return self.config.num_heads // (self.tuning.heads_per_block or self.config.num_heads)
+
+    @property
+    def skip_null_rows(self) -> bool:
+        """Whether the rows of a condition are those with a condition alone."""
+        cross = self.config.conditioning == "cross"
+        return cross and self.param_dtype.name in self.tuning.skip_null_rows
+
     def __call__(self, steps: jax.Array, condition: Condition) -> jax.Array:
-        """The whole sequence at once, each step seeing itself and what came before.
+        """The whole sequence at once; each step attends to itself and the steps before it.
 
         Args:
           steps: int32 `[B, K, S]`, the special token where there is no code.
@@ -136,7 +141,7 @@ class LM(nnx.Module):
         return self.heads(self.hidden(steps, condition))
 
     def hidden(self, steps: jax.Array, condition: Condition) -> jax.Array:
-        """What the heads read, `[B, S, D]`; the arguments are those of a call."""
+        """The input of the heads, `[B, S, D]`; the arguments are those of a call."""
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
@@ -147,11 +152,11 @@ class LM(nnx.Module):
         return self.out_norm(x[:, -steps.shape[2] :])
 
     def fill_nulls(self, condition: Condition) -> Condition:
-        """Null rows as a prefix model was trained with them: attended, and taking up positions.
+        """Fills null rows as in training: prefix models attend to them, and they take positions.
 
-        Where there is no text stands one zero vector (audiocraft tokenizes it to a lone, masked
-        </s>), and one where there is no style; where there is no melody, the melody of silence. In
-        text models nothing is attended in place of nothing: there this changes nothing.
+        A missing text becomes one zero vector (audiocraft tokenizes it to a lone, masked </s>), and
+        so does a missing style; a missing melody becomes the melody of silence. Text models do not
+        attend to null rows: for them nothing changes.
 
         Args:
           condition: B rows; a part of a row is null if its mask is all False.
@@ -177,7 +182,7 @@ class LM(nnx.Module):
         return Condition(text, audio)
 
     def _null_audio(self, length: int) -> tuple[jax.Array, jax.Array]:
-        """What stands where audio is missing, `[P, D]`, and which of it is attended, `[P]`."""
+        """The vectors in place of missing audio, `[P, D]`, and which are attended, `[P]`."""
         if self.chroma_conditioner is None:
             null = jnp.zeros((length, self.config.dim), self.dtype)
             return null, jnp.arange(length) == 0
@@ -193,20 +198,17 @@ class LM(nnx.Module):
         )
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
-    def cross_kv(
-        self, condition: Condition, *, fold: bool = True
-    ) -> tuple[CrossCache | FoldedCross, ...] | None:
-        """Cross-attention's keys and values, constant over a generation; None without any.
+    def cross_kv(self, condition: Condition, *, fold: bool = True) -> tuple[Cross, ...] | None:
+        """Prepares cross-attention to the text, once per generation; None without a text.
 
-        With `fold` and `lean_cross` those of few tokens have weights folded into them, see
-        `FoldedCross`.
+        With `fold` the weights are folded into a short text, if the tuning says so.
         """
         if self.config.conditioning != "cross" or condition.text is None:
             return None
-        # Few, and read whole at every step: nothing is gained by rounding them to eight bits.
+        # The text is short: an 8-bit cache would save nothing here.
         wide = self.cache_dtype.itemsize > 1
         dtype = self.cache_dtype if wide else self.dtype
-        fold = fold and self.lean_cross
+        fold = fold and self.param_dtype.name in self.tuning.fold_short_text
         return self.transformer.cross_kv(
             condition.text.vectors, dtype, self.cache_groups, fold=fold
         )
@@ -215,12 +217,12 @@ class LM(nnx.Module):
         self,
         steps: jax.Array,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[CrossCache | FoldedCross, ...] | None,
+        cross_kv: tuple[Cross, ...] | None,
         condition: Condition,
     ) -> tuple[LayerCache, ...]:
         """Fills an empty cache with the prefix and the first steps in one pass.
 
-        Steps that are only padding may follow: `decode` overwrites a slot before it looks there.
+        Padding may follow the known steps: `decode` overwrites a slot before it attends to it.
 
         Args:
           steps: int32 `[B, K, S]`; S may be 0.
@@ -245,15 +247,15 @@ class LM(nnx.Module):
         tokens: jax.Array,
         step: jax.Array | int,
         cache: tuple[LayerCache, ...],
-        cross_kv: tuple[CrossCache | FoldedCross, ...] | None,
+        cross_kv: tuple[Cross, ...] | None,
         condition: Condition,
     ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
         """One step, given the cache of all before it.
 
         Args:
-          tokens: int32 `[B, K]`, those of `step`.
-          step: its number.
-          cache: what came before.
+          tokens: int32 `[B, K]` of this step.
+          step: its number, int32 `[B]`, or one number for all rows.
+          cache: of the steps before it.
           cross_kv: from `cross_kv`.
           condition: as for `prefill`, the same at every step.
 
@@ -261,11 +263,12 @@ class LM(nnx.Module):
           float32 logits `[B, K, V]` that predict step + 1, and the cache with this step in it.
         """
         prefix_mask = self._prefix(condition)[1]  # [B or 1, P]
+        step = jnp.broadcast_to(jnp.asarray(step, jnp.int32), tokens.shape[:1])
         slot = prefix_mask.shape[1] + step
         later = cache[0].k.shape[2] - prefix_mask.shape[1]
         seen = jnp.pad(prefix_mask, ((0, 0), (0, later)), constant_values=True)
-        seen = seen & (jnp.arange(cache[0].k.shape[2]) <= slot)
-        position = prefix_mask.sum(axis=1, keepdims=True) + step  # [B or 1, 1]
+        seen = seen & (jnp.arange(cache[0].k.shape[2], dtype=jnp.int32) <= slot[:, None])
+        position = prefix_mask.sum(axis=1, keepdims=True, dtype=jnp.int32) + step[:, None]  # [B, 1]
         x = self.emb(tokens[:, :, None]) + self._positions(position)  # [B, 1, D]
         x, new_cache = self.transformer(
             x, seen[:, None], cross_kv, self._cross_mask(condition), cache, slot
@@ -274,11 +277,11 @@ class LM(nnx.Module):
         return self.heads(self.out_norm(x))[:, :, 0], new_cache
 
     def prefix_length(self, condition: Condition) -> int:
-        """P, the slots that stand in front of step 0, masked ones included."""
+        """P, the number of slots in front of step 0, masked ones included."""
         return self._prefix(condition)[1].shape[1]
 
     def _prefix(self, condition: Condition) -> tuple[jax.Array | None, jax.Array]:
-        """What stands in front of the tokens, `[B, P, D]` or None, and its mask `[B or 1, P]`."""
+        """The vectors in front of the tokens, `[B, P, D]` or None; their mask, `[B or 1, P]`."""
         parts = [part for part in (condition.audio, condition.text) if part is not None]
         if self.config.conditioning != "prepend" or not parts:
             return None, jnp.ones((1, 0), bool)
@@ -286,7 +289,7 @@ class LM(nnx.Module):
         return jnp.concatenate(vectors, 1), jnp.concatenate([part.mask for part in parts], 1)
 
     def _with_prefix(self, x: jax.Array, condition: Condition) -> tuple[jax.Array, jax.Array]:
-        """The prefix in front of `[B, S, D]`, and which of the whole is real: `[B or 1, P + S]`."""
+        """`[B, S, D]` with its prefix in front, and the mask of both, `[B or 1, P + S]`."""
         prefix, mask = self._prefix(condition)
         mask = jnp.pad(mask, ((0, 0), (0, x.shape[1])), constant_values=True)
         return x if prefix is None else jnp.concatenate([prefix, x], axis=1), mask
@@ -321,13 +324,13 @@ def compute_predictions(
 
 
 def compute_hidden(lm: LM, codes: jax.Array, condition: Condition) -> jax.Array:
-    """What the heads read where they predict frame t of the first book: `[B, T, D]`."""
+    """The input of the heads where they predict frame t of the first codebook: `[B, T, D]`."""
     steps = patterns.to_steps(codes, lm.config.delays, lm.config.special_token)
     return lm.hidden(steps[:, :, : codes.shape[2]], condition)
 
 
 def predictions_of(lm: LM, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What `compute_predictions` returns, of what `compute_hidden` does."""
+    """The result of `compute_predictions`, from that of `compute_hidden`."""
     delays, (batch, num_frames) = lm.config.delays, hidden.shape[:2]
     # Prediction s is about step s + 1; of the last max(delays) steps there is none.
     around = ((0, 0), (0, 0), (1, max(delays)), (0, 0))

@@ -23,9 +23,9 @@ from flax import nnx
 
 from musicgen_jax.config import LMConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.nn.linear import LoraWeight, quantize
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.weights import LoraWeight, quantize
 from musicgen_jax.runtime.sharding import place
 
 EVERYWHERE = "^transformer/layers/"  # all attention and feed-forward matrices

@@ -19,8 +19,7 @@ from musicgen_jax.nn.mert import Mert
 from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.nn.t5 import T5Encoder
-from musicgen_jax.nn.transformer import cache_groups
-from musicgen_jax.runtime import dtypes, sharding
+from musicgen_jax.runtime import sharding, tuning
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 
@@ -118,15 +117,13 @@ def build_parts(
     mesh: Mesh | None = None,
 ) -> Parts:
     """The parts of a model with weights from anywhere; the arguments are `MusicGen.build`'s."""
-    dtype, param_dtype = dtypes.lm_dtypes(dtype)
-    types = {
-        "dtype": dtype,
-        "param_dtype": param_dtype,
-        "cache_dtype": dtypes.cache_dtype(cache_dtype),
-        "cache_groups": cache_groups(
-            config.lm.num_heads, 1 if mesh is None else mesh.shape[sharding.MODEL]
-        ),
-    }
+    dtype, param_dtype = tuning.lm_dtypes(dtype)
+    chosen = tuning.tuning()
+    if (cache := tuning.cache_dtype(cache_dtype)) is not None:
+        chosen = dataclasses.replace(chosen, cache_dtype=cache.name)
+    if mesh is not None:
+        chosen = chosen.spread(config.lm.num_heads, mesh.shape[sharding.MODEL])
+    types = {"dtype": dtype, "param_dtype": param_dtype, "tuning": chosen}
 
     def fill(component: str, module: Callable[..., Part]) -> Part:
         sizes = getattr(config, component)

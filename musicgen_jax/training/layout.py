@@ -123,7 +123,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(gather_leaf, tree)
 
     def around(self, config: Any, dtype: DTypeLike, remat: bool) -> Callable | None:
-        """What `Transformer.around` is to be; None if a block can just be called."""
+        """What `Transformer.wrap_block` is to be; None if a block can just be called."""
         if self.mesh is None and not remat:
             return None
 

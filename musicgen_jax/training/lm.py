@@ -269,7 +269,7 @@ def make_loss(
     lm_shape = module_shapes(LM, model.lm, dtype=dtype)
     if adapter is not None:
         lora.attach(lm_shape, adapter)
-    lm_shape.transformer.around = layout.around(model.lm, dtype, remat)
+    lm_shape.transformer.wrap_block = layout.around(model.lm, dtype, remat)
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
     def loss(params, codes, ids, mask, *rest):

@@ -15,7 +15,7 @@ import pytest
 from precision_quality import compare, step_logits
 
 from musicgen_jax import testing
-from musicgen_jax.generation.decode import cache_lengths
+from musicgen_jax.generation.plan import cache_lengths
 from tests.helpers.tolerance import assert_close
 
 
@@ -96,7 +96,7 @@ def test_bytes_of_a_step(dtype):
     scales = L * (7 * D + F) + config.n_q * config.card if dtype == "int8" else 0
     assert moved["weights"] == matrices * (1 if dtype == "int8" else 4) + norms + 4 * scales
     text = lm_steps.TEXT_TOKENS
-    own = 2 * L * rows * cache_lengths(8)[-1] * D * 4
+    own = 2 * L * rows * cache_lengths(8, lm.tuning)[-1] * D * 4
     assert moved["cache"] == own + 2 * L * 2 * text * D * 4  # null rows hear nothing
     assert moved["held"] > moved["weights"]
     codes = lm_steps.ours(lm, 1, 8)()

@@ -15,7 +15,6 @@ from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
 from musicgen_jax.export import program as program_of
 from musicgen_jax.generation.decode import example_keys
-from musicgen_jax.generation.sampling import Form
 
 TEXTS = ["two words", None]
 FRAMES, TOKENS = 50, 16
@@ -132,7 +131,13 @@ def test_the_manifest_says_what_the_programs_take(exported):
 def test_decoding_lowers_for_what_is_not_here_without_pallas(platform):
     model = testing.random_model(dtype="bfloat16")
     programs, weights = program_of.trace(
-        model, batch=1, frames=1500, tokens=16, form=Form(False, 250, True), platforms=(platform,)
+        model,
+        batch=1,
+        frames=1500,
+        tokens=16,
+        top_k=250,
+        nucleus=True,
+        platforms=(platform,),
     )
     assert set(programs) == {"text", "start", "greedy", "sample", "audio"}
     for program, _ in programs.values():

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from musicgen_jax.generation import decode
+from musicgen_jax.generation.decode import example_keys
+from musicgen_jax.generation.program import Requests, advance, start
+from musicgen_jax.generation.sampling import Mode, Numbers
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn import linear
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
@@ -30,25 +33,22 @@ def compiled_decode(dtype: str, tokens: int = 16):
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jnp.zeros((1, tokens, SIZES.dim), compute)
     condition = Condition(Embedded(vectors, jnp.ones((1, tokens), bool)))
-    steps = np.zeros((1, SIZES.n_q, 257), np.int32)
-    # Wrapped anew, so that nothing that was traced before is used again.
-    start = jax.jit(
-        lambda p, keys: decode._start.__wrapped__(
-            graphdef, p, steps, np.int32(0), keys, condition,
-            prefill_length=0, cache_length=256, copies=2,
-        )
+    row = Sampling()
+    requests = Requests(
+        np.zeros((1, SIZES.n_q, 257), np.int32), np.int32([0]), np.int32([256]),
+        example_keys(0, 1), Numbers.of([row]),
     )  # fmt: skip
-    state, cross_kv = jax.eval_shape(start, params, decode.example_keys(0, 1))
-    one = jax.ShapeDtypeStruct((), jnp.float32)
 
-    def run(params, state, cross_kv, count, *numbers):
-        return decode._decode.__wrapped__(
-            graphdef, params, state, cross_kv, condition, count, *numbers, None,
-            form=decode.Form(),
-        )  # fmt: skip
+    def begin(params):
+        lm = nnx.merge(graphdef, params)
+        return start(lm, requests, condition, prefill_length=0, slots=256, copies=2)
 
+    def run(params, state, context, count):
+        return advance(nnx.merge(graphdef, params), state, context, count, mode=Mode.of([row]))
+
+    state, context = jax.eval_shape(begin, params)
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(run, donate_argnums=1).lower(params, state, cross_kv, count, one, one, one)
+    lowered = jax.jit(run, donate_argnums=1).lower(params, state, context, count)
     return lowered.compile(by_default())
 
 

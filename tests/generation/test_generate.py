@@ -1,5 +1,6 @@
 """Generation: the loop against a plain reference, and what it promises about determinism."""
 
+import dataclasses
 import re
 from functools import partial
 
@@ -8,18 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from musicgen_jax.config import OFFICIAL_MODELS
-from musicgen_jax.errors import UserError
-from musicgen_jax.generation import decode
-from musicgen_jax.generation.decode import example_keys, generate_codes
+from musicgen_jax.generation import decode, program
+from musicgen_jax.generation.decode import cache_growth, example_keys, stream_codes
+from musicgen_jax.generation.plan import cache_lengths
+from musicgen_jax.generation.program import Program, Requests
+from musicgen_jax.generation.sampling import Mode, Numbers
+from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn import patterns
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.runtime.memory import nbytes
+from musicgen_jax.runtime.tuning import CPU, Tuning
+from tests.helpers.generation import generate_codes
 from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
 
 FRAMES = 9
+SHORT = Tuning(cache_lengths=(8, 16, 24, 40))
+GROWING = dataclasses.replace(SHORT, grow_cache_above=(0.0, 0))
 greedy = partial(generate_codes, use_sampling=False)
 forward = jax.jit(LM.__call__)
 
@@ -84,7 +94,7 @@ def test_without_condition_guidance_cancels():
         codes, generate_codes(lm, empty, num_frames=FRAMES, seed=3, cfg_coef=9.0)
     )
     np.testing.assert_array_equal(
-        codes, generate_codes(lm, Condition(), num_frames=FRAMES, seed=example_keys(3, 2))
+        codes, generate_codes(lm, Condition(), num_frames=FRAMES, keys=example_keys(3, 2))
     )
     # In a batch with a guided row the empty row is guided too, by itself.
     mixed = generate_codes(lm, make_condition([0, 4], 4), num_frames=FRAMES, seed=3)
@@ -118,7 +128,7 @@ def test_each_seed_gives_in_a_batch_what_it_gives_alone():
     np.testing.assert_array_equal(spread, generate_codes(lm, same, num_frames=FRAMES, seed=7))
 
 
-def test_chunks_and_callback(monkeypatch):
+def test_chunks_and_callback():
     lm, condition = make_lm(), make_condition([3], 3)
     run = partial(generate_codes, lm, condition, num_frames=23, seed=1, prompt=random_prompt(1, 2))
     calls = []
@@ -126,21 +136,21 @@ def test_chunks_and_callback(monkeypatch):
     total = 23 + max(CONFIG.delays) - 2
     assert calls == [(10, total), (20, total), (total, total)]
     np.testing.assert_array_equal(codes, run())
-    monkeypatch.setattr(decode, "_CALLBACK_STEPS", 3)
+    lm.tuning = Tuning(callback_steps=3)
     np.testing.assert_array_equal(codes, run(callback=lambda *_: None))
 
 
 def test_one_compilation_serves_every_duration_and_number_in_a_bucket():
     lm = make_lm()
-    generate_codes(lm, make_condition([3], 3), num_frames=4)
-    before = decode._decode._cache_size(), decode._start._cache_size()
+    generate_codes(lm, make_condition([3], 16), num_frames=4)
+    before = program._advance._cache_size(), program._start._cache_size()
     for frames, length, numbers in [(11, 3, {}), (200, 16, {"temperature": 0.7, "cfg_coef": 1.5})]:
-        generate_codes(lm, make_condition([3], length), num_frames=frames, seed=frames, **numbers)
+        generate_codes(lm, make_condition([length], 16), num_frames=frames, seed=frames, **numbers)
     other = make_lm()  # other weights of the same model
-    generate_codes(other, make_condition([1], 5), num_frames=7, callback=lambda *_: None)
-    assert (decode._decode._cache_size(), decode._start._cache_size()) == before
-    generate_codes(lm, make_condition([3], 3), num_frames=300)
-    assert decode._decode._cache_size() == before[0] + 1
+    generate_codes(other, make_condition([1], 16), num_frames=7, callback=lambda *_: None)
+    assert (program._advance._cache_size(), program._start._cache_size()) == before
+    generate_codes(lm, make_condition([3], 16), num_frames=300)
+    assert program._advance._cache_size() == before[0] + 1
 
 
 @pytest.mark.parametrize(
@@ -160,16 +170,15 @@ def test_the_loop_is_compiled_once_and_before_there_is_a_cache(put, caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         codes = generate_codes(lm, condition, num_frames=5)
         np.testing.assert_array_equal(codes, generate_codes(lm, condition, num_frames=5))
-    compiled = re.findall(r"Finished XLA compilation of jit\((_decode|_start)\)", caplog.text)
-    assert compiled == ["_start", "_decode"]
+    compiled = re.findall(r"Finished XLA compilation of jit\((_advance|_start)\)", caplog.text)
+    assert compiled == ["_start", "_advance"]
 
 
-def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
+def test_the_length_of_the_cache_changes_nothing():
     lm, condition = make_lm(), make_condition([3], 3)
     run = partial(generate_codes, lm, condition, num_frames=30, prompt=random_prompt(1, 9))
     codes = run()
-    monkeypatch.setattr(decode, "_LENGTHS", (40,))
-    monkeypatch.setattr(decode, "_prefill_length", lambda steps: steps)
+    lm.tuning = Tuning(cache_lengths=(40,))
     np.testing.assert_array_equal(codes, run())
 
 
@@ -177,7 +186,8 @@ def test_the_length_of_the_buffers_changes_nothing(monkeypatch):
 def test_sparing_cross_attention_changes_nothing(rows):
     """As on a TPU, where null rows stay and no weight is folded; prompt and prefill too."""
     condition, prompt = make_condition(rows, 4), random_prompt(len(rows), 5)
-    lean, whole = make_lm(), make_lm(lean_cross=False)
+    lean, whole = make_lm(), make_lm()
+    whole.tuning = dataclasses.replace(CPU, skip_null_rows=(), fold_short_text=())
     run = partial(generate_codes, condition=condition, num_frames=FRAMES, prompt=prompt)
     np.testing.assert_array_equal(run(lean), run(whole))
     np.testing.assert_array_equal(run(lean, cfg_coef=1.0), run(whole, cfg_coef=1.0))
@@ -192,70 +202,49 @@ def test_a_cache_that_grows_changes_nothing(conditioning, prefix, prompt):
     codes = run(lengths=[40])
     np.testing.assert_array_equal(codes, run(lengths=lengths))
     np.testing.assert_array_equal(codes, run(lengths=lengths, callback=lambda *_: None))
-    pieces = list(decode.stream_codes(
-        lm, condition, num_frames=33, prompt=random_prompt(2, prompt), chunk=5, lengths=lengths
+    keys, prompt_codes = example_keys(0, 2), random_prompt(2, prompt)
+    pieces = list(stream_codes(
+        lm, condition, num_frames=33, keys=keys, prompt=prompt_codes, chunk=5, lengths=lengths
     ))  # fmt: skip
     np.testing.assert_array_equal(codes, np.concatenate(pieces, axis=2))
 
 
-def test_a_cache_grows_if_it_outweighs_the_model(monkeypatch):
-    monkeypatch.setattr(decode, "_LENGTHS", (8, 16, 24, 40))
-    lm = make_lm()
-    assert not decode.outweighs(lm, 2, 40)
-    assert not decode.outweighs(lm, 10_000, 40)  # more than the model, but still small
-    monkeypatch.setattr(decode, "_GROWN", {"default": (1.0, 0)})
-    assert not decode.outweighs(lm, 2, 40)
-    assert decode.outweighs(lm, 10_000, 40)
-    sizes = []
-    longer = decode._longer
-    monkeypatch.setattr(decode, "_longer", lambda x, **how: sizes.append(x) or longer(x, **how))
+def test_a_cache_that_grows_is_never_there_twice(monkeypatch):
+    sizes, pad = [], program._pad_cache
+    monkeypatch.setattr(program, "_pad_cache", lambda x, **how: sizes.append(x) or pad(x, **how))
+    lm = make_lm(tuning=SHORT)
     generate_codes(lm, make_condition([3], 3), num_frames=30)
     assert not sizes
-    monkeypatch.setattr(decode, "outweighs", lambda *_: True)
+    lm.tuning = GROWING
     generate_codes(lm, make_condition([3], 3), num_frames=30)
     assert [x.shape[2] for x in sizes[:: 2 * lm.config.num_layers]] == [8, 16, 24]
-    assert all(x.is_deleted() for x in sizes)  # there is never a second cache
+    assert all(x.is_deleted() for x in sizes)
 
 
-@pytest.mark.parametrize(
-    ("outweighed", "lengths"),
-    [(300, [256]), (255, [256]), (127, [128, 256]), (63, [64, 128, 256])],
-)
-def test_a_heavy_cache_begins_shorter_on_a_cpu(outweighed, lengths, monkeypatch):
+def test_growth_weighs_the_cache_against_the_model():
     lm = make_lm()
-    least = nbytes(jax.eval_shape(lambda: lm.init_cache(4, outweighed)))
-    monkeypatch.setattr(decode, "_GROWN", {"default": (0.0, least)})
-    assert decode.growth(lm, 4, 100) == lengths
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert decode.growth(lm, 4, 100) == [256]
+    cache = nbytes(jax.eval_shape(lambda: lm.init_cache(4, 40)))
+    model = nbytes(nnx.state(lm, nnx.Param))
+    for above in ((0.0, cache), (cache / model, 0)):
+        lm.tuning = dataclasses.replace(SHORT, grow_cache_above=above)
+        assert cache_growth(lm, 4, 30) == (40,)
+        assert cache_growth(lm, 5, 30) == (8, 16, 24, 40)
 
 
-def test_growing_needs_no_compilation_that_its_lengths_have_had(monkeypatch):
-    monkeypatch.setattr(decode, "_LENGTHS", (8, 16, 24, 40))
-    lm, condition = make_lm(), make_condition([3], 3)
+def test_growing_needs_no_compilation_that_its_lengths_have_had():
+    lm, condition = make_lm(tuning=SHORT), make_condition([3], 3)
     for frames in (4, 12, 20, 30):
         generate_codes(lm, condition, num_frames=frames)
-    before = decode._decode._cache_size(), decode._start._cache_size()
-    generate_codes(lm, condition, num_frames=30, lengths=decode.cache_lengths(40))
-    assert (decode._decode._cache_size(), decode._start._cache_size()) == before
-
-
-def test_lengths_are_few_and_sufficient():
-    caches = {n: decode._cache_length(n) for n in range(1, 3000)}
-    assert all(c >= n for n, c in caches.items())
-    assert caches[1503] == 1504
-    assert len(set(caches.values())) == 4 + 4  # 1536, 2048, 2560, 3072
-    prefills = {n: decode._prefill_length(n) for n in range(1, 1501)}
-    assert all(n <= p < max(2 * n, 17, n + 256) for n, p in prefills.items())
-    assert len(set(prefills.values())) == 10  # 16 to 256 doubling, then five more
-    assert decode._prefill_length(0) == 0
+    before = program._advance._cache_size(), program._start._cache_size()
+    generate_codes(lm, condition, num_frames=30, lengths=cache_lengths(40, SHORT))
+    assert (program._advance._cache_size(), program._start._cache_size()) == before
 
 
 def test_ten_seconds_have_a_cache_that_a_cpu_reads_with_all_threads():
-    """See `generate._LENGTHS`; 512 steps would be read by one thread, in twice the time."""
+    """One thread alone would read 512 steps, in twice the time."""
     for name in ("small", "medium", "large"):
         lm = OFFICIAL_MODELS[f"facebook/musicgen-{name}"].lm
-        length = decode.cache_lengths(500 + max(lm.delays))[-1]
+        length = cache_lengths(500 + max(lm.delays), CPU)[-1]
         assert length * lm.dim // lm.num_heads > 32_768
 
 
@@ -276,21 +265,56 @@ def test_keys_are_never_used_twice():
         generate_codes(make_lm(), make_condition([2], 2), num_frames=5)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"num_frames": 0}, "num_frames must be at least 1"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_k": -1}, "top_k"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"seed": [1, 2, 3]}, "3 seeds for a batch of 2"),
-        ({"prompt": random_prompt(2, 9)}, "num_frames must be larger"),
-        ({"prompt": random_prompt(1, 2)}, r"must be \[2, 3, frames\]"),
-        ({"prompt": random_prompt(2, 2) + CONFIG.card}, "prompt codes must lie in 0..12"),
-    ],
-)
-def test_bad_input_is_named(kwargs, message):
-    kwargs = {"num_frames": FRAMES} | kwargs
-    with pytest.raises(UserError, match=message):
-        generate_codes(make_lm(), make_condition([2, 2], 2), **kwargs)
+# --- Rows of different ages, lengths and settings -------------------------------------------------
+
+SETTINGS = [
+    Sampling(),
+    Sampling(use_sampling=False, cfg_coef=2.0),
+    Sampling(top_k=0, top_p=0.6, temperature=0.7),
+    Sampling(top_k=5, cfg_coef=1.0),
+    Sampling(top_k=3, top_p=0.9, temperature=1.3, cfg_coef=4.0),
+    Sampling(top_k=0, cfg_coef=0.0),
+]
+SLOTS = 24
+
+
+@pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_rows_of_any_age_length_and_setting_share_a_program(conditioning, prefix, data):
+    """Each is what it is alone, whatever its neighbours; also if the loop stops in between."""
+    lm, batch = make_lm(conditioning), 3
+    condition = make_condition([4, 2, 3], 4, prefix=prefix)
+    rows = data.draw(st.lists(st.sampled_from(SETTINGS), min_size=batch, max_size=batch))
+    frames = data.draw(st.lists(st.integers(1, 20), min_size=batch, max_size=batch))
+    prompts = [data.draw(st.integers(0, n - 1)) for n in frames]
+    pauses = data.draw(st.lists(st.integers(1, 30), max_size=2))
+    keys = example_keys([5, 6, 7], batch)
+    codes = random_prompt(batch, max(frames))
+    laid = [
+        decode._known_steps(codes[i : i + 1, :, : prompts[i]], frames[i], SLOTS, lm)
+        for i in range(batch)
+    ]
+    limit = np.array(frames, np.int32) + max(CONFIG.delays)
+    requests = Requests(
+        np.concatenate(laid), np.array(prompts, np.int32), limit, keys, Numbers.of(rows)
+    )
+    together = Program(lm, condition, 2, Mode(top_k=True, nucleus=True))
+    state, context = together.start(requests, prefill_length=SLOTS, slots=SLOTS)
+    for count in [*pauses, SLOTS]:
+        state = together.advance(state, context, count)
+    np.testing.assert_array_equal(state.step, limit)
+    steps = together.read(state, batch)
+    for i in range(batch):
+        stop = limit[i] + 1
+        made = patterns.to_codes(steps[i : i + 1, :, :stop], CONFIG.delays)
+        alone = decode.generate_codes(
+            lm,
+            jax.tree.map(lambda x, i=i: x[i : i + 1], condition),
+            num_frames=frames[i],
+            keys=keys[i : i + 1],
+            prompt=codes[i : i + 1, :, : prompts[i]],
+            sampling=rows[i],
+            lengths=[SLOTS],
+        )
+        np.testing.assert_array_equal(made, alone)

@@ -11,7 +11,7 @@ import pytest
 
 from musicgen_jax import testing
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation import decode, joins
+from musicgen_jax.generation import joins, program
 from musicgen_jax.generation.decode import example_keys, generate_codes
 from musicgen_jax.generation.joins import crossfade, decode_windows, overlap_frames
 from musicgen_jax.generation.piece import generate_piece
@@ -151,7 +151,7 @@ def test_progress_counts_over_the_whole_piece(model):
 
 def test_a_long_piece_compiles_nothing_that_a_shorter_one_did_not(model):
     def compiled():
-        jitted: list[Any] = [decode._start, decode._decode, streaming._decode_window]
+        jitted: list[Any] = [program._start, program._advance, streaming._decode_window]
         return [function._cache_size() for function in jitted]
 
     def ignore(audio):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from musicgen_jax.generation.sampling import Form, guide, sample, top_k_mask, top_p_mask
+from musicgen_jax.generation.sampling import Mode, Numbers, guide, sample, top_k_mask, top_p_mask
+from musicgen_jax.generation.settings import Sampling
 
 # Few distinct values, so that ties happen; zeros of both signs and extremes among them.
 VALUES = st.sampled_from(
@@ -17,7 +18,7 @@ VALUES = st.sampled_from(
 # Without denormals: a CPU may flush them to zero, and then what they order is tied.
 LOGITS = st.floats(-8, 8, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, (2, 3, 11), elements=VALUES | st.floats(-5, 5, width=32))
-top_k = jax.jit(top_k_mask, static_argnums=1, static_argnames="bits")
+top_k = jax.jit(top_k_mask, static_argnames="bits")
 top_p = jax.jit(top_p_mask, static_argnames="bits")
 BITS = st.sampled_from([None, 1, 4, 8])  # 4 is what accelerators run
 
@@ -55,49 +56,91 @@ def test_top_p_keeps_what_has_little_mass_above_it(logits, p, bits):
     assert (mask == (logits == logits.max(-1, keepdims=True)))[mask].any()
 
 
-def test_the_likeliest_survives_any_nucleus():
+def test_the_most_likely_token_survives_any_nucleus():
     logits = jnp.asarray([[0.0, 5.0, 1.0], [-jnp.inf, -jnp.inf, 2.0]])
     np.testing.assert_array_equal(top_p(logits, 0.0), [[0, 1, 0], [0, 0, 1]])
     np.testing.assert_array_equal(top_p(logits, 1.0)[0], [1, 1, 1])
 
 
-def draw(logits, form: Form, n: int = 6000, **numbers) -> np.ndarray:
-    """Frequencies of n draws of one book."""
-    logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (n, 1, len(logits)))
-    tokens = jax.jit(sample, static_argnums=2)(logits, keys(n), form, **numbers)
-    assert tokens.dtype == jnp.int32
-    return np.bincount(np.asarray(tokens)[:, 0], minlength=logits.shape[-1]) / n
+def sampled(logits, keys, *rows: Sampling, mode: Mode | None = None) -> jax.Array:
+    """Tokens of one row for each of the settings, by the smallest program or a given one."""
+    return jax.jit(sample, static_argnums=3)(logits, keys, Numbers.of(rows), mode or Mode.of(rows))
 
 
 LOGITS = np.log([0.4, 0.05, 0.3, 0.15, 0.1])
+EXPECTED = [
+    (Sampling(top_k=0), [0.4, 0.05, 0.3, 0.15, 0.1]),
+    (Sampling(top_k=2), [4 / 7, 0, 3 / 7, 0, 0]),
+    (Sampling(top_k=0, top_p=0.75), [8 / 17, 0, 6 / 17, 3 / 17, 0]),
+    # Top-k leaves 0.4, 0.3, 0.15: above the third is 0.82 of their mass, 0.7 of the whole.
+    (Sampling(top_k=3, top_p=0.75), [4 / 7, 0, 3 / 7, 0, 0]),
+    (Sampling(top_k=0, temperature=0.5), np.array([16, 0.25, 9, 2.25, 1]) / 28.5),
+    (Sampling(use_sampling=False), [1, 0, 0, 0, 0]),
+    (Sampling(temperature=0), [1, 0, 0, 0, 0]),
+]
 
 
-@pytest.mark.parametrize(
-    ("form", "numbers", "expected"),
-    [
-        (Form(top_k=0), {}, [0.4, 0.05, 0.3, 0.15, 0.1]),
-        (Form(top_k=2), {}, [4 / 7, 0, 3 / 7, 0, 0]),
-        (Form(top_k=0, nucleus=True), {"top_p": 0.75}, [8 / 17, 0, 6 / 17, 3 / 17, 0]),
-        # Top-k leaves 0.4, 0.3, 0.15: above the third is 0.82 of their mass, 0.7 of the whole.
-        (Form(top_k=3, nucleus=True), {"top_p": 0.75}, [4 / 7, 0, 3 / 7, 0, 0]),
-        (Form(top_k=0), {"temperature": 0.5}, np.array([16, 0.25, 9, 2.25, 1]) / 28.5),
-        (Form(greedy=True), {}, [1, 0, 0, 0, 0]),
-    ],
-)
-def test_draws_follow_the_distribution(form, numbers, expected):
-    np.testing.assert_allclose(draw(LOGITS, form, **numbers), expected, atol=0.025)
+@pytest.mark.parametrize(("sampling", "expected"), EXPECTED)
+def test_draws_follow_the_distribution(sampling, expected):
+    n = 6000
+    logits = jnp.broadcast_to(jnp.asarray(LOGITS, jnp.float32), (n, 1, 5))
+    tokens = sampled(logits, keys(n), *[sampling] * n)
+    assert tokens.dtype == jnp.int32
+    drawn = np.bincount(np.asarray(tokens)[:, 0], minlength=5) / n
+    np.testing.assert_allclose(drawn, expected, atol=0.025)
+
+
+def test_rows_with_different_settings_share_a_program():
+    """Each draws what it draws in the smallest program for its settings."""
+    rows = [sampling for sampling, _ in EXPECTED] + [Sampling(top_k=10**12, top_p=1.0)]
+    n = len(rows)
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(n, 4, 50)), jnp.float32)
+    together = sampled(logits, keys(n), *rows)
+    for i, row in enumerate(rows):
+        alone = sampled(logits[i : i + 1], keys(n)[i : i + 1], row)
+        np.testing.assert_array_equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_top_p_0_and_1_are_off_in_a_program_that_has_it(off):
+    """Exported programs have it whatever its value; a rounded sum of masses may exceed 1."""
+    logits = jnp.asarray(np.random.default_rng(2).normal(0, 4, (2, 4, 2000)), jnp.float32)
+    numbers = Numbers.of([Sampling(top_k=0, top_p=off)] * 2)
+    with_it, without = (sample(logits, keys(2), numbers, Mode(False, False, on)) for on in (1, 0))
+    np.testing.assert_array_equal(with_it, without)
+    assert (with_it != logits.argmax(-1)).any()
 
 
 def test_guidance_formula_and_row_order():
-    logits = jnp.asarray([[1.0, 2.0], [5.0, 5.0], [0.0, 4.0], [5.0, 6.0]])
-    np.testing.assert_allclose(guide(logits, 3.0), [[3.0, -2.0], [5.0, 3.0]])
-    np.testing.assert_allclose(guide(logits, 1.0), logits[:2])
+    conditional, null = jnp.asarray([[1.0, 2.0], [5.0, 5.0]]), jnp.asarray([[0.0, 4.0], [5.0, 6.0]])
+    rows = [Sampling(cfg_coef=3.0), Sampling(cfg_coef=1.0)]
+    guided = guide(jnp.stack([conditional, null]), Numbers.of(rows))
+    np.testing.assert_allclose(guided, [[3.0, -2.0], [5.0, 5.0]])
+    np.testing.assert_array_equal(guide(conditional[None], Numbers.of(rows)), conditional)
+
+
+def test_a_row_without_guidance_keeps_its_logits_to_the_last_bit():
+    sides = np.random.default_rng(0).normal(0, 9, (3, 2, 400)).astype(np.float32)
+    once = Numbers.of([Sampling(cfg_coef=1.0), Sampling(cfg_coef=3.0, cfg_coef_beta=1.0)])
+    for logits in (sides, sides[::2]):
+        np.testing.assert_array_equal(guide(jnp.asarray(logits), once)[0], sides[0, 0])
+    # Ordinary guidance in a program for double guidance is what it is without.
+    both = [guide(jnp.asarray(logits), once)[1] for logits in (sides, sides[::2])]
+    np.testing.assert_array_equal(*both)
+
+
+def test_double_guidance_formula():
+    conditional, audio, null = jnp.asarray([[1.0]]), jnp.asarray([[2.0]]), jnp.asarray([[4.0]])
+    numbers = Numbers.of([Sampling(cfg_coef=3.0, cfg_coef_beta=5.0)])
+    # 2 + (1 - 2) * 5 is -3, and 4 + (-3 - 4) * 3 is -17.
+    np.testing.assert_allclose(guide(jnp.stack([conditional, audio, null]), numbers), [[-17.0]])
 
 
 def test_a_row_draws_from_its_own_key():
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 50)), jnp.float32)
-    together = sample(logits, keys(3), Form(top_k=20))
+    row = Sampling(top_k=20)
+    together = sampled(logits, keys(3), row, row, row)
     for i in range(3):
-        alone = sample(logits[i : i + 1], keys(3)[i : i + 1], Form(top_k=20))
+        alone = sampled(logits[i : i + 1], keys(3)[i : i + 1], row)
         np.testing.assert_array_equal(alone[0], together[i])
-    assert not np.array_equal(together, sample(logits, keys(3, seed=1), Form(top_k=20)))
+    assert not np.array_equal(together, sampled(logits, keys(3, seed=1), row, row, row))

@@ -1,5 +1,6 @@
 """What warm_up compiled, generate does not compile again: here, and in the next process."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,11 +13,11 @@ import pytest
 from musicgen_jax import testing
 from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation import decode
-from musicgen_jax.generation.decode import cache_lengths
+from musicgen_jax.generation import program
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.warmup import warm_up
 from musicgen_jax.runtime.compile_cache import counting
+from musicgen_jax.runtime.tuning import GPU
 
 pytestmark = pytest.mark.usefixtures("nothing_cached")
 
@@ -64,10 +65,11 @@ def test_long_pieces_in_a_batch_and_streams(model):
 
 
 def test_each_length_of_a_cache_that_grows(model, monkeypatch):
-    monkeypatch.setattr(decode, "_GROWN", {"default": (0.0, 0)})
+    growing = dataclasses.replace(GPU, grow_cache_above=(0.0, 0))
+    monkeypatch.setattr(model.lm, "tuning", growing)
     names = [stage.name for stage in warm_up(model.parts, [2.9], tokens=[0], sampling=GREEDY)]
     assert names[1:-1] == [f"language model, {s} s, 0 tokens" for s in ("1.22", "2.5", "2.9")]
-    jitted = (decode._decode, decode._start)
+    jitted = (program._advance, program._start)
     before = [f._cache_size() for f in jitted]
     model.generate([None], duration=2.9, use_sampling=False)
     assert [f._cache_size() for f in jitted] == before
@@ -78,8 +80,6 @@ def test_without_durations_every_length_of_the_language_model(model):
     assert names == [
         "text of 16 tokens", "language model, 3 s, 16 tokens", "codec, 8 s", "codec, 3 s"
     ]  # fmt: skip
-    assert cache_lengths(1503) == [256, 528, 1024, 1504]
-    assert cache_lengths(100) == [256]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ tiled = jax.jit(lambda part, x: part.in_tiles(x))
 @pytest.mark.parametrize("width", [1, 59, 900, 1501])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_give_what_the_whole_gives(kind, width, monkeypatch):
-    monkeypatch.setattr(seanet, "_TILE_VALUES", 1)
+    monkeypatch.setattr(seanet, "_CPU_TILE", 1)
     config = KINDS[kind]
     encodec = Encodec(config, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(width)
@@ -46,7 +46,7 @@ def test_tiles_give_what_the_whole_gives(kind, width, monkeypatch):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_shorter_reach_would_be_heard(side, monkeypatch):
     """Counter-proof: the reach is not much longer than it must be."""
-    monkeypatch.setattr(seanet, "_TILE_VALUES", 1)
+    monkeypatch.setattr(seanet, "_CPU_TILE", 1)
     encodec = Encodec(dataclasses.replace(TINY, ratios=(2, 8, 8)), rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 300, TINY.dimension), np.float32))
     y = whole(encodec.decoder, x)

@@ -11,14 +11,15 @@ from flax import nnx
 
 from musicgen_jax import testing
 from musicgen_jax.commands import cli
-from musicgen_jax.conditioning import arguments
 from musicgen_jax.config import LMConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.export import program
 from musicgen_jax.model import MusicGen
-from musicgen_jax.nn.linear import Int8Weight, linear, quantize
+from musicgen_jax.nn.folded_cross import FoldedCross
+from musicgen_jax.nn.linear import linear
 from musicgen_jax.nn.lm import LM
-from musicgen_jax.nn.transformer import FoldedCross
+from musicgen_jax.nn.weights import Int8Weight, quantize
+from musicgen_jax.runtime import tuning
 from musicgen_jax.storage import checkpoint
 from tests.helpers.lm_models import make_condition
 from tests.helpers.tolerance import assert_close
@@ -180,7 +181,7 @@ def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
     assert cli.main(["generate", "x", "--cache-dtype", "float8_e4m3fn"]) == 2
     assert asked == [("int8", None), (None, "float8_e4m3fn")]
     with pytest.raises(UserError, match="cache_dtype must be float32, bfloat16 or float8_e4m3fn"):
-        arguments.cache_dtype("int4")
+        tuning.cache_dtype("int4")
     with pytest.raises(SystemExit):
         cli.main(["generate", "x", "--dtype", "int4"])
     assert "int8" in capsys.readouterr().err

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax.nn.linear import Int8Weight, LoraWeight, linear, quantize
+from musicgen_jax.nn.linear import linear
+from musicgen_jax.nn.weights import Int8Weight, LoraWeight, quantize
 from tests.helpers.tolerance import assert_close
 
 

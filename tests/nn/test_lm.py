@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
+from musicgen_jax.nn.folded_cross import FoldedCross
 from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.nn.lora import LoraConfig, attach
-from musicgen_jax.nn.transformer import FoldedCross
+from musicgen_jax.runtime.tuning import CPU, GPU, TPU, Tuning
 from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
 from tests.helpers.tolerance import assert_close
 
@@ -28,12 +29,12 @@ def forward(lm: LM, steps: jax.Array, condition: Condition) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("conditioning", "prefix", "groups"),
-    [*((*f, None) for f in FORMS), ("cross", 0, 1), ("prepend", 4, 1)],
+    ("conditioning", "prefix", "tuning"),
+    [*((*f, CPU) for f in FORMS), ("cross", 0, TPU), ("prepend", 4, TPU)],
 )
-def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, groups):
+def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, tuning):
     """Also with heads side by side in the cache, as on a TPU."""
-    lm = make_lm(conditioning, cache_groups=groups)
+    lm = make_lm(conditioning, tuning=tuning)
     condition = make_condition([5, 2, 0], 5, prefix=prefix)
     steps = random_steps(3, 9)
     full = forward(lm, steps, condition)
@@ -52,7 +53,7 @@ def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, groups):
 @pytest.mark.parametrize(("rows", "length"), [([3], 3), ([2, 3], 3), ([7], 7), ([8], 8)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
 def test_folding_a_short_text_only_saves_reading(rows, length, dtype, tolerance):
-    lm = make_lm(dtype=dtype, param_dtype=dtype, lean_cross=True)
+    lm = make_lm(dtype=dtype, param_dtype=dtype, tuning=GPU)
     condition = make_condition(rows, length)
     steps, batch = random_steps(len(rows), 6), len(rows)
     whole, folded = lm.cross_kv(condition, fold=False), lm.cross_kv(condition)
@@ -168,7 +169,7 @@ def test_bfloat16_stays_close_and_float32_where_it_counts():
     condition, steps = make_condition([3, 1], 3), random_steps(2, 6)
     logits = forward(half, steps, condition)
     assert logits.dtype == jnp.float32
-    # A CPU would widen a bfloat16 cache at every step: see `transformer.cache_dtype`.
+    # A CPU would widen a bfloat16 cache at every step: see `runtime.tuning`.
     assert half.init_cache(1, 4)[0].k.dtype == jnp.float32
     assert half.init_cache(1, 4, jnp.bfloat16)[0].k.dtype == jnp.bfloat16
     assert_close(logits, forward(exact, steps, condition), 0.1)
@@ -176,7 +177,7 @@ def test_bfloat16_stays_close_and_float32_where_it_counts():
 
 def test_an_eight_bit_cache_stays_close_and_is_a_quarter():
     """Step by step, so that everything but the newest step is read from the cache."""
-    exact, rounded = make_lm(), make_lm(cache_dtype="float8_e4m3fn")
+    exact, rounded = make_lm(), make_lm(tuning=Tuning(cache_dtype="float8_e4m3fn"))
     condition, steps = make_condition([3, 1], 3), random_steps(2, 6)
     caches = exact.init_cache(2, 8), rounded.init_cache(2, 8)
     wide, narrow = (sum(x.nbytes for x in jax.tree.leaves(cache)) for cache in caches)

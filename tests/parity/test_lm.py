@@ -14,9 +14,9 @@ from flax import nnx  # noqa: E402
 from transformers.modeling_outputs import BaseModelOutput  # noqa: E402
 
 from musicgen_jax.config import STEREO_DELAYS, LMConfig  # noqa: E402
-from musicgen_jax.generation.decode import generate_codes  # noqa: E402
 from musicgen_jax.nn.condition import Condition, Embedded  # noqa: E402
 from musicgen_jax.nn.lm import LM  # noqa: E402
+from tests.helpers.generation import generate_codes  # noqa: E402
 from tests.helpers.tolerance import assert_close  # noqa: E402
 
 D, N, LAYERS, F, V, E = 32, 4, 3, 56, 16, 20

@@ -16,10 +16,12 @@ from musicgen_jax import testing
 from musicgen_jax.commands.cli import main
 from musicgen_jax.config import OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation import decode
+from musicgen_jax.generation import program
 from musicgen_jax.model import MusicGen
 from musicgen_jax.runtime import sharding
-from musicgen_jax.storage import checkpoint, loading
+from musicgen_jax.runtime.tuning import TPU, Tuning
+from musicgen_jax.storage import checkpoint
+from tests.helpers.generation import generate_codes
 from tests.helpers.tolerance import assert_close
 
 TEXTS = ["a calm waltz", "drums", None]  # three rows: they divide no mesh
@@ -68,19 +70,19 @@ def test_a_mesh_makes_what_one_device_makes(single, data, model):
     assert_close(logits[known], np.asarray(single.logits)[known], 1e-5)
 
 
-def test_heads_side_by_side_make_the_same(single, monkeypatch):
+def test_heads_side_by_side_make_the_same(single):
     """What a TPU does: two heads in each of two blocks of the cache, one on each device."""
-    monkeypatch.setattr(loading, "cache_groups", lambda num_heads, devices: devices)
     spread = make(TEXT, 2, 2)
+    spread.lm.tuning = TPU.spread(LM.num_heads, 2)
     assert spread.lm.cache_groups == 2
     greedy = spread.generate(TEXTS, use_sampling=False, **SHORT)
     np.testing.assert_array_equal(greedy.codes, single.greedy.codes)
 
 
-def test_a_cache_grows_on_a_mesh(single, monkeypatch):
-    monkeypatch.setattr(decode, "_LENGTHS", (8, 16, 32, 256))
-    monkeypatch.setattr(decode, "outweighs", lambda *_: True)
-    greedy = make(TEXT, 2, 2).generate(TEXTS, use_sampling=False, **SHORT)
+def test_a_cache_grows_on_a_mesh(single):
+    spread = make(TEXT, 2, 2)
+    spread.lm.tuning = Tuning(cache_lengths=(8, 16, 32, 256), grow_cache_above=(0.0, 0))
+    greedy = spread.generate(TEXTS, use_sampling=False, **SHORT)
     np.testing.assert_array_equal(greedy.codes, single.greedy.codes)
     assert greedy.codes.shape[2] > 8
 
@@ -228,11 +230,11 @@ def test_a_model_axis_that_divides_half_of_the_weights():
     config = dataclasses.replace(TEXT, lm=dataclasses.replace(LM, num_heads=2))
     alone, spread = make(config), make(config, 2, 4)
     condition = alone.text_condition(TEXTS)
-    expected = decode.generate_codes(alone.lm, condition, num_frames=15, seed=3)
+    expected = generate_codes(alone.lm, condition, num_frames=15, seed=3)
     layer = spread.lm.transformer.layers[0]
     assert shard_shape(layer.self_attn.in_proj.weight) == (48, 16)
     assert shard_shape(layer.linear1.weight) == (6, 16)
-    made = decode.generate_codes(spread.lm, condition, num_frames=15, seed=3)
+    made = generate_codes(spread.lm, condition, num_frames=15, seed=3)
     np.testing.assert_array_equal(made, expected)
 
 
@@ -255,7 +257,7 @@ def test_a_weight_of_three_parts_is_three_weights():
 @pytest.fixture
 def decoded(monkeypatch):
     """Abstract arguments of every call of the decode loop."""
-    calls, real = [], decode._decode
+    calls, real = [], program._advance
 
     def abstract(x):
         if isinstance(x, jax.Array):
@@ -266,7 +268,7 @@ def decoded(monkeypatch):
         calls.append((jax.tree.map(abstract, args), static))
         return real(*args, **static)
 
-    monkeypatch.setattr(decode, "_decode", record)
+    monkeypatch.setattr(program, "_advance", record)
     return SimpleNamespace(calls=calls, real=real)
 
 
@@ -277,10 +279,11 @@ _EXCHANGE = re.compile(
 
 
 @pytest.mark.parametrize(("data", "groups"), [(4, 4), (1, 2)])
-def test_the_loop_exchanges_activations_only(single, decoded, monkeypatch, data, groups):
+def test_the_loop_exchanges_activations_only(single, decoded, data, groups):
     """Per step the sums of each sublayer and the tokens; no weight, no cache."""
-    monkeypatch.setattr(loading, "cache_groups", lambda num_heads, devices: groups)
-    sampled = make(TEXT, data, 2).generate(TEXTS, seed=3, **SHORT)
+    spread = make(TEXT, data, 2)
+    spread.lm.tuning = Tuning(heads_per_block=LM.num_heads // groups)
+    sampled = spread.generate(TEXTS, seed=3, **SHORT)
     np.testing.assert_array_equal(sampled.codes, single.sampled.codes)
     args, static = decoded.calls[0]
     text = decoded.real.lower(*args, **static).compile().as_text()
@@ -304,7 +307,7 @@ def test_a_batch_alone_exchanges_nothing(single, decoded):
 
 def test_one_compilation_serves_a_bucket():
     model = make(TEXT, 4, 2)
-    jitted = (decode._decode, decode._start)
+    jitted = (program._advance, program._start)
     for _ in range(2):  # jax 0.10 may count a program twice that it has compiled once
         model.generate(TEXTS, **SHORT)
     before = [f._cache_size() for f in jitted]

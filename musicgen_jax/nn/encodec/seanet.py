@@ -17,8 +17,9 @@ from musicgen_jax.config import EncodecConfig
 from musicgen_jax.nn.encodec.conv import Conv1d, ConvTranspose1d
 from musicgen_jax.nn.encodec.lstm import LSTM
 from musicgen_jax.nn.encodec.tiles import Tiling, in_tiles
+from musicgen_jax.runtime.tuning import tuning
 
-_TILE_VALUES = 1 << 21  # of the widest tensor of a tile: 8 MB of float32
+_CPU_TILE = tuning("cpu").codec_tile or 0
 
 Layer = Callable[[jax.Array], jax.Array] | None  # None holds an ELU's place
 
@@ -83,13 +84,13 @@ class _Sequential(nnx.Module):
         return x
 
     def _in_tiles(self, x: jax.Array, layers: range, tiling: Tiling) -> jax.Array:
-        """Those layers, on a CPU in tiles that its cache holds; elsewhere a kernel takes it all."""
+        """Those layers: on a CPU in tiles that fit its cache, elsewhere all at once."""
         whole = partial(self.__call__, layers=layers)
         if self.config.norm == "time_group_norm":  # needs all of it at once
             return whole(x)
-        # Of a unit, at the rate of the audio; what is computed twice stays below an eighth.
+        # Numbers per unit, at the rate of the audio. Less than an eighth is computed twice.
         values = max(x.shape[0], 1) * self.config.n_filters * tiling.samples_in * tiling.samples_out
-        tile = max(_TILE_VALUES // values, 8 * (tiling.left + tiling.right))
+        tile = max(_CPU_TILE // values, 8 * (tiling.left + tiling.right))
         tiled = partial(in_tiles, whole, tiling=tiling, tile=tile)
         return jax.lax.platform_dependent(x, cpu=tiled, default=whole)
 

@@ -19,6 +19,7 @@ from musicgen_jax.conditioning.chroma import PITCHES
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.training.data import metadata, sources
 from musicgen_jax.training.data.listener import Listener
@@ -135,7 +136,7 @@ def encode(
     for hear in listeners if todo else ():
         log(hear.line)
     if batch_size is None:
-        batch_size = 1 if jax.default_backend() == "cpu" else 8
+        batch_size = tuning().encode_batch
     rate = codec.config.frame_rate
     windows = Windows(
         codec.config.hop_length, math.ceil(seconds * rate), math.ceil(CONTEXT_SECONDS * rate)

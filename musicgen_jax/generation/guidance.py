@@ -1,0 +1,61 @@
+"""Which rows the model runs for each example, so that guidance can compare them."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from musicgen_jax.generation.settings import Sampling
+from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.runtime import sharding
+
+
+def copies_of(condition: Condition, sampling: Sampling) -> int:
+    """How many rows the model runs for each example.
+
+    1: the conditional row. 2: next to it a null row, for guidance. 3: between these two a row with
+    the audio and without the text, for double guidance. Without any condition in any row guidance
+    would compare equal rows: one will do.
+    """
+    text, audio = (
+        part is not None and bool(np.asarray(part.mask).any())
+        for part in (condition.text, condition.audio)
+    )
+    # Without text in any row double guidance compares equal rows.
+    double = text and sampling.cfg_coef_beta not in (None, 1)
+    if not (text or audio) or (sampling.cfg_coef == 1 and not double):
+        return 1
+    return 3 if double else 2
+
+
+@partial(jax.jit, static_argnames=("copies", "mesh"))
+def guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None = None) -> Condition:
+    """The condition of all rows that the model runs.
+
+    Args:
+      lm: the model.
+      condition: B rows.
+      copies: from `copies_of`.
+      mesh: where the rows lie.
+
+    Returns:
+      `copies * B` rows, those of an example next to each other; B rows if the model skips null
+      rows, which attend to nothing and need no condition.
+    """
+    if lm.skip_null_rows:
+        return sharding.constrain_rows(condition, mesh)
+    condition = lm.fill_nulls(condition)
+    null = null_like(condition)
+    if lm.config.conditioning == "prepend":
+        # A null row takes up as many positions as the row next to it, as in audiocraft.
+        null = lm.fill_nulls(Condition(_masked_like(null.text, condition.text), null.audio))
+        null = Condition(null.text, _masked_like(null.audio, condition.audio))
+    audio = Condition(_masked_like(null.text, condition.text), condition.audio)
+    sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
+    return sharding.constrain_rows(interleave(*sides), mesh)
+
+
+def _masked_like(part: Embedded | None, other: Embedded | None) -> Embedded | None:
+    return None if part is None or other is None else Embedded(part.vectors, other.mask)
