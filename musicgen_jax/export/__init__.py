@@ -1,1 +1,4 @@
-"""A model as StableHLO programs, to run without this package."""
+"""A model as StableHLO programs that run without this package.
+
+`program.export_model` writes the folder; `run.Exported`, which is copied into it, runs it.
+"""

@@ -1,10 +1,10 @@
-"""A model as programs in StableHLO beside its weights, to be run without this package.
+"""A model as programs in StableHLO next to its weights, to run without this package.
 
     musicgen-small-export/
       manifest.json     sizes, and the arguments and results of every program; written last
       text.bin          ids, mask -> vectors of the text
-      start.bin         vectors, mask, seeds, length -> state, and what stays constant
-      greedy.bin        state -> state, so many steps further, the likeliest token each time
+      start.bin         vectors, mask, seeds, length -> state, and the constants of all steps
+      greedy.bin        state -> state, some steps further, the most likely token each time
       sample.bin        the same with sampling
       audio.bin         codes -> waveform
       text.npz, language.npz, audio.npz  weights, each an argument of the programs that use it
@@ -84,9 +84,9 @@ def export_model(
 ) -> Path:
     """Writes a text model as a folder that needs only JAX and NumPy.
 
-    What may be chosen later is an argument of the programs: text, length up to `duration`, seeds,
-    temperature, strength of the guidance. What shapes them is chosen here. They always guide; a row
-    whose mask is all False is music without a description.
+    Text, length up to `duration`, seeds, temperature and strength of the guidance are arguments of
+    the programs; everything that shapes them is chosen here. They always guide; a row whose mask is
+    all False is music without a description.
 
     Args:
       model: a text model, mono or stereo, in the dtype it is to run in.
@@ -96,15 +96,14 @@ def export_model(
       tokens: L, the most tokens of a text; rounded up to a multiple of 16.
       top_k: of sampling, as in `MusicGen.generate`.
       nucleus: whether sampling takes a `top_p`.
-      platforms: what the programs are lowered for; "cpu", "cuda" and "tpu", or some of them.
-      source: the model's folder, of which tokenizer and licence are copied.
+      platforms: to lower the programs for: "cpu", "cuda" and "tpu", or some of them.
+      source: the model's folder, to copy tokenizer and licence from.
 
     Returns:
       `path`.
 
     Raises:
-      UserError: the model hears melodies or styles, an argument is out of range, or something is
-        at `path` already.
+      UserError: the model takes melodies or styles, an argument is out of range, or `path` exists.
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("exporting needs flatbuffers: pip install 'musicgen-jax[export]'")
@@ -131,7 +130,7 @@ def export_model(
 def _check(model, batch, duration, tokens, top_k, platforms) -> None:
     if model.config.lm.conditioning != "cross":
         raise UserError(
-            f"{model.name or 'this model'} hears melodies or styles, and only text models are "
+            f"{model.name or 'this model'} takes melodies or styles, and only text models can be "
             "exported: musicgen-small, -medium, -large, their stereo ones, nano"
         )
     if isinstance(model.lm.heads.weight, Int8Param):

@@ -6,7 +6,7 @@
     audio = exported.audio(codes)  # float32 [B, C, W]
 
 Ids are int32 [B, L] from T5's tokenizer (tokenizer.model, for sentencepiece) and end with 1 (</s>);
-behind them stands 0. The mask is bool [B, L], True up to the 1; a row without a single True is
+the rest is 0. The mask is bool [B, L], True up to the 1; a row without a single True is
 music without a description. B and L are those of manifest.json.
 """
 

@@ -5,7 +5,10 @@ request       `Request`: everything but the condition, checked once
 piece         `generate_piece`: a request and its condition to music
 windows       which frames of a long piece are generated when
 window_store  finished windows on disk, to resume from
-plan, decode  one window: the plan in integers, the compiled program, the loop
+decode        one window: `stream_codes`, the loop over a plan's events
+plan          the course of a window in integers
+program       the compiled functions: start, advance, grow
+guidance      the rows that the model runs for each example
 sampling      logits to tokens: guidance, top-k, top-p
 joins         the codes of windows to one waveform
 scoring       logits of given codes

@@ -1,8 +1,8 @@
 """Many devices: where weights, caches and batches lie.
 
-A mesh has two axes: over "data" go the rows of a batch, over "model" the parts of each layer. No
-module knows of it. Weights are put where the table below says, inputs and caches where their rows
-and heads belong, and the compiler places everything between and inserts what has to be exchanged.
+A mesh has two axes: "data" spreads the rows of a batch, "model" the parts of each layer. No module
+knows of it. The table below says where weights lie; inputs and caches lie with their rows and
+heads. The compiler places everything between them and inserts the exchanges.
 One device is a mesh of 1 x 1, or none at all, through the same code.
 
 Several hosts: call `jax.distributed.initialize` first, then run the same program everywhere; every
@@ -42,8 +42,8 @@ _T5 = r"t5/layers/\d+"
 # head would have to exchange its scores. The heads of the vocabulary are cut into whole books:
 # each book draws for itself, and only tokens are exchanged.
 #
-# What stays whole: norms, the codec, and what listens to melody and style, which are small. And the
-# embeddings of codes, half a percent of the large model: cut by D they would leave the residual
+# Norms, the codec and the conditioners of melody and style stay whole: they are small. The
+# embeddings of codes too, half a percent of the large model: cut by D they would leave the residual
 # stream cut, so that every norm exchanges its sums (four exchanges for each one, as compiled); by V
 # they cannot be cut, since V + 1 = 2049 is odd.
 PARAMETERS: tuple[tuple[str, P, str | None], ...] = (
