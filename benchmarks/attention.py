@@ -2,8 +2,8 @@
 
 Question: for which lengths should a cache be compiled? XLA on CPU uses several threads for
 attention only above a certain size of each head, so a slightly longer cache can be faster to read.
-The cache lengths of `runtime.tuning` were chosen with this script. Run it again for another processor or
-XLA.
+The cache lengths of `runtime.tuning` were chosen with this script. Run it again for another
+processor or XLA.
 
     python benchmarks/attention.py --length 256 384 512 528 640 1024 1504 --batch 1 16
 """

@@ -31,7 +31,7 @@ def excerpt(
         span, first = len(clip) - length, 0
     else:
         key, span, first = jax.random.fold_in(key, offset), max(window - length, 0), offset
-    start = first + int(jax.random.randint(key, (), 0, span + 1))
+    start = first + int(jax.random.randint(key, (), 0, span + 1, np.int32))
     if start + length <= len(clip):
         return clip[start : start + length]
     return clip[np.arange(start, start + length) % len(clip)]
