@@ -17,7 +17,7 @@ from musicgen_jax.generation import program
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.warmup import warm_up
 from musicgen_jax.runtime.compile_cache import counting
-from musicgen_jax.runtime.tuning import GPU
+from musicgen_jax.runtime.tuning import CPU
 
 pytestmark = pytest.mark.usefixtures("nothing_cached")
 
@@ -65,7 +65,7 @@ def test_long_pieces_in_a_batch_and_streams(model):
 
 
 def test_each_length_of_a_cache_that_grows(model, monkeypatch):
-    growing = dataclasses.replace(GPU, grow_cache_above=(0.0, 0))
+    growing = dataclasses.replace(CPU, grow_cache_above=(0.0, 0))
     monkeypatch.setattr(model.lm, "tuning", growing)
     names = [stage.name for stage in warm_up(model.parts, [2.9], tokens=[0], sampling=GREEDY)]
     assert names[1:-1] == [f"language model, {s} s, 0 tokens" for s in ("1.22", "2.5", "2.9")]
