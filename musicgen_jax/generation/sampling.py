@@ -114,9 +114,9 @@ def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> 
       int32 `[B, K]`.
     """
     logits = logits.astype(jnp.float32)
-    best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     if mode.greedy:
-        return best
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    plain = logits
     temperature, top_k, top_p = (
         _per_row(x, logits) for x in (numbers.temperature, numbers.top_k, numbers.top_p)
     )
@@ -129,8 +129,9 @@ def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> 
         mass = jnp.where((top_p > 0) & (top_p < 1), top_p, 2)
         logits = jnp.where(top_p_mask(logits, mass), logits, -jnp.inf)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
-    drawn = jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
-    return jnp.where(temperature[..., 0] > 0, drawn, best)
+    # One argmax for all rows: several devices exchange its result alone.
+    scores = jnp.where(temperature > 0, logits + noise, plain)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
 def _per_row(x: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
