@@ -9,19 +9,22 @@ import functools
 import os
 from collections.abc import Iterator
 
-import jax
 import numpy as np
-from flax import nnx
 
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.audio_input import Audio, check_audio
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.nn.encodec import Encodec
-from musicgen_jax.nn.encodec.segments import level, overlap_add, segments
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.encodec.segments import (
+    decode_segment,
+    encode_segment,
+    overlap_add,
+    segments,
+)
 from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.storage.codec_file import EncodedAudio
+from musicgen_jax.storage.loading import load_encodec
 
 __all__ = ["Codec", "EncodedAudio"]
 
@@ -59,12 +62,8 @@ class Codec:
         config = info.parts.get("encodec")
         if not isinstance(config, EncodecConfig):
             raise UserError(f"{folder} holds no codec, only {', '.join(info.parts)}")
-        network = module_shapes(Encodec, config)
-        graphdef, state = nnx.split(network)
-        params = checkpoint.load_params(folder, "encodec", nnx.to_pure_dict(state))
-        nnx.replace_by_pure_dict(state, params)
         name = info.config.name if info.config else str(info.source.get("name") or "")
-        return cls(nnx.merge(graphdef, state), name)
+        return cls(load_encodec(folder, config), name)
 
     @property
     def config(self) -> EncodecConfig:
@@ -112,14 +111,14 @@ class Codec:
         to = self.sample_rate, self.channels
         wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
         codes: list[np.ndarray] = []
-        scales: list[jax.Array | None] = []
+        scales: list[np.ndarray] = []  # empty if the codec keeps no levels
         for start, width, _ in segments(self.config, wav.shape[2]):
-            one, scale = _encode(self.encodec, wav[:, :, start : start + width], n_q)
-            codes.append(np.asarray(one))
-            scales.append(scale)
+            one, *scale = encode_segment(self.encodec, wav[:, :, start : start + width], n_q)
+            codes.append(one)
+            scales += scale
         return EncodedAudio(
             codes=np.concatenate(codes, axis=2),
-            scales=np.stack(scales, axis=1) if self.config.normalize else None,
+            scales=np.stack(scales, axis=1) if scales else None,
             length=wav.shape[2],
             config=self.config,
             codec=self.name,
@@ -147,19 +146,5 @@ class Codec:
         for i, segment in enumerate(segments(self.config, encoded.length)):
             codes = encoded.codes[:, :, start : start + segment.frames]
             scale = None if encoded.scales is None else encoded.scales[:, i]
-            yield np.asarray(_decode(self.encodec, codes, scale))
+            yield decode_segment(self.encodec, codes, scale)
             start += segment.frames
-
-
-@functools.partial(jax.jit, static_argnames="n_q")
-def _encode(encodec: Encodec, audio: jax.Array, n_q: int) -> tuple[jax.Array, jax.Array | None]:
-    if not encodec.config.normalize:
-        return encodec.encode(audio, n_q), None
-    scale = level(audio)
-    return encodec.encode(audio / scale[:, None, None], n_q), scale
-
-
-@jax.jit
-def _decode(encodec: Encodec, codes: jax.Array, scale: jax.Array | None) -> jax.Array:
-    audio = encodec.decode(codes)
-    return audio if scale is None else audio * scale[:, None, None]

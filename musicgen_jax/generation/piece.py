@@ -102,7 +102,7 @@ class Piece:
             self.condition_at,
             self.request.windows,
             keys=self.request.keys,
-            prompt=self.request.prompt_codes,
+            prompt=self.request.prompt,
             sampling=self.request.sampling,
             frame_rate=self.parts.config.frame_rate,
             chunk=self.request.chunk_frames,
@@ -126,7 +126,7 @@ class Piece:
         """The folder of this generation and of no other."""
         request, config = self.request, self.parts.config
         starts = (request.windows[0].start, request.windows[-1].start)
-        prompt = request.prompt_codes
+        prompt = request.prompt
         settings = {
             **dataclasses.asdict(request.sampling),
             "seed": request.seed,

@@ -87,6 +87,11 @@ class Request:
         return int(self.duration * self.config.frame_rate)
 
     @property
+    def prompt(self) -> np.ndarray | None:
+        """The checked prompt codes, int32 [B, K, Tp] on the host, or None."""
+        return None if self.prompt_codes is None else np.asarray(self.prompt_codes)
+
+    @property
     def chunk_frames(self) -> int:
         """Frames of a stretch of audio, 0 for all at the end of each window."""
         if self.chunk_seconds is None:

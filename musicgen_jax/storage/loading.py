@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from musicgen_jax.config import LMConfig, MertConfig, MusicGenConfig
+from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.mert import Mert
@@ -98,6 +98,11 @@ def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
 def load_mert(folder: Path, config: MertConfig) -> Mert:
     """The MERT of the style model in a folder."""
     return _fill(partial(Mert, config), partial(checkpoint.load_params, folder, "mert"))
+
+
+def load_encodec(folder: Path, config: EncodecConfig) -> Encodec:
+    """The codec in a folder, in float32."""
+    return _fill(partial(Encodec, config), partial(checkpoint.load_params, folder, "encodec"))
 
 
 def _fill(module: Callable[..., Part], weights: Callable[[dict[str, Any]], dict[str, Any]]) -> Part:

@@ -4,6 +4,7 @@ A segment's network sees nothing outside it, so a file of any length is coded in
 one segment. The joins are cross-faded. A codec without segments takes a clip as a single one.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.config import EncodecConfig
+from musicgen_jax.nn.encodec.model import Encodec
 
 _QUIETEST = 1e-8  # added to the level, so that silence can be divided by it
 
@@ -82,3 +84,27 @@ def overlap_add(
 def _shifted(x: np.ndarray, by: int) -> np.ndarray:
     """Without its first numbers along the last axis, zeros behind."""
     return np.concatenate([x[..., by:], np.zeros_like(x[..., :by])], axis=-1)
+
+
+def encode_segment(encodec: Encodec, audio: np.ndarray, n_q: int) -> list[np.ndarray]:
+    """Codes of a segment, int32 [B, K, T], and its level, float32 [B], if the codec keeps one."""
+    return [np.asarray(part) for part in _encode(encodec, audio, n_q)]
+
+
+def decode_segment(encodec: Encodec, codes: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """Audio of a segment, float32 [B, C, W], at its level if there is one."""
+    return np.asarray(_decode(encodec, codes, scale))
+
+
+@functools.partial(jax.jit, static_argnames="n_q")
+def _encode(encodec: Encodec, audio: jax.Array, n_q: int) -> tuple[jax.Array, ...]:
+    if not encodec.config.normalize:
+        return (encodec.encode(audio, n_q),)
+    scale = level(audio)
+    return encodec.encode(audio / scale[:, None, None], n_q), scale
+
+
+@jax.jit
+def _decode(encodec: Encodec, codes: jax.Array, scale: jax.Array | None) -> jax.Array:
+    audio = encodec.decode(codes)
+    return audio if scale is None else audio * scale[:, None, None]
