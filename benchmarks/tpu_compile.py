@@ -38,6 +38,7 @@ from musicgen_jax.config import OFFICIAL_MODELS, MusicGenConfig
 from musicgen_jax.runtime import sharding
 from musicgen_jax.runtime.tuning import TPU
 from musicgen_jax.training import lm as lm_training
+from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.optimizer import OptimizerConfig
 
@@ -70,12 +71,12 @@ def train_step(
     def rows_of(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
-    arrays = (
-        rows_of((batch, model.lm.n_q, frames), jnp.int32),
-        rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.int32),
-        rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.bool_),
+    examples = Batch(
+        codes=rows_of((batch, model.lm.n_q, frames), jnp.int32),
+        ids=rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.int32),
+        mask=rows_of((batch, compiled_programs.TEXT_TOKENS), jnp.bool_),
     )
-    return lm_training.make_step(model, config, layout).lower(state, *arrays)
+    return lm_training.make_step(model, config, layout).lower(state, examples)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from musicgen_jax.training import codec as codec_training
 from musicgen_jax.training import codec_settings, lm_loop, state_file
 from musicgen_jax.training import lm as lm_training
 from musicgen_jax.training import text as text_training
+from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import Dropout, Tokenize, fixed_length
 
 CODEC = codec_settings.NANO_CODEC
@@ -216,12 +217,13 @@ def make_evaluation(held_out: Pieces, tokenize: Callable) -> Callable[[dict], di
     codes = held_out.codes[:32, :, :200].astype(np.int32)
     rng = np.random.default_rng(0)
     prompts = [captions.caption(spec_of(int(seed)), rng) for seed in held_out.seeds[:32]]
-    matched, shuffled = tokenize(prompts), tokenize(prompts[1:] + prompts[:1])
+    matched = Batch(codes, *tokenize(prompts))
+    shuffled = Batch(codes, *tokenize(prompts[1:] + prompts[:1]))
 
     def evaluate(params: dict) -> dict:
-        mean, per_codebook = loss(params, codes, *matched)
+        mean, per_codebook = loss(params, matched)
         books = {f"held out, book {k}": value for k, value in enumerate(per_codebook)}
-        return {"held out": mean, "wrong prompts": loss(params, codes, *shuffled)[0], **books}
+        return {"held out": mean, "wrong prompts": loss(params, shuffled)[0], **books}
 
     return evaluate
 

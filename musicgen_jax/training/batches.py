@@ -7,7 +7,7 @@ taken up again sees what it would have seen, and each of many processes draws on
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,11 +16,10 @@ from jax.sharding import Mesh, NamedSharding
 from musicgen_jax.conditioning.melody import chroma_frames
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.runtime.sharding import ROWS
+from musicgen_jax.training.batch import Batch
 
 Tokenize = Callable[[list[str | None]], tuple[np.ndarray, np.ndarray]]
-# Codes, ids, mask; of a melody or a style model also chroma or style, and whether it is given; of a
-# style model also which frames it is not of.
-Arrays = tuple[Any, ...]
+Rows = TypeVar("Rows")  # a pytree of arrays [B, ...]
 
 
 class Examples(Protocol):
@@ -122,41 +121,35 @@ def draw(
     chroma_shape: tuple[int, int] | None = None,
     styled: bool = False,
     labelled: bool = False,
-) -> Arrays:
-    """Some rows of a batch.
+) -> Batch:
+    """Draws some rows of a batch.
 
-    The melody of a segment shorter than the model's window repeats, as in generation a melody does:
-    there the music's first frame comes after as many frames of melody, whatever its length.
+    If a segment is shorter than the model's window, its melody is repeated to fill the window, as
+    in generation, where the model always sees a whole window of melody.
 
-    Of a style each example uses a random number of codebooks, from the first on; audiocraft draws
-    one for the whole batch.
+    Each example uses a random number of style codebooks, counted from the first; audiocraft draws
+    one number for the whole batch.
 
     Args:
-      examples: `Examples`, of a melody model `MelodyExamples`, of a style model `StyleExamples`,
-        with labels `LabelledExamples`.
+      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model,
+        `LabelledExamples` for training with labels.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
-      dropout: of conditions.
-      seed: of the run, and the step.
+      dropout: how often conditions are left out.
+      seed: the seed of the run, and the step.
       rows: numbers of the rows.
       frames: T.
-      chroma_shape: of a melody model, see `melody_shape`.
-      styled: whether styles are drawn, of a style model.
-      labelled: whether labels are drawn; not of a melody or a style model.
-
-    Returns:
-      codes int32 [B, K, T], ids and mask [B, L]; with labels also these, int32
-      [B, A, T]; of a melody model also chroma float32 [B, T', bins] and bool [B], whether there
-      is one; of a style model codes of the style int32 [B, books, P], -1 where a codebook is not
-      used, bool [B], whether there is one, and bool [B, T], True for frames that it is not of.
+      chroma_shape: shape of a melody model's chroma, see `melody_shape`.
+      styled: whether to draw styles, for a style model.
+      labelled: whether to draw labels; not for a melody or style model.
     """
-    codes, prompts, heard, labels = [], [], [], []
+    codes, prompts, audio, labels = [], [], [], []
     for row in rows:
         rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
-        wav = None  # what is heard of the segment's audio
+        own = None  # the melody, or the style and its frames
         if chroma_shape:
-            segment, prompt, wav = examples.segment_with_chroma(rng, frames)
+            segment, prompt, own = examples.segment_with_chroma(rng, frames)
         elif styled:
-            segment, prompt, wav = examples.segment_with_style(rng, frames)
+            segment, prompt, own = examples.segment_with_style(rng, frames)
         elif labelled:
             segment, prompt, known = examples.segment_with_labels(rng, frames)
             labels.append(known)
@@ -166,35 +159,35 @@ def draw(
         drop = everything < dropout.everything
         codes.append(segment)
         prompts.append(None if drop or description < dropout.description else prompt or None)
-        wav = None if drop or self_wav < dropout.self_wav else wav
-        if styled and wav is not None:
-            wav = wav[0][: rng.integers(len(wav[0])) + 1], wav[1]
-        heard.append(wav)
-    batch = (np.stack(codes).astype(np.int32), *tokenize(prompts))
+        own = None if drop or self_wav < dropout.self_wav else own
+        if styled and own is not None:
+            own = own[0][: rng.integers(len(own[0])) + 1], own[1]
+        audio.append(own)
+    batch = Batch(np.stack(codes).astype(np.int32), *tokenize(prompts))
     if labelled:
-        return (*batch, np.stack(labels).astype(np.int32))
-    given = np.array([wav is not None for wav in heard])
+        return dataclasses.replace(batch, labels=np.stack(labels).astype(np.int32))
+    has_audio = np.array([own is not None for own in audio])
     if styled:
-        stacked = np.full((len(rows), *examples.style_shape), -1, np.int32)
-        elsewhere = np.ones((len(rows), frames), bool)
-        for row in np.flatnonzero(given):
-            style, heard_frames = heard[row]
-            stacked[row, : len(style)] = style
-            elsewhere[row, heard_frames] = False
-        return (*batch, stacked, given, elsewhere)
+        style = np.full((len(rows), *examples.style_shape), -1, np.int32)
+        counted = np.ones((len(rows), frames), bool)
+        for row in np.flatnonzero(has_audio):
+            excerpt, excerpt_frames = audio[row]
+            style[row, : len(excerpt)] = excerpt
+            counted[row, excerpt_frames] = False  # they could be copied; audiocraft leaves them out
+        return dataclasses.replace(batch, style=style, has_audio=has_audio, counted=counted)
     if not chroma_shape:
         return batch
-    stacked = np.zeros((len(rows), *chroma_shape), np.float32)
-    for row in np.flatnonzero(given):
-        stacked[row] = heard[row][np.arange(chroma_shape[0]) % len(heard[row])]
-    return (*batch, stacked, given)
+    chroma = np.zeros((len(rows), *chroma_shape), np.float32)
+    for row in np.flatnonzero(has_audio):
+        chroma[row] = audio[row][np.arange(chroma_shape[0]) % len(audio[row])]
+    return dataclasses.replace(batch, chroma=chroma, has_audio=has_audio)
 
 
-def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arrays:
-    """A batch of `count` rows over the devices; each process makes only what its own hold.
+def place(make: Callable[[range], Rows], count: int, mesh: Mesh | None) -> Rows:
+    """Spreads `count` rows over the devices; each process makes only the rows of its own devices.
 
     Args:
-      make: numbers of neighbouring rows to arrays of them.
+      make: takes the numbers of neighbouring rows and returns a pytree of arrays of them.
       count: B.
       mesh: None for one device.
     """
@@ -205,7 +198,6 @@ def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arr
     slices = [index[0] for index in indices if index is not None]
     spans = [part.indices(count)[:2] for part in slices]
     first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
-    own = make(range(first, last))
 
     def globally(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
@@ -214,11 +206,11 @@ def place(make: Callable[[range], Arrays], count: int, mesh: Mesh | None) -> Arr
 
         return jax.make_array_from_callback((count, *array.shape[1:]), where, part)
 
-    return tuple(globally(array) for array in own)
+    return jax.tree.map(globally, make(range(first, last)))
 
 
-def ahead(items: Iterator) -> Iterator:
-    """The same items, each made while the one before is worked on."""
+def prefetch(items: Iterator) -> Iterator:
+    """The same items; each is made in a thread while the caller works on the previous one."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         nothing = object()
         future = pool.submit(next, items, nothing)

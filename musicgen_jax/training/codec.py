@@ -29,7 +29,7 @@ from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.segments import level
 from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.training import codebooks, reconstruction
-from musicgen_jax.training.batches import ahead, place
+from musicgen_jax.training.batches import place, prefetch
 from musicgen_jax.training.codec_config import CodecTrainConfig
 from musicgen_jax.training.codec_step import (
     CodecTrainState,
@@ -80,21 +80,20 @@ def segments(
     """
     length = config.segment_frames * hop
 
-    def make(rows: range, step: int) -> tuple[np.ndarray]:
+    def make(rows: range, step: int) -> np.ndarray:
         if not isinstance(clips, np.ndarray):
             draws = [np.random.default_rng((config.seed, step, row)) for row in rows]
-            return (np.stack([clips.segment(rng, length) for rng in draws]).astype(np.float32),)
+            return np.stack([clips.segment(rng, length) for rng in draws]).astype(np.float32)
         rng = np.random.default_rng((config.seed, step))
         which = rng.integers(len(clips), size=config.batch_size)
         places = (clips.shape[-1] - length) // hop + 1
         offsets = rng.integers(places, size=config.batch_size) * hop
         cuts = [clips[which[row], ..., offsets[row] : offsets[row] + length] for row in rows]
         audio = np.stack(cuts).astype(np.float32)
-        return (audio[:, None] if audio.ndim == 2 else audio,)
+        return audio[:, None] if audio.ndim == 2 else audio
 
     for step in range(start, config.steps):
-        (audio,) = place(lambda rows, step=step: make(rows, step), config.batch_size, mesh)
-        yield step, audio
+        yield step, place(lambda rows, step=step: make(rows, step), config.batch_size, mesh)
 
 
 def train(
@@ -142,7 +141,7 @@ def train(
     recent, began = collections.defaultdict(list), time.monotonic()
     learn_books = config.kmeans_init and not config.train_decoder_only
     unquantized = config.unquantized_steps if learn_books else 0
-    for step, batch in ahead(segments(clips, model.hop_length, config, int(now.step), mesh)):
+    for step, batch in prefetch(segments(clips, model.hop_length, config, int(now.step), mesh)):
         if step == unquantized and learn_books:
             now = _with_new_codebooks(model, config, now, clips)
         alone = step < config.adversarial_warmup

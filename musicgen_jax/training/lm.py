@@ -23,7 +23,8 @@ from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.runtime.sharding import place
 from musicgen_jax.training import ema
-from musicgen_jax.training.batches import Arrays, Dropout
+from musicgen_jax.training.batch import Batch
+from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.losses import codebook_cross_entropy, label_cross_entropy
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -253,10 +254,7 @@ def make_loss(
       label_weight: see `LMTrainConfig`.
 
     Returns:
-      (params, codes [B, K, T], ids [B, L], mask [B, L], labels [B, A, T] if there are classes,
-      chroma [B, T', bins] or style [B, books, P], and given [B], of a melody or a style model, and
-      elsewhere [B, T] of a style model, see `batches.draw`) -> (mean [], per codebook [K]). Frames
-      that the style is of do not count, as in audiocraft: they could be copied.
+      (params, batch) -> (mean float32 [], per codebook float32 [K]).
     """
     if codebook_weights and len(codebook_weights) != model.lm.n_q:
         raise UserError(
@@ -272,14 +270,12 @@ def make_loss(
     lm_shape.transformer.wrap_block = layout.around(model.lm, dtype, remat)
     t5_graph, lm_graph = nnx.split(t5_shape, nnx.Param)[0], nnx.split(lm_shape, nnx.Param)[0]
 
-    def loss(params, codes, ids, mask, *rest):
-        labels, *rest = rest if label_classes else (None, *rest)
-        heard, given, *elsewhere = rest or (None, None)
+    def loss(params: dict, batch: Batch):
         t5_params = layout.gather("t5", model.t5, params["t5"], jnp.float32)
         lm_params = params["lm"]
         if adapter is not None:
             lm_params = lora.join(lm_params, params["lora"], model.lm, adapter)
-        blocks = lm_params["transformer"]  # each gathers its own weights
+        blocks = lm_params["transformer"]  # each block gathers its own weights
         rest = {name: part for name, part in lm_params.items() if name != "transformer"}
         rest = layout.gather("lm", model.lm, rest, dtype)
         if model.lm.style is not None:
@@ -287,27 +283,35 @@ def make_loss(
             rest |= layout.gather("lm", model.lm, style, jnp.float32)
         t5 = nnx.merge(t5_graph, t5_params)
         lm = nnx.merge(lm_graph, {**rest, "transformer": blocks})
-        condition = Condition(Embedded(lm.text_conditioner(t5(ids, mask), mask), mask))
-        if heard is not None and given is not None:
-            style = lm.style_conditioner
-            hear = lm.chroma_conditioner if style is None else style.tokens
-            assert hear is not None
-            prefix = jnp.where(given[:, None, None], hear(heard), 0)
-            there = jnp.broadcast_to(given[:, None], prefix.shape[:2])
-            condition = Condition(condition.text, Embedded(prefix, there))
-        condition = layout.rows(lm.fill_nulls(condition))
-        hidden = compute_hidden(lm, codes, condition)
+        condition = layout.rows(lm.fill_nulls(_condition(lm, t5, batch)))
+        hidden = compute_hidden(lm, batch.codes, condition)
         logits, predicted = predictions_of(lm, hidden)
-        if elsewhere:
-            predicted = predicted & elsewhere[0][:, None, :]
-        per_codebook = codebook_cross_entropy(logits, codes, predicted)
+        if batch.counted is not None:
+            predicted = predicted & batch.counted[:, None, :]
+        per_codebook = codebook_cross_entropy(logits, batch.codes, predicted)
         mean = weights @ per_codebook
-        if labels is not None:
-            told = label_cross_entropy(hidden, params["labels"], labels, label_classes)
-            mean += label_weight * told
+        if batch.labels is not None:
+            labels = label_cross_entropy(hidden, params["labels"], batch.labels, label_classes)
+            mean += label_weight * labels
         return mean, per_codebook
 
     return loss
+
+
+def _condition(lm: LM, t5: T5Encoder, batch: Batch) -> Condition:
+    """What the language model is given besides the codes; null vectors are not filled in yet."""
+    text = Embedded(lm.text_conditioner(t5(batch.ids, batch.mask), batch.mask), batch.mask)
+    if batch.style is not None:
+        assert lm.style_conditioner is not None
+        audio = lm.style_conditioner.tokens(batch.style)
+    elif batch.chroma is not None:
+        assert lm.chroma_conditioner is not None
+        audio = lm.chroma_conditioner(batch.chroma)
+    else:
+        return Condition(text)
+    has_audio = batch.has_audio[:, None]  # type: ignore[index]
+    audio = jnp.where(has_audio[:, :, None], audio, 0)
+    return Condition(text, Embedded(audio, jnp.broadcast_to(has_audio, audio.shape[:2])))
 
 
 def make_step(
@@ -316,7 +320,7 @@ def make_step(
     """The jitted training step.
 
     Returns:
-      (state, *arrays of a batch) -> (state, {"loss": [], "ce": [K], "grad_norm": []}); the state
+      (state, batch) -> (state, {"loss": [], "ce": [K], "grad_norm": []}); the state
       that goes in is used up.
     """
     loss = make_loss(
@@ -334,14 +338,14 @@ def make_step(
 
     def gradient(params, part, batch):
         def of_trained(part):
-            return loss({**params, **part}, *batch)
+            return loss({**params, **part}, batch)
 
         (mean, ce), grads = jax.value_and_grad(of_trained, has_aux=True)(part)
         if stays is not None:
             grads = jax.lax.with_sharding_constraint(grads, trained(stays.params, config))
         return grads, mean, ce
 
-    def step(state: LMTrainState, *batch):
+    def step(state: LMTrainState, batch: Batch):
         part = trained(state.params, config)
         if config.accumulate == 1:
             grads, mean, ce = gradient(state.params, part, batch)
@@ -373,12 +377,12 @@ def make_step(
     return jax.jit(step, donate_argnames="state", out_shardings=out)
 
 
-def _pieces(batch: Arrays, count: int) -> Arrays:
+def _pieces(batch: Batch, count: int) -> Batch:
     """[B, ...] as [count, B / count, ...]; neighbours are dealt out, so no row changes device."""
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
     )
 
 
-def _first(pieces: Arrays) -> Arrays:
+def _first(pieces: Batch) -> Batch:
     return jax.tree.map(lambda x: x[0], pieces)

@@ -10,17 +10,17 @@ import numpy as np
 
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
+from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import (
-    Arrays,
     Examples,
     LabelledExamples,
     MelodyExamples,
     StyleExamples,
     Tokenize,
-    ahead,
     draw,
     melody_shape,
     place,
+    prefetch,
 )
 from musicgen_jax.training.layout import Layout
 from musicgen_jax.training.lm import ONE_DEVICE, LMTrainConfig, LMTrainState, init, make_step
@@ -45,7 +45,7 @@ def batches(
     chroma_shape: tuple[int, int] | None = None,
     styled: bool = False,
     layout: Layout = ONE_DEVICE,
-) -> Iterator[tuple[int, Arrays]]:
+) -> Iterator[tuple[int, Batch]]:
     """Batches from step `start` on; the i-th depends on the seed and i alone, see `batches.draw`.
 
     Raises:
@@ -56,7 +56,7 @@ def batches(
     for step in range(start, config.steps):
         phase = config.phase_at(step)
 
-        def make(rows: range, step: int = step, frames: int = phase.frames) -> Arrays:
+        def make(rows: range, step: int = step, frames: int = phase.frames) -> Batch:
             seed = config.seed, step
             return draw(
                 examples,
@@ -125,9 +125,9 @@ def train(
         styled=model.lm.style is not None,
         layout=layout,
     )
-    for step, batch in ahead(source):
-        now, metrics = step_fn(now, *batch)
-        window.add(step, batch[0].size, metrics)
+    for step, batch in prefetch(source):
+        now, metrics = step_fn(now, batch)
+        window.add(step, batch.codes.size, metrics)
         done, last = step + 1, step + 1 == config.steps
         saving = done % save_every == 0 or last
         if done % every == 0 or saving:

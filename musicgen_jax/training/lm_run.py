@@ -130,7 +130,7 @@ def _evaluation(
         source = lm_loop.batches(
             valid, tokenize, still, 0, chroma_shape=melody_shape(model), layout=layout
         )
-        means = [loss(params, *batch)[0] for _, batch in source]
+        means = [loss(params, batch)[0] for _, batch in source]
         mean = float(np.mean(jax.device_get(means)))
         return {"valid": mean, "valid ppl": float(np.exp(min(mean, 80.0)))}
 

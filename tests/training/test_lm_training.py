@@ -19,6 +19,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.lm import compute_predictions
 from musicgen_jax.training import batches, ema, lm, lm_loop
+from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.layout import Layout, MeshConfig
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -168,7 +169,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32(alone):
     params = jax.device_get(lm.init(MODEL, TRAINING).params)
     (_, batch), *_ = lm_loop.batches(Random(), tokenize, TRAINING, 0)
     rounded = jax.jit(jax.value_and_grad(lm.make_loss(MODEL, dtype=jnp.bfloat16), has_aux=True))
-    (loss, _), gradient = rounded(params, *batch)
+    (loss, _), gradient = rounded(params, batch)
     assert 0 < abs(loss - alone[0][0]["loss"]) < 0.02
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype("float32")}
 
@@ -176,7 +177,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32(alone):
 def test_codebooks_weigh_as_asked(alone):
     params = alone[1].params
     (_, batch), *_ = lm_loop.batches(Random(), tokenize, TRAINING, 0)
-    mean, per_codebook = jax.jit(lm.make_loss(MODEL, (3.0, 1.0)))(params, *batch)
+    mean, per_codebook = jax.jit(lm.make_loss(MODEL, (3.0, 1.0)))(params, batch)
     assert_close(mean, (3 * per_codebook[0] + per_codebook[1]) / 4)
     with pytest.raises(UserError, match="must be 2 numbers"):
         lm.make_loss(MODEL, (1.0, 1.0, 1.0))
@@ -189,7 +190,7 @@ def test_the_loss_is_that_of_the_model_as_it_generates():
     texts = ["calm piano", None]
     ids, mask = model.tokenizer(texts)
     loss = jax.jit(lm.make_loss(testing.DEBUG))
-    mean, per_codebook = loss(testing.model_params(model), codes, ids, mask)
+    mean, per_codebook = loss(testing.model_params(model), Batch(codes, ids, mask))
     condition = model.text_condition(texts)
     logits = np.asarray(jax.jit(compute_predictions)(model.lm, codes, condition)[0])
     expected = []
@@ -206,14 +207,14 @@ def test_a_melody_model_hears_melodies_and_their_absence():
     params = lm.init(MELODY, TRAINING).params
     gradient = jax.jit(jax.value_and_grad(lm.make_loss(MELODY), has_aux=True))
     (_, batch), *_ = lm_loop.batches(Random(), tokenize, TRAINING, 0, chroma_shape=(5, 3))
-    codes, ids, mask, chroma, given = batch
+    chroma, given = batch.chroma, batch.has_audio
     assert given.any()
     assert not given.all()
 
     def loss(melodies):
-        return float(gradient(params, codes, ids, mask, melodies, given)[0][0])
+        return float(gradient(params, dataclasses.replace(batch, chroma=melodies))[0][0])
 
-    grads = gradient(params, *batch)[1]["lm"]
+    grads = gradient(params, batch)[1]["lm"]
     for name in ("weight", "bias"):
         assert np.abs(grads["chroma_conditioner"]["output_proj"][name]).max() > 0
     other = np.where(given[:, None, None], chroma, np.eye(3, dtype=np.float32)[0])
@@ -225,10 +226,8 @@ def test_conditions_are_left_out_as_often_as_asked():
     dropout = Dropout(everything=0.3, description=0.2, self_wav=0.5)
     examples = Random()
     examples.segment = lambda rng, frames: (np.zeros((2, frames)), "abc")
-    _, _, mask, _, given = batches.draw(
-        examples, tokenize, dropout, (0, 0), range(2000), 3, chroma_shape=(5, 3)
-    )
-    text = mask.any(1)
+    batch = batches.draw(examples, tokenize, dropout, (0, 0), range(2000), 3, chroma_shape=(5, 3))
+    text, given = batch.mask.any(1), batch.has_audio
     assert abs(text.mean() - 0.7 * 0.8) < 0.05
     assert abs(given.mean() - 0.7 * 0.5 * 0.7) < 0.05
     assert abs((~text & ~given).mean() - (0.3 + 0.7 * 0.2 * (1 - 0.35))) < 0.05
@@ -242,10 +241,10 @@ def test_rows_do_not_depend_on_who_draws_them():
 
     whole = make(range(8))
     parts = [make(range(0, 3)), make(range(3, 8))]
-    joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    jax.tree.map(np.testing.assert_array_equal, whole, tuple(joined))
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    jax.tree.map(np.testing.assert_array_equal, whole, joined)
     placed = batches.place(make, 8, MeshConfig(data=4, model=2).make())
-    jax.tree.map(np.testing.assert_array_equal, whole, tuple(placed))
+    jax.tree.map(np.testing.assert_array_equal, whole, placed)
     with pytest.raises(UserError, match="8 examples at a time cannot be cut into 3"):
         Layout(MeshConfig(data=3).make()).check_batch(8)
 

@@ -376,13 +376,14 @@ def test_a_model_learns_what_only_the_melody_tells(tmp_path):
     state = lm_loop.train(TINY, config, examples, tokenize)
     last = dataclasses.replace(config, phases=(lm.Phase(1, 4, 16),), seed=1)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, last, 0, chroma_shape=shape)
-    codes, ids, mask, chroma, given = batch
+    chroma, given = batch.chroma, batch.has_audio
     assert chroma.shape == (16, *shape)
     assert given.all()
     loss = jax.jit(lm.make_loss(TINY))
 
     def of(chroma, given):
-        return float(loss(state.params, codes, ids, mask, chroma, given)[0])
+        changed = dataclasses.replace(batch, chroma=chroma, has_audio=given)
+        return float(loss(state.params, changed)[0])
 
     true, other, none = (
         of(chroma, given), of(np.roll(chroma, 1, axis=0), given), of(chroma, ~given)
@@ -396,7 +397,7 @@ def test_a_short_melody_repeats_and_one_that_is_left_out_keeps_its_place(tmp_pat
     examples = told_by_the_melody(tmp_path / "codes")
     config = lm.LMTrainConfig(phases=(lm.Phase(1, 4, 64),), dropout=MELODY_DROPOUT)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, config, 0, chroma_shape=(10, 12))
-    chroma, given = batch[3:]
+    chroma, given = batch.chroma, batch.has_audio
     assert chroma.shape == (64, 10, 12)
     assert 0.2 < given.mean() < 0.6  # 0.8 * 0.5
     assert not chroma[~given].any()
@@ -408,7 +409,8 @@ def test_a_short_melody_repeats_and_one_that_is_left_out_keeps_its_place(tmp_pat
     np.testing.assert_array_equal(chroma[given.argmax()], np.concatenate([own, own]))
     nobody = dataclasses.replace(config, dropout=Dropout(1.0))
     (_, batch), *_ = lm_loop.batches(examples, tokenize, nobody, 0, chroma_shape=(10, 12))
-    assert batch[3].shape == (64, 10, 12)
+    assert batch.chroma.shape == (64, 10, 12)
+    assert not batch.has_audio.any()
 
 
 # --- Whole runs, by the command line -------------------------------------------------------------
@@ -528,7 +530,7 @@ def test_a_text_model_does_not_hear_the_melodies_that_are_there(small):
             str(small / name), testing.DEBUG, str(small / "text-model")
         )
         drawn.append([batch for _, batch in lm_loop.batches(examples, tokenize, config, 0)])
-    assert len(drawn[0][0]) == 3
+    assert drawn[0][0].chroma is drawn[0][0].has_audio is None
     jax.tree.map(np.testing.assert_array_equal, *drawn)
 
 

@@ -22,6 +22,7 @@ from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.loading import load_style_conditioner
 from musicgen_jax.training import finetune, lm, lm_loop
+from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import STYLE_DROPOUT, Dropout, draw, fixed_length
 from musicgen_jax.training.data import encode as encoding
 from musicgen_jax.training.data.encode import encode
@@ -156,23 +157,23 @@ def test_books_and_conditions_are_drawn(home):
     assert config.train.dropout == STYLE_DROPOUT
     shards = CodeShards.open(home / "codes")
     rows = draw(shards, tokenize, STYLE_DROPOUT, (0, 0), range(400), 99, styled=True)
-    codes, _, mask, style, given, elsewhere = rows
-    assert codes.shape == (400, 4, 99)
+    style, given = rows.style, rows.has_audio
+    assert rows.codes.shape == (400, 4, 99)
     assert (style.shape, style.dtype) == ((400, *shards.style_shape), np.int32)
     used = (style >= 0).all(axis=2).sum(axis=1)
     assert ((style < 0).all(axis=2).sum(axis=1) == BOOKS - used).all()
     assert (used[~given] == 0).all()
-    assert elsewhere.shape == (400, 99)
-    assert elsewhere[~given].all()
-    assert ((~elsewhere[given]).sum(axis=1) == LENGTH).all()
+    assert rows.counted.shape == (400, 99)
+    assert rows.counted[~given].all()
+    assert ((~rows.counted[given]).sum(axis=1) == LENGTH).all()
     counts = np.bincount(used[given], minlength=BOOKS + 1)
     assert counts[0] == 0
     assert min(counts[1:]) > given.sum() / BOOKS / 2
     # Of four clips one is too short for a style, and some segments run out before an excerpt ends.
     assert 0.9 * 0.6 * 0.5 < given.mean() < 0.9 * 0.6 * 0.85
-    assert 0.9 * 0.6 * 0.6 < mask.any(axis=1).mean() < 0.9 * 0.6 * 1.1
+    assert 0.9 * 0.6 * 0.6 < rows.mask.any(axis=1).mean() < 0.9 * 0.6 * 1.1
     again = draw(shards, tokenize, STYLE_DROPOUT, (0, 0), range(7, 9), 99, styled=True)
-    jax.tree.map(np.testing.assert_array_equal, again, tuple(part[7:9] for part in rows))
+    jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(lambda part: part[7:9], rows))
 
 
 def tokenize(texts):
@@ -187,9 +188,9 @@ def test_a_text_model_does_not_hear_the_styles_that_are_there(home, tmp_path):
         draw(CodeShards.open(folder), tokenize, Dropout(0.2), (0, 0), range(8), 99)
         for folder in (home / "codes", tmp_path / "codes")
     ]
-    assert len(drawn[0]) == 3
-    for ours, plain in zip(*(rows[1:] for rows in drawn), strict=True):
-        np.testing.assert_array_equal(ours, plain)
+    assert drawn[0].style is drawn[0].has_audio is drawn[0].counted is None
+    for name in ("ids", "mask"):
+        np.testing.assert_array_equal(*(getattr(rows, name) for rows in drawn))
 
 
 def test_an_encoding_that_was_cut_off_goes_on_with_the_same_styles(home, tmp_path, monkeypatch):
@@ -253,7 +254,8 @@ def test_the_loss_is_that_of_the_condition_music_is_generated_under(home, model)
     for books in range(BOOKS + 1):
         style = np.where(np.arange(BOOKS)[:, None] < books, stored[6 + 2], -1)[None]
         given = np.array([books > 0])
-        mean, each = loss(params, codes, ids, mask, style, given, elsewhere[None])
+        batch = Batch(codes, ids, mask, style=style, has_audio=given, counted=elsewhere[None])
+        mean, each = loss(params, batch)
         settings = {"eval_q": max(1, books), "excerpt_length": EXCERPT}
         condition = model.style_condition(["a song"], [wav if books else None], RATE, **settings)
         logits, predicted = logits_of(model.lm, codes, condition)
@@ -305,12 +307,13 @@ def test_a_model_learns_what_only_the_style_tells(tmp_path):
     state = lm_loop.train(CONFIG, config, examples, tokenize, state=state)
     last = dataclasses.replace(config, phases=(lm.Phase(1, 7, 16),), seed=1)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, last, 0, styled=True)
-    codes, ids, mask, style, given, elsewhere = batch
+    style, given = batch.style, batch.has_audio
     assert given.all()
     loss = jax.jit(lm.make_loss(CONFIG))
 
     def of(style, given):
-        return float(loss(state.params, codes, ids, mask, style, given, elsewhere)[0])
+        changed = dataclasses.replace(batch, style=style, has_audio=given)
+        return float(loss(state.params, changed)[0])
 
     true, other, none = of(style, given), of(np.roll(style, 1, axis=0), given), of(style, ~given)
     assert true < 0.5

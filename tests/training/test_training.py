@@ -164,7 +164,7 @@ def tokenize(texts):
 
 
 def test_phases_change_length_and_batch():
-    shapes = [batch[0].shape for _, batch in lm_loop.batches(Patterns(), tokenize, LM_RUN, 0)]
+    shapes = [batch.codes.shape for _, batch in lm_loop.batches(Patterns(), tokenize, LM_RUN, 0)]
     assert shapes == [(3, 2, 6)] * 4 + [(2, 2, 12)] * 3
     with pytest.raises(ValueError, match="last phase"):
         LM_RUN.phase_at(7)

@@ -164,7 +164,7 @@ def encode(
         return heard
 
     def loaded() -> Iterator[tuple[tuple[CodeClip, dict[str, np.ndarray]], np.ndarray]]:
-        for meta, clip in zip(todo, ahead(load, todo, _READERS), strict=True):
+        for meta, clip in zip(todo, map_ahead(load, todo, _READERS), strict=True):
             if isinstance(clip, Exception):
                 skipped.add(meta.path, clip)
             else:
@@ -241,8 +241,10 @@ def encode_audio(
                 parts = []
 
 
-def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
-    """`map` in threads that work ahead, but no more than one result each."""
+def map_ahead(
+    function: Callable[[Item], Made], items: Iterable[Item], workers: int
+) -> Iterator[Made]:
+    """`map` in threads, in order; each thread works at most one result ahead."""
     pool = ThreadPoolExecutor(workers)
     waiting: collections.deque[Future[Made]] = collections.deque()
     try:
