@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> "CodecRunConfig":
     """What the file or preset says, and what the command line says instead."""
-    from musicgen_jax.training import settings
+    from musicgen_jax.config import toml
     from musicgen_jax.training.codec_settings import PRESETS, CodecRunConfig, with_steps
 
     source = args.config
@@ -77,7 +77,7 @@ def _settings(args: argparse.Namespace) -> "CodecRunConfig":
         if not args.resume or not saved.exists():
             raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(PRESETS)}")
         source = str(saved)
-    config = PRESETS[source] if source in PRESETS else settings.read(source, CodecRunConfig)
+    config = PRESETS[source] if source in PRESETS else toml.read(source, CodecRunConfig)
     given = {
         name: getattr(args, name)
         for name in ("data", "valid", "base", "devices")

@@ -100,7 +100,7 @@ def _start_processes(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> "LMRunConfig":
     """What the file or preset says, and what the command line says instead."""
-    from musicgen_jax.training import settings
+    from musicgen_jax.config import toml
     from musicgen_jax.training.lm_settings import PRESETS, LMRunConfig, with_steps
 
     source = args.config
@@ -109,7 +109,7 @@ def _settings(args: argparse.Namespace) -> "LMRunConfig":
         if not args.resume or not saved.exists():
             raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(PRESETS)}")
         source = str(saved)
-    config = PRESETS[source] if source in PRESETS else settings.read(source, LMRunConfig)
+    config = PRESETS[source] if source in PRESETS else toml.read(source, LMRunConfig)
     if args.steps is not None:
         config = with_steps(config, args.steps)
     for name in ("data", "valid", "base"):

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from musicgen_jax.conditioning.melody import chroma_frames
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.config.schema import Share, check_ranges
 from musicgen_jax.runtime.sharding import ROWS
 from musicgen_jax.training.batch import Batch
 
@@ -75,15 +76,12 @@ class Dropout:
     whole batch of a process, here each example for itself.
     """
 
-    everything: float = 0.15  # all conditions at once
-    description: float = 0.0  # the prompt alone
-    self_wav: float = 0.0  # the melody or the style alone
+    everything: Share = 0.15  # all conditions at once
+    description: Share = 0.0  # the prompt alone
+    self_wav: Share = 0.0  # the melody or the style alone
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{field.name} must be from 0 to 1, got {value}")
+        check_ranges(self)
 
 
 # Of melody models: audiocraft's conditioner/chroma2music.yaml.

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from musicgen_jax.config.schema import Positive, check_ranges
 from musicgen_jax.training.balancer import BalancerConfig
 from musicgen_jax.training.discriminator import DiscriminatorConfig
 
@@ -43,9 +44,9 @@ class CodecTrainConfig:
     audio from real, then the codec to please all losses.
     """
 
-    steps: int = 400_000
-    batch_size: int = 64
-    segment_frames: int = 50
+    steps: Positive = 400_000
+    batch_size: Positive = 64
+    segment_frames: Positive = 50
     learning_rate: float = 3e-4
     betas: tuple[float, ...] = (0.5, 0.9)
     warmup_steps: int = 0
@@ -59,7 +60,7 @@ class CodecTrainConfig:
 
     discriminator: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
     adversarial_loss: str = "hinge"  # or "hinge2", "mse"
-    adversarial_every: int = 1  # steps between those in which the adversary learns
+    adversarial_every: Positive = 1  # steps between those in which the adversary learns
     adversarial_learning_rate: float = 3e-4
     # Steps at first in which only the adversary learns, lest a trained codec follow a blind one.
     adversarial_warmup: int = 0
@@ -74,15 +75,13 @@ class CodecTrainConfig:
     # (The original's threshold_ema_dead_code counts vectors in a batch, whatever its size.)
     dead_below: float = 0.1
     kmeans_init: bool = True  # False: go on with the codebooks that there are
-    kmeans_rounds: int = 50
+    kmeans_rounds: Positive = 50
 
     ema_decay: float = 0.99  # of the averaged weights that make the final codec; 0: no average
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "segment_frames", "adversarial_every", "kmeans_rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self)
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
                 f"warmup_steps must be from 0 to below steps, {self.steps}, got {self.warmup_steps}"

@@ -3,6 +3,7 @@
 import dataclasses
 
 from musicgen_jax.config import ENCODEC_32KHZ, EncodecConfig
+from musicgen_jax.config.schema import Natural, Positive, check_ranges
 from musicgen_jax.training.balancer import BalancerConfig
 from musicgen_jax.training.codec_config import CodecTrainConfig, LossWeights
 from musicgen_jax.training.discriminator import DiscriminatorConfig
@@ -19,33 +20,21 @@ class CodecRunConfig:
     base: str = ""
     data: str = ""  # folder or manifest of audio; --data goes before it
     valid: str = ""  # the same, not trained on
-    valid_clips: int = 32
+    valid_clips: Positive = 32
     valid_seconds: float = 4.0
-    devices: int = 1  # over which the batch is spread; 0: all
-    log_every: int = 50
-    save_every: int = 500
-    keep: int = 3  # of the last checkpoints; the best is kept besides
+    devices: Natural = 1  # over which the batch is spread; 0: all
+    log_every: Positive = 50
+    save_every: Positive = 500
+    keep: Positive = 3  # of the last checkpoints; the best is kept besides
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep", "valid_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.devices < 0 or self.valid_seconds <= 0:
-            raise ValueError("devices must not be negative and valid_seconds be above 0")
+        check_ranges(self)
+        if self.valid_seconds <= 0:
+            raise ValueError(f"valid_seconds must be above 0, got {self.valid_seconds}")
         if self.training.train_decoder_only and not self.base:
             raise ValueError("training.train_decoder_only needs a base whose decoder is trained")
         codec = self.codec
-        for name in (
-            *("sample_rate", "channels", "n_filters", "dimension", "n_q", "bins", "kernel_size"),
-            *("last_kernel_size", "residual_kernel_size", "dilation_base", "compress"),
-        ):
-            if getattr(codec, name) < 1:
-                raise ValueError(f"codec.{name} must be at least 1, got {getattr(codec, name)}")
-        if codec.lstm < 0 or codec.n_residual_layers < 0:
-            raise ValueError("codec.lstm and codec.n_residual_layers must not be negative")
-        if not codec.ratios or min(codec.ratios) < 1:
-            raise ValueError(f"codec.ratios must be numbers from 1 on, got {codec.ratios}")
         if codec.compress > codec.n_filters:
             raise ValueError("codec.compress must be at most codec.n_filters")
         if codec.pad_mode not in ("reflect", "constant"):

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.codec import Codec
-from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.config import MusicGenConfig, toml
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
 from musicgen_jax.nn.lm import LM
@@ -22,7 +22,6 @@ from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.storage import checkpoint, hub, lora_file
 from musicgen_jax.storage.loading import load_style_conditioner
 from musicgen_jax.storage.tokenizer import Tokenizer
-from musicgen_jax.training import settings
 from musicgen_jax.training.batches import (
     MELODY_DROPOUT,
     STYLE_DROPOUT,
@@ -150,7 +149,7 @@ def read_config(folder: str | os.PathLike) -> FinetuneConfig:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise UserError(f"no run to go on with in {folder}: it has no {CONFIG}")
-    return settings.read(path, FinetuneConfig)
+    return toml.read(path, FinetuneConfig)
 
 
 def finetune(

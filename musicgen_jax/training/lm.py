@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.config.schema import Natural, Positive, check_ranges
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
 from musicgen_jax.nn.condition import Condition, Embedded
@@ -36,16 +37,12 @@ ONE_DEVICE = Layout()
 class Phase:
     """A stretch of training with one length of segments."""
 
-    steps: int
-    frames: int
-    batch_size: int
+    steps: Positive
+    frames: Positive
+    batch_size: Positive
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(
-                    f"{field.name} must be at least 1, got {getattr(self, field.name)}"
-                )
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,29 +55,26 @@ class LMTrainConfig:
     freeze_text: bool = True  # the text encoder stays as it is, as the original's
     codebook_weights: tuple[float, ...] = ()  # of the loss; (): all alike, as the original
     dtype: str = "float32"  # of the computation; parameters and optimizer stay float32
-    accumulate: int = 1  # parts that a batch is worked through in, one after the other
+    accumulate: Positive = 1  # parts that a batch is worked through in, one after the other
     remat: bool = False  # backwards each block is computed again: slower, far less memory
     ema_decay: float = 0.0  # of a moving average of the parameters; 0: none. audiocraft: 0.99
-    ema_every: int = 1  # steps between its updates. audiocraft: 10
+    ema_every: Positive = 1  # steps between its updates. audiocraft: 10
     # How many values there are of each thing that examples say of every frame, see
     # `batches.LabelledExamples`. Linear readers of the model learn to tell them, and are thrown
     # away; what they need the model learns, too.
     label_classes: tuple[int, ...] = ()
     label_weight: float = 0.5  # of their cross-entropy beside that of the codes
     lora: LoraConfig | None = None  # trains an adapter alone; None: the language model itself
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.phases:
             raise ValueError("phases must have at least one")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
-        if self.accumulate < 1 or self.ema_every < 1:
-            raise ValueError("accumulate and ema_every must be at least 1")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
         if any(w < 0 for w in self.codebook_weights) or (
             self.codebook_weights and not sum(self.codebook_weights)
         ):

@@ -3,6 +3,7 @@
 import dataclasses
 
 from musicgen_jax.config import LMConfig, MusicGenConfig
+from musicgen_jax.config.schema import Natural, Positive, check_ranges
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.batches import MELODY_DROPOUT, Dropout
 from musicgen_jax.training.layout import MeshConfig
@@ -34,23 +35,21 @@ class LMRunConfig:
     continue_base: bool = False  # begin with the base's language model, not with new weights
     data: str = ""  # folder of codes; --data goes before it
     valid: str = ""  # folder of codes that are not trained on
-    valid_batches: int = 8
-    text_length: int = 64  # tokens; longer prompts are cut
+    valid_batches: Positive = 8
+    text_length: Positive = 64  # tokens; longer prompts are cut
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    log_every: int = 25
-    save_every: int = 500
-    keep: int = 3  # of the last checkpoints; the best is kept besides
-    sample_every: int = 0  # 0: no samples
+    log_every: Positive = 25
+    save_every: Positive = 500
+    keep: Positive = 3  # of the last checkpoints; the best is kept besides
+    sample_every: Natural = 0  # 0: no samples
     sample_seconds: float = 8.0
     prompts: tuple[str, ...] = ("a calm piano melody", "energetic drums and bass")
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep", "text_length", "valid_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.sample_every < 0 or self.sample_seconds <= 0:
-            raise ValueError("sample_every must not be negative and sample_seconds be above 0")
+        check_ranges(self)
+        if self.sample_seconds <= 0:
+            raise ValueError(f"sample_seconds must be above 0, got {self.sample_seconds}")
 
 
 def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:

@@ -24,10 +24,11 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from musicgen_jax import files
+from musicgen_jax.config import toml
 from musicgen_jax.errors import UserError, reason, user_error
 from musicgen_jax.runtime.processes import barrier
 from musicgen_jax.storage.arrays import remove_paths
-from musicgen_jax.training import report, settings
+from musicgen_jax.training import report
 from musicgen_jax.training.records import METRICS, records
 
 CONFIG, CHECKPOINTS, ABOUT = "config.toml", "checkpoints", "run.json"
@@ -110,7 +111,7 @@ class Run:
         for entry in (self.folder / CHECKPOINTS).iterdir():
             if not entry.name.isdigit():  # what a killed process was writing or deleting
                 shutil.rmtree(entry, ignore_errors=True)
-        _replace(self.folder / CONFIG, settings.dump(config))
+        _replace(self.folder / CONFIG, toml.dump(config))
         about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
         _replace(self.folder / ABOUT, about)
         if tensorboard:

@@ -196,8 +196,8 @@ NAME = f"{LAYER}/self_attn/in_proj/q"
         (lambda t, h: t.update({f"{NAME}.a": np.full((3, 16), np.nan, np.float32)}), "not finite"),
         (lambda t, h: h.update(format="else"), "is not an adapter"),
         (lambda t, h: h["config"].update(rank=-1), "rank must be at least 1"),
-        (lambda t, h: h["config"].update(rank="many"), "config.rank must be of type int"),
-        (lambda t, h: h["lm"].update(num_layers=10**9), "trained for"),
+        (lambda t, h: h["config"].update(rank="many"), "config.rank must be a whole number"),
+        (lambda t, h: h["lm"].update(num_layers=10**9), "lm.num_layers must be from 1 to 10000000"),
     ],
 )
 def test_damaged_files_are_one_line(tmp_path, change, message):

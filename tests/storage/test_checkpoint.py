@@ -320,8 +320,8 @@ def _edit(change):
         (_edit(lambda d: d.update(components={"lm": 3})), "components.lm"),
         (_edit(lambda d: d["components"]["lm"].update(storage="int2")), "storage"),
         (_edit(lambda d: d["components"].pop("lm")), "different parts"),
-        (_edit(lambda d: d["architecture"]["lm"].update(colour=1)), "unknown field colour"),
-        (_edit(lambda d: d["architecture"]["lm"].update(dim="8")), "lm.dim must be of type int"),
+        (_edit(lambda d: d["architecture"]["lm"].update(colour=1)), "unknown field .*lm.colour"),
+        (_edit(lambda d: d["architecture"]["lm"].update(dim="8")), "lm.dim must be a whole number"),
         (_edit(lambda d: d["architecture"]["lm"].update(delays=[1])), "delays must be 4"),
     ],
 )

@@ -15,10 +15,11 @@ from orbax.checkpoint import v1 as ocp
 
 from musicgen_jax import MusicGen
 from musicgen_jax.commands import cli
+from musicgen_jax.config import toml
 from musicgen_jax.convert import convert, export_torch
 from musicgen_jax.convert.pipeline import abstract_params
 from musicgen_jax.storage import checkpoint, lora_file
-from musicgen_jax.training import finetune, settings
+from musicgen_jax.training import finetune
 from tests.helpers.paths import GOLDENS
 
 SHORT = ["--seconds", "0.4", "--batch-size", "4", "--log-every", "5"]
@@ -110,7 +111,7 @@ def nll(model, codes, texts):
 
 def test_a_run_that_was_cut_off_goes_on(home, adapted, tmp_path):
     """Interrupted after a checkpoint and some steps more: the same adapter, bit by bit."""
-    config = settings.read(adapted / "config.toml", finetune.FinetuneConfig)
+    config = toml.read(adapted / "config.toml", finetune.FinetuneConfig)
 
     def stop(line):
         if line.startswith("step 15 "):
@@ -146,7 +147,7 @@ def test_a_killed_run_goes_on(home, adapted, tmp_path):
 def test_nothing_of_the_model_changes_beside_an_adapter(home, adapted):
     """What is kept of a step, and in memory for the next: nothing of the model's own size."""
     model = checkpoint.load_config(home / "twin")
-    config = settings.read(adapted / "config.toml", finetune.FinetuneConfig).train
+    config = toml.read(adapted / "config.toml", finetune.FinetuneConfig).train
     state = finetune.abstract_state(model, config)
     assert set(finetune.trained(state.params, config)) == {"lora"}
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params["lora"]))

@@ -678,7 +678,7 @@ def test_a_killed_process_loses_a_shard_at_most(tmp_path):
     testing.save_random_model(tmp_path / "model")
     arguments = ["--model", tmp_path / "model", "--seconds", 1, "--shard-mb", 0.003]
     code = (
-        "import argparse, sys; from musicgen_jax.training.encode_command import *\n"
+        "import argparse, sys; from musicgen_jax.commands.train_encode import *\n"
         "p = argparse.ArgumentParser(); add_arguments(p); run(p.parse_args(sys.argv[1:]))"
     )
     line = [sys.executable, "-c", code, data, tmp_path / "killed", *arguments]
@@ -697,6 +697,6 @@ def test_a_killed_process_loses_a_shard_at_most(tmp_path):
 
 
 def test_the_command_starts_without_jax():
-    modules = "encode_command, data.clips, data.shards"
-    code = "".join(f"import musicgen_jax.training.{name};" for name in modules.split(", "))
+    modules = "commands.train_encode, training.data.clips, training.data.shards"
+    code = "".join(f"import musicgen_jax.{name};" for name in modules.split(", "))
     assert not loaded_by(code) & {"flax", "jax", "optax", "soundfile", "torch"}

@@ -1,10 +1,11 @@
 """Which of the pitch classes that are stored of a whole clip are the chroma of a segment."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
-from musicgen_jax.training.data.metadata import check_count
+from musicgen_jax.config.schema import Between, Size
 
 _SILENCE = 0  # the pitch class of silence, see `musicgen_jax.conditioning.chroma`
 _MAX_PLACES = 1 << 12
@@ -32,30 +33,20 @@ class ChromaGrid:
       window: samples that a frame of the chroma hears.
       places: in a frame of codes.
       hop_length: samples of a frame of codes.
+      separated: whether a separator took out drums and bass.
     """
 
-    bins: int
-    hop: int
-    window: int
-    places: int
-    hop_length: int
+    bins: Annotated[int, Between(1, 256)]
+    hop: Annotated[int, Between(1, _MAX_WINDOW)]
+    window: Annotated[int, Between(1, _MAX_WINDOW)]
+    places: Annotated[int, Between(1, _MAX_PLACES)]
+    hop_length: Size
+    separated: bool = False
 
-    @classmethod
-    def from_index(cls, index: dict, hop_length: int) -> "ChromaGrid":
-        """Reads the index of shards.
-
-        Raises:
-          ValueError: a number is wrong.
-          KeyError: one is missing.
-        """
-        bins = check_count("chroma_bins", index["chroma_bins"], 1, 256)
-        hop = check_count("chroma_hop", index["chroma_hop"], 1, _MAX_WINDOW)
-        window = check_count("chroma_window", index["chroma_window"], 1, _MAX_WINDOW)
-        places = check_count("chroma_places", index["chroma_places"], 1, _MAX_PLACES)
-        apart, rest = divmod(hop_length, places)
-        if rest or hop % apart:
-            raise ValueError("its melodies do not fit its codes")
-        return cls(bins, hop, window, places, hop_length)
+    def __post_init__(self) -> None:
+        apart, rest = divmod(self.hop_length, self.places)
+        if rest or self.hop % apart:
+            raise ValueError("the melodies do not fit the codes")
 
     def cut(self, stored: np.ndarray, start: int, frames: int) -> np.ndarray:
         """The pitch classes of a segment.

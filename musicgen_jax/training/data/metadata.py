@@ -6,33 +6,35 @@ size and its types are checked.
 """
 
 import dataclasses
-import json
 import math
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from musicgen_jax.config.schema import Between, parse_json
 
 MAX_BYTES = 1 << 20  # of a file
 MAX_TEXT = 4096  # characters of a text
 MAX_LIST = 256  # texts of a list
-_MAX_COUNT = 1 << 40
+Text = Annotated[str, Between(0, MAX_TEXT)]
+Texts = Annotated[tuple[Text, ...], Between(0, MAX_LIST)]
 
 
 @dataclasses.dataclass(frozen=True)
 class MusicInfo:
     """Metadata of a piece; None where it has none."""
 
-    title: str | None = None
-    artist: str | None = None
-    key: str | None = None
+    title: Text | None = None
+    artist: Text | None = None
+    key: Text | None = None
     bpm: float | None = None
-    genre: str | None = None
-    moods: tuple[str, ...] | None = None
-    keywords: tuple[str, ...] | None = None
-    description: str | None = None
-    name: str | None = None
-    instrument: str | None = None
+    genre: Text | None = None
+    moods: Texts | None = None
+    keywords: Texts | None = None
+    description: Text | None = None
+    name: Text | None = None
+    instrument: Text | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> "MusicInfo":
@@ -91,33 +93,6 @@ def read(audio: Path) -> MusicInfo:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"cannot use {path}: {error}") from None
-
-
-def parse_json(data: bytes) -> Any:
-    """JSON from outside.
-
-    Raises:
-      ValueError: it is not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-
-
-def check_count(name: str, value: Any, lowest: int, highest: int = _MAX_COUNT) -> int:
-    """A whole number of a JSON document that may hold anything.
-
-    Raises:
-      ValueError: it is none, or out of range.
-    """
-    if type(value) is not int or not lowest <= value <= highest:
-        raise ValueError(f"{name} must be an integer from {lowest} to {highest}")
-    return value
 
 
 def check_text(name: str, text: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from musicgen_jax import files
+from musicgen_jax.config.schema import parse_json
 from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.training.data import metadata, shards
-from musicgen_jax.training.data.metadata import MusicInfo
 from musicgen_jax.training.data.shards import CodeClip
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
 
@@ -117,7 +117,7 @@ class ShardWriter:
         path = self.folder / shards.SETTINGS
         data = shards.read_file(path)
         try:
-            found = metadata.parse_json(data)
+            found = parse_json(data)
             shards.check_format(found)
         except ValueError as error:
             raise UserError(f"cannot go on from {path}: {error}") from None
@@ -179,7 +179,7 @@ def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
         return False
     try:
         found = meta.file.stat()
-        info = MusicInfo.from_dict(metadata.read(meta.file).to_dict())  # as it is read back
+        info = metadata.read(meta.file)
     except (OSError, ValueError):
         return False
     return (found.st_size, found.st_mtime_ns) == clip.source and info == clip.info

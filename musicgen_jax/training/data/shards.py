@@ -26,14 +26,15 @@ import hashlib
 import itertools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from musicgen_jax.config.schema import Between, Natural, Size, from_dict, parse_json, to_dict
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import prompts, sampling
 from musicgen_jax.training.data.chroma_grid import ChromaGrid
-from musicgen_jax.training.data.metadata import MusicInfo, check_count, check_text, parse_json
+from musicgen_jax.training.data.metadata import MusicInfo, Text
 from musicgen_jax.training.data.style_grid import StyleGrid
 
 FORMAT, VERSION = "musicgen-jax code shards", 1
@@ -41,6 +42,8 @@ INDEX, SETTINGS = "index.json", "settings.json"
 MAX_JSON = 1 << 26  # bytes
 _MAX_SHARDS = 100_000
 _MAX_BOOKS = 128
+_MAX_COUNT = 1 << 40
+_Count = Annotated[int, Between(0, _MAX_COUNT)]
 
 
 def array_name(kind: str, number: int) -> str:
@@ -67,46 +70,57 @@ class CodeClip:
       info: what is known of the music.
     """
 
-    path: str
-    start: int
-    frames: int
-    stored: int
-    weight: float | None
-    source: tuple[int, int]
+    path: Text
+    start: _Count
+    frames: Annotated[int, Between(1, _MAX_COUNT)]
+    stored: _Count
+    weight: Annotated[float, Between(0)] | None
+    source: tuple[_Count, Natural]
     info: MusicInfo
+
+    def __post_init__(self) -> None:
+        if self.stored < self.frames:
+            raise ValueError("a clip has fewer frames stored than music")
 
     def to_dict(self) -> dict:
         """Plain JSON types."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**values, "source": list(self.source), "info": self.info.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "CodeClip":
-        """Reads what `to_dict` gave.
-
-        Raises:
-          ValueError: something is missing or of a wrong type.
-        """
-        if not isinstance(values, dict) or values.keys() != _CLIP_FIELDS:
-            raise ValueError("a clip has other fields")
-        path, weight, source = values["path"], values["weight"], values["source"]
-        if not isinstance(path, str):
-            raise ValueError("a clip's path is no text")
-        check_text("a clip's path", path)
-        if weight is not None and not (isinstance(weight, float) and 0 <= weight < np.inf):
-            raise ValueError("a clip's weight is no number")
-        if not isinstance(source, list) or len(source) != 2:
-            raise ValueError("a clip's source is not two numbers")
-        check_count("source", source[0], 0)
-        check_count("source", source[1], 0, 1 << 63)
-        start = check_count("start", values["start"], 0)
-        frames = check_count("frames", values["frames"], 1)
-        stored = check_count("stored", values["stored"], frames)
-        info = MusicInfo.from_dict(values["info"])
-        return cls(path, start, frames, stored, weight, (source[0], source[1]), info)
+        return {**to_dict(self), "info": self.info.to_dict()}
 
 
-_CLIP_FIELDS = {field.name for field in dataclasses.fields(CodeClip)}
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+    """A shard in the index: sizes of its files in bytes, and the digest of its list of clips."""
+
+    frames: Annotated[int, Between(1, _MAX_COUNT)]
+    bytes: _Count
+    clips_sha256: str
+    clips: _Count = 0
+    chroma_bytes: _Count = 0
+    style_bytes: _Count = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """`index.json`, but for its fields about melodies and styles: `ChromaGrid`, `StyleGrid`."""
+
+    format: str
+    version: int
+    codec: str
+    fingerprint: str
+    sample_rate: Size
+    hop_length: Size
+    audio_channels: Size
+    codebooks: Annotated[int, Between(1, _MAX_BOOKS)]
+    card: Annotated[int, Between(1, 1 << 15)]
+    silence: tuple[_Count, ...]
+    skipped: _Count
+    shards: Annotated[tuple[ShardEntry, ...], Between(1, _MAX_SHARDS)]
+    skipped_first: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.silence) != self.codebooks or max(self.silence) > self.card:
+            raise ValueError("silence does not fit codebooks and card")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,40 +184,35 @@ class CodeShards:
         data = read_file(folder / INDEX)
         self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
         try:
-            index = parse_json(data)
-            check_format(index)
-            self.codebooks = check_count("codebooks", index["codebooks"], 1, _MAX_BOOKS)
-            self.card = check_count("card", index["card"], 1, 1 << 15)
-            self.sample_rate = check_count("sample_rate", index["sample_rate"], 1)
-            hop_length = check_count("hop_length", index["hop_length"], 1)
-            self.frame_rate = self.sample_rate / hop_length
-            self.audio_channels = check_count("audio_channels", index["audio_channels"], 1)
-            self.codec = str(index["fingerprint"])
-            self.skipped = check_count("skipped", index["skipped"], 0)
-            silence = [check_count("silence", code, 0, self.card) for code in index["silence"]]
+            document = parse_json(data)
+            check_format(document)
+            chroma, style = _part(document, "chroma_"), _part(document, "style_")
+            index = from_dict(Index, document)
+            self.codebooks, self.card = index.codebooks, index.card
+            self.sample_rate, self.audio_channels = index.sample_rate, index.audio_channels
+            self.frame_rate = self.sample_rate / index.hop_length
+            self.codec, self.skipped = index.fingerprint, index.skipped
             self.chroma_bins = 0
-            if "chroma_bins" in index:
-                self._grid = ChromaGrid.from_index(index, hop_length)
+            if chroma:
+                chroma["hop_length"] = index.hop_length
+                self._grid = from_dict(ChromaGrid, chroma, "chroma")
                 self.chroma_bins = self._grid.bins
-            self.styles = StyleGrid.from_index(index) if "style_books" in index else None
-            shards = index["shards"]
-            if len(silence) != self.codebooks or not 0 < len(shards) <= _MAX_SHARDS:
-                raise ValueError("its numbers do not fit each other")
-            self._silence = np.array(silence, np.int32)[:, None]  # [K, 1]
+            self.styles = from_dict(StyleGrid, style, "style") if style else None
+            self._silence = np.array(index.silence, np.int32)[:, None]  # [K, 1]
             self.clips: list[CodeClip] = []
             self._codes: list[np.ndarray] = []
             self._chroma: list[np.ndarray] = []
             self._styles: list[np.ndarray] = []
             self._first_style: list[int] = []  # of each clip, in its shard
             shard_of: list[int] = []
-            for number, shard in enumerate(shards):
+            for number, shard in enumerate(index.shards):
                 clips = self._open_shard(number, shard)
                 self.clips += clips
                 shard_of += [number] * len(clips)
         except UserError:
             raise
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{folder / INDEX} is broken: {_line(error)}") from None
+        except ValueError as error:
+            raise UserError(f"{folder / INDEX} is broken: {error}") from None
         self._shard_of = np.array(shard_of)
         self._frames = np.array([clip.frames for clip in self.clips])
         grid = self.styles
@@ -402,11 +411,11 @@ class CodeShards:
             )
         return styles, np.arange(inside.start, inside.stop) * self.styles.stride - start
 
-    def _open_shard(self, number: int, shard: dict) -> list[CodeClip]:
-        frames = check_count("frames", shard["frames"], 1)
+    def _open_shard(self, number: int, shard: ShardEntry) -> list[CodeClip]:
+        frames = shard.frames
         listed = self.folder / clips_name(number)
         data = read_file(listed)
-        if hashlib.sha256(data).hexdigest() != shard["clips_sha256"]:
+        if hashlib.sha256(data).hexdigest() != shard.clips_sha256:
             raise _changed(listed)
         clips = read_clips(data, listed)
         if not clips or clips[-1].start + clips[-1].stored != frames:
@@ -415,15 +424,15 @@ class CodeShards:
         def opened(kind: str, size: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
             return _open_array(self.folder / array_name(kind, number), size, shape, dtype)
 
-        self._codes.append(opened("codes", shard["bytes"], (frames, self.codebooks), np.int16))
+        self._codes.append(opened("codes", shard.bytes, (frames, self.codebooks), np.int16))
         if self.chroma_bins:
             shape = frames, self._grid.places
-            self._chroma.append(opened("chroma", shard["chroma_bytes"], shape, np.uint8))
+            self._chroma.append(opened("chroma", shard.chroma_bytes, shape, np.uint8))
         if self.styles:
             counts = [self.styles.inside(0, clip.frames).stop for clip in clips]
             self._first_style += [0, *itertools.accumulate(counts[:-1])]
             shape = sum(counts), self.styles.books, self.styles.tokens
-            self._styles.append(opened("style", shard["style_bytes"], shape, np.uint16))
+            self._styles.append(opened("style", shard.style_bytes, shape, np.uint16))
         return clips
 
 
@@ -437,6 +446,12 @@ def check_format(header: Any) -> None:
         raise ValueError(f"not of the format {FORMAT!r}")
     if header.get("version") != VERSION:
         raise ValueError(f"of version {header.get('version')!r}, this musicgen-jax reads {VERSION}")
+
+
+def _part(document: dict, prefix: str) -> dict:
+    """Takes the fields whose names begin with `prefix` out of a document; names without it."""
+    names = [name for name in document if name.startswith(prefix)]
+    return {name.removeprefix(prefix): document.pop(name) for name in names}
 
 
 def read_file(path: Path) -> bytes:
@@ -465,12 +480,12 @@ def read_clips(data: bytes, path: Path) -> list[CodeClip]:
         values = parse_json(data)
         if not isinstance(values, dict) or not isinstance(values.get("clips"), list):
             raise ValueError("it lists no clips")
-        clips = [CodeClip.from_dict(one) for one in values["clips"]]
+        clips = [from_dict(CodeClip, one, f"clips[{i}]") for i, one in enumerate(values["clips"])]
         ends = [0, *(clip.start + clip.stored for clip in clips)]
         if any(clip.start != end for clip, end in zip(clips, ends, strict=False)):
             raise ValueError("its clips do not follow each other")
     except ValueError as error:
-        raise UserError(f"{path} is broken: {_line(error)}") from None
+        raise UserError(f"{path} is broken: {error}") from None
     return clips
 
 
@@ -489,8 +504,3 @@ def _open_array(path: Path, size: int, shape: tuple[int, ...], dtype: type) -> n
 
 def _changed(path: Path) -> UserError:
     return UserError(f"{path} changed since it was encoded: encode again into a new folder")
-
-
-def _line(error: Exception) -> str:
-    text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return (text.splitlines() or [type(error).__name__])[0][:200]

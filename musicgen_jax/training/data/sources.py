@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from musicgen_jax import audio
+from musicgen_jax.config.schema import parse_json
 from musicgen_jax.errors import UserError
-from musicgen_jax.training.data.metadata import check_text, parse_json
+from musicgen_jax.training.data.metadata import check_text
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
 MANIFESTS = ("data.jsonl", "data.jsonl.gz")  # what audiocraft looks for in a folder

@@ -1,10 +1,9 @@
 """Which excerpts of a clip there are styles of, and which of them lie in a segment."""
 
 import dataclasses
+from typing import Annotated
 
-from musicgen_jax.training.data.metadata import check_count
-
-_MAX = 1 << 20
+from musicgen_jax.config.schema import Between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,32 +22,15 @@ class StyleGrid:
       conditioner: the fingerprint of its codebooks.
     """
 
-    length: int
-    stride: int
-    books: int
-    bins: int
-    tokens: int
+    length: Annotated[int, Between(1, 1 << 20)]
+    stride: Annotated[int, Between(1, 1 << 20)]
+    books: Annotated[int, Between(1, 128)]
+    bins: Annotated[int, Between(1, 1 << 16)]
+    tokens: Annotated[int, Between(1, 1 << 12)]
     conditioner: str
 
-    @classmethod
-    def from_index(cls, index: dict) -> "StyleGrid":
-        """Reads the index of shards.
-
-        Raises:
-          ValueError: a number is wrong.
-          KeyError: one is missing.
-        """
-        return cls(
-            length=check_count("style_length", index["style_length"], 1, _MAX),
-            stride=check_count("style_stride", index["style_stride"], 1, _MAX),
-            books=check_count("style_books", index["style_books"], 1, 128),
-            bins=check_count("style_bins", index["style_bins"], 1, 1 << 16),
-            tokens=check_count("style_tokens", index["style_tokens"], 1, 1 << 12),
-            conditioner=str(index["style_conditioner"]),
-        )
-
     def to_settings(self) -> dict:
-        """What `from_index` reads, plain JSON types."""
+        """What the index of the shards says of it, plain JSON types."""
         return {f"style_{name}": value for name, value in dataclasses.asdict(self).items()}
 
     @property

@@ -37,12 +37,12 @@ def lm_with(style):
 @pytest.mark.parametrize(
     ("style", "message"),
     [
-        (3, "lm.style must be an object, got int"),
-        (False, "lm.style must be an object, got bool"),
-        ({"wide": 3}, "lm.style: unknown field wide"),
-        ({"dim": None}, "lm.style.dim must be of type int, got None"),
+        (3, "lm.style must be an object with fields, got 3"),
+        (False, "lm.style must be an object with fields, got False"),
+        ({"wide": 3}, "unknown field lm.style.wide: known are feature_dim, dim"),
+        ({"dim": None}, "lm.style.dim must be a whole number, got None"),
         ({"dim": 9}, "dim 9 must be even"),
-        ({"n_q": 0}, "must be at least 1"),
+        ({"n_q": 0}, "lm.style.n_q must be from 1 to 10000000, got 0"),
     ],
 )
 def test_a_broken_part_is_named(style, message):

@@ -1,14 +1,13 @@
-"""Architecture of every model as frozen dataclasses, and their JSON round trip.
+"""Architecture of every model as frozen dataclasses.
 
-No jax here: tools, docs and the command line read configs without starting a backend.
 Field names follow audiocraft; sizes of the official models are at the end of the file.
 """
 
 import dataclasses
-import json
 import math
-import types
-import typing
+from typing import Annotated
+
+from musicgen_jax.config.schema import Between, Share, Size, SizeOrNone, check_ranges
 
 FORMAT_VERSION = 1
 
@@ -22,14 +21,14 @@ JOINS = ("hard", "crossfade")  # between the windows of a long piece, see `gener
 class T5Config:
     """T5 encoder (v1.0: ReLU, not gated; no attention scale; relative positions)."""
 
-    vocab_size: int = 32128
-    d_model: int = 768
-    d_kv: int = 64
-    d_ff: int = 3072
-    num_layers: int = 12
-    num_heads: int = 12
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
+    vocab_size: Size = 32128
+    d_model: Size = 768
+    d_kv: Size = 64
+    d_ff: Size = 3072
+    num_layers: Size = 12
+    num_heads: Size = 12
+    relative_attention_num_buckets: Size = 32
+    relative_attention_max_distance: Size = 128
     layer_norm_epsilon: float = 1e-6
 
 
@@ -40,16 +39,16 @@ class MertConfig:
     The defaults are m-a-p/MERT-v1-95M.
     """
 
-    sample_rate: int = 24000
-    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    dim: int = 768
-    num_heads: int = 12
-    num_layers: int = 12
-    ffn_dim: int = 3072
-    conv_pos_kernel: int = 128
-    conv_pos_groups: int = 16
+    sample_rate: Size = 24000
+    conv_dim: tuple[Size, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: tuple[Size, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[Size, ...] = (5, 2, 2, 2, 2, 2, 2)
+    dim: Size = 768
+    num_heads: Size = 12
+    num_layers: Size = 12
+    ffn_dim: Size = 3072
+    conv_pos_kernel: Size = 128
+    conv_pos_groups: Size = 16
 
     def __post_init__(self) -> None:
         lengths = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
@@ -75,20 +74,19 @@ class StyleConfig:
     The defaults are those of facebook/musicgen-style.
     """
 
-    feature_dim: int = 768  # width of MERT
-    dim: int = 512
-    num_heads: int = 8
-    num_layers: int = 8
-    ffn_dim: int = 2048
-    n_q: int = 6
-    bins: int = 1024
-    ds_factor: int = 15  # of so many frames one becomes a token: 5 tokens a second
+    feature_dim: Size = 768  # width of MERT
+    dim: Size = 512
+    num_heads: Size = 8
+    num_layers: Size = 8
+    ffn_dim: Size = 2048
+    n_q: Size = 6
+    bins: Size = 1024
+    ds_factor: Size = 15  # of so many frames one becomes a token: 5 tokens a second
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.dim % self.num_heads or self.dim % 2:
             raise ValueError(f"dim {self.dim} must be even and divide by {self.num_heads} heads")
-        if self.n_q < 1 or self.ds_factor < 1:
-            raise ValueError(f"n_q and ds_factor must be at least 1, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +97,16 @@ class LMConfig:
     "prepend" (in front of the tokens: the melody and style models).
     """
 
-    dim: int
-    num_heads: int
-    num_layers: int
-    n_q: int = 4
-    card: int = 2048
-    delays: tuple[int, ...] = (0, 1, 2, 3)
-    ffn_dim: int = 0  # 0: four times `dim`
-    text_dim: int = 768
+    dim: Size
+    num_heads: Size
+    num_layers: Size
+    n_q: Size = 4
+    card: Size = 2048
+    delays: tuple[SizeOrNone, ...] = (0, 1, 2, 3)
+    ffn_dim: SizeOrNone = 0  # 0: four times `dim`
+    text_dim: Size = 768
     conditioning: str = "cross"
-    chroma_bins: int = 0  # 12 in the melody models, else 0
+    chroma_bins: SizeOrNone = 0  # 12 in the melody models, else 0
     style: StyleConfig | None = None  # in the style model
 
     def __post_init__(self) -> None:
@@ -139,38 +137,37 @@ class EncodecConfig:
     24 and 48 kHz do differently.
     """
 
-    sample_rate: int = 32000
-    channels: int = 1
-    n_filters: int = 64
-    ratios: tuple[int, ...] = (8, 5, 4, 4)  # upsampling order; the encoder uses them reversed
-    dimension: int = 128
-    n_q: int = 4
-    bins: int = 2048
-    kernel_size: int = 7
-    last_kernel_size: int = 7
-    residual_kernel_size: int = 3
-    n_residual_layers: int = 1
-    dilation_base: int = 2
-    compress: int = 2
-    lstm: int = 2  # number of layers, 0 for none
+    sample_rate: Size = 32000
+    channels: Size = 1
+    n_filters: Size = 64
+    # In the order of upsampling; the encoder uses them reversed.
+    ratios: Annotated[tuple[Size, ...], Between(1, 16)] = (8, 5, 4, 4)
+    dimension: Size = 128
+    n_q: Size = 4
+    bins: Size = 2048
+    kernel_size: Size = 7
+    last_kernel_size: Size = 7
+    residual_kernel_size: Size = 3
+    n_residual_layers: SizeOrNone = 1
+    dilation_base: Size = 2
+    compress: Size = 2
+    lstm: SizeOrNone = 2  # number of layers, 0 for none
     pad_mode: str = "reflect"
     causal: bool = False  # convolutions see no later samples
-    trim_right_ratio: float = 1.0  # share of a transposed convolution cut off at its end, if causal
+    trim_right_ratio: Share = 1.0  # of a transposed convolution, cut off at its end, if causal
     norm: str = "weight_norm"  # which is folded; or "time_group_norm", of whole segments
     conv_shortcut: bool = False  # a 1x1 convolution as the skip of residual blocks
     normalize: bool = False  # segments to one level, their own kept beside the codes
     chunk_length_s: float | None = None  # segments of so many seconds; None: a clip is one
-    overlap: float = 0.0  # share of a segment that the next one covers again
+    overlap: Share = 0.0  # of a segment, which the next one covers again
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.norm not in ("weight_norm", "time_group_norm"):
             known = "'weight_norm' or 'time_group_norm'"
             raise ValueError(f"norm must be {known}, got {self.norm!r}")
-        if not 0 <= self.trim_right_ratio <= 1 or not 0 <= self.overlap < 1:
-            raise ValueError(
-                "trim_right_ratio must be from 0 to 1 and overlap from 0 to below 1, got "
-                f"{self.trim_right_ratio} and {self.overlap}"
-            )
+        if self.overlap == 1:
+            raise ValueError("overlap must be below 1: segments would not move on")
         seconds = self.chunk_length_s
         if seconds is not None and not (0 < seconds < math.inf and self.segment_length):
             raise ValueError(f"chunk_length_s must be at least a sample, got {seconds}")
@@ -236,24 +233,24 @@ class HTDemucsConfig:
     """
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")
-    sample_rate: int = 44100
-    audio_channels: int = 2
-    segment_length: int = 343980  # samples that it was trained on: 7.8 s; it always sees so many
-    channels: int = 48
-    growth: int = 2
-    depth: int = 4
-    nfft: int = 4096
-    kernel_size: int = 8
-    stride: int = 4
-    context: int = 1  # neighbours on each side that a decoder layer looks at
+    sample_rate: Size = 44100
+    audio_channels: Size = 2
+    segment_length: Size = 343980  # samples that it was trained on: 7.8 s; it always sees so many
+    channels: Size = 48
+    growth: Size = 2
+    depth: Size = 4
+    nfft: Size = 4096
+    kernel_size: Size = 8
+    stride: Size = 4
+    context: SizeOrNone = 1  # neighbours on each side that a decoder layer looks at
     freq_emb: float = 0.2  # weight of the frequency embedding, 0 for none
     emb_scale: float = 10.0  # the embedding is stored smaller by this
-    dconv_mode: int = 3  # 1: residual branches in the encoder, 2: in the decoder, 3: in both
-    dconv_depth: int = 2
-    dconv_comp: int = 8
-    bottom_channels: int = 512  # width of the transformer, 0: that of the last encoder layer
-    t_layers: int = 5
-    t_heads: int = 8
+    dconv_mode: SizeOrNone = 3  # 1: residual branches in the encoder, 2: in the decoder, 3: in both
+    dconv_depth: SizeOrNone = 2
+    dconv_comp: Size = 8
+    bottom_channels: SizeOrNone = 512  # width of the transformer, 0: that of the last encoder layer
+    t_layers: SizeOrNone = 5
+    t_heads: Size = 8
     t_hidden_scale: float = 4.0
     t_cross_first: bool = False
     t_weight_pos_embed: float = 1.0
@@ -292,7 +289,7 @@ class MusicGenConfig:
     t5: T5Config
     lm: LMConfig
     encodec: EncodecConfig
-    audio_channels: int = 1  # 2: stereo, codebooks interleaved left and right
+    audio_channels: Size = 1  # 2: stereo, codebooks interleaved left and right
     max_duration: float = 30.0  # seconds in one window, as in training
     name: str = ""
     mert: MertConfig | None = None  # in the style model
@@ -339,13 +336,14 @@ class VggishConfig:
     The defaults are the released model.
     """
 
-    channels: tuple[int, ...] = (64, 128, 256, 256, 512, 512)  # of the six convolutions
-    hidden: int = 4096
-    dim: int = 128
+    channels: tuple[Size, ...] = (64, 128, 256, 256, 512, 512)  # of the six convolutions
+    hidden: Size = 4096
+    dim: Size = 128
 
     def __post_init__(self) -> None:
-        if len(self.channels) != 6 or min(*self.channels, self.hidden, self.dim) < 1:
-            raise ValueError(f"VGGish has six convolutions and no empty layer, got {self}")
+        check_ranges(self)
+        if len(self.channels) != 6:
+            raise ValueError(f"VGGish has six convolutions, got channels {self.channels}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,66 +353,23 @@ class PasstConfig:
     The defaults are the released 20 s model.
     """
 
-    time_positions: int = 200
-    band_positions: int = 12
-    dim: int = 768
-    num_heads: int = 12
-    num_layers: int = 12
-    ffn_dim: int = 3072
-    num_classes: int = 527
+    time_positions: Size = 200
+    band_positions: Size = 12
+    dim: Size = 768
+    num_heads: Size = 12
+    num_layers: Size = 12
+    ffn_dim: Size = 3072
+    num_classes: Size = 527
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)) < 1 or self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} must divide by {self.num_heads} heads, got {self}")
+        check_ranges(self)
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} must divide by {self.num_heads} heads")
 
     @property
     def seconds(self) -> int:
         """The longest clip: patches begin every tenth of a second."""
         return max(round(self.time_positions / 10), 1)
-
-
-def to_dict(config: object) -> dict:
-    """A config as plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]
-
-
-def from_dict(cls: type, values: dict, where: str = "config"):
-    """Builds the config dataclass `cls` from plain JSON types, checking names and types.
-
-    Raises:
-      ValueError: a field is unknown, missing or of the wrong type; the message names it.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must be an object, got {type(values).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    if unknown := sorted(set(values) - set(fields)):
-        raise ValueError(f"{where}: unknown field {', '.join(unknown)}")
-    kwargs = {}
-    for name, field in fields.items():
-        if name not in values:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(f"{where}: field {name} is missing")
-            continue
-        kwargs[name] = _parse(hints[name], values[name], f"{where}.{name}")
-    return cls(**kwargs)
-
-
-def _parse(hint: typing.Any, value: object, where: str):
-    if isinstance(hint, types.UnionType):  # `X | None`, the only union in use
-        (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return None if value is None else _parse(hint, value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # type: ignore[arg-type]
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {value!r}")
-        return tuple(_parse(typing.get_args(hint)[0], v, where) for v in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return value
 
 
 # --- The official models (github.com/facebookresearch/audiocraft, model_cards/) ---------------

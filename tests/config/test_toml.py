@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from musicgen_jax.config import toml
 from musicgen_jax.errors import UserError
-from musicgen_jax.training import settings
 from musicgen_jax.training.lm_settings import PRESETS, LMRunConfig, with_steps
 
 
@@ -41,30 +41,30 @@ OUTERS = st.builds(
 
 @given(OUTERS)
 def test_what_is_written_is_read_back(config):
-    assert settings.parse(settings.dump(config), Outer) == config
+    assert toml.parse(toml.dump(config), Outer) == config
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_a_file(name, tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(settings.dump(PRESETS[name]), encoding="utf-8")
-    assert settings.read(path, LMRunConfig) == PRESETS[name]
+    path.write_text(toml.dump(PRESETS[name]), encoding="utf-8")
+    assert toml.read(path, LMRunConfig) == PRESETS[name]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stpes = 1", "unknown setting stpes: did you mean steps?"),
-        ("[inner]\nweight = 1\nwrods = []", "unknown setting inner.wrods: did you mean words?"),
+        ("stpes = 1", "unknown field stpes: did you mean steps?"),
+        ("[inner]\nweight = 1\nwrods = []", "unknown field inner.wrods: did you mean words?"),
         ("zzz = 1", "known are steps, name"),
         ("steps = 1.5", "steps must be a whole number, got 1.5"),
         ("steps = true", "steps must be a whole number, got True"),
         ("fast = 1", "fast must be true or false, got 1"),
         ("name = 3", "name must be a text, got 3"),
-        ("inner = 3", "inner must be a table, got 3"),
+        ("inner = 3", "inner must be an object with fields, got 3"),
         ("[inner]\nweight = nan", "inner.weight must be a finite number, got nan"),
         ("[inner]\nweight = inf", "inner.weight must be a finite number, got inf"),
-        ("[inner]\nwords = []", "setting inner.weight is missing"),
+        ("[inner]\nwords = []", "field inner.weight is missing"),
         ("[inner]\nweight = 1\nwords = ['a', 2]", "inner.words[1] must be a text"),
         ("[[rows]]\nweight = 'x'", "rows[0].weight must be a number"),
         ("steps = -1", "steps must not be negative"),
@@ -73,7 +73,7 @@ def test_presets_survive_a_file(name, tmp_path):
 )
 def test_what_does_not_fit_is_named_in_one_line(text, message):
     with pytest.raises(UserError) as caught:
-        settings.parse(text, Outer, "my.toml")
+        toml.parse(text, Outer, "my.toml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("my.toml")
     assert "\n" not in str(caught.value)
@@ -81,13 +81,13 @@ def test_what_does_not_fit_is_named_in_one_line(text, message):
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="cannot read settings"):
-        settings.read(tmp_path / "none.toml", Outer)
+        toml.read(tmp_path / "none.toml", Outer)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
-        settings.read(tmp_path / "binary.toml", Outer)
+        toml.read(tmp_path / "binary.toml", Outer)
     (tmp_path / "huge.toml").write_bytes(b"#" * (1 << 21))
     with pytest.raises(UserError, match="too large"):
-        settings.read(tmp_path / "huge.toml", Outer)
+        toml.read(tmp_path / "huge.toml", Outer)
 
 
 def test_steps_cut_phases_or_lengthen_the_last():
