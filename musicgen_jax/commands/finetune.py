@@ -1,6 +1,8 @@
-"""`musicgen-jax finetune`: a model goes on learning, from music of one's own."""
+"""`musicgen-jax finetune`: trains a model further on your own music."""
 
 import argparse
+
+from musicgen_jax.commands import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,80 +17,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "codes of `train encode`; with --resume both may be left out",
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
-    add("--resume", action="store_true", help="go on from the last checkpoint of DIR")
+    add(
+        "--resume",
+        action="store_true",
+        help="resume from the last checkpoint of DIR, with its settings; --steps, --accumulate, "
+        "--remat, --devices, --save-every and --log-every may change",
+    )
     add(
         "--codes",
         metavar="DIR",
-        help="where audio is kept as codes once it is encoded; without: DIR of the run + -codes",
+        help="where encoded audio is kept (default: DIR of the run + -codes)",
     )
-    add("--lora", type=int, metavar="RANK", help="train an adapter of this rank, 8 or so")
-    add("--alpha", type=float, metavar="A", help="of the adapter; without: twice its rank")
+    add("--lora", type=int, metavar="RANK", help="train an adapter of this rank, such as 8")
+    add(
+        "--alpha", type=float, metavar="A", help="strength of the adapter (default: twice its rank)"
+    )
     add(
         "--target",
         metavar="REGEX",
-        help="which matrices are adapted, by a part of their name, as 'self_attn/in_proj/[qv]$'; "
-        "without: all of attention and feed-forward",
+        help="which matrices are adapted, by a part of their name, as 'self_attn/in_proj/[qv]$' "
+        "(default: all of attention and feed-forward)",
     )
-    add("--steps", type=int, default=1000, metavar="N", help="of training")
-    add("--batch-size", type=int, default=8, metavar="B", help="segments in a step")
-    add("--accumulate", type=int, default=1, metavar="N", help="parts that a batch is cut into")
+    add("--steps", type=int, metavar="N", help="training steps in all (default: 1000)")
+    add("--batch-size", type=int, metavar="B", help="segments in a step (default: 8)")
+    add("--accumulate", type=int, metavar="N", help="parts that a batch is cut into (default: 1)")
     add(
         "--seconds",
         type=float,
         metavar="S",
-        help="of a segment; without: as much as the model sees at once",
+        help="length of a segment (default: the model's window)",
     )
     add(
         "--learning-rate",
         type=float,
         metavar="LR",
-        help="at its highest; without: 1e-5, of an adapter 2e-4",
+        help="peak learning rate (default: 1e-5, for an adapter 2e-4)",
     )
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
-    add("--remat", action="store_true", help="slower, and far less memory")
-    add("--devices", type=int, default=1, metavar="N", help="that the batch is spread over; 0: all")
-    add("--save-every", type=int, default=200, metavar="N", help="steps between checkpoints")
-    add("--log-every", type=int, default=25, metavar="N", help="steps between records")
-    add("--seed", type=int, default=0, help="same seed, same training")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the computation (default: float32)")
+    add("--remat", action=argparse.BooleanOptionalAction, help="slower, with far less memory")
+    options.add_devices(parser)
+    add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 200)")
+    add("--log-every", type=int, metavar="N", help="steps between records (default: 25)")
+    add("--seed", type=int, help="same seed, same training (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, and says where the result lies."""
+    """Trains, and says where the result is."""
     from musicgen_jax.errors import UserError
     from musicgen_jax.training import finetune
+    from musicgen_jax.training.layout import MeshConfig
 
+    mesh = None if args.devices is None else MeshConfig(*args.devices)
+    chosen = {name: getattr(args, name) for name in _OPTIONS} | {"mesh": mesh}
     if args.resume:
-        config = finetune.read_config(args.folder)
-        given = {"model": args.model, "data": args.data}
-        for name, value in given.items():
-            if value is not None and value != getattr(config, name):
-                raise UserError(
-                    f"{args.folder} began with {name} {getattr(config, name)!r}, not {value!r}"
-                )
+        config = finetune.resumed_config(args.folder, chosen)
     elif args.model is None or args.data is None:
         raise UserError("finetune needs MODEL and DATA, or --resume")
     else:
+        chosen["codes"] = args.codes or f"{args.folder.rstrip('/')}-codes"
         config = finetune.make_config(
-            args.model,
-            args.data,
-            codes=args.codes or f"{args.folder.rstrip('/')}-codes",
-            lora=args.lora,
-            alpha=args.alpha,
-            target=args.target,
-            steps=args.steps,
-            batch_size=args.batch_size,
-            accumulate=args.accumulate,
-            seconds=args.seconds,
-            learning_rate=args.learning_rate,
-            dtype=args.dtype,
-            remat=args.remat,
-            devices=args.devices,
-            save_every=args.save_every,
-            log_every=args.log_every,
-            seed=args.seed,
+            **{name: value for name, value in chosen.items() if value is not None}
         )
     made = finetune.finetune(
         config, args.folder, resume=args.resume, say=lambda line: print(line, flush=True)
     )
     print(f"wrote {made}")
     return 0
+
+
+_OPTIONS = (
+    *("model", "data", "codes", "lora", "alpha", "target", "steps", "batch_size", "accumulate"),
+    *("seconds", "learning_rate", "dtype", "remat", "save_every", "log_every", "seed"),
+)

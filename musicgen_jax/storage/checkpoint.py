@@ -103,10 +103,12 @@ class ModelWriter:
           name: see `write_component`.
         """
         info = load_info(source)
-        # Hidden files are the operating system's, and no link is followed out of the folder.
-        hidden = shutil.ignore_patterns(".*")
-        shutil.copytree(Path(source) / name, self._folder / name, ignore=hidden)
-        arrays.remove_paths(self._folder / name)
+        if jax.process_index() == 0:
+            # Hidden files are the operating system's, and no link is followed out of the folder.
+            hidden = shutil.ignore_patterns(".*")
+            shutil.copytree(Path(source) / name, self._folder / name, ignore=hidden)
+            arrays.remove_paths(self._folder / name)
+        barrier("a component has been copied")
         self._count(name, info.components[name]["storage"])
 
     def _count(self, name: str, storage: str) -> None:

@@ -14,12 +14,12 @@ from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.runtime import sharding
 from musicgen_jax.storage import checkpoint, hub
-from musicgen_jax.training import codec, records
+from musicgen_jax.training import codec, records, trained_model
 from musicgen_jax.training.codec_settings import CodecRunConfig
 from musicgen_jax.training.run import Run
 
-_LICENSE = "The codec in this folder was trained by whoever made it, who decides about it.\n"
-_BASED = "\nIts training began with the codec of {base}, whose licence holds for it:\n\n{text}"
+_LICENSE = "The author of this folder trained its codec and chooses the licence for it.\n"
+_BASED = "\nIts training began with the codec of {base}, whose licence applies to it:\n\n{text}"
 
 
 def train(
@@ -129,11 +129,5 @@ def _write(folder: Path, config: CodecRunConfig, params: dict, base: Path | None
         text = (base / "LICENSE").read_text(encoding="utf-8")
         license_text += _BASED.format(base=config.base, text=text)
         source["base"] = config.base
-    params = jax.tree.map(np.asarray, params)
-    if jax.process_index():
-        return
-    with checkpoint.writing_model(folder, overwrite=True) as writer:
-        writer.write_component("encodec", params)
-        writer.finish(
-            {"encodec": config.codec}, tokenizer=None, license=license_text, source=source
-        )
+    params = {"encodec": jax.tree.map(np.asarray, params)}
+    trained_model.write(folder, config.codec, params, license=license_text, source=source)

@@ -1,7 +1,7 @@
-"""One training run of a language model, from its settings to the folder of the model."""
+"""A training run of a language model in a run's folder, from nothing or from a trained model."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.storage import checkpoint
-from musicgen_jax.training import lm, lm_loop, records
+from musicgen_jax.training import lm, lm_loop, records, trained_model
 from musicgen_jax.training.batches import Dropout, MelodyExamples, melody_shape
 from musicgen_jax.training.layout import Layout
+from musicgen_jax.training.lm import LMTrainConfig, LMTrainState
 from musicgen_jax.training.lm_settings import LMRunConfig
 from musicgen_jax.training.run import Run
-from musicgen_jax.training.samples import Samples, write_model
+from musicgen_jax.training.samples import Samples
+
+_LICENSE = """The author of this folder trained its language model and chooses the licence for it.
+The text encoder and the codec are those of {base}, whose licence applies to them:
+
+{text}
+"""
+_MODULES: dict[str, Any] = {"t5": T5Encoder, "lm": LM}
 
 
 def train(
@@ -45,15 +55,20 @@ def train(
       examples: `Examples` with a `fingerprint`, or `MelodyExamples` for a melody model.
       tokenize: prompts to ids and masks of one fixed length.
       valid: the same for validation, or None.
-      resume: whether to go on with a run that is there.
-      data_changed: whether the data may be other than it was.
+      resume: whether to resume a run that exists.
+      data_changed: whether the data may differ from what the run began with.
     """
     settings = config.training
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
     for phase in settings.phases:
         layout.check_batch(phase.batch_size // settings.accumulate)
-    _check_melody(model, examples)
-    abstract = lm.abstract_state(model, settings, layout)
+    if model.lm.chroma_bins and not isinstance(examples, MelodyExamples):
+        raise UserError("a melody model needs examples with chroma, which this data does not have")
+
+    def begin() -> LMTrainState:
+        music = load(base, "lm", model.lm) if config.continue_base else None
+        return lm.init(model, settings, load(base, "t5", model.t5), lm=music, layout=layout)
+
     with Run(
         folder,
         config,
@@ -63,51 +78,122 @@ def train(
         keep=config.keep,
         tensorboard=config.tensorboard,
     ) as run:
-        restored = run.restore(abstract)
-        if restored is None:
-            began, state = 0, _begin(config, model, base, layout)
-        else:
-            began, state = restored
-        if began < settings.steps:
-            state = lm_loop.train(
-                model,
-                settings,
-                examples,
-                tokenize,
-                state=state,
-                layout=layout,
-                log=records.printing(run.log, settings.steps, began_at=began),
-                save=lambda state, score: run.save(int(state.step), state, score=score),
-                evaluate=_evaluation(config, model, valid, tokenize, layout),
-                after=_sampling(folder, config, model, base),
-                every=config.log_every,
-                save_every=config.save_every,
-            )
-        source = {"made by": "musicgen-jax train lm", "base": config.base, "steps": settings.steps}
-        params = state.averaged
-        write_model(folder / "model", model, params["lm"], params["t5"], base, source)
-        if state.ema is not None:  # beside the averaged ones, those of the last step
-            last = state.params
-            write_model(folder / "model-last", model, last["lm"], last["t5"], base, source)
+        state = complete(
+            run,
+            model,
+            settings,
+            examples,
+            tokenize,
+            layout=layout,
+            begin=begin,
+            evaluate=_evaluation(config, model, valid, tokenize, layout),
+            after=_sampling(folder, config, model, base),
+            log_every=config.log_every,
+            save_every=config.save_every,
+        )
+        text = (base / "LICENSE").read_text(encoding="utf-8")
+        about = {
+            "license": _LICENSE.format(base=config.base, text=text),
+            "source": {
+                "made by": "musicgen-jax train lm",
+                "base": config.base,
+                "steps": settings.steps,
+            },
+            "base": base,
+        }
+        trained_model.write(folder / "model", model, _trained_parts(state.averaged), **about)
+        if state.ema is not None:  # and the parameters of the last step, without averaging
+            trained_model.write(folder / "model-last", model, _trained_parts(state.params), **about)
         run.finish()
     return folder / "model"
 
 
-def _check_melody(model: MusicGenConfig, examples: Any) -> None:
-    if model.lm.chroma_bins and not isinstance(examples, MelodyExamples):
-        raise UserError("a melody model needs examples with chroma, which this data does not have")
+def _trained_parts(params: dict) -> dict:
+    return {name: params[name] for name in ("t5", "lm")}
 
 
-def _begin(config: LMRunConfig, model: MusicGenConfig, base: Path, layout: Layout) -> Any:
-    """The state before the first step: the base's text encoder, and new music or the base's."""
+def complete(
+    run: Run,
+    model: MusicGenConfig,
+    config: LMTrainConfig,
+    examples: Any,
+    tokenize: Any,
+    *,
+    layout: Layout,
+    begin: Callable[[], LMTrainState],
+    only_trained: bool = False,
+    evaluate: Callable[[Any], dict] = lambda params: {},
+    after: Callable[[int, LMTrainState], None] = lambda step, state: None,
+    say: Callable[[str], None] = records.say,
+    log_every: int,
+    save_every: int,
+) -> LMTrainState:
+    """Trains from the last checkpoint of a run, or from its beginning, to the last step.
 
-    def load(name: str, module: Any) -> dict:
-        shape = nnx.eval_shape(lambda: module(rngs=nnx.Rngs(0)))
-        return checkpoint.load_params(base, name, nnx.to_pure_dict(nnx.state(shape)))
+    Args:
+      run: the run.
+      model: the architecture.
+      config: how to train.
+      examples: see `lm_loop.train`.
+      tokenize: see `lm_loop.train`.
+      layout: of the arrays on the devices.
+      begin: makes the state before the first step.
+      only_trained: whether checkpoints leave out what `begin` gives and training does not change.
+      evaluate: see `lm_loop.train`.
+      after: see `lm_loop.train`.
+      say: receives lines about the progress.
+      log_every: steps between records.
+      save_every: steps between checkpoints.
+    """
 
-    t5 = load("t5", partial(T5Encoder, model.t5))
-    music = load("lm", partial(LM, model.lm)) if config.continue_base else None
-    return lm.init(model, config.training, t5, lm=music, layout=layout)
+    def kept(state: LMTrainState) -> LMTrainState:
+        if not only_trained:
+            return state
+        return dataclasses.replace(state, params=lm.trained(state.params, config))
+
+    restored = run.restore(kept(lm.abstract_state(model, config, layout)))
+    if restored is None:
+        began, state = 0, begin()
+    else:
+        began, state = restored
+        say(f"resuming from step {began}")
+        if only_trained:
+            state = dataclasses.replace(state, params={**begin().params, **state.params})
+    if began >= config.steps:
+        return state
+    return lm_loop.train(
+        model,
+        config,
+        examples,
+        tokenize,
+        state=state,
+        layout=layout,
+        log=records.printing(run.log, config.steps, began_at=began, say=say),
+        save=lambda state, score: run.save(int(state.step), kept(state), score=score),
+        evaluate=evaluate,
+        after=after,
+        every=log_every,
+        save_every=save_every,
+    )
+
+
+def load(base: Path, component: str, config: Any, dtype: DTypeLike = "float32") -> dict:
+    """Parameters of a trained component, "t5" or "lm", to begin with.
+
+    Args:
+      base: folder of the model.
+      component: "t5" or "lm".
+      config: of the component.
+      dtype: of the parameters, but for a style conditioner: rounded, its codes mean nothing.
+    """
+
+    def narrowed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        whole = path[0].key == "style_conditioner"
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype("float32" if whole else dtype))
+
+    shapes = nnx.to_pure_dict(nnx.state(module_shapes(_MODULES[component], config), nnx.Param))
+    abstract = jax.tree_util.tree_map_with_path(narrowed, shapes)
+    return checkpoint.load_params(base, component, abstract)
 
 
 def _evaluation(

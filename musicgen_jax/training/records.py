@@ -25,20 +25,25 @@ def records(folder: str | os.PathLike) -> list[dict]:
     return found
 
 
-def printing(log: Log, steps: int, *, began_at: int = 0) -> Log:
-    """`log`, but each record is also a line on stdout, with the time that is left.
+def say(line: str) -> None:
+    """Prints a line at once; of several processes the first prints."""
+    if not jax.process_index():
+        print(line, flush=True)
+
+
+def printing(log: Log, steps: int, *, began_at: int = 0, say: Callable[[str], None] = say) -> Log:
+    """Also turns each record into a line of text, with the time that is left.
 
     Args:
       log: what takes a record, such as `Run.log`.
       steps: of the whole run.
       began_at: the step that this process begins at.
+      say: receives the lines.
     """
     start = time.monotonic()
 
     def both(record: dict) -> None:
         log(record)
-        if jax.process_index():
-            return
         step = record["step"]
         rate = (time.monotonic() - start) / max(step - began_at, 1)
         shown = ", ".join(
@@ -47,7 +52,7 @@ def printing(log: Log, steps: int, *, began_at: int = 0) -> Log:
             if name not in ("step", "seconds") and not name.startswith(("ce_q", "ppl_q"))
         )
         left = f", {_duration(rate * (steps - step))} left" if step < steps else ""
-        print(f"step {step} of {steps}: {shown}{left}", flush=True)
+        say(f"step {step} of {steps}: {shown}{left}")
 
     return both
 

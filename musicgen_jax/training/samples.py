@@ -1,13 +1,11 @@
-"""What a model sounds like while it trains: clips and their pictures, and its folder at the end."""
+"""What a model sounds like while it trains: clips and their pictures."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 
 from musicgen_jax import audio
@@ -15,16 +13,8 @@ from musicgen_jax.audio import plot
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
-from musicgen_jax.nn.encodec import Encodec
-from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
-
-LICENSE = """The language model in this folder was trained by whoever made it, who decides about
-it. The text encoder and the codec are those of {base}, whose licence holds for them:
-
-{text}
-"""
 
 
 class Samples:
@@ -82,40 +72,8 @@ class Samples:
                 plot.draw_spectrogram(file.with_suffix(".png"), wav[0], out.sample_rate, title)
 
 
-def write_model(
-    path: str | os.PathLike, config: MusicGenConfig, lm: Any, t5: Any, base: Path, source: dict
-) -> None:
-    """Writes the folder that `MusicGen.from_pretrained` loads. All processes call it.
-
-    Args:
-      path: the folder, replaced if it is a model already.
-      config: the architecture.
-      lm: parameters of the language model.
-      t5: parameters of the text encoder.
-      base: folder of the model whose codec and tokenizer become part of it.
-      source: where the weights come from, in plain JSON types.
-    """
-    codec = checkpoint.load_params(base, "encodec", _abstract_codec(config))
-    with checkpoint.writing_model(path, overwrite=True) as writer:
-        writer.write_component("t5", t5)
-        writer.write_component("lm", lm)
-        writer.write_component("encodec", jax.tree.map(np.asarray, codec))
-        text = (base / "LICENSE").read_text(encoding="utf-8")
-        writer.finish(
-            config,
-            tokenizer=base / checkpoint.TOKENIZER,
-            license=LICENSE.format(base=source["base"], text=text),
-            source=source,
-        )
-
-
 def _gathered(params: Any) -> Any:
     """The parameters as NumPy arrays, wherever their parts are."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(params, tiled=True)
     return jax.tree.map(np.asarray, params)
-
-
-def _abstract_codec(config: MusicGenConfig) -> dict:
-    module = module_shapes(Encodec, config.encodec)
-    return nnx.to_pure_dict(nnx.state(module))

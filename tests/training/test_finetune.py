@@ -19,7 +19,7 @@ from musicgen_jax.config import toml
 from musicgen_jax.convert import convert, export_torch
 from musicgen_jax.convert.pipeline import abstract_params
 from musicgen_jax.storage import checkpoint, lora_file
-from musicgen_jax.training import finetune
+from musicgen_jax.training import finetune, lm
 from tests.helpers.paths import GOLDENS
 
 SHORT = ["--seconds", "0.4", "--batch-size", "4", "--log-every", "5"]
@@ -121,7 +121,7 @@ def test_a_run_that_was_cut_off_goes_on(home, adapted, tmp_path):
         finetune.finetune(config, tmp_path / "run", say=stop)
     said = []
     made = finetune.finetune(config, tmp_path / "run", resume=True, say=said.append)
-    assert "going on from step 10" in said
+    assert "resuming from step 10" in said
     assert made.read_bytes() == (adapted / "adapter.safetensors").read_bytes()
 
 
@@ -148,8 +148,8 @@ def test_nothing_of_the_model_changes_beside_an_adapter(home, adapted):
     """What is kept of a step, and in memory for the next: nothing of the model's own size."""
     model = checkpoint.load_config(home / "twin")
     config = toml.read(adapted / "config.toml", finetune.FinetuneConfig).train
-    state = finetune.abstract_state(model, config)
-    assert set(finetune.trained(state.params, config)) == {"lora"}
+    state = lm.abstract_state(model, config)
+    assert set(lm.trained(state.params, config)) == {"lora"}
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params["lora"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
     assert 2 * size <= moments < 2 * size + 10
@@ -168,7 +168,7 @@ def test_what_makes_no_sense_is_said(home, adapted, tmp_path, capsys):
         ([twin, music, "--steps", "0"], "steps must be at least 1"),
         ([twin, str(tmp_path / "empty")], "empty"),
         (["nano", music], "another codec than that of nano"),
-        (["--resume"], "no run to go on with"),
+        (["--resume"], "no run to resume"),
     ]
     for arguments, message in cases:
         assert cli.main(["finetune", *arguments, "--run", str(tmp_path / "run")]) == 2

@@ -175,7 +175,13 @@ def encode(
         writer.add(clip, codes, **heard)
     silence = run(np.zeros((batch_size, channels, windows.samples), np.float32))
     writer.finish(silence[0, :, windows.context + windows.stride - 1].tolist(), skipped)
-    return CodeShards.open(out)
+    made = CodeShards.open(out)
+    if bare := sum(clip.info.is_bare for clip in made.clips):
+        log(
+            f"{bare} of {len(made)} clips have no description: write NAME.txt, or NAME.json with "
+            '{"description": ...}, next to NAME.wav'
+        )
+    return made
 
 
 def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int, Path | None]:

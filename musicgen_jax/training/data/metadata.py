@@ -50,7 +50,16 @@ class MusicInfo:
             value = values.get(name)
             _check(name, value)
             fields[name] = parse(value)
+        if fields["description"] is None:  # a name that other tools write
+            _check("caption", values.get("caption"))
+            fields["description"] = _text(values.get("caption"))
         return cls(**fields)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is known that a prompt could say."""
+        said = (self.description, self.key, self.bpm, self.genre, self.moods, self.keywords)
+        return not any((*said, self.instrument))
 
     def to_dict(self) -> dict:
         """The fields that have a value, as plain JSON types."""
@@ -62,37 +71,44 @@ class MusicInfo:
         }
 
 
-def sidecar(audio: Path) -> Path:
-    """Where the metadata of an audio file would be: NAME.json beside NAME.wav."""
-    return audio.with_suffix(".json")
-
-
 def read(audio: Path) -> MusicInfo:
-    """The metadata of an audio file, empty if it has none.
+    """The metadata of an audio file: NAME.json next to NAME.wav; its description, also NAME.txt.
 
     Raises:
       ValueError: there is a file, but it cannot be read or holds something else; one line says
         which and why.
     """
-    path = sidecar(audio)
+    file = audio.with_suffix(".json")
+    data = _contents(file)
     try:
-        found = path.stat()
-    except FileNotFoundError:
-        return MusicInfo()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        info = MusicInfo() if data is None else MusicInfo.from_dict(parse_json(data))
+        if info.description is not None:
+            return info
+        file = audio.with_suffix(".txt")
+        data = _contents(file)
+        text = None if data is None else " ".join(data.decode().split())
+        _check("its text", text)
+    except UnicodeDecodeError:
+        raise ValueError(f"cannot use {file}: not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"cannot use {file}: {error}") from None
+    return dataclasses.replace(info, description=text or None)
+
+
+def _contents(path: Path) -> bytes | None:
+    """A file of bounded size, None if there is none."""
     try:
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("not a file")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"cannot use {path}: not a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        return MusicInfo.from_dict(parse_json(data))
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"cannot use {path}: {error}") from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"cannot use {path}: larger than {MAX_BYTES} bytes")
+    return data
 
 
 def check_text(name: str, text: str) -> None:

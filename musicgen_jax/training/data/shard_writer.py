@@ -182,7 +182,9 @@ def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
         info = metadata.read(meta.file)
     except (OSError, ValueError):
         return False
-    return (found.st_size, found.st_mtime_ns) == clip.source and info == clip.info
+    # A clip may have been encoded before .txt files and captions were read.
+    older = dataclasses.replace(info, description=None)
+    return (found.st_size, found.st_mtime_ns) == clip.source and clip.info in (info, older)
 
 
 def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:

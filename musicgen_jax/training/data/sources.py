@@ -22,6 +22,11 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.data.metadata import check_text
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+# Audio all the same, but libsndfile cannot read it.
+UNREADABLE = (
+    *(".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dsf", ".dts"),
+    *(".mka", ".mov", ".mpc", ".ra", ".tta", ".webm", ".wma", ".wv"),
+)
 MANIFESTS = ("data.jsonl", "data.jsonl.gz")  # what audiocraft looks for in a folder
 MAX_LINE = 1 << 16  # bytes of a manifest's line
 MAX_FILES = 10_000_000
@@ -52,7 +57,7 @@ class Skipped:
     """The files that cannot be used, each named once in the log."""
 
     def __init__(self) -> None:
-        self.names: dict[str, None] = {}  # in the order of their finding
+        self.names: dict[str, str] = {}  # and the reason, in the order in which they were found
 
     def __contains__(self, path: str) -> bool:
         return path in self.names
@@ -63,8 +68,7 @@ class Skipped:
     def add(self, path: str, reason: Exception) -> None:
         """Counts a file, and says why it is skipped if it is new."""
         if path not in self.names:
-            self.names[path] = None
-            line = " ".join(str(reason).split())
+            line = self.names[path] = " ".join(str(reason).split())
             logging.getLogger("musicgen_jax").warning("skipped: %s", line)
 
 
@@ -90,11 +94,14 @@ def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
         return _of_manifest(manifest)
     if not source.is_dir():
         raise UserError(f"no folder of audio and no manifest at {source}")
-    names = sorted(_names(source))
+    names = sorted(_names(source, SUFFIXES + UNREADABLE))
     if not names:
         raise UserError(f"no audio in {source}: files must end in {', '.join(SUFFIXES)}")
 
     def look(name: str) -> AudioMeta | UserError:
+        if name.lower().endswith(UNREADABLE):
+            kind = Path(name).suffix
+            return UserError(f"cannot read {source / name}: convert {kind} files to .wav or .flac")
         try:
             name.encode()
             found = audio.info(source / name)
@@ -112,7 +119,10 @@ def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
             else:
                 metas.append(meta)
     if not metas:
-        raise UserError(f"none of the {len(names)} audio files in {source} can be read")
+        first = skipped.names[names[0]]
+        raise UserError(
+            f"none of the {len(names)} audio files in {source} can be read; the first: {first}"
+        )
     return metas
 
 
@@ -138,8 +148,8 @@ def read_audio(
         raise UserError(f"cannot use {meta.file}: {error}") from None
 
 
-def _names(folder: Path) -> Iterator[str]:
-    """Audio files below a folder, relative to it; a link that leads back is not followed."""
+def _names(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files below a folder, relative to it; a link that leads back is not followed."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -149,7 +159,7 @@ def _names(folder: Path) -> Iterator[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield (Path(root) / name).relative_to(folder).as_posix()
 
 
