@@ -31,8 +31,8 @@ from nano_requests import Request, make_request
 from nano_tables import table
 
 from musicgen_jax import MusicGen
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import EIGHTHS_PER_BAR, FRAME_RATE, PieceSpec
+from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
 PROMPT, REST, LONG = 4, 8, 26  # seconds; two phrases last at most 26 s, except slow ones in 4/4

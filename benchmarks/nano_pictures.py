@@ -18,8 +18,8 @@ from nano_probes import MEL_BANDS, log_mel
 from nano_requests import Request, make_request
 
 from musicgen_jax import MusicGen
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import FRAME_RATE
+from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
 FILE = "nano_spectrograms.png"

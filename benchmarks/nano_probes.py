@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import FRAME_RATE, PieceSpec
+from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import HOP, SAMPLE_RATE
 
 PROBE_SEED = 40_000_000

@@ -46,8 +46,8 @@ from nano_requests import Request, make_request
 from nano_tables import as_markdown
 
 from musicgen_jax import MusicGen
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import FRAME_RATE
+from musicgen_jax.nano.pieces import piece
 
 CLIPPED = 0.999  # magnitude of a sample
 

@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict:
     from nano_clips import through_codec
     from nano_requests import make_request
 
-    from musicgen_jax.nano.build import piece
+    from musicgen_jax.nano.pieces import piece
 
     models = {name: MusicGen.from_pretrained("nano", **types) for name, types in SIDES.items()}
     full = models["float32"]

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from musicgen_jax.commands import options, train_options
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,21 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add("--data", metavar="AUDIO", help="folder or manifest of audio")
-    add("--valid", metavar="AUDIO", help="audio that is not trained on, for the figures")
+    add("--valid", metavar="AUDIO", help="audio to validate on")
     add("--base", metavar="CODEC", help="a codec or model to begin with, in place of new weights")
-    add("--steps", type=int, metavar="N", help="steps in all, in place of what CONFIG says")
-    add("--devices", type=int, metavar="N", help="spread the batch over N devices; 0: over all")
-    add("--resume", action="store_true", help="go on from the last checkpoint of DIR")
+    add("--steps", type=int, metavar="N", help="steps in all (default: as CONFIG says)")
+    options.add_devices(parser)
+    add("--resume", action="store_true", help="resume from the last checkpoint of DIR")
     add(
         "--data-changed",
         action="store_true",
-        help="go on even though the data is not what the run began with",
+        help="resume even though the data is not what the run began with",
     )
-    add("--tensorboard", action="store_true", help="also write DIR/tensorboard")
+    train_options.add_tensorboard(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, or goes on training, and writes the codec."""
+    """Trains, or resumes training, and writes the codec."""
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training import codec_run
     from musicgen_jax.training.data.clips import AudioClips
@@ -68,25 +69,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> "CodecRunConfig":
     """What the file or preset says, and what the command line says instead."""
-    from musicgen_jax.config import toml
     from musicgen_jax.training.codec_settings import PRESETS, CodecRunConfig, with_steps
 
-    source = args.config
-    saved = Path(args.folder) / "config.toml"
-    if source is None:
-        if not args.resume or not saved.exists():
-            raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(PRESETS)}")
-        source = str(saved)
-    config = PRESETS[source] if source in PRESETS else toml.read(source, CodecRunConfig)
-    given = {
-        name: getattr(args, name)
-        for name in ("data", "valid", "base", "devices")
-        if getattr(args, name) is not None
-    }
+    config = train_options.run_config(args, CodecRunConfig, PRESETS)
+    if args.devices is not None:
+        data, parts = args.devices
+        if parts > 1:
+            raise UserError(
+                f"a codec is not cut over devices, only its batch: give --devices {data * parts}"
+            )
+        config = dataclasses.replace(config, devices=data)
     try:
-        if args.steps is not None:
-            given["training"] = with_steps(config.training, args.steps)
-        tensorboard = config.tensorboard or args.tensorboard
-        return dataclasses.replace(config, **given, tensorboard=tensorboard)
+        if args.steps is None:
+            return config
+        return dataclasses.replace(config, training=with_steps(config.training, args.steps))
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicgen_jax.commands import options
+from musicgen_jax.commands import options, train_options
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,18 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add("--data", metavar="CODES", help="folder of codes, from `train encode`")
-    add("--valid", metavar="CODES", help="codes that are not trained on, for the validation loss")
+    add("--valid", metavar="CODES", help="codes to validate on")
     add("--base", metavar="MODEL", help="whose codec and text encoder are used")
-    add("--steps", type=int, metavar="N", help="steps in all, in place of what CONFIG says")
-    add("--resume", action="store_true", help="go on from the last checkpoint of DIR")
+    add("--steps", type=int, metavar="N", help="steps in all (default: as CONFIG says)")
+    add("--resume", action="store_true", help="resume from the last checkpoint of DIR")
     add(
         "--data-changed",
         action="store_true",
-        help="go on even though the data is not what the run began with",
+        help="resume even though the data is not what the run began with",
     )
     options.add_devices(parser)
-    add("--fsdp", action="store_true", help="cut weights and optimizer over all devices")
-    add("--tensorboard", action="store_true", help="also write DIR/tensorboard")
+    add(
+        "--fsdp",
+        action=argparse.BooleanOptionalAction,
+        help="cut weights and optimizer over all devices",
+    )
+    train_options.add_tensorboard(parser)
     processes = parser.add_argument_group("several processes, each with the same arguments")
     add = processes.add_argument
     add("--distributed", action="store_true", help="find the others (TPU pods, Slurm)")
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, or goes on training, and writes the model."""
+    """Trains, or resumes training, and writes the model."""
     _start_processes(args)  # before anything else asks for devices
 
     from musicgen_jax.runtime import compile_cache
@@ -100,28 +104,18 @@ def _start_processes(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> "LMRunConfig":
     """What the file or preset says, and what the command line says instead."""
-    from musicgen_jax.config import toml
     from musicgen_jax.training.lm_settings import PRESETS, LMRunConfig, with_steps
 
-    source = args.config
-    saved = Path(args.folder) / "config.toml"
-    if source is None:
-        if not args.resume or not saved.exists():
-            raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(PRESETS)}")
-        source = str(saved)
-    config = PRESETS[source] if source in PRESETS else toml.read(source, LMRunConfig)
+    config = train_options.run_config(args, LMRunConfig, PRESETS)
     if args.steps is not None:
         config = with_steps(config, args.steps)
-    for name in ("data", "valid", "base"):
-        if getattr(args, name):
-            config = dataclasses.replace(config, **{name: getattr(args, name)})
     mesh = config.mesh
     if args.devices is not None:
         data, parts = args.devices
         mesh = dataclasses.replace(mesh, data=data, model=parts)
-    mesh = dataclasses.replace(mesh, fsdp=mesh.fsdp or args.fsdp)
-    tensorboard = config.tensorboard or args.tensorboard
-    return dataclasses.replace(config, mesh=mesh, tensorboard=tensorboard)
+    if args.fsdp is not None:
+        mesh = dataclasses.replace(mesh, fsdp=args.fsdp)
+    return dataclasses.replace(config, mesh=mesh)
 
 
 def _open(folder: str, model: "MusicGenConfig", base: str) -> Any:

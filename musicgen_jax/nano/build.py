@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
-from musicgen_jax.nano import captions, composer, places, synth
-from musicgen_jax.nano.pieces import Library, Pieces, spec_of
+from musicgen_jax.nano import captions, composer, places
+from musicgen_jax.nano.pieces import Library, Pieces, piece, spec_of
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.storage import checkpoint
@@ -58,7 +58,6 @@ DECODER_PIECES, DECODER_FRAMES = 2600, 256
 # Each long piece is heard once or twice; of a few hundred the model learnt the notes by heart.
 CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 9000, 64
 TOKENIZER_CAPTIONS = 15_000
-CLIP_FRAMES = 30 * composer.FRAME_RATE
 SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
 LONG_FRAMES = 656  # two phrases of all but slow pieces in 4/4, the whole tune of fast ones
 TEXT_LENGTH = 48  # tokens; the few longer captions are cut
@@ -71,13 +70,6 @@ LICENSE = """The weights in this folder were trained by the musicgen_jax project
 music that its own code composed and synthesised. They are released under the MIT licence, as the
 code is. No weights and no data of anybody else went into them.
 """
-
-
-def piece(seed: int, num_frames: int = CLIP_FRAMES) -> tuple[composer.PieceSpec, np.ndarray]:
-    """The piece of a seed and its sound, float32 [num_frames * hop]."""
-    rng = np.random.default_rng(seed)
-    spec = composer.sample_spec(rng)
-    return spec, synth.render(composer.compose(spec, rng, num_frames), num_frames)
 
 
 def train_codec(run: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Encoded pieces, and the training examples cut from them: codes and words for them."""
+"""Pieces of the composer: their sound, their codes, and the training examples cut from these."""
 
 import dataclasses
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from musicgen_jax import files
-from musicgen_jax.nano import captions, composer
+from musicgen_jax.nano import captions, composer, synth
 from musicgen_jax.nano.places import places
+
+CLIP_FRAMES = 30 * composer.FRAME_RATE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,13 @@ class Library:
         codes = shelf.codes[index, :, start : start + frames]
         caption = captions.training_caption(spec, rng)
         return codes, caption, places(spec, chords, start, frames)
+
+
+def piece(seed: int, num_frames: int = CLIP_FRAMES) -> tuple[composer.PieceSpec, np.ndarray]:
+    """The piece of a seed and its sound, float32 [num_frames * hop]."""
+    rng = np.random.default_rng(seed)
+    spec = composer.sample_spec(rng)
+    return spec, synth.render(composer.compose(spec, rng, num_frames), num_frames)
 
 
 def spec_of(seed: int) -> composer.PieceSpec:

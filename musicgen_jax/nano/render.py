@@ -1,7 +1,7 @@
 """Music to try training on: `python -m musicgen_jax.nano.render OUT --n 50`.
 
-Pieces of the composer as audio files, each with what it is like beside it, in the form that
-`musicgen-jax train` and `finetune` read. Nobody's rights are in them.
+Pieces of the composer as audio files, each with its metadata next to it, in the form that
+`musicgen-jax train` and `finetune` read. Nobody else holds rights in them.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import numpy as np
 
 from musicgen_jax import audio
 from musicgen_jax.nano import captions
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import FRAME_RATE
+from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
-SEED = 50_000_000  # see the other seeds in `nano.build`: these pieces are in none of their sets
+SEED = 50_000_000  # differs from all seeds in `nano.build`: its sets hold none of these pieces
 
 
 def render(folder: Path, count: int, seconds: float, first: int = 0) -> None:

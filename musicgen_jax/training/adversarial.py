@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from musicgen_jax.training.discriminator import Maps
 
-KINDS = ("hinge", "hinge2", "mse")
-
 
 def _below(x: jax.Array, margin: float = 1.0) -> jax.Array:
     """How far x stays below the margin, on average."""

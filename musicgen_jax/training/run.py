@@ -25,6 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from musicgen_jax import files
 from musicgen_jax.config import toml
+from musicgen_jax.config.schema import Config
 from musicgen_jax.errors import UserError, reason, user_error
 from musicgen_jax.runtime.processes import barrier
 from musicgen_jax.storage.arrays import remove_paths
@@ -290,7 +291,7 @@ class Run:
                 damaged.append(path)
                 continue
             for later in damaged if self._first else []:
-                print(f"checkpoint {later} is damaged: going on from step {step}", flush=True)
+                print(f"checkpoint {later} is damaged: resuming from step {step}", flush=True)
                 shutil.rmtree(later, ignore_errors=True)
             barrier("run folder: checkpoint read")
             self._forget_after(step)
@@ -310,6 +311,25 @@ class Run:
             samples = sorted((self.folder / "samples").glob("*.png"))
             _replace(path, report.page(self.folder.name, config, records(self.folder), samples))
         return path
+
+
+def saved_config(folder: str | os.PathLike, config: type[Config]) -> Config | None:
+    """The settings that a run's folder holds, None without any."""
+    path = Path(folder) / CONFIG
+    return toml.read(path, config) if path.is_file() else None
+
+
+def check_base(folder: str | os.PathLike, began: str, now: str) -> None:
+    """A run keeps its base: the weights in its checkpoints belong to it.
+
+    Raises:
+      UserError: a resumed run is given another base.
+    """
+    if began != now:
+        raise UserError(
+            f"{folder} began with base {began!r}, not {now!r}: leave --base out; if the base was "
+            f"moved, change base in {Path(folder) / CONFIG}"
+        )
 
 
 def _named(tree: Any) -> dict[str, Any]:

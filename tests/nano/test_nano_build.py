@@ -8,7 +8,7 @@ import pytest
 from musicgen_jax import MusicGen
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.nano import build, composer
-from musicgen_jax.nano.pieces import Library, Pieces, spec_of
+from musicgen_jax.nano.pieces import CLIP_FRAMES, Library, Pieces, spec_of
 from musicgen_jax.training.lm import Phase
 
 CODEC = EncodecConfig(sample_rate=16000, n_filters=2, dimension=4, bins=16, lstm=0)
@@ -73,7 +73,7 @@ def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp
 
 
 def test_segments_start_with_a_phrase_and_carry_a_caption(tmp_path):
-    frames = build.CLIP_FRAMES
+    frames = CLIP_FRAMES
     codes = np.arange(frames, dtype=np.int16) * np.ones((3, 4, 1), np.int16)
     pieces = Pieces(codes, np.arange(build.LM_SEED, build.LM_SEED + 3))
     pieces.save(tmp_path / "pieces.npz")

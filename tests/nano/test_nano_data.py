@@ -27,6 +27,7 @@ from musicgen_jax.nano.composer import (
     sample_spec,
 )
 from musicgen_jax.nano.synth import HOP, SAMPLE_RATE, period_frames, render
+from tests.helpers.imports import loaded_by
 
 DRUMS = {"kick", "snare", "hat"}
 SCALE = [p for p in range(43, 96) if p % 12 in (7, 9, 11, 0, 2, 3, 4, 6)]
@@ -396,3 +397,7 @@ def test_places_are_those_of_the_notes():
     assert min(firsts) > 0
     assert eighths[1] == eighths[7] == eighths[15] == 0
     assert len(chords) > 4
+
+
+def test_music_is_rendered_without_jax():
+    assert not loaded_by("import musicgen_jax.nano.render") & {"flax", "jax", "optax", "torch"}

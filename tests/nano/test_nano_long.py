@@ -12,8 +12,8 @@ import nano_long
 from nano_requests import make_request
 
 from musicgen_jax import testing
-from musicgen_jax.nano.build import piece
 from musicgen_jax.nano.composer import EIGHTHS_PER_BAR, FRAME_RATE
+from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
 

@@ -21,8 +21,7 @@ from nano_requests import make_request
 
 from musicgen_jax import MusicGen, testing
 from musicgen_jax.nano import captions, composer
-from musicgen_jax.nano.build import piece
-from musicgen_jax.nano.pieces import spec_of
+from musicgen_jax.nano.pieces import piece, spec_of
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
 small = settings(max_examples=20, deadline=None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_a_run_that_was_cut_off_goes_on(home, adapted, tmp_path):
     made = finetune.finetune(config, tmp_path / "run", resume=True, say=said.append)
     assert "resuming from step 10" in said
     assert made.read_bytes() == (adapted / "adapter.safetensors").read_bytes()
+
+
+def test_a_finished_run_trains_on(adapted, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(adapted, run)
+    assert cli.main(["finetune", "--run", str(run), "--resume", "--steps", "32"]) == 0
+    assert "resuming from step 30" in capsys.readouterr().out
+    assert [record["step"] for record in records(run)][-2:] == [30, 32]
+    ours, theirs = (lora_file.load(f / "adapter.safetensors").weights for f in (run, adapted))
+    moved = jax.tree.map(lambda x, y: bool((x != y).any()), ours, theirs)
+    assert any(jax.tree.leaves(moved))
 
 
 @pytest.mark.slow

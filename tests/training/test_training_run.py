@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     with open_run(folder, resume=True) as run:
         assert run.restore(abstract())[0] == 1
         assert run.steps() == [1]
-    assert "damaged: going on from step 1" in capsys.readouterr().out
+    assert "damaged: resuming from step 1" in capsys.readouterr().out
 
 
 def test_what_a_kill_left_behind_is_removed(tmp_path):

@@ -1,8 +1,6 @@
-"""Which file, from where, and in which order: all of it from (seed, step, row).
+"""Which file a segment is from, and where in it it begins.
 
-Files and places are drawn by the rules of audiocraft's `AudioDataset` (data/audio_dataset.py). The
-order has no state: row i of step s has a generator of its own, so training goes on at any step, on
-any number of hosts, with the examples that it would have had.
+Both are drawn by the rules of audiocraft's `AudioDataset` (data/audio_dataset.py).
 """
 
 import dataclasses
@@ -79,29 +77,3 @@ def draw(
     index = int(np.searchsorted(probabilities, rng.random(), side="right"))
     latest = max(0.0, float(lengths[index]) - segment * config.min_segment_ratio)
     return index, rng.random() * latest
-
-
-def item_rng(seed: int, step: int, item: int) -> np.random.Generator:
-    """The generator of one row of the global batch of a step.
-
-    Args:
-      seed: of the training, from 0.
-      step: from 0.
-      item: the row, from 0.
-    """
-    # A spawn key, unlike a tuple as the seed, keeps (1, 2) apart from (1, 2, 0).
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(step, item)))
-
-
-def host_rows(batch_size: int, process_index: int = 0, process_count: int = 1) -> range:
-    """The rows of the global batch that one of several processes makes.
-
-    Raises:
-      UserError: the batch does not part evenly.
-    """
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size must be a multiple of the {process_count} processes, got {batch_size}"
-        )
-    rows = batch_size // process_count
-    return range(process_index * rows, (process_index + 1) * rows)
