@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         nargs="?",
         metavar="DATA",
-        help="a folder of audio, NAME.json beside NAME.wav saying what it is like, a manifest, or "
-        "codes of `train encode`; with --resume both may be left out",
+        help="a folder of audio, with a description in NAME.txt or NAME.json next to NAME.wav; a "
+        "manifest; or codes of `train encode`; with --resume both may be left out",
     )
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add(

@@ -52,18 +52,18 @@ class LMTrainConfig:
     phases: tuple[Phase, ...]
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     dropout: Dropout = dataclasses.field(default_factory=Dropout)
-    freeze_text: bool = True  # the text encoder stays as it is, as the original's
-    codebook_weights: tuple[float, ...] = ()  # of the loss; (): all alike, as the original
+    freeze_text: bool = True  # do not train the text encoder; audiocraft does not either
+    codebook_weights: tuple[float, ...] = ()  # of the loss; (): equal weights, as in audiocraft
     dtype: str = "float32"  # of the computation; parameters and optimizer stay float32
     accumulate: Positive = 1  # parts that a batch is worked through in, one after the other
-    remat: bool = False  # backwards each block is computed again: slower, far less memory
-    ema_decay: float = 0.0  # of a moving average of the parameters; 0: none. audiocraft: 0.99
+    remat: bool = False  # the backward pass recomputes each block: slower, far less memory
+    ema_decay: float = 0.0  # of an average of the parameters; 0: no average. audiocraft: 0.99
     ema_every: Positive = 1  # steps between its updates. audiocraft: 10
-    # How many values there are of each thing that examples say of every frame, see
-    # `batches.LabelledExamples`. Linear readers of the model learn to tell them, and are thrown
-    # away; what they need the model learns, too.
+    # The number of classes of each label that examples give for every frame, see
+    # `batches.LabelledExamples`. Linear heads learn to predict the labels, so the model learns what
+    # they need; the heads are thrown away.
     label_classes: tuple[int, ...] = ()
-    label_weight: float = 0.5  # of their cross-entropy beside that of the codes
+    label_weight: float = 0.5  # of the labels' cross-entropy; the codes' has weight 1
     lora: LoraConfig | None = None  # trains an adapter alone; None: the language model itself
     seed: Natural = 0
 
@@ -110,15 +110,15 @@ class LMTrainState:
     """Everything that changes while a language model trains."""
 
     step: jax.Array
-    # {"t5": ..., "lm": ...}, "lora" where an adapter is trained, "labels" where labels are told; of
-    # a style model "style", its conditioner, which stands in the language model otherwise
+    # Parameters by component: "t5" and "lm"; also "lora" when an adapter is trained, "labels" for
+    # the heads that predict labels, "style" for a style model's conditioner (elsewhere in "lm").
     params: Any
     optimizer: optax.OptState
-    ema: Any = None  # an EMA of what is trained, None without
+    ema: Any = None  # of the trained parameters; None without averaging
 
     @property
     def averaged(self) -> Any:
-        """The parameters with those that are averaged in place of the last ones."""
+        """The parameters, averaged where there is an average."""
         return self.params if self.ema is None else {**self.params, **self.ema.params}
 
 
