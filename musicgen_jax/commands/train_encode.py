@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "data",
         metavar="DATA",
-        help="a folder of audio, with a description in NAME.txt or NAME.json next to NAME.wav; or a "
+        help="a folder of audio, with descriptions in NAME.txt or NAME.json next to NAME.wav; or a "
         "manifest as audiocraft writes it (.jsonl, .jsonl.gz)",
     )
     add("output", metavar="OUT", help="the folder to make, or to finish if it was cut off")
