@@ -37,8 +37,10 @@ def _encode(args: argparse.Namespace) -> None:
 
     from musicgen_jax import audio
     from musicgen_jax.codec import Codec
+    from musicgen_jax.runtime import compile_cache
     from musicgen_jax.storage import codec_file
 
+    compile_cache.enable()
     wav, rate = audio.read(args.input)
     encoded = Codec.from_pretrained(args.model).encode(wav, rate, args.bandwidth)
     path = codec_file.write(args.output, encoded)
@@ -53,8 +55,10 @@ def _decode(args: argparse.Namespace) -> None:
 
     from musicgen_jax import audio
     from musicgen_jax.codec import Codec
+    from musicgen_jax.runtime import compile_cache
     from musicgen_jax.storage import codec_file
 
+    compile_cache.enable()
     encoded = codec_file.read(args.input)
     if len(encoded.codes) != 1:
         raise UserError(f"{args.input} holds {len(encoded.codes)} clips, and a .wav takes one")

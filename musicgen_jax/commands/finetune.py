@@ -64,9 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, and says where the result is."""
     from musicgen_jax.errors import UserError
+    from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training import finetune
     from musicgen_jax.training.layout import MeshConfig
 
+    compile_cache.enable()
     mesh = None if args.devices is None else MeshConfig(*args.devices)
     chosen = {name: getattr(args, name) for name in _OPTIONS} | {"mesh": mesh}
     if args.resume:

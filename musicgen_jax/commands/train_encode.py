@@ -63,8 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encodes and says what there is."""
+    from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training.data.encode import encode
 
+    compile_cache.enable()
     made = encode(
         args.data,
         args.output,

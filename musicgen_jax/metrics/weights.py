@@ -9,7 +9,6 @@ from flax import nnx
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.shapes import module_shapes
-from musicgen_jax.runtime import compile_cache
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import models_home
 
@@ -33,7 +32,6 @@ def load_network(
     Raises:
       UserError: there is no such folder, or it holds something else.
     """
-    compile_cache.enable()
     place = models_home() / component if folder is None else Path(folder).expanduser()
     if place.is_file():
         raise UserError(f"{place} is a file: first run `musicgen-jax convert {place} OUT`")

@@ -8,6 +8,7 @@ import time
 import jax
 import pytest
 
+from musicgen_jax import Codec, MusicGen
 from musicgen_jax.runtime import compile_cache
 from musicgen_jax.storage import hub
 
@@ -49,6 +50,14 @@ def test_on_by_default_bounded_and_private(home):
     assert home.stat().st_mode & 0o077 == 0
     assert home.parent == hub.user_cache()
     assert compile_cache.enable() == home, "a second model"
+
+
+def test_loading_a_model_changes_nothing_for_the_process(home):
+    before = dict(jax.config.values)
+    MusicGen.from_pretrained("nano")
+    Codec.from_pretrained("nano")
+    assert dict(jax.config.values) == before
+    assert not home.exists()
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", "0", "none", "false", "no"])
