@@ -108,7 +108,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator:
         if _may_be_mp3(opened, path):
             source = mp3.corrected(opened) or source
         try:
-            with soundfile.SoundFile(source) as file:
+            with soundfile.SoundFile(source) as file:  # type: ignore[arg-type]
                 if file.frames == np.iinfo(np.int64).max:  # libsndfile's word for "unknown"
                     raise UserError(
                         f"cannot read {path}: it was streamed and does not say its length"

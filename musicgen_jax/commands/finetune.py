@@ -1,6 +1,7 @@
 """`musicgen-jax finetune`: trains a model further on your own music."""
 
 import argparse
+from typing import Any
 
 from musicgen_jax.commands import options
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     compile_cache.enable()
     mesh = None if args.devices is None else MeshConfig(*args.devices)
-    chosen = {name: getattr(args, name) for name in _OPTIONS} | {"mesh": mesh}
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in _OPTIONS} | {"mesh": mesh}
     if args.resume:
         config = finetune.resumed_config(args.folder, chosen)
     elif args.model is None or args.data is None:

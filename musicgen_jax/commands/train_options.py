@@ -28,9 +28,8 @@ def run_config(args: argparse.Namespace, config: type[Any], presets: dict[str, A
     saved = saved_config(args.folder, config) if args.resume else None
     if args.config is None and saved is None:
         raise UserError(f"give a CONFIG: a TOML file or one of {', '.join(presets)}")
-    if args.config is None:
-        made = saved
-    else:
+    made: Any = saved
+    if args.config is not None:
         made = presets.get(args.config) or toml.read(args.config, config)
     names = ("data", "valid", "base", "tensorboard")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

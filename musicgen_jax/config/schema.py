@@ -167,7 +167,7 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
         value = float(value)
         if not math.isfinite(value):
             raise ValueError(f"{path} must be a finite number, got {value}")
-    if kind is str:
+    if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:  # JSON can spell half of a surrogate pair

@@ -84,7 +84,10 @@ def start(
     cross = lm.cross_kv(condition, fold=mesh is None)
     if cross is not None and mesh is not None:
         constrain = partial(sharding.constrain_cache, mesh=mesh)
-        cross = tuple(dataclasses.replace(c, k=constrain(c.k), v=constrain(c.v)) for c in cross)
+        cross = tuple(
+            dataclasses.replace(c, k=constrain(c.k), v=constrain(c.v))  # type: ignore[type-var]
+            for c in cross
+        )
     prefix = lm.prefix_length(condition)
     cache = lm.init_cache(requests.steps.shape[0] * copies, prefix + slots)
     if prefix + prefill_length:

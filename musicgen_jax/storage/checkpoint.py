@@ -241,7 +241,7 @@ class ModelInfo:
 
     config: MusicGenConfig | None  # None: the folder holds only some components
     parts: dict[str, ComponentConfig]  # config by component
-    source: dict
+    source: dict[str, Any]
     components: dict[str, dict]  # storage, files, bytes by component
 
 

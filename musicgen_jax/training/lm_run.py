@@ -62,6 +62,7 @@ def train(
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
     for phase in settings.phases:
         layout.check_batch(phase.batch_size // settings.accumulate)
+    fingerprint = examples.fingerprint
     if model.lm.chroma_bins and not isinstance(examples, MelodyExamples):
         raise UserError("a melody model needs examples with chroma, which this data does not have")
 
@@ -72,7 +73,7 @@ def train(
     with Run(
         folder,
         config,
-        fingerprint=examples.fingerprint,
+        fingerprint=fingerprint,
         resume=resume,
         data_changed=data_changed,
         keep=config.keep,
