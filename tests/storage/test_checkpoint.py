@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 from musicgen_jax.storage import arrays, checkpoint, int8_storage
@@ -154,7 +156,9 @@ def test_interrupted_write_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [".m.partial", ".0123456789abcdef.part"])
+@pytest.mark.parametrize(
+    "name", [".m.partial", files.temporary_name(Path("m")).name[:9] + "01234567.part"]
+)
 def test_killed_write_does_not_load_and_does_not_block(tmp_path, name):
     leftover = tmp_path / name
     (leftover / "lm").mkdir(parents=True)

@@ -545,7 +545,9 @@ def test_a_killed_encoding_goes_on_with_the_same_result(tmp_path, fake_codec, mo
         except KeyboardInterrupt:
             monkeypatch.setattr(os, "replace", replace)
         if out.exists() and stop:
-            (out / f".{'0' * 16}.part").write_bytes(b"left by a kill that ran nothing after it")
+            leftover = out / f".{'0' * 16}.part"
+            leftover.write_bytes(b"left by a kill that ran nothing after it")
+            os.utime(leftover, (0, 0))  # a young one could belong to a process that still writes
             with pytest.raises(UserError, match="not finished"):
                 CodeShards.open(out)
         runs = []
