@@ -100,7 +100,6 @@ def _overview() -> str:
     for title, group in _GROUPS.items():
         lines.append(f"{title}:")
         lines += [f"  {name:<13} {line}" for name, (_, line, _) in group.items()]
-        lines.append("")
     return "\n".join([*lines, "`musicgen-jax COMMAND --help` lists the options of a command."])
 
 

@@ -276,3 +276,14 @@ sys.exit(cli.main(["generate", "x", "--model", {str(folder)!r}, "--duration", "0
     assert result.stderr == "musicgen-jax: interrupted\n"
     assert result.stdout == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_the_overview_fits_on_a_screen_and_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 25
+    named = {line.split()[0] for line in lines if line.startswith("  ")}
+    parser = cli._parser()
+    commands = next(a.choices for a in parser._actions if a.choices)
+    assert set(commands) <= named
