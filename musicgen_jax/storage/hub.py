@@ -1,9 +1,8 @@
 """From a name to a model folder: bundled, on disk, or official and converted at its first use."""
 
+import importlib
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from musicgen_jax import files
@@ -12,6 +11,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.runtime.user_folders import user_cache
 
 BUNDLED = "nano"
+CONVERTER = "musicgen_jax.convert"  # offers `convert(name, folder)`
 _PYTORCH = ("state_dict.bin", "model.safetensors", "pytorch_model.bin")
 
 
@@ -123,25 +123,5 @@ def _convert(name: str, folder: Path) -> None:
             f"{name} is not in {folder.parent}: pip install 'musicgen-jax[hub]' to download it, "
             f"or run `musicgen-jax convert SOURCE {folder}` on a local copy"
         )
-    _run_converter(name, folder)
-
-
-def _run_converter(name: str, folder: Path) -> None:
-    """`python -m musicgen_jax.convert` in a process of its own, whose memory is free afterwards.
-
-    Its output goes to stderr as it comes. If it fails, its last line becomes the error.
-    """
-    command = [sys.executable, "-m", "musicgen_jax.convert", name, str(folder)]
-    last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdout is not None
-        while chunk := os.read(process.stdout.fileno(), 1 << 16):
-            last += chunk.decode(errors="replace")
-            # A progress bar ends its lines with a carriage return.
-            end = 1 + max(last.rfind("\n", 0, -1), last.rfind("\r", 0, -1))
-            if sys.stderr is not None:
-                print(last[:end], end="", file=sys.stderr, flush=True)
-            last = last[end:]
-    if process.returncode:
-        reason = last.strip().removeprefix("error: ")
-        raise UserError(f"cannot convert {name}: {reason or 'the converter was stopped'}")
+    # By name: the converter is a later room, and this one knows nothing of it but that it exists.
+    importlib.import_module(CONVERTER).convert(name, folder)

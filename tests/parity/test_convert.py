@@ -486,7 +486,9 @@ def test_writer_is_read_by_torch(tmp_path):
     assert (read["xp.cfg"], read["list"]) == (value["xp.cfg"], value["list"])
 
 
-def test_old_format_says_how_to_save_again(tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"torch\.save\(torch\.load"):
-        read_torch(tmp_path / "x.bin")
+def test_the_format_from_before_torch_1_6_is_read(tmp_path):
+    values = {"a": torch.randn(3, 2), "b": torch.arange(5)}
+    torch.save(values, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    read = read_torch(tmp_path / "x.bin")
+    for name, expected in values.items():
+        np.testing.assert_array_equal(read[name].read(), expected.numpy())
