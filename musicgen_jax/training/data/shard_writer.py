@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,7 @@ class ShardWriter:
             **self.settings,
             "silence": silence,
             "skipped": len(skipped),
-            "skipped_first": list(skipped.names)[:100],
+            "skipped_first": [_printable(name) for name in skipped.names][:100],
             "shards": self._shards,
         }
         self._write(shards.INDEX, _json(index, indent=1))
@@ -196,3 +197,8 @@ def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:
 
 def _json(value: object, indent: int | None = None) -> bytes:
     return json.dumps(value, indent=indent).encode()
+
+
+def _printable(name: str) -> str:
+    """The name of a file, with escapes for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
