@@ -37,7 +37,7 @@ def check_clips(
     if not isinstance(audio, list | tuple):
         return list(check_audio(_beginning(audio, samples), sample_rate, what))  # type: ignore[arg-type]
     if not audio:
-        raise UserError(f"the list of {what}s is empty: give one array or None per clip")
+        raise UserError(f"the {what} list is empty: give one array or None per clip")
     clips: list[np.ndarray | None] = []
     for each in audio:
         clip = None

@@ -78,12 +78,12 @@ class Run:
         barrier("run folder: inspected")
         if problem:
             raise UserError(problem)
-        try:
-            with user_error("write", self.folder):
+        with user_error("write", self.folder):
+            try:
                 if self._first:
                     self._begin(config, tensorboard)
-        except filelock.Timeout:
-            raise UserError(f"another process trains in {self.folder}") from None
+            except filelock.Timeout:  # an OSError, too
+                raise UserError(f"another process trains in {self.folder}") from None
         barrier("run folder: ready")
 
     def _problem(self, resume: bool, data_changed: bool) -> str | None:

@@ -216,7 +216,7 @@ def test_read_refuses_long_files_before_reading_them(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"too long: 1 channels of 3600 s at 8000 Hz"):
         audio.read(tmp_path / "long.flac")
     soundfile.write(tmp_path / "wide.wav", np.zeros((100, 2)), 8000)
-    monkeypatch.setattr(audio, "MAX_SAMPLES", 199)
+    monkeypatch.setattr("musicgen_jax.audio.files.MAX_SAMPLES", 199)
     with pytest.raises(UserError, match=r"too long: 2 channels"):
         audio.read(tmp_path / "wide.wav")
 

@@ -35,7 +35,8 @@ def test_heads_apart_would_cost_a_second_cache_and_more_cycles():
     """Why a TPU keeps heads side by side; and the proof that the test above sees what it should."""
     side_by_side, apart = compiled("--dtype", "bfloat16"), compiled("--heads-apart")
     assert any("bf16[2,16,256,64]" in moved for moved in apart["entry_moved"])
-    assert apart["cycles"] > 1.15 * side_by_side["cycles"]  # of two layers; the sampler is the rest
+    # Of two layers. The sampler is the rest, and takes more since every row has its own numbers.
+    assert apart["cycles"] > 1.1 * side_by_side["cycles"]
 
 
 @pytest.mark.slow

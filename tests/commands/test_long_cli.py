@@ -95,7 +95,7 @@ def test_what_is_not_ours_is_not_deleted(folder, tmp_path, capsys):
     (partial / "diary.txt").write_text("mine")
     arguments = ["generate", "bells", "--model", str(folder), "-o", str(file), "--duration", "1.5"]
     assert main([*arguments, "--resume"]) == 2
-    assert "'diary.txt', which is not of a generation" in capsys.readouterr().err
+    assert "'diary.txt', which musicgen-jax did not write" in capsys.readouterr().err
     assert [entry.name for entry in partial.iterdir()] == ["diary.txt"]
 
 

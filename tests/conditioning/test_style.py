@@ -14,7 +14,7 @@ from musicgen_jax.conditioning.style import Styles
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.decode import example_keys
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.sampling import guide
+from musicgen_jax.generation.sampling import Numbers, guide
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.style_conditioner import StyleConditioner
@@ -234,10 +234,13 @@ def test_resampling():
 
 def test_double_guidance():
     c, w, u = (jnp.asarray(x, jnp.float32) for x in ([[1.0, 5.0]], [[2.0, 1.0]], [[-1.0, 3.0]]))
-    rows = jnp.concatenate([c, w, u])
-    assert_close(guide(rows, 3.0, 5.0), u + 3 * (w + 5 * (c - w) - u))
-    assert_close(guide(rows, 3.0, 1.0), guide(jnp.concatenate([c, u]), 3.0))
-    assert_close(guide(rows, 1.0, 0.0), w)
+
+    def guided(sides, coef, beta=None):
+        return guide(jnp.stack(sides), Numbers.of([Sampling(cfg_coef=coef, cfg_coef_beta=beta)]))
+
+    assert_close(guided([c, w, u], 3.0, 5.0), u + 3 * (w + 5 * (c - w) - u))
+    assert_close(guided([c, w, u], 3.0, 1.0), guided([c, u], 3.0))
+    assert_close(guided([c, w, u], 1.0, 0.0), w)
 
 
 # --- Bad input ---------------------------------------------------------------------------------
@@ -250,7 +253,7 @@ def test_double_guidance():
         ({"style": [None, noise(1100), noise(9)]}, "style of clip 2 lasts 0.00 s"),
         ({"style": np.full((1, 1100), np.nan, np.float32)}, "style holds NaN or infinity"),
         ({"style": [noise(1100)] * 2}, "2 styles for 3 descriptions"),
-        ({"style": []}, "list of styles is empty"),
+        ({"style": []}, "style list is empty"),
         ({"style": [noise(1100)[None]] * 3 + [None]}, "4 styles for 3"),
         ({"style": [np.stack([noise(1100)] * 2)] * 3}, r"each style of a list must be \[C, W\]"),
         ({"style": np.zeros((1, 1100), np.int16)}, "must be float samples"),
