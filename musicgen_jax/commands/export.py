@@ -13,22 +13,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--platforms",
         default="cpu,cuda,tpu",
         metavar="LIST",
-        help="what the programs are for; none of it need be here",
+        help="target platforms; none of them needs to be present on this machine",
     )
     add(
         "--duration",
         type=float,
         metavar="SECONDS",
-        help="of the longest clip; without: the model's longest",
+        help="length of the longest clip (default: the model's window)",
     )
-    add("--tokens", type=int, default=64, metavar="L", help="of the longest prompt")
-    add("--top-k", type=int, default=250, metavar="K", help="sample among K tokens; 0: all")
+    add("--tokens", type=int, default=64, metavar="L", help="tokens of the longest prompt")
+    add(
+        "--top-k",
+        type=int,
+        default=250,
+        metavar="K",
+        help="sample among the K most likely tokens; 0: all",
+    )
     add("--nucleus", action="store_true", help="let top_p be chosen when the program runs")
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the language model: bfloat16 is for accelerators",
+        help="dtype of the language model; bfloat16 is for accelerators",
     )
 
 

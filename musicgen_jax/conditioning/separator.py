@@ -60,8 +60,8 @@ class Separator:
 
         Args:
           config: the architecture.
-          weights: is given the parameter tree as nested dicts of `jax.ShapeDtypeStruct`, returns
-            the same of arrays.
+          weights: called with the parameter tree as nested dicts of `jax.ShapeDtypeStruct`;
+            returns the same nested dicts of arrays.
         """
         graphdef, state = nnx.split(module_shapes(HTDemucs, config))
         nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
@@ -74,7 +74,7 @@ class Separator:
 
     @property
     def sample_rate(self) -> int:
-        """Of the stems, in Hz."""
+        """Sample rate of the stems, in Hz."""
         return self.config.sample_rate
 
     def __call__(
@@ -82,14 +82,15 @@ class Separator:
     ) -> dict[str, np.ndarray]:
         """Separates audio.
 
-        The level is normalised before and restored after, as demucs' own tools do; silence gives
-        silence. The channels become two: mono is doubled, of more than two the first two count.
+        The level is normalised first and restored afterwards, as demucs' own tools do; silence
+        gives silence. The result is stereo: mono is doubled; of more than two channels the first two
+        are used.
 
         Args:
           audio: float32 [C, W].
-          sample_rate: of it, in Hz.
-          seed: moves the seams between segments by up to half a second, as demucs does at random.
-            None: no such move.
+          sample_rate: of `audio`, in Hz.
+          seed: shifts the seams between segments by up to half a second, as demucs does at random;
+            None for no shift.
 
         Returns:
           {stem: float32 [2, W']} at `self.sample_rate`, W' = floor(W * rate ratio), at least 1.
@@ -110,20 +111,20 @@ class Separator:
     def melody(
         self, audio: np.ndarray, sample_rate: int, *, seed: int | None = None
     ) -> tuple[np.ndarray, int]:
-        """What carries the melody: vocals and other, without drums and bass.
+        """The stems that carry the melody: vocals and other, without drums and bass.
 
         As in audiocraft's conditioner, the level is not normalised first.
 
         Args:
           audio: float32 [C, W].
-          sample_rate: of it, in Hz.
+          sample_rate: of `audio`, in Hz.
           seed: see `__call__`.
 
         Returns:
           float32 [2, W'] and `self.sample_rate`.
 
         Raises:
-          UserError: as `__call__`, or the model has not these stems.
+          UserError: as `__call__`, or the model does not have these stems.
         """
         if missing := [name for name in MELODY if name not in self.sources]:
             raise UserError(f"this separator has no stem {missing[0]!r}, only {self.sources}")
@@ -132,7 +133,7 @@ class Separator:
         return self._separate(mix, stems, seed, add=True)[0], self.sample_rate
 
     def _prepare(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        """At the model's rate and channel count."""
+        """The audio at the model's rate and number of channels."""
         audio = audio_lib.convert_channels(audio, self.config.audio_channels)
         if not np.isfinite(audio).all():
             raise UserError("cannot separate audio that holds NaN or infinite samples")
@@ -156,8 +157,8 @@ class Separator:
 
 @jax.jit
 def _forward(model: HTDemucs, mix: jax.Array) -> jax.Array:
-    # Accelerators would otherwise round products to bfloat16 or TF32, which a sum of two branches
-    # that cancel each other does not forgive.
+    # Accelerators would otherwise round products to bfloat16 or TF32. Two branches nearly cancel
+    # here, and the rounding would show.
     with jax.default_matmul_precision("float32"):
         return model(jnp.asarray(mix))
 

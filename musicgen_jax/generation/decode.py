@@ -110,7 +110,7 @@ def generate_codes(
     reserve: int = 0,
     lengths: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """All that `stream_codes` yields, as one array int32 `[B, K, T]`; see there."""
+    """Everything that `stream_codes` yields, as one array int32 `[B, K, T]`."""
     parts = stream_codes(
         lm,
         condition,

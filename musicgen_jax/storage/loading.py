@@ -63,14 +63,14 @@ def load_parts(
     cache_dtype: DTypeLike | None,
     mesh: Mesh | None,
 ) -> Parts:
-    """The parts of the model in a folder of `checkpoint`.
+    """The parts of the model in a folder.
 
     Args:
-      folder: of the model.
-      config: what `checkpoint.load_config` says of it.
-      dtype: as the others, see `MusicGen.from_pretrained`.
-      cache_dtype: see there.
-      mesh: see there.
+      folder: of the model, as `checkpoint` writes it.
+      config: of that model, from `checkpoint.load_config`.
+      dtype: of the language model, as in `MusicGen.from_pretrained`.
+      cache_dtype: of its key-value cache, as in `MusicGen.from_pretrained`.
+      mesh: devices to load onto, or None for the first one.
     """
     tokenizer = Tokenizer(folder / checkpoint.TOKENIZER)
     weights = partial(checkpoint.load_params, folder)

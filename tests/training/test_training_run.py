@@ -176,9 +176,7 @@ def test_a_disk_that_is_full_is_called_that(tmp_path, monkeypatch):
 
     with open_run(tmp_path / "run") as run:
         monkeypatch.setattr("musicgen_jax.training.run.ocp.save_async", save_async)
-        with pytest.raises(
-            UserError, match=r"\(No space left on device\): stopped, and"
-        ):
+        with pytest.raises(UserError, match=r"\(No space left on device\): stopped, and"):
             run.save(1, state(1))
 
 
