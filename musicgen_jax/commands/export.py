@@ -2,6 +2,8 @@
 
 import argparse
 
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments to a parser."""
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--top-k",
         type=int,
-        default=250,
+        default=DEFAULT_SAMPLING.top_k,
         metavar="K",
         help="sample among the K most likely tokens; 0: all",
     )

@@ -83,8 +83,8 @@ class Separator:
         """Separates audio.
 
         The level is normalised first and restored afterwards, as demucs' own tools do; silence
-        gives silence. The result is stereo: mono is doubled; of more than two channels the first two
-        are used.
+        gives silence. The result is stereo: mono is doubled, and more channels are cut to the first
+        two.
 
         Args:
           audio: float32 [C, W].
