@@ -1,8 +1,8 @@
-"""Makes the bundled model from nothing: `python -m musicgen_jax.nano.build RUN_DIR`.
+"""Makes the bundled model from scratch: `python -m musicgen_jax.nano.build RUN_DIR`.
 
-Music is composed and rendered, the codec trained on it, the music encoded, the language model
-trained on the codes, and everything packed as the folder that ships in the wheel. Each stage saves
-as it goes and is skipped when its result is there, so an interrupted build goes on where it was.
+The build composes and renders music, trains the codec on it, encodes the music, trains the language
+model on the codes, and packs everything into the folder that ships in the wheel. Each stage saves
+its progress and is skipped if its result exists, so an interrupted build resumes.
 """
 
 import argparse
@@ -38,31 +38,32 @@ MODEL = MusicGenConfig(
     name="nano",
 )
 CODEC_TRAINING = codec_settings.NANO_TRAINING
-# The first stage ends when codes are good enough to be learnt; they say more than its decoder plays
-# (which of the eight instruments leads: a classifier reads it from 998 of 1,000 clips' codes). So
-# the decoder goes on alone, on more pieces, while the codes keep their meaning.
+# The first stage ends when the codes are good enough to learn from. The codes then hold more detail
+# than the decoder plays: a classifier finds the lead, one of eight instruments, from the codes of
+# 998 of 1,000 clips. So a second stage trains only the decoder, on more pieces, and the codes keep
+# their meaning.
 DECODER_TRAINING = codec_settings.DECODER_TRAINING
 LM_TRAINING = lm_training.LMTrainConfig(
     phases=(
-        lm_training.Phase(steps=1500, frames=80, batch_size=20),  # where a beat is set up
+        lm_training.Phase(steps=1500, frames=80, batch_size=20),  # how a beat is set up
         lm_training.Phase(steps=4500, frames=200, batch_size=8),
-        lm_training.Phase(steps=5000, frames=650, batch_size=3),  # phrases later it comes back
+        lm_training.Phase(steps=5000, frames=650, batch_size=3),  # how themes return
     ),
-    dropout=Dropout(everything=0.3),  # without words it goes on from what it hears
-    # Notes and onsets are in the first book; the later ones mostly say how the codec errs.
+    dropout=Dropout(everything=0.3),  # without a prompt, it learns to continue the music
+    # The first codebook holds notes and onsets; the others mostly correct errors of the codec.
     codebook_weights=(4.0, 2.0, 1.0, 1.0),
     label_classes=places.CLASSES,
 )
 TEXT_TRAINING = text_training.TextTrainConfig(steps=2700)
 DECODER_PIECES, DECODER_FRAMES = 2600, 256
-# Each long piece is heard once or twice; of a few hundred the model learnt the notes by heart.
+# Training uses each long piece once or twice. With a few hundred, the model memorised the notes.
 CODEC_PIECES, SHORT_PIECES, LONG_PIECES, HELD_OUT_PIECES = 500, 9000, 9000, 64
 TOKENIZER_CAPTIONS = 15_000
-SHORT_FRAMES = 256  # many beginnings teach more than few whole pieces
-LONG_FRAMES = 656  # two phrases of all but slow pieces in 4/4, the whole tune of fast ones
-TEXT_LENGTH = 48  # tokens; the few longer captions are cut
+SHORT_FRAMES = 256  # many beginnings teach more than a few whole pieces
+LONG_FRAMES = 656  # two phrases (except of slow 4/4 pieces), or the whole tune if it is fast
+TEXT_LENGTH = 48  # tokens; the few longer captions are truncated
 
-# Seeds of the pieces: no piece of one purpose is ever heard in another.
+# Seeds of the pieces. The ranges are disjoint: no piece serves two purposes.
 CODEC_SEED, LM_SEED, HELD_OUT_SEED = 10_000_000, 20_000_000, 30_000_000
 DECODER_SEED = 15_000_000
 
@@ -73,7 +74,7 @@ code is. No weights and no data of anybody else went into them.
 
 
 def train_codec(run: Path) -> dict:
-    """Parameters of the trained codec, from `run/codec` or trained into it."""
+    """Trains the codec, or loads it from `run/codec`, and returns its parameters."""
     path = run / "codec"
     abstract = jax.eval_shape(lambda: codec_training.init(CODEC, CODEC_TRAINING))
     state = state_file.load_state(path, abstract) if path.exists() else None
@@ -92,7 +93,7 @@ def train_codec(run: Path) -> dict:
 
 
 def train_decoder(run: Path, codec: dict) -> dict:
-    """The codec with a decoder that plays its codes better, from or into `run/decoder`."""
+    """Trains a better decoder, or loads it from `run/decoder`; returns the codec's parameters."""
     path = run / "decoder"
     abstract = jax.eval_shape(lambda: codec_training.init(CODEC, DECODER_TRAINING))
     state = state_file.load_state(path, abstract) if path.exists() else None
@@ -112,7 +113,7 @@ def train_decoder(run: Path, codec: dict) -> dict:
 
 
 def encode_pieces(path: Path, codec: dict, seeds: range, num_frames: int) -> Pieces:
-    """The codes of pieces, from the file or encoded into it."""
+    """The codes of pieces: loaded from `path` if it exists, otherwise encoded and saved there."""
     if path.exists():
         return Pieces.load(path)
     graphdef, _ = nnx.split(module_shapes(Encodec, CODEC), nnx.Param)
@@ -127,7 +128,7 @@ def encode_pieces(path: Path, codec: dict, seeds: range, num_frames: int) -> Pie
 
 
 def train_tokenizer(path: Path) -> Path:
-    """A sentencepiece model with T5's special ids, trained on captions."""
+    """Trains a sentencepiece model with T5's special ids on captions, unless `path` exists."""
     if path.exists():
         return path
     import sentencepiece
@@ -142,7 +143,7 @@ def train_tokenizer(path: Path) -> Path:
         model_writer=model,
         vocab_size=MODEL.t5.vocab_size,
         model_type="unigram",
-        normalization_rule_name="nmt_nfkc_cf",  # upper and lower case are one
+        normalization_rule_name="nmt_nfkc_cf",  # ignores case
         character_coverage=1.0,
         pad_id=0,
         eos_id=1,
@@ -156,7 +157,7 @@ def train_tokenizer(path: Path) -> Path:
 
 
 def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
-    """Parameters of the text encoder, trained to tell the attributes of pieces from captions."""
+    """Trains the text encoder to predict the attributes of pieces from captions."""
 
     def draw(rng: np.random.Generator, mistakable: bool) -> composer.PieceSpec:
         spec = composer.sample_spec(rng)
@@ -165,8 +166,9 @@ def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
         return spec
 
     def batch(rng: np.random.Generator, size: int) -> text_training.Batch:
-        # Who leads and who accompanies is hard to tell where either could do both: "piano with
-        # guitar". Of the pieces one in five is such, of the captions more than half.
+        # If both instruments can do either part ("piano with guitar"), it is hard to tell the lead
+        # from the accompaniment. That is true of one piece in five. Here, more than half of the
+        # captions are of such pieces.
         specs = [draw(rng, mistakable=row % 2 == 1) for row in range(size)]
         ids, mask = tokenize([captions.training_caption(spec, rng) for spec in specs])
         labels = {
@@ -182,7 +184,7 @@ def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
 
 
 def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) -> dict:
-    """Parameters of the trained text encoder and language model, from `run/lm` or into it."""
+    """Trains text encoder and language model, or loads `run/lm`; returns their parameters."""
     path = run / "lm"
     abstract = lm_training.abstract_state(MODEL, LM_TRAINING)
     if path.exists():
@@ -204,7 +206,7 @@ def train_lm(run: Path, train: Library, held_out: Pieces, tokenize: Tokenize) ->
 
 
 def make_evaluation(held_out: Pieces, tokenize: Callable) -> Callable[[dict], dict]:
-    """Cross-entropies on held-out pieces with their captions and with each other's."""
+    """Makes an evaluation: cross-entropy of held-out pieces with right and with wrong captions."""
     loss = jax.jit(lm_training.make_loss(MODEL))
     codes = held_out.codes[:32, :, :200].astype(np.int32)
     rng = np.random.default_rng(0)
@@ -221,7 +223,7 @@ def make_evaluation(held_out: Pieces, tokenize: Callable) -> Callable[[dict], di
 
 
 def pack(path: Path, codec: dict, params: dict, tokenizer: Path) -> None:
-    """Writes the model folder: int8 weights for text and music, float16 for the codec."""
+    """Writes the model folder: int8 text encoder and language model, float16 codec."""
     half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), codec)
     with checkpoint.writing_model(path) as writer:
         writer.write_component("t5", params["t5"], storage="int8")
@@ -232,7 +234,7 @@ def pack(path: Path, codec: dict, params: dict, tokenizer: Path) -> None:
 
 
 def log_to(path: Path) -> Callable[[dict], None]:
-    """A function that appends records to a JSONL file and shows them."""
+    """Makes a function that appends records to a JSONL file and prints them."""
 
     def log(record: dict) -> None:
         line = json.dumps({"time": time.strftime("%H:%M:%S"), **record})
@@ -244,7 +246,7 @@ def log_to(path: Path) -> Callable[[dict], None]:
 
 
 def build(run: Path) -> Path:
-    """Runs every stage that is not done yet and returns the model's folder."""
+    """Runs all unfinished stages and returns the folder of the model."""
     run.mkdir(parents=True, exist_ok=True)
     codec = train_codec(run)
     encoded = {

@@ -1,9 +1,9 @@
-"""Says in words what a composed piece is like, in as many ways as people might.
+"""Captions for composed pieces, as varied as requests by real people.
 
-`caption` is what the bundled model is trained on: attributes come and go, synonyms, order and
-phrasing vary, and now and then a word is misspelt or has nothing to do with music. `full_caption`
-names every attribute in a fixed form, and `held_out_caption` phrases a request in ways that no
-training caption does; both are for evaluation.
+The bundled model trains on captions of `caption`. They leave out random attributes, vary synonyms,
+order and phrasing, and sometimes contain a misspelt word or a word that has nothing to do with
+music. `full_caption` names every attribute in a fixed form. `held_out_caption` phrases a request in
+ways that no training caption uses. Both are for evaluation.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from musicgen_jax.nano.composer import PieceSpec
 
-# The first entry of every list is the plain name; it is used about as often as all the others.
+# The first entry of every list is the plain name. It is used about as often as all others together.
 INSTRUMENTS = {
     "piano": ("piano", "grand piano", "acoustic piano", "upright piano", "pianoforte",
               "keyboard", "classical piano"),
@@ -121,7 +121,7 @@ def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
 
 
 def _name(rng: np.random.Generator, choices: Sequence[str], plain: float = 0.45) -> str:
-    """The first name with probability `plain`, else any of them."""
+    """The first name with probability `plain`, otherwise a random one."""
     return choices[0] if rng.random() < plain else _pick(rng, choices)
 
 
@@ -132,7 +132,7 @@ def _article(words: str) -> str:
 
 
 def _noun_phrase(words: str) -> str:
-    """With an article, unless the noun does not take one."""
+    """Adds an article if the noun takes one."""
     return words if words.split()[-1] in ("music",) and "piece" not in words else _article(words)
 
 
@@ -146,7 +146,7 @@ def _instrument_article(name: str) -> str:
 
 
 class _Words:
-    """One random choice of what to mention, and in which words."""
+    """A random choice of the attributes to mention and the words for them."""
 
     def __init__(self, spec: PieceSpec, rng: np.random.Generator):
         tempo, mode = spec.tempo, spec.mode
@@ -169,7 +169,7 @@ class _Words:
             else:
                 self.tail.append(_pick(rng, _KEYS[mode]))
         rng.shuffle(self.adjectives)
-        if spec.metre != "6/8" and rng.random() < 0.12:  # no two people count 6/8 alike
+        if spec.metre != "6/8" and rng.random() < 0.12:  # people disagree on the beat of 6/8
             bpm = int(rng.integers(math.ceil(spec.bpm - 5), math.floor(spec.bpm + 5) + 1))
             self.tail.append(_pick(rng, (f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}",
                                          f"{bpm} beats per minute")))  # fmt: skip
@@ -189,12 +189,12 @@ class _Words:
 
     @property
     def described(self) -> str:
-        """The noun with its adjectives in front."""
+        """The adjectives followed by the noun."""
         return " ".join([*self.adjectives, self.noun])
 
 
 def _backed(w: _Words, rng: np.random.Generator) -> str:
-    """How the band is mentioned after the lead, with a space in front, or nothing."""
+    """A phrase for the band after the lead, with a leading space; empty without a band."""
     if not w.band:
         return ""
     band = _listed(w.band)
@@ -277,7 +277,7 @@ _JOINTS = (", ", ", ", ". ", " and ", "; ", ", and ", " - ")
 
 
 def _clauses(w: _Words, rng: np.random.Generator) -> str:
-    """One thing after the other, in any order."""
+    """A list of clauses in random order."""
     lead = w.lead if rng.random() < 0.5 else f"the {w.lead}"
     lead = _pick(rng, _SAYS_LEAD).format(lead)
     clauses = [_pick(rng, _SAYS_MOOD).format(adjective) for adjective in w.adjectives]
@@ -296,7 +296,7 @@ def _clauses(w: _Words, rng: np.random.Generator) -> str:
 
 
 def _unnamed(w: _Words, rng: np.random.Generator) -> str:
-    """Does not say which instrument leads."""
+    """Leaves out the lead instrument."""
     words = w.described if rng.random() < 0.5 else _noun_phrase(w.described)
     return f"{words}{_tail(w)}"
 
@@ -316,7 +316,7 @@ def _misspell(word: str, rng: np.random.Generator) -> str:
 
 
 def _roughen(text: str, rng: np.random.Generator) -> str:
-    """Letter case, full stops, and at a small rate slips and stray words."""
+    """Varies letter case and full stops, and rarely adds a misspelling or a stray word."""
     if rng.random() < 0.05:
         words = text.split()
         long = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
@@ -339,7 +339,7 @@ def _roughen(text: str, rng: np.random.Generator) -> str:
 
 
 def caption(spec: PieceSpec, rng: np.random.Generator) -> str:
-    """One of very many ways to ask for a piece; each attribute may stay unsaid."""
+    """A random request for a piece; it may leave out any attribute."""
     words = _Words(spec, rng)
     form = _FORMS[int(rng.choice(len(_FORMS), p=_FORM_WEIGHTS))]
     text = form(words, rng)
@@ -358,7 +358,7 @@ def _plain_band(spec: PieceSpec) -> str:
 
 
 def full_caption(spec: PieceSpec) -> str:
-    """Names every attribute in its plainest word, always in the same form.
+    """Names every attribute by its plain word, always in the same form.
 
     For example "a slow happy waltz for solo piano in 3/4" or "a fast sad pop song for synth with
     bass and drums in 4/4".
@@ -372,11 +372,11 @@ def full_caption(spec: PieceSpec) -> str:
 
 
 def training_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
-    """One of many ways to ask for a piece, or in a third of the cases the plain full form."""
+    """A random request for a piece, or (about one time in three) its `full_caption`."""
     return full_caption(spec) if rng.random() < 0.35 else caption(spec, rng)
 
 
-# Whole phrasings that `caption` cannot produce. What fills them, it says often.
+# Phrasings that `caption` never produces. The words that fill them are common there.
 _HELD_OUT = (
     "could we hear the {lead} in {a_tempo} {style}{band}? it should be {mode}",
     "{mode} and {tempo}: the {style} is carried by {lead}{band}",

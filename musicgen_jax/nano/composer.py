@@ -1,16 +1,15 @@
-"""Writes the tunes that the bundled model is trained on.
+"""Composes the tunes that train the bundled model.
 
-Real scores come with unclear rights and with labels that somebody has to guess, so the small
-model learns from music composed here: unlimited, free of anybody's copyright, and every label
-is true. A `PieceSpec` says what a piece is like, `compose` turns it into notes, and
-`musicgen_jax.nano.synth.render` into sound. Everything is a pure function of the spec and of a
-numpy generator.
+Real scores have unclear rights, and somebody has to guess their labels. So the small model learns
+from music composed here: the supply is unlimited, nobody else holds a copyright, and every label is
+true. A `PieceSpec` describes a piece, `compose` turns it into notes, and
+`musicgen_jax.nano.synth.render` turns the notes into sound. Everything is a pure function of the
+spec and a numpy generator.
 
-Two choices serve the codec, which has no clock of its own: given the same token again and
-again, a convolutional decoder can only repeat one frame. Times are therefore whole frames
-(`FRAME_RATE` a second), and the pitches are a just scale whose frequencies are small multiples
-of fractions of the frame rate, so a held note looks the same to the codec every one, two or
-three frames.
+Two choices help the codec, which has no clock: if a convolutional decoder receives the same token
+again and again, it can only repeat one frame. So all times are whole frames (`FRAME_RATE` per
+second). And the pitches form a just scale whose frequencies are small multiples of fractions of the
+frame rate, so a held note looks the same to the codec every one, two or three frames.
 """
 
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ EIGHTHS_PER_BAR = {"3/4": 6, "4/4": 8, "6/8": 6}
 # ------------------------------------------------------------------------------------ pitch
 
 _G3 = Fraction(200)
-_RATIOS = {  # semitones above G -> just ratio; D sharp is the third of the dominant in minor
+_RATIOS = {  # semitones above G -> just ratio; D sharp is the third of the minor key's dominant
     0: Fraction(1),
     2: Fraction(9, 8),
     4: Fraction(5, 4),
@@ -79,7 +78,7 @@ def frequency(pitch: int) -> Fraction:
     return _G3 * _RATIOS[semitones] * Fraction(2) ** octave
 
 
-CHORDS = {  # pitch classes, root first: the triads that are pure in this tuning
+CHORDS = {  # pitch classes, root first; these triads are pure in this tuning
     "G": (7, 11, 2),
     "C": (0, 4, 7),
     "D": (2, 6, 9),
@@ -87,11 +86,11 @@ CHORDS = {  # pitch classes, root first: the triads that are pure in this tuning
     "Bm": (11, 2, 6),
     "B": (11, 3, 6),
 }
-# What a melody may rest on besides the chord: sixths and ninths that are pure too.
+# Other notes that a melody may rest on: sixths and ninths that are pure too.
 _COLOURS = {"G": (9, 4), "C": (2,), "D": (11,), "Em": (6, 2), "Bm": (), "B": ()}
 _SCALE = (0, 2, 4, 5, 7, 9, 11)  # semitones above G
 
-# Four bars each. "open" ends on the dominant, "closed" with dominant and tonic.
+# Four bars each. "open" ends on the dominant, "closed" on the dominant and the tonic.
 _PROGRESSIONS = {
     "major": {
         "open": (("G", "C", "G", "D"), ("G", "Em", "C", "D"), ("G", "Bm", "C", "D"),
@@ -114,12 +113,12 @@ _PROGRESSIONS = {
 
 @dataclass(frozen=True)
 class PieceSpec:
-    """What a piece is like: everything that a caption may mention.
+    """Describes a piece: all attributes that a caption may mention.
 
     Attributes:
         lead: One of `LEADS`; plays the melody.
-        accompaniment: One of `ACCOMPANIMENTS` other than the lead, or None: then a chordal lead
-            accompanies itself, and a flute or trumpet plays alone.
+        accompaniment: One of `ACCOMPANIMENTS` other than the lead, or None. With None, a chordal
+            lead accompanies itself, and a flute or trumpet plays alone.
         style: A key of `STYLE_METRES`.
         metre: "3/4", "4/4" or "6/8".
         tempo: "slow", "medium" or "fast".
@@ -141,7 +140,7 @@ class PieceSpec:
 
     @property
     def bpm(self) -> float:
-        """Quarter notes a minute, in every metre."""
+        """Quarter notes per minute, in every metre."""
         return 60 * FRAME_RATE / (2 * self.frames_per_eighth)
 
     @property
@@ -168,9 +167,9 @@ def _pick(rng: np.random.Generator, choices: Sequence):
 
 
 def sample_spec(rng: np.random.Generator) -> PieceSpec:
-    """Draws a piece: leads, tempo classes and modes equally often, styles nearly so."""
+    """Draws a spec. Leads, tempos and modes are uniform, styles nearly uniform."""
     lead, tempo, mode = _pick(rng, LEADS), _pick(rng, TEMPOS), _pick(rng, MODES)
-    # Lullabies and jigs have one tempo each; counted twice there, no style is rare.
+    # Styles with a single tempo count twice at that tempo, so no style is rare.
     styles = [s for s in STYLES if tempo in STYLE_TEMPOS[s]]
     styles += [s for s in styles if len(STYLE_TEMPOS[s]) == 1]
     style = _pick(rng, styles)
@@ -202,9 +201,9 @@ class Note:
     Attributes:
         instrument: A lead, "bass", or "kick", "snare" or "hat".
         onset_frame: First frame.
-        frames: Frames until it is let go; struck and plucked notes ring a little longer.
+        frames: Frames until its release; struck and plucked notes ring a little longer.
         pitch: MIDI note number (see `frequency`); 0 for drums.
-        velocity: Loudness, 1 for a melody note on the downbeat.
+        velocity: Loudness; a melody note on the downbeat has 1.
     """
 
     instrument: str
@@ -214,8 +213,8 @@ class Note:
     velocity: float
 
 
-# Rhythms of one bar in eighths. They have about as many notes to the beat in every style, so a
-# faster piece always has more notes a second.
+# Rhythms of one bar in eighths. All styles have about the same number of notes per beat, so a
+# faster piece always has more notes per second.
 _RHYTHMS = {
     ("waltz", "3/4"): ((2, 2, 2), (4, 2), (3, 1, 2), (2, 2, 1, 1), (2, 1, 1, 2)),
     ("lullaby", "3/4"): ((4, 2), (2, 2, 2), (4, 1, 1), (3, 1, 2)),
@@ -230,8 +229,8 @@ _CADENCES = {"3/4": (4, 2), "4/4": (2, 2, 4), "6/8": (2, 1, 3)}
 _FINALS = {"3/4": (6,), "4/4": (2, 6), "6/8": (3, 3)}
 _LONE_FINALS = {"3/4": (2, 4), "4/4": (2, 2, 4), "6/8": (2, 1, 3)}
 
-# Accompaniments: (onset, length, voices) in eighths. R root, F fifth below the chord, U the two
-# upper notes together, 0..3 single chord notes going up.
+# Accompaniments: (onset, length, voices) in eighths. R is the root, F the fifth below the chord, U
+# the two upper notes together, 0..3 single notes of the chord in ascending order.
 _PATTERNS = {
     ("waltz", "3/4"): ((0, 2, "R"), (2, 1.5, "U"), (4, 1.5, "U")),
     ("lullaby", "3/4"): ((0, 3, "R"), (1, 2, "0"), (2, 2, "1"), (3, 2, "2"), (4, 2, "1"),
@@ -252,13 +251,13 @@ _DRUMS = {  # onsets in eighths
 }
 _DRUM_VELOCITY = {"kick": 0.9, "snare": 0.55, "hat": 0.3}
 
-# Lowest melody note: an octave and a half above it belongs to the tune.
+# Lowest melody note; the range of a tune is an octave and a half above it.
 _MELODY_LOW = {"flute": 74, "music_box": 79, "trumpet": 64, "guitar": 64}
 _SUSTAINED = frozenset({"organ", "strings", "flute", "trumpet", "synth"})
 
 
 def _raise_to(pitch_class: int, low: int) -> int:
-    """The lowest pitch of a class that is not below `low`."""
+    """The lowest pitch of a pitch class at or above `low`."""
     return low + (pitch_class - low) % 12
 
 
@@ -272,7 +271,7 @@ def _step_pitch(step: int, chord: str) -> int:
 def _nearest(
     step: int, chord: str, classes: Sequence[int], low: int, avoid: int | None = None
 ) -> int:
-    """The step nearest to `step`, not `avoid`, of an allowed pitch class and in the range."""
+    """The scale step nearest to `step` in range, of an allowed pitch class and not `avoid`."""
     fits = [
         s
         for s in range(step - 14, step + 15)
@@ -283,14 +282,14 @@ def _nearest(
 
 @dataclass(frozen=True)
 class _Motif:
-    """A bar's rhythm (in eighths) and the scale steps between its notes."""
+    """The rhythm of a bar (in eighths) and the scale steps between its notes."""
 
     rhythm: tuple[int, ...]
     intervals: tuple[int, ...]
 
 
 def _motif(rng: np.random.Generator, rhythm: tuple[int, ...]) -> _Motif:
-    """A contour that mostly moves by step, in one direction for a while."""
+    """Draws a contour that mostly moves by step and keeps its direction for a while."""
     direction = 1 if rng.random() < 0.5 else -1
     intervals = []
     for _ in rhythm:
@@ -302,14 +301,14 @@ def _motif(rng: np.random.Generator, rhythm: tuple[int, ...]) -> _Motif:
 
 
 class _Melody:
-    """Realises motifs over chords for one lead."""
+    """Turns motifs into notes over chords, for one lead."""
 
     def __init__(self, spec: PieceSpec, rng: np.random.Generator):
         self.low = _MELODY_LOW.get(spec.lead, 67)
         self.beat = 3 if spec.metre == "6/8" else 2
         alone = spec.solo and spec.lead not in CHORDAL_LEADS
         rhythms = _RHYTHMS[spec.style, spec.metre]
-        if alone:  # nobody else marks the beat
+        if alone:  # no other instrument marks the beat
             rhythms = tuple(self._every_beat(r) for r in rhythms)
         order = rng.permutation(len(rhythms))
         first, second, third = (rhythms[int(i)] for i in order[:3])
@@ -323,7 +322,7 @@ class _Melody:
         self.centre = round((self.low + 8 - _G3_MIDI) * 7 / 12)
 
     def _every_beat(self, rhythm: tuple[int, ...]) -> tuple[int, ...]:
-        """Cuts notes of several beats into beats."""
+        """Splits notes of several beats into single beats."""
         beats = []
         for length in rhythm:
             whole = length % self.beat == 0
@@ -331,7 +330,7 @@ class _Melody:
         return tuple(beats)
 
     def phrase(self, chords: Sequence[str], kind: str) -> list[list[tuple[int, int, int]]]:
-        """Four bars of (onset, length, pitch), in eighths."""
+        """Four bars of notes (onset, length, pitch); times are in eighths."""
         a, b = self.theme
         c = self.contrast
         motifs = {
@@ -345,7 +344,7 @@ class _Melody:
             last = kind == "closed" and index == 3
             bar, step = self._bar(motif, chord, step, last)
             bars.append(bar)
-            # Back towards the middle between bars: contours drift otherwise.
+            # Between bars, move back towards the middle: otherwise contours drift.
             step += int(np.sign(self.centre - step)) if abs(self.centre - step) > 4 else 0
         return bars
 
@@ -353,7 +352,7 @@ class _Melody:
         triad = CHORDS[chord]
         bar, onset = [], 0
         for i, (length, interval) in enumerate(zip(motif.rhythm, motif.intervals, strict=True)):
-            # Snapping to the chord must not stop a contour that moves.
+            # A moving contour must not stall when it snaps to the chord.
             avoid = step if i and interval else None
             step += interval if i else 0
             classes = triad
@@ -361,7 +360,7 @@ class _Melody:
                 classes, avoid = (self.home,), None
             elif onset % (2 * self.beat) and i:
                 classes = triad + _COLOURS[chord]
-                if length == 1 and onset % self.beat:  # passing: any step of the scale
+                if length == 1 and onset % self.beat:  # passing note: any step of the scale
                     classes = tuple(_step_pitch(s, chord) % 12 for s in range(7))
             step = _nearest(step, chord, classes, self.low, avoid)
             bar.append((onset, length, _step_pitch(step, chord)))
@@ -410,27 +409,27 @@ BARS = 4 * len(_FORM)
 
 
 def draw_chords(spec: PieceSpec, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
-    """Names of the four chords of each kind of phrase; the first thing that `compose` draws."""
+    """Draws the four chord names of each kind of phrase, as `compose` does first."""
     progressions = _PROGRESSIONS[spec.mode]
     return {kind: _pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
 
 
 def chords_by_bar(chords: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The name of the chord of each of a tune's `BARS` bars."""
+    """The chord name of each of the `BARS` bars of a tune."""
     return tuple(chord for kind in _FORM for chord in chords[kind])
 
 
 def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[Note]:
-    """Writes a tune in the form A A' B A', over again as long as needed.
+    """Composes a tune in the form A A' B A' and repeats it as long as needed.
 
     Args:
-        spec: What to write.
+        spec: Describes the piece.
         rng: Source of the tune; the same state gives the same tune.
-        num_frames: Length in frames. The music starts at frame 0 with a downbeat and is still
-            going on at the end.
+        num_frames: Length in frames. The music starts at frame 0 with a downbeat and continues to
+            the end.
 
     Returns:
-        The notes whose onset lies before `num_frames`, in order of onset.
+        The notes with an onset before `num_frames`, in order of onset.
     """
     chords = draw_chords(spec, rng)
     melody = _Melody(spec, rng)
@@ -442,13 +441,13 @@ def compose(spec: PieceSpec, rng: np.random.Generator, num_frames: int) -> list[
         accompanist = spec.lead
     loudness = 0.42 if accompanist == spec.lead else 0.34
     if accompanist in _SUSTAINED and spec.lead not in _SUSTAINED:
-        loudness *= 0.7  # held chords would cover a melody that dies away
+        loudness *= 0.7  # held chords would mask a melody that decays
     notes = []
     for bar, start in enumerate(range(0, num_frames, bar_frames)):
         kind = _FORM[bar // 4 % len(_FORM)]
         chord = chords[kind][bar % 4]
         for onset, length, pitch in phrases[kind][bar % 4]:
-            # Oscillators run on between notes: without a gap, a repeated note has no onset.
+            # Oscillators never restart, so a repeated note has an onset only after a gap.
             frames = length * n - (1 if spec.lead in _SUSTAINED else 0)
             velocity = 1.0 if onset == 0 else 0.9 if onset % melody.beat == 0 else 0.8
             notes.append(Note(spec.lead, start + onset * n, frames, pitch, velocity))

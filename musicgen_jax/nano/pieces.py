@@ -1,4 +1,4 @@
-"""Pieces of the composer: their sound, their codes, and the training examples cut from these."""
+"""Composed pieces: their sound, their codes and the training examples cut from the codes."""
 
 import dataclasses
 from pathlib import Path
@@ -14,14 +14,14 @@ CLIP_FRAMES = 30 * composer.FRAME_RATE
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Codes of composed pieces and the seeds that they were composed from."""
+    """Codes of composed pieces and the seeds of the pieces."""
 
     codes: np.ndarray  # int16 [N, K, T]
     seeds: np.ndarray  # int64 [N]
 
     @staticmethod
     def load(path: Path) -> "Pieces":
-        """Reads what `save` wrote."""
+        """Reads a file that `save` wrote."""
         with np.load(path) as arrays:
             return Pieces(arrays["codes"], arrays["seeds"])
 
@@ -33,24 +33,24 @@ class Pieces:
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """Pieces of several lengths, as the examples that training draws from."""
+    """Pieces of several lengths, as a source of training examples."""
 
     shelves: tuple[Pieces, ...]
 
     def segment_with_labels(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, np.ndarray]:
-        """A stretch that starts where a phrase starts, a fresh caption, and where its frames stand.
+        """Draws a segment that starts with a phrase, a new caption and labels of its frames.
 
         Args:
           rng: draws the piece, the phrase and the words.
-          frames: length of the stretch; only pieces that are long enough are drawn.
+          frames: length of the segment; only pieces of at least this length are drawn.
 
         Returns:
-          codes [K, frames], the caption, and labels [6, frames], see `places`.
+          codes [K, frames], the caption and labels [6, frames]; see `places`.
 
         Raises:
-          ValueError: no piece is so long.
+          ValueError: no piece has that many frames.
         """
         shelves = [shelf for shelf in self.shelves if shelf.codes.shape[2] >= frames]
         if not shelves:
@@ -70,12 +70,12 @@ class Library:
 
 
 def piece(seed: int, num_frames: int = CLIP_FRAMES) -> tuple[composer.PieceSpec, np.ndarray]:
-    """The piece of a seed and its sound, float32 [num_frames * hop]."""
+    """The spec of the piece of a seed, and its sound float32 [num_frames * hop]."""
     rng = np.random.default_rng(seed)
     spec = composer.sample_spec(rng)
     return spec, synth.render(composer.compose(spec, rng, num_frames), num_frames)
 
 
 def spec_of(seed: int) -> composer.PieceSpec:
-    """What the piece of a seed is like."""
+    """The spec of the piece of a seed."""
     return composer.sample_spec(np.random.default_rng(seed))

@@ -1,11 +1,11 @@
-"""Where in which piece a frame stands: what the language model learns to tell beside the codes.
+"""Frame labels that the language model learns to predict next to the codes.
 
-A small model that is only asked for codes follows the instrument and hardly the metre: what comes
-next is mostly more of the same note. So while it trains it also tells, from what it has read and
-been asked for, where in the bar it stands, how far into the eighth note, which chord sounds, which
-bar of the tune it is, who leads and in what style. The first it cannot tell without counting in the
-tempo and the metre that the prompt names; where there is no prompt, the others make it listen to
-what was played. The readers of these labels are thrown away.
+A small model that only predicts codes follows the instrument but hardly the metre, because the next
+code is mostly more of the same note. So during training it also predicts labels of each frame, from
+the codes so far and the prompt: the place in the bar, the place in the eighth note, the chord, the
+bar of the tune, the lead and the style. To predict the place in the bar, it has to count in the
+tempo and the metre that the prompt names. Without a prompt, the other labels make it listen to the
+music so far. The heads that read these labels are discarded after training.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from musicgen_jax.nano.composer import PieceSpec
 
 
 def _starts(sizes: dict) -> tuple[dict, int]:
-    """Where each key's values begin if all are put in one row, and how many there are."""
+    """The offset of each key's values if all are concatenated, and the total number of values."""
     ends = np.cumsum(list(sizes.values()))
     return dict(zip(sizes, (ends - list(sizes.values())).tolist(), strict=True)), int(ends[-1])
 
@@ -36,13 +36,13 @@ CLASSES = (
 
 
 def places(spec: PieceSpec, chords: dict[str, tuple[str, ...]], start: int, frames: int):
-    """Labels of frames of a piece.
+    """The labels of some frames of a piece.
 
     Args:
       spec: of the piece.
-      chords: of its phrases, see `composer.draw_chords`.
+      chords: of its phrases; see `composer.draw_chords`.
       start: the first frame.
-      frames: how many.
+      frames: number of frames.
 
     Returns:
       int32 [6, frames], in the order of `CLASSES`.

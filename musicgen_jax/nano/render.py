@@ -1,7 +1,7 @@
-"""Music to try training on: `python -m musicgen_jax.nano.render OUT --n 50`.
+"""Renders music for trying out training: `python -m musicgen_jax.nano.render OUT --n 50`.
 
-Pieces of the composer as audio files, each with its metadata next to it, in the form that
-`musicgen-jax train` and `finetune` read. Nobody else holds rights in them.
+It writes composed pieces as audio files, each with a metadata file next to it, in the format that
+`musicgen-jax train` and `finetune` read. Nobody else holds rights in the music.
 """
 
 import argparse
@@ -16,16 +16,18 @@ from musicgen_jax.nano.composer import FRAME_RATE
 from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
-SEED = 50_000_000  # differs from all seeds in `nano.build`: its sets hold none of these pieces
+SEED = 50_000_000  # disjoint from the seeds in `nano.build`, so no data set there has these pieces
 
 
 def render(folder: Path, count: int, seconds: float, first: int = 0) -> None:
-    """Writes `count` pieces as `folder/00000.wav` and `00000.json` and so on; what is there stays.
+    """Writes `count` pieces as `folder/00000.wav`, `folder/00000.json` and so on.
+
+    Pieces that exist already are kept.
 
     Args:
-      folder: made if it does not exist.
-      count: how many.
-      seconds: length of each.
+      folder: the output folder, created if it does not exist.
+      count: number of pieces.
+      seconds: length of each piece.
       first: number of the first piece.
     """
     folder.mkdir(parents=True, exist_ok=True)

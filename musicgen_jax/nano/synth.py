@@ -1,10 +1,10 @@
-"""Turns composed notes into sound: an additive synthesiser whose oscillators never restart.
+"""Turns notes into sound: an additive synthesiser whose oscillators never restart.
 
-The phase of every partial is a function of absolute time, not of the note's onset. A note is a
-window onto its pitch's periodic steady state, shaped by an envelope, so the codec of the bundled
-model meets only as many different frames of a pitch as the pitch has frames in its period: one
-to four (four times that under vibrato, whose rate also divides the frame rate). All partials are
-harmonic, and nothing is detuned or random.
+The phase of every partial depends on absolute time, not on the onset of the note. A note is a
+window of the periodic steady state of its pitch, shaped by an envelope. So the codec of the bundled
+model sees only a few different frames of each pitch: one per frame of its period, which has one to
+four frames (four times as many with vibrato, whose rate also divides the frame rate). All partials
+are harmonic, and nothing is detuned or random.
 """
 
 import functools
@@ -20,25 +20,25 @@ SAMPLE_RATE = 16_000
 HOP = SAMPLE_RATE // FRAME_RATE
 """Samples in a codec frame."""
 
-_HIGHEST = 7_200.0  # Hz: no partial above, Nyquist is 8000
+_HIGHEST = 7_200.0  # Hz: no partials above; Nyquist is 8000
 _BANDS = (600.0, 1_600.0)  # Hz: edges between the three groups that decay separately
 _VIBRATO_RATE = FRAME_RATE / 4  # Hz: four frames a cycle
 
 
 @dataclass(frozen=True)
 class _Voice:
-    """How an instrument sounds.
+    """The sound of an instrument.
 
     Attributes:
-        partials: (harmonic number, amplitude) at the pitch itself.
-        gain: Loudness against the other instruments.
+        partials: (harmonic number, amplitude) at the pitch of the note.
+        gain: Loudness relative to the other instruments.
         attack: Seconds of the raised-cosine onset, for the low, middle and high band.
         decay: Seconds to fall to 1/e, per band; inf holds the note.
-        release: Seconds of the raised-cosine end after the note is let go.
+        release: Seconds of the raised-cosine fade after the note's release.
         vibrato: Depth of the pitch swing, as a fraction of the frequency.
         tremolo: Depth of the loudness swing.
         formant: (centre, width in octaves, gain) of a fixed resonance in Hz, or None.
-        knock: Seconds to 1/e and loudness of a bright burst at the onset.
+        knock: Decay time in seconds to 1/e, and loudness, of a bright burst at the onset.
     """
 
     partials: tuple[tuple[int, float], ...]
@@ -53,7 +53,7 @@ class _Voice:
 
 
 def _series(count: int, rolloff: float, comb: float | None = None, odd: bool = False):
-    """Harmonics falling as k**-rolloff; `comb` is where on its length the string is hit."""
+    """Harmonics that fall as k**-rolloff; `comb` is the relative place where a string is hit."""
     return tuple(
         (k, k**-rolloff * (abs(math.sin(math.pi * k * comb)) if comb else 1.0))
         for k in range(1, count + 1)
@@ -134,7 +134,7 @@ _GAIN = 0.16
 
 
 def period_frames(instrument: str, pitch: int) -> int:
-    """After how many codec frames a held note repeats exactly."""
+    """The number of codec frames after which a held note repeats exactly."""
     frames = (frequency(pitch) / FRAME_RATE).denominator
     voice = _VOICES[instrument]
     return math.lcm(frames, 4) if voice.vibrato or voice.tremolo else frames
@@ -147,7 +147,7 @@ def _tables(instrument: str, pitch: int) -> np.ndarray:
     pitch_hz = float(frequency(pitch))
     period = period_frames(instrument, pitch)
     samples = period * HOP
-    # Whole turns are dropped in integers, so that the last sample leads back into the first.
+    # Integer arithmetic drops whole turns, so the last sample leads exactly into the first.
     cycles = int(frequency(pitch) * period / FRAME_RATE)
     turns = np.arange(samples) * cycles % samples / samples
     swing = 2 * np.pi * np.arange(samples) * _VIBRATO_RATE / SAMPLE_RATE
@@ -160,9 +160,9 @@ def _tables(instrument: str, pitch: int) -> np.ndarray:
         if voice.formant:
             centre, width, gain = voice.formant
             amplitude *= 1 + gain * math.exp(-((math.log2(hertz / centre) / width) ** 2))
-        # Quadratic phases spread the partials' peaks over the cycle.
+        # Quadratic phases spread the peaks of the partials over the cycle.
         phase = math.pi * k * k / len(voice.partials)
-        # The players of a section do not sway together: every partial lags a little more.
+        # Players of a section do not sway in phase: each higher partial lags a little more.
         bend = k * voice.vibrato * pitch_hz / _VIBRATO_RATE * np.sin(swing - 0.4 * k)
         wave = amplitude * np.sin(2 * np.pi * k * turns + phase + bend)
         wave *= 1 + voice.tremolo * np.sin(swing)
@@ -182,7 +182,7 @@ def _rise(samples: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _envelopes(instrument: str, frames: int) -> np.ndarray:
-    """float32 [band, samples] of a note that lasts `frames`, its release included."""
+    """Envelopes, float32 [band, samples], of a note of `frames` frames plus its release."""
     voice = _VOICES[instrument]
     held = frames * HOP
     release = round(voice.release * SAMPLE_RATE)
@@ -196,7 +196,7 @@ def _envelopes(instrument: str, frames: int) -> np.ndarray:
         shape[:ramp] *= _rise(ramp)
         shape[held:] *= _rise(release)[::-1]
         shapes.append(shape)
-    # Exactly nothing remains of the burst, so that a held note repeats exactly.
+    # The burst decays to exactly zero, so a held note repeats exactly.
     shapes[-1] = np.maximum(shapes[-1] - 0.002, 0)
     return np.stack(shapes).astype(np.float32)
 
@@ -220,13 +220,13 @@ def _drum(name: str) -> np.ndarray:
 
 
 def render(notes: Iterable[Note], num_frames: int) -> np.ndarray:
-    """Plays notes.
+    """Renders notes to audio.
 
-    The level is fixed: no later note changes how an earlier one sounds, and a static soft limit
-    keeps the signal inside (-0.9, 0.9).
+    The level is fixed: later notes do not change the sound of earlier ones, and a static soft
+    limiter keeps the signal inside (-0.9, 0.9).
 
     Args:
-        notes: What to play; what sounds beyond the end is cut off.
+        notes: The notes to play; sound after the end is cut off.
         num_frames: Length in codec frames.
 
     Returns:

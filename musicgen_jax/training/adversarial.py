@@ -1,6 +1,6 @@
-"""Losses of the game between a codec and its adversary (audiocraft, adversarial/losses.py).
+"""Adversarial losses of a codec and its adversary (audiocraft, adversarial/losses.py).
 
-Each is a mean over the adversary's discriminators, whatever their number.
+Each loss is a mean over the discriminators of the adversary.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from musicgen_jax.training.discriminator import Maps
 
 
 def _below(x: jax.Array, margin: float = 1.0) -> jax.Array:
-    """How far x stays below the margin, on average."""
+    """Mean shortfall of x below the margin."""
     return jnp.maximum(margin - x, 0.0).mean()
 
 
@@ -24,11 +24,11 @@ _GENERATOR: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def generator_loss(kind: str, fake: list[jax.Array]) -> jax.Array:
-    """How little the adversary is fooled.
+    """The loss of the codec: high when the adversary recognises decoded audio.
 
     Args:
       kind: "hinge", "hinge2" (no reward beyond the margin) or "mse".
-      fake: logits of decoded audio, of each discriminator.
+      fake: logits of decoded audio, per discriminator.
 
     Returns:
       float32 [].
@@ -37,12 +37,12 @@ def generator_loss(kind: str, fake: list[jax.Array]) -> jax.Array:
 
 
 def discriminator_loss(kind: str, fake: list[jax.Array], real: list[jax.Array]) -> jax.Array:
-    """How badly the adversary tells decoded audio from real.
+    """The loss of the adversary: high when it confuses decoded and real audio.
 
     Args:
       kind: "hinge", "hinge2" (the same here) or "mse".
-      fake: logits of decoded audio, of each discriminator.
-      real: logits of real audio.
+      fake: logits of decoded audio, per discriminator.
+      real: logits of real audio, per discriminator.
 
     Returns:
       float32 [].
@@ -57,11 +57,11 @@ def discriminator_loss(kind: str, fake: list[jax.Array], real: list[jax.Array]) 
 
 
 def feature_matching_loss(fake: Maps, real: Maps) -> jax.Array:
-    """Mean absolute difference of the feature maps: every layer and discriminator counts alike.
+    """Mean absolute difference of feature maps; all layers and discriminators weigh the same.
 
     Args:
       fake: feature maps of decoded audio.
-      real: those of real audio, of the same shapes.
+      real: feature maps of real audio, with the same shapes.
 
     Returns:
       float32 [].

@@ -1,4 +1,4 @@
-"""Weights of losses as shares of the gradient that reaches the codec's output."""
+"""Weighs losses by their share of the gradient at the codec's output."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ _EPSILON = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class BalancerConfig:
-    """How losses are weighed against each other (audiocraft, losses/balancer.py)."""
+    """How to weigh the losses against each other (audiocraft, losses/balancer.py)."""
 
     balance_grads: bool = True  # False: the weights simply multiply the losses
-    total_norm: float = 1.0  # of the sum of all gradients, were they parallel
+    total_norm: float = 1.0  # of the sum of all gradients, if they were parallel
     ema_decay: float = 0.999  # of the average norms, per step
     per_batch_item: bool = True  # the mean of the items' norms instead of the whole batch's norm
 
@@ -27,14 +27,14 @@ class BalancerConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BalancerState:
-    """Sums behind the average norms, discounted alike; their quotient has no bias at the start."""
+    """Discounted sums for the average norms; their quotient is unbiased from the first step."""
 
-    total: dict[str, jax.Array]  # of each loss, float32 []
+    total: dict[str, jax.Array]  # per loss, float32 []
     count: jax.Array  # float32 []
 
     @staticmethod
     def start(names) -> "BalancerState":
-        """Before the first step."""
+        """The state before the first step."""
         return BalancerState({name: jnp.zeros(()) for name in names}, jnp.zeros(()))
 
 
@@ -45,18 +45,19 @@ def combine(
     losses: dict[str, jax.Array],
     grads: dict[str, jax.Array],
 ) -> tuple[jax.Array, BalancerState, dict[str, jax.Array]]:
-    """The gradient that is sent back through the codec.
+    """Combines the gradients of all losses into the gradient for the codec.
 
     Args:
       config: how to balance.
       state: average norms so far.
-      weights: of each loss; with `balance_grads` its share of the gradient, over all weights' sum.
+      weights: per loss. With `balance_grads`, a loss gets the share weight / sum of all weights of
+        the gradient.
       losses: float32 [] each.
       grads: of each loss with respect to the codec's output, [B, C, W].
 
     Returns:
-      The combined gradient [B, C, W]; the new state; and metrics: `g_loss`, the sum of the losses
-      so weighted, and each loss's `ratio_` of the sum of all average norms.
+      The combined gradient [B, C, W], the new state, and metrics: `g_loss`, the weighted sum of the
+      losses, and one `ratio_` per loss, its average norm over the sum of all average norms.
     """
     if config.per_batch_item:
         count = next(iter(grads.values())).shape[0]

@@ -1,4 +1,4 @@
-"""The value that carries training examples from the data to the loss."""
+"""The training examples that go from the data to the loss."""
 
 import dataclasses
 from typing import Any

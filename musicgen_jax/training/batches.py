@@ -1,7 +1,7 @@
-"""Examples to batches on the devices: which ones, which of their conditions, in what order.
+"""Draws examples with their conditions and places them on the devices as batches.
 
-Row r of step s is drawn by a generator seeded with (seed, s, r) and nothing else. So a run that is
-taken up again sees what it would have seen, and each of many processes draws only its own rows.
+A generator seeded only with (seed, s, r) draws row r of step s. So a resumed run sees the same
+examples as an uninterrupted one, and each process draws only its own rows.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ Rows = TypeVar("Rows")  # a pytree of arrays [B, ...]
 
 
 class Examples(Protocol):
-    """Where training takes its segments from."""
+    """A source of training segments."""
 
     def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
         """One random segment: codes [K, frames] and its prompt."""
@@ -33,7 +33,7 @@ class Examples(Protocol):
 
 @runtime_checkable
 class MelodyExamples(Protocol):
-    """Where the training of a melody model takes its segments from."""
+    """A source of training segments for a melody model."""
 
     def segment_with_chroma(
         self, rng: np.random.Generator, frames: int
@@ -43,37 +43,37 @@ class MelodyExamples(Protocol):
 
 
 class StyleExamples(Protocol):
-    """Where the training of a style model takes its segments from."""
+    """A source of training segments for a style model."""
 
     @property
     def style_shape(self) -> tuple[int, int]:
-        """Codebooks and tokens P of a style."""
+        """Number of codebooks and of tokens P of a style."""
         ...
 
     def segment_with_style(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
-        """Codes [K, frames], prompt, and a style or None: codes [books, P], and of which frames."""
+        """Codes [K, frames], prompt, and a style or None: its codes [books, P] and its frames."""
         ...
 
 
 @runtime_checkable
 class LabelledExamples(Protocol):
-    """Where training takes its segments from if more is known of them, see `LMTrainConfig`."""
+    """A source of training segments with frame labels; see `LMTrainConfig.label_classes`."""
 
     def segment_with_labels(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, np.ndarray]:
-        """Codes [K, frames], prompt, and labels, int [A, frames], -1 where one is not known."""
+        """Codes [K, frames], prompt, and labels int [A, frames]; -1 for an unknown label."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """How often conditions are left out of an example, so that guidance has what to compare with.
+    """How often an example loses its conditions; guidance needs a model trained without them.
 
-    audiocraft's `ClassifierFreeGuidanceDropout`, then `AttributeDropout`; it decides once for the
-    whole batch of a process, here each example for itself.
+    These are audiocraft's `ClassifierFreeGuidanceDropout` and `AttributeDropout`, in this order.
+    audiocraft decides once for the whole batch of a process; here each example decides for itself.
     """
 
     everything: Share = 0.15  # all conditions at once
@@ -84,14 +84,14 @@ class Dropout:
         check_ranges(self)
 
 
-# Of melody models: audiocraft's conditioner/chroma2music.yaml.
+# For melody models: audiocraft's conditioner/chroma2music.yaml.
 MELODY_DROPOUT = Dropout(everything=0.2, self_wav=0.5)
-# Of the style model: its conditioner/style2music.yaml.
+# For the style model: audiocraft's conditioner/style2music.yaml.
 STYLE_DROPOUT = Dropout(everything=0.1, description=0.4, self_wav=0.4)
 
 
 def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
-    """A tokenizer whose texts are padded or cut to `length` tokens: one compilation for all."""
+    """A tokenizer that pads or cuts texts to `length` tokens, so that training compiles once."""
 
     def tokenize(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
         ids, mask = tokenizer(texts)
@@ -103,7 +103,7 @@ def fixed_length(tokenizer: Tokenize, length: int) -> Tokenize:
 
 
 def melody_shape(model: MusicGenConfig) -> tuple[int, int] | None:
-    """T' and bins of the melody that stands before a model's tokens; None of a text model."""
+    """The shape (T', bins) of the melody of a melody model; None for other models."""
     bins = model.lm.chroma_bins
     return (chroma_frames(model), bins) if bins else None
 
@@ -171,7 +171,7 @@ def draw(
         for row in np.flatnonzero(has_audio):
             excerpt, excerpt_frames = audio[row]
             style[row, : len(excerpt)] = excerpt
-            counted[row, excerpt_frames] = False  # they could be copied; audiocraft leaves them out
+            counted[row, excerpt_frames] = False  # could be copied; audiocraft excludes them too
         return dataclasses.replace(batch, style=style, has_audio=has_audio, counted=counted)
     if not chroma_shape:
         return batch

@@ -8,38 +8,38 @@ import numpy as np
 
 from musicgen_jax.nn.encodec.quantizer import ResidualVectorQuantizer
 
-_EPSILON = 1e-5  # added to counts, so that a code that never won can be divided by its own
+_EPSILON = 1e-5  # added to counts, so that codes that never won do not divide by zero
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CodebookState:
-    """Moving averages behind the codebooks (audiocraft, quantization/core_vq.py)."""
+    """Codebooks and their moving averages (audiocraft, quantization/core_vq.py)."""
 
     embed: jax.Array  # [K, bins, D], the codebooks themselves
-    count: jax.Array  # [K, bins], how many vectors each code won lately
-    total: jax.Array  # [K, bins, D], their sum
+    count: jax.Array  # [K, bins], average number of vectors that each code won
+    total: jax.Array  # [K, bins, D], average sum of those vectors
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """Latents as the decoder gets them in training."""
+    """Quantized latents, as the decoder receives them in training."""
 
-    latents: jax.Array  # [B, T, D]; gradients pass through as if nothing had been rounded
-    codes: jax.Array  # int32 [B, K, T], of all books
-    commitment: jax.Array  # float32 [K], how far each book's input lies from the code chosen
+    latents: jax.Array  # [B, T, D]; gradients pass straight through
+    codes: jax.Array  # int32 [B, K, T], of all codebooks
+    commitment: jax.Array  # float32 [K], squared distance of each book's input to its code
 
 
 def quantize(
     quantizer: ResidualVectorQuantizer, latents: jax.Array, num_books: jax.Array | int
 ) -> Quantized:
-    """Quantizes with a gradient.
+    """Quantizes latents with a straight-through gradient.
 
     Args:
-      quantizer: the codebooks; no gradient goes there.
+      quantizer: the codebooks; they receive no gradient.
       latents: float32 [B, T, D].
-      num_books: how many books, from the first on, the decoder gets; may be traced.
+      num_books: how many codebooks the decoder receives, counted from the first; may be traced.
     """
     fixed = jax.lax.stop_gradient(latents)
     codes = quantizer.encode(fixed)
@@ -54,12 +54,13 @@ def quantize(
 
 
 def commitment_loss(commitment: jax.Array, num_books: jax.Array | int, books: str) -> jax.Array:
-    """One number of the books in use: [K] -> [].
+    """Reduces the commitment of the codebooks in use to one number: [K] -> [].
 
     Args:
-      commitment: of each book, from `quantize`.
-      num_books: how many are in use, from the first on.
-      books: "all" is their mean, as in audiocraft; "last" the error that all of them leave.
+      commitment: per codebook, from `quantize`.
+      num_books: number of codebooks in use, counted from the first.
+      books: "all" takes the mean over the codebooks, as in audiocraft. "last" takes the error that
+        remains after the last of them.
     """
     if books == "last":
         return jnp.take(commitment, jnp.asarray(num_books) - 1)
@@ -67,10 +68,10 @@ def commitment_loss(commitment: jax.Array, num_books: jax.Array | int, books: st
 
 
 def start(embed: jax.Array, count: float) -> CodebookState:
-    """Averages that stand at the codebooks [K, bins, D], each code credited with `count` wins.
+    """The initial state: averages equal to the codebooks [K, bins, D], with `count` wins per code.
 
-    (The original starts with what k-means counted but with the sum of one vector, which shrinks a
-    code of two wins to half at the first update.)
+    (audiocraft starts with the counts of k-means but with the sum of a single vector. So its first
+    update shrinks a code with two wins to half.)
     """
     return CodebookState(embed, jnp.full(embed.shape[:2], count, jnp.float32), embed * count)
 
@@ -84,18 +85,18 @@ def kmeans(
     seed: int = 0,
     count: float = 1.0,
 ) -> CodebookState:
-    """Residual k-means: the first codebooks of an encoder that was trained without a quantizer.
+    """Residual k-means: initial codebooks for an encoder that was trained without a quantizer.
 
     Args:
-      latents: float32 [N, D], N >= 1; fewer than `bins` leave codes without a vector.
+      latents: float32 [N, D], N >= 1; if N < `bins`, some codes have no vector of their own.
       n_q: number of codebooks.
-      bins: entries in each.
+      bins: number of codes per codebook.
       rounds: Lloyd iterations per codebook.
-      seed: of the random starting points.
-      count: what each code is credited with.
+      seed: of the random initial centres.
+      count: initial number of wins of each code.
 
     Returns:
-      A CodebookState whose averages start at the found centres.
+      A CodebookState whose averages start at the centres.
     """
     rng = np.random.default_rng(seed)
     residual = latents.astype(np.float32)
@@ -120,8 +121,8 @@ def lloyd(vectors: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndar
       centres: float32 [bins, D].
 
     Returns:
-      The mean of the vectors nearest to each centre, or the centre itself if it has none; and
-      their number, int [bins].
+      The mean of the vectors nearest to each centre, or the centre itself if there are none; and
+      the number of these vectors, int [bins].
     """
     nearest = _nearest(vectors, centres)
     count = np.bincount(nearest, minlength=len(centres))
@@ -145,19 +146,20 @@ def update(
     dead_below: float,
     num_books: jax.Array | int | None = None,
 ) -> CodebookState:
-    """Moves each code towards the vectors that it won; codes that win too few start anew.
+    """Moves each code towards the vectors that it won, and restarts codes that win too few.
 
-    The original writes a dead code's new vector over the code but not over its averages, out of
-    which it computes all codes in the next line: its codes stay dead. Here the averages start anew.
+    audiocraft replaces a dead code but not its averages. The next line computes all codes from the
+    averages, so its dead codes stay dead. Here the averages restart too.
 
     Args:
       state: averages so far.
       latents: float32 [N, D], the encoder's output.
-      codes: int32 [N, K], what the quantizer chose for them.
-      key: draws the vectors at which dead codes start anew.
+      codes: int32 [N, K], the codes of these latents.
+      key: draws the new vectors of dead codes.
       decay: of the moving averages, per call.
-      dead_below: a code with a smaller average count is dead; 0 for none.
-      num_books: how many books, from the first on, were in use; the others stay. None for all.
+      dead_below: a code with a smaller average count is dead; 0: no code dies.
+      num_books: number of codebooks in use, counted from the first (default: all). The others do
+        not change.
 
     Returns:
       The new state.
@@ -176,7 +178,7 @@ def update(
         fresh = residual[jax.random.randint(jax.random.fold_in(key, k), (bins,), 0, len(residual))]
         dead = count < dead_below
         embed = jnp.where(dead[:, None], fresh, embed)
-        # A revived code gets the benefit of a few wins before it is judged again.
+        # A few free wins protect a revived code until it has won vectors of its own.
         count = jnp.where(dead, 4 * dead_below, count)
         total = jnp.where(dead[:, None], embed * count[:, None], total)
         new = embed, count, total
@@ -188,14 +190,14 @@ def update(
 
 
 def usage(histogram: np.ndarray) -> dict[str, float]:
-    """How evenly codes are used.
+    """Measures how evenly the codes are used.
 
     Args:
       histogram: [K, bins], how often each code was chosen; not all zero in any book.
 
     Returns:
-      Of each book: `usage_k`, the share of its codes that occur; `entropy_k`, in bits; and
-      `perplexity_k`, two to that power: how many codes, evenly used, would say as much.
+      For each codebook k: `usage_k`, the share of its codes that occur; `entropy_k` in bits; and
+      `perplexity_k` = 2^entropy, the number of evenly used codes with the same entropy.
     """
     out = {}
     for k, row in enumerate(np.asarray(histogram, np.float64)):

@@ -1,13 +1,13 @@
 """Training of the codec: reconstruct the waveform through codes that stay in use.
 
-New codecs may spend their first steps without the quantizer (`unquantized_steps`), so that k-means
-finds latents worth coding; then gradients pass the quantizer straight through and the codebooks
-follow by moving averages. A trained codec's decoder can be made to sound better while its codes
-keep their meaning (`train_decoder_only`):
+A new codec may train its first steps without the quantizer (`unquantized_steps`), so that k-means
+finds latents worth coding. After that, gradients pass straight through the quantizer, and the
+codebooks follow the latents by moving averages. `train_decoder_only` improves the decoder of a
+trained codec without changing the meaning of its codes:
 
     config = codec_settings.DECODER_TRAINING
     state = train(CODEC, config, clips, params=codec)  # clips: float [N, W] at the codec's rate
-    better = codec_params(state)  # as `codec`, with another decoder
+    better = codec_params(state)  # same as `codec`, but with a new decoder
 """
 
 import collections
@@ -52,18 +52,18 @@ __all__ = [
 
 
 class Clips(Protocol):
-    """Where training audio comes from."""
+    """A source of training audio."""
 
     def segment(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        """A random segment, float32 [C, samples], determined by the generator's state."""
+        """Draws a random segment, float32 [C, samples]; it depends only on the state of `rng`."""
         ...
 
 
 class Save(Protocol):
-    """Receives a state, and the figure by which the best state is chosen, the lowest."""
+    """Receives a state and its score; the state with the lowest score is the best."""
 
     def __call__(self, state: CodecTrainState, score: float | None, /) -> None:
-        """Saves, or begins to."""
+        """Saves the state, or starts to save it."""
         ...
 
 
@@ -74,9 +74,16 @@ def segments(
     start: int,
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[int, np.ndarray | jax.Array]]:
-    """Batches float32 [B, C, W] of random segments; the i-th depends on the seed and i alone.
+    """Yields (step, batch) with batches float32 [B, C, W] of random segments.
 
-    Of an array, [N, W] or [N, C, W], they are cut on frame boundaries.
+    The batch of a step depends only on the seed and the step.
+
+    Args:
+      clips: a source of segments, or an array [N, W] or [N, C, W] to cut on frame boundaries.
+      hop: samples per frame.
+      config: how to train.
+      start: the first step.
+      mesh: of devices over which batches are spread (default: one device).
     """
     length = config.segment_frames * hop
 
@@ -115,23 +122,23 @@ def train(
     Args:
       model: the codec's architecture.
       config: how to train.
-      clips: float [N, W] (mono) or [N, C, W] waveforms at `model.sample_rate`, of any float type;
-        or anything that gives segments.
-      params: of a codec to begin with; None draws new ones. With `train_decoder_only` the encoder
-        and the codebooks of the result are these, to the bit.
-      state: where to go on from, instead of `params`; None starts anew.
-      log: receives the means of the steps since the last record or saved state, every `every`
-        steps, so that a run that goes on from a saved state repeats its records.
-      save: receives the state every `save_every` steps and at the end, after everything up to it
-        was logged; the score is the `msspec` of the held-out clips.
+      clips: waveforms at `model.sample_rate`, of any float type, [N, W] (mono) or [N, C, W]; or a
+        source of segments.
+      params: initial parameters of the codec (default: random ones). With `train_decoder_only` the
+        encoder and the codebooks of the result are bit-identical to these.
+      state: the state to resume from, instead of `params` (default: a new one).
+      log: receives a record every `every` steps: means over the steps since the last record or
+        saved state. So a run that resumes from a saved state repeats its records.
+      save: receives the state every `save_every` steps and at the end, after all records up to it.
+        The score is the `msspec` of the held-out clips.
       every: steps between log records.
       save_every: steps between saves.
-      held_out: float [N, C, W] that is evaluated, and logged, before every save.
-      mesh: of devices over which batches are spread; None for one.
+      held_out: clips float [N, C, W] that are evaluated and logged before every save.
+      mesh: of devices over which batches are spread (default: one device).
 
     Raises:
       UserError: the segments are too long for the clips or too short for the spectrograms, or the
-        loss or the gradient is not finite; states saved before are good.
+        loss or the gradient is not finite; earlier saved states are good.
     """
     _check(model, config, clips, new=params is None and state is None)
     now = init(model, config, params) if state is None else state
@@ -168,7 +175,7 @@ def train(
 
 
 def _means(recent: dict[str, list[np.ndarray]]) -> dict[str, float]:
-    """Means over the steps since the last record; of the codes, how evenly they were used."""
+    """Means over the steps since the last record, and how evenly the codes were used."""
     histograms = recent.pop("histogram", None)
     means = {name: rounded(np.mean(values)) for name, values in recent.items()}
     if histograms is not None:
@@ -196,17 +203,18 @@ def _check(model: EncodecConfig, config: CodecTrainConfig, clips, *, new: bool) 
 def evaluate(
     model: EncodecConfig, params: dict, audio: np.ndarray, *, batch_size: int = 8
 ) -> dict[str, float]:
-    """How well a codec reconstructs clips.
+    """Measures how well a codec reconstructs clips.
 
     Args:
       model: the codec's architecture.
-      params: its parameters, as Encodec names them.
-      audio: float [N, C, W]; W a multiple of the hop length.
-      batch_size: clips at once.
+      params: its parameters, with the names of Encodec.
+      audio: float [N, C, W]; W is a multiple of the hop length.
+      batch_size: clips per call.
 
     Returns:
-      `si_snr` in dB (higher is better); `mel`, mean difference of mel bands in factors of ten;
-      `msspec`, the loss of that name; `l1`; and each book's usage, entropy and perplexity.
+      `si_snr` in dB (higher is better); `mel`, the mean difference of mel bands in factors of ten;
+      `msspec` and `l1`, the losses of those names; and the usage, entropy and perplexity of each
+      codebook.
     """
     totals, histogram, count = collections.Counter(), np.zeros((model.n_q, model.bins)), 0
     for start in range(0, len(audio), batch_size):
@@ -235,7 +243,7 @@ def _reconstruct(params: dict, audio: jax.Array, model: EncodecConfig):
 def _with_new_codebooks(
     model: EncodecConfig, config: CodecTrainConfig, state: CodecTrainState, clips
 ) -> CodecTrainState:
-    """Puts residual k-means of some segments' latents in the codebooks' place."""
+    """Replaces the codebooks by residual k-means of the latents of some segments."""
     books = codebooks.kmeans(
         _latents(model, state, clips, config),
         model.n_q,
@@ -245,7 +253,7 @@ def _with_new_codebooks(
         count=start_count(model, config),
     )
     books = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), books, state.codebooks)
-    if state.average is not None:  # an average with what was there before would mean nothing
+    if state.average is not None:  # averaging with the old codebooks would be meaningless
         params = {**state.average.params, "embed": books.embed.copy()}
         state = dataclasses.replace(
             state, average=dataclasses.replace(state.average, params=params)
@@ -254,7 +262,7 @@ def _with_new_codebooks(
 
 
 def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.ndarray:
-    """Latents of some segments, [N, D], at least sixteen for every code."""
+    """Latents of some segments, [N, D]; N is at least sixteen times the number of codes."""
     graphdef, _ = nnx.split(module_shapes(Encodec, model), nnx.Param)
     nets = codec_params(dataclasses.replace(state, average=None))
 

@@ -9,10 +9,10 @@ from musicgen_jax.training.discriminator import DiscriminatorConfig
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """What the decoded audio is judged by; a loss of weight 0 is not computed."""
+    """Weights of the losses of decoded audio; losses with weight 0 are not computed."""
 
-    adv: float = 4.0  # the adversary's verdict
-    feat: float = 4.0  # differences in what the adversary's layers see
+    adv: float = 4.0  # the adversarial loss
+    feat: float = 4.0  # differences of the adversary's feature maps
     l1: float = 0.1
     l2: float = 0.0
     mel: float = 0.0
@@ -20,7 +20,7 @@ class LossWeights:
     mrstft: float = 0.0
     sisnr: float = 0.0
     waveform: float = 0.0  # L1 relative to the target's level
-    spectral: float = 0.0  # log-mel and linear magnitudes, of `CodecTrainConfig.windows`
+    spectral: float = 0.0  # log-mel and linear magnitudes; `CodecTrainConfig.windows`
 
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self)
@@ -38,10 +38,10 @@ class LossWeights:
 
 @dataclasses.dataclass(frozen=True)
 class CodecTrainConfig:
-    """How a codec is trained.
+    """How to train a codec.
 
-    Steps alternate as in audiocraft's solvers/compression.py: the adversary learns to tell decoded
-    audio from real, then the codec to please all losses.
+    Each step has two parts, as in audiocraft's solvers/compression.py. First the adversary learns
+    to tell decoded audio from real audio, then the codec learns to minimise all losses.
     """
 
     steps: Positive = 400_000
@@ -50,34 +50,35 @@ class CodecTrainConfig:
     learning_rate: float = 3e-4
     betas: tuple[float, ...] = (0.5, 0.9)
     warmup_steps: int = 0
-    final_learning_rate: float = 1.0  # as a fraction of `learning_rate`, reached along a cosine
+    final_learning_rate: float = 1.0  # as a fraction of `learning_rate`, at the end of a cosine
     clip_norm: float = 0.0  # 0: no clipping
-    muon: bool = False  # in place of Adam, for all weights but the adversary's
-    weight_norm: bool = True  # of the codec's convolutions, while it trains
+    muon: bool = False  # Muon instead of Adam, except for the adversary
+    weight_norm: bool = True  # of the codec's convolutions, during training
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     balancer: BalancerConfig = dataclasses.field(default_factory=BalancerConfig)
-    windows: tuple[int, ...] = (2048, 1024, 512, 256)  # of the loss `spectral`
+    windows: tuple[int, ...] = (2048, 1024, 512, 256)  # STFT sizes of the loss `spectral`
 
     discriminator: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
     adversarial_loss: str = "hinge"  # or "hinge2", "mse"
-    adversarial_every: Positive = 1  # steps between those in which the adversary learns
+    adversarial_every: Positive = 1  # the adversary learns once in this many steps
     adversarial_learning_rate: float = 3e-4
-    # Steps at first in which only the adversary learns, lest a trained codec follow a blind one.
+    # First steps in which only the adversary learns, so that an untrained one cannot spoil a
+    # trained codec.
     adversarial_warmup: int = 0
 
-    train_decoder_only: bool = False  # encoder and codebooks stay: codes keep their meaning
-    unquantized_steps: int = 0  # before the codebooks begin, with k-means on what there is then
-    q_dropout: bool = False  # each batch goes through a random number of books
+    train_decoder_only: bool = False  # freezes encoder and codebooks; codes keep their meaning
+    unquantized_steps: int = 0  # first steps without codebooks; k-means then starts them
+    q_dropout: bool = False  # each batch uses a random number of codebooks
     commitment_weight: float = 1.0
-    commitment_books: str = "all"  # mean over the books in use; or "last", the whole error
+    commitment_books: str = "all"  # mean over the codebooks in use; "last": the final error
     codebook_decay: float = 0.99
-    # A code that wins less than this share of what each would win, if all won alike, starts anew.
-    # (The original's threshold_ema_dead_code counts vectors in a batch, whatever its size.)
+    # A code restarts if it wins less than this share of an equal split of the vectors.
+    # (audiocraft's threshold_ema_dead_code is a number of vectors, for any batch size.)
     dead_below: float = 0.1
-    kmeans_init: bool = True  # False: go on with the codebooks that there are
+    kmeans_init: bool = True  # False: keep the existing codebooks
     kmeans_rounds: Positive = 50
 
-    ema_decay: float = 0.99  # of the averaged weights that make the final codec; 0: no average
+    ema_decay: float = 0.99  # of the averaged weights of the final codec; 0: no average
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One training run of a codec, from its settings to the folder of the codec."""
+"""A training run of a codec, from the settings to the codec's folder."""
 
 import dataclasses
 from pathlib import Path
@@ -32,20 +32,20 @@ def train(
     resume: bool = False,
     data_changed: bool = False,
 ) -> Path:
-    """Trains in a run's folder and returns the folder of the codec, `folder`/codec.
+    """Trains a codec in a run's folder and returns the codec's folder, `folder`/codec.
 
     Args:
       folder: of the run.
-      config: settings; with a base, `codec` is its architecture.
-      clips: `codec.Clips` with a `fingerprint`, at the codec's rate and channels.
-      valid: the same for the figures on clips that are not trained on, or None.
-      base: folder of a codec or model to begin with.
-      resume: whether to go on with a run that is there.
-      data_changed: whether the data may be other than it was.
+      config: settings; with a base, `config.codec` is the base's architecture.
+      clips: `codec.Clips` with a `fingerprint`, at the codec's sample rate and channels.
+      valid: the same for validation, or None.
+      base: folder of a codec or model with the initial weights (default: random weights).
+      resume: whether to resume a run that exists.
+      data_changed: whether the data may differ from the data that the run began with.
     """
     model, settings = config.codec, config.training
     if base is not None and not settings.train_decoder_only:
-        settings = dataclasses.replace(settings, kmeans_init=False)  # it has codebooks
+        settings = dataclasses.replace(settings, kmeans_init=False)  # the base has codebooks
     mesh = _mesh(config)
     abstract = jax.eval_shape(lambda: codec.init(model, settings))
     with Run(
@@ -82,16 +82,16 @@ def train(
 
 
 def load_params(base: Path, model: EncodecConfig) -> dict:
-    """The codec's parameters in the folder of a codec or model."""
+    """Loads the codec's parameters from the folder of a codec or model."""
     shape = module_shapes(Encodec, model)
     return checkpoint.load_params(base, "encodec", nnx.to_pure_dict(nnx.state(shape, nnx.Param)))
 
 
 def find_base(name: str) -> tuple[Path, EncodecConfig]:
-    """The folder of a codec or model, and the codec's architecture.
+    """Finds the folder of a codec or model; returns it and the codec's architecture.
 
     Raises:
-      UserError: there is none, or it holds no codec.
+      UserError: the folder does not exist, or it contains no codec.
     """
     folder = hub.find_codec(name)
     part = checkpoint.load_info(folder).parts.get("encodec")
@@ -113,7 +113,7 @@ def _mesh(config: CodecRunConfig) -> Any:
 
 
 def _held_out(config: CodecRunConfig, valid: Any) -> np.ndarray:
-    """The same clips each time, float32 [N, C, W]."""
+    """Fixed validation clips, float32 [N, C, W]."""
     rng = np.random.default_rng(0)
     hop = config.codec.hop_length
     frames = max(round(config.valid_seconds * config.codec.sample_rate / hop), 1)
@@ -123,7 +123,7 @@ def _held_out(config: CodecRunConfig, valid: Any) -> np.ndarray:
 
 
 def _write(folder: Path, config: CodecRunConfig, params: dict, base: Path | None) -> None:
-    """Writes what `Codec.from_pretrained` loads."""
+    """Writes a folder that `Codec.from_pretrained` loads."""
     license_text, source = _LICENSE, {"made by": "musicgen-jax train codec", "name": config.name}
     if base is not None:
         text = (base / "LICENSE").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Settings of `musicgen-jax train codec`, as its TOML files hold them, and its presets."""
+"""Settings of `musicgen-jax train codec`, as stored in its TOML files, and its presets."""
 
 import dataclasses
 
@@ -16,16 +16,16 @@ class CodecRunConfig:
     codec: EncodecConfig = dataclasses.field(default_factory=EncodecConfig)
     training: CodecTrainConfig = dataclasses.field(default_factory=CodecTrainConfig)
     name: str = ""
-    # A codec to begin with, or a model with one; its architecture goes before `codec`.
+    # A codec or model with the initial weights. Its architecture overrides `codec`.
     base: str = ""
-    data: str = ""  # folder or manifest of audio; --data goes before it
-    valid: str = ""  # the same, not trained on
+    data: str = ""  # folder or manifest of audio; --data overrides it
+    valid: str = ""  # the same, for validation
     valid_clips: Positive = 32
     valid_seconds: float = 4.0
-    devices: Natural = 1  # over which the batch is spread; 0: all
+    devices: Natural = 1  # number of devices that share the batch; 0: all
     log_every: Positive = 50
     save_every: Positive = 500
-    keep: Positive = 3  # of the last checkpoints; the best is kept besides
+    keep: Positive = 3  # number of last checkpoints; the best is kept as well
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -41,11 +41,12 @@ class CodecRunConfig:
             raise ValueError(f"codec.pad_mode must be 'reflect' or 'constant': {codec.pad_mode!r}")
 
 
-# The official strides at half the sample rate: 25 frames a second, to which nano's music is tuned.
+# The official strides at half the sample rate: 25 frames per second. The composer's music is tuned
+# to this rate.
 NANO_CODEC = EncodecConfig(sample_rate=16000, n_filters=12, dimension=64, bins=1024)
 
-# How the codec of the bundled model began, on two cores: no adversary, and codebooks that start
-# when there is something to code.
+# The first stage of the bundled model's codec, for two CPU cores: no adversary, and the codebooks
+# start when the latents are worth coding.
 NANO_TRAINING = CodecTrainConfig(
     steps=3600,
     unquantized_steps=700,
@@ -66,7 +67,7 @@ NANO_TRAINING = CodecTrainConfig(
     ema_decay=0.0,
 )
 
-# A better decoder for the codes that there are, as the bundled model's was made.
+# A better decoder for existing codes; the bundled model's decoder was trained like this.
 DECODER_TRAINING = dataclasses.replace(
     NANO_TRAINING,
     steps=9000,
@@ -84,7 +85,7 @@ DECODER_TRAINING = dataclasses.replace(
 )
 
 PRESETS: dict[str, CodecRunConfig] = {
-    # Shows in a minute that everything works; sounds like nothing.
+    # Shows in a minute that everything works. The codec itself is useless.
     "debug": CodecRunConfig(
         codec=EncodecConfig(
             sample_rate=8000, n_filters=2, ratios=(8, 5), dimension=8, n_q=2, bins=32, lstm=0
@@ -108,7 +109,7 @@ PRESETS: dict[str, CodecRunConfig] = {
     "nano-decoder": CodecRunConfig(
         codec=NANO_CODEC, training=DECODER_TRAINING, name="my-nano-decoder", base="nano"
     ),
-    # audiocraft's config/solver/compression, by the same names.
+    # audiocraft's config/solver/compression, with the same names.
     "encodec_base_24khz": CodecRunConfig(
         codec=EncodecConfig(
             sample_rate=24000,
@@ -130,7 +131,7 @@ PRESETS: dict[str, CodecRunConfig] = {
 
 
 def with_steps(training: CodecTrainConfig, steps: int) -> CodecTrainConfig:
-    """The same training in another number of steps; what comes before shrinks if it must."""
+    """The same training with another number of steps; warm-ups are shortened if they do not fit."""
     warmup = min(training.warmup_steps, max(steps - 1, 0))
     alone = min(training.adversarial_warmup, max(steps - warmup - 1, 0))
     return dataclasses.replace(training, steps=steps, warmup_steps=warmup, adversarial_warmup=alone)

@@ -1,4 +1,4 @@
-"""One step of codec training: the state that it changes and the function that does."""
+"""One step of codec training: the state, and the function that updates it."""
 
 import dataclasses
 import functools
@@ -31,25 +31,25 @@ from musicgen_jax.training.optimizer import muon
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CodecTrainState:
-    """Everything that changes while a codec trains; what its settings do without is None."""
+    """Everything that changes while a codec trains; fields that the settings disable are None."""
 
     step: jax.Array
-    nets: Any  # {"encoder": ..., "decoder": ...}, with weight_norm in direction and length
+    nets: Any  # {"encoder": ..., "decoder": ...}; see `weight_norm.split`
     optimizer: optax.OptState
     codebooks: codebooks.CodebookState
-    adversary: Any = None  # parameters, as `discriminator.split` makes them
+    adversary: Any = None  # parameters, as returned by `discriminator.split`
     adversary_optimizer: optax.OptState | None = None
-    gradient_norms: balancer.BalancerState | None = None  # of each loss, for its weight
-    average: ema.EMA | None = None  # of {"nets": ..., "embed": ...}, or of what is trained of it
+    gradient_norms: balancer.BalancerState | None = None  # per loss, to weigh it
+    average: ema.EMA | None = None  # of {"nets": ..., "embed": ...}, trained parts only
 
 
 def even_share(model: EncodecConfig, config: CodecTrainConfig) -> float:
-    """Vectors of a batch that each code would win, if all won alike."""
+    """Number of vectors of a batch that each code would win if all codes were used equally."""
     return config.batch_size * config.segment_frames / model.bins
 
 
 def start_count(model: EncodecConfig, config: CodecTrainConfig) -> float:
-    """Wins that codes are credited with at first: generous, for no update has shown them yet."""
+    """Initial win count of each code; generous, because no update has tested the codes yet."""
     return 4 * even_share(model, config)
 
 
@@ -75,7 +75,7 @@ def _optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
 
 
 def _matrices(nets: Any) -> Any:
-    """How Muon sees a codec's weights: [O, I] of LSTMs; [I, O] of each tap of a convolution."""
+    """Muon's view of the weights: [O, I] in LSTMs; [I, O] for each tap of a convolution."""
 
     def choose(path, leaf):
         if path[-1].key == "weight_g" or leaf.ndim < 2:  # lengths and biases
@@ -87,7 +87,7 @@ def _matrices(nets: Any) -> Any:
 
 
 def _adversary_optimizer(config: CodecTrainConfig) -> optax.GradientTransformation:
-    # Its schedule counts its own steps: with `adversarial_every` it sees only a share of them.
+    # The schedule counts the adversary's own steps: only every `adversarial_every`-th step.
     schedule = _schedule(config, config.adversarial_learning_rate, config.steps)
     return optax.adam(lambda count: schedule(count * config.adversarial_every), *config.betas)
 
@@ -104,7 +104,7 @@ def init(
     Args:
       model: the codec's architecture.
       config: how it will be trained.
-      params: of a codec to go on from, as Encodec names them; None draws new ones.
+      params: initial parameters with the names of Encodec (default: random ones).
     """
     if params is None:
         encodec = Encodec(model, rngs=nnx.Rngs(config.seed))
@@ -112,7 +112,7 @@ def init(
     own: Any = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
     nets = {"encoder": own["encoder"], "decoder": own["decoder"]}
     if config.weight_norm:
-        # What is frozen stays as it is: splitting and folding would round it.
+        # Frozen weights stay unsplit: splitting and folding would round them.
         nets |= weight_norm.split(_trained(config, nets), weight_norm.encodec_axes(model))
     embed = own["quantizer"]["embed"]
     state = CodecTrainState(
@@ -141,13 +141,13 @@ def init(
 
 
 def _averaged(config: CodecTrainConfig, state: CodecTrainState) -> dict:
-    """What takes part in the average: all that is trained."""
+    """The parameters to average: all trained ones."""
     nets = {"nets": _trained(config, state.nets)}
     return nets if config.train_decoder_only else {**nets, "embed": state.codebooks.embed}
 
 
 def codec_params(state: CodecTrainState) -> dict:
-    """The codec's parameters as Encodec names them: the averaged ones where there are such."""
+    """The codec's parameters with the names of Encodec, averaged where an average exists."""
     nets, embed = state.nets, state.codebooks.embed
     if state.average is not None:
         nets = {**nets, **state.average.params["nets"]}
@@ -156,17 +156,20 @@ def codec_params(state: CodecTrainState) -> dict:
 
 
 def _forward(nets, frozen, embed, audio, num_books, graphdef, model: EncodecConfig, quantize: bool):
-    """Decoded audio, the penalty's parts, and what the codebooks learn from.
+    """Encodes and decodes audio.
 
     Args:
-      nets: what is trained.
-      frozen: the other nets.
+      nets: the trained networks.
+      frozen: the other networks.
       embed: the codebooks.
       audio: [B, C, W].
-      num_books: how many books are in use.
+      num_books: number of codebooks in use.
       graphdef: of the codec.
-      model: its architecture.
-      quantize: False lets the latents through.
+      model: the codec's architecture.
+      quantize: whether to quantize the latents; False passes them through.
+
+    Returns:
+      ((decoded audio, commitment), (latents, codes)); the codebooks learn from the second pair.
     """
     folded = weight_norm.fold({**frozen, **nets})
     codec = nnx.merge(graphdef, {**folded, "quantizer": {"embed": embed}})
@@ -182,16 +185,21 @@ def _forward(nets, frozen, embed, audio, num_books, graphdef, model: EncodecConf
     return (decoded.swapaxes(1, 2) * scale, commitment), (jax.lax.stop_gradient(latents), codes)
 
 
-@functools.lru_cache(maxsize=4)  # a run that goes on in the same process is not compiled again
+@functools.lru_cache(maxsize=4)  # a run resumed in the same process does not recompile
 def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
     """The jitted training step (state, audio, quantize, teach, alone=False) -> (state, metrics).
 
-    `audio` is [B, C, W]; `quantize` says whether the codebooks are in use yet, `teach` whether the
-    adversary learns too, `alone` whether nothing else does. They are static: plain programs, where
-    a branch inside of one would keep XLA's CPU backend from running convolutions on all cores.
+    `audio` is [B, C, W]. `quantize` says whether the codebooks are in use yet, `teach` whether the
+    adversary learns too, and `alone` whether only the adversary learns. These flags are static and
+    select separate programs. A branch inside one program would keep XLA's CPU backend from running
+    convolutions on all cores.
 
-    The metrics are float32 [] each, but for `histogram`, int32 [K, bins]: how often each code was
-    chosen. `loss` is what the codec's weights follow.
+    Each metric is float32 [], except `histogram`, int32 [K, bins], which counts how often each code
+    was chosen. `loss` is the loss that the codec's weights minimise.
+
+    Args:
+      model: the codec's architecture.
+      config: how to train.
     """
     graphdef, _ = nnx.split(module_shapes(Encodec, model), nnx.Param)
     judge_graph, _ = nnx.split(
@@ -209,7 +217,7 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
         return nnx.merge(judge_graph, weight_norm.fold(adversary))(audio)
 
     def taught(adversary, opt_state, output, audio):
-        """A step of the adversary."""
+        """One training step of the adversary."""
 
         def loss(adversary):
             fake, real = judge(adversary, output)[0], judge(adversary, audio)[0]
@@ -220,7 +228,7 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
         return optax.apply_updates(adversary, updates), opt_state, value
 
     def verdict(adversary, output, audio):
-        """Losses of the adversary's and their gradients with respect to the output."""
+        """The adversarial losses and their gradients with respect to the output."""
         real = judge(adversary, audio)[1]
 
         def losses(output):
@@ -245,7 +253,7 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         num_books = model.n_q
         if config.q_dropout and quantize:
-            draw = jax.random.fold_in(key, model.n_q)  # the books take the numbers below
+            draw = jax.random.fold_in(key, model.n_q)  # the codebooks use the numbers below n_q
             num_books = jax.random.randint(draw, (), 1, model.n_q + 1)
         nets = _trained(config, state.nets)
         frozen = {name: net for name, net in state.nets.items() if name not in nets}
@@ -280,7 +288,7 @@ def make_step(model: EncodecConfig, config: CodecTrainConfig) -> Callable:
 
         def penalty(commitment):
             if not quantize:
-                # Only keeps the latents' scale within reach.
+                # This only keeps the scale of the latents bounded.
                 return 1e-3 * config.commitment_weight * commitment
             return config.commitment_weight * codebooks.commitment_loss(
                 commitment, num_books, config.commitment_books

@@ -12,14 +12,14 @@ from flax import nnx
 from musicgen_jax.training import weight_norm
 from musicgen_jax.training.spectrograms import hann, stft
 
-Maps = list[list[jax.Array]]  # of each discriminator, of each of its layers
+Maps = list[list[jax.Array]]  # per discriminator, per layer
 
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
     """MS-STFT discriminator (audiocraft, adversarial/discriminators/msstftd.py).
 
-    All layers are of one width: the original's `filters_scale` fails unless it is 1.
+    All layers have the same width: audiocraft's `filters_scale` fails unless it is 1.
     """
 
     filters: int = 32
@@ -58,7 +58,7 @@ class Conv2d(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`stride` is over frequencies, `dilation` over frames."""
+        """`stride` applies to frequencies, `dilation` to frames."""
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
         bound = 1 / math.sqrt(in_channels * kernel_size[0] * kernel_size[1])
         uniform = functools.partial(
@@ -73,8 +73,9 @@ class Conv2d(nnx.Module):
         batch, frames, freqs, channels = x.shape
         kernel, stride = weight.shape[1], self.stride
         time, left = (weight.shape[0] - 1) * self.dilation // 2, (kernel - 1) // 2
-        # Neighbouring frequencies become channels, and the stride one: no zeros come between the
-        # outputs' gradients on their way back, which is several times faster on a CPU.
+        # Fold `stride` neighbouring frequencies into channels, so that the stride becomes 1. Then
+        # the backward pass has no zeros between output gradients, which is several times faster on
+        # a CPU.
         taps, out = -(-kernel // stride), -(-freqs // stride)
         width = (out + taps - 1) * stride
         x = jnp.pad(x, ((0, 0), (0, 0), (left, max(width - freqs - left, 0)), (0, 0)))[:, :, :width]
@@ -93,7 +94,7 @@ class Conv2d(nnx.Module):
 
 
 class STFTDiscriminator(nnx.Module):
-    """One size of spectrogram: audio -> a logit for each place in time and frequency."""
+    """Discriminator of one spectrogram size: one logit for each place in time and frequency."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class STFTDiscriminator(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`size`: which of the config's spectrograms."""
+        """`size` is the index of the spectrogram in the config."""
         self.n_fft, self.hop_length = config.n_ffts[size], config.hop_lengths[size]
         self.win_length, self.slope = config.win_lengths[size], config.negative_slope
         conv = functools.partial(Conv2d, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -120,8 +121,8 @@ class STFTDiscriminator(nnx.Module):
         """Judges audio [B, C, W].
 
         Returns:
-          logits [B, T, F', 1], high where the audio seems real; and each layer's output
-          [B, T, F'', filters].
+          logits [B, T, F', 1], high where the audio seems real, and the output [B, T, F'', filters]
+          of each layer.
         """
         norm = np.sqrt(np.square(hann(self.win_length)).sum())
         spectrum = stft(audio, self.n_fft, self.hop_length, self.win_length) / norm
@@ -134,7 +135,7 @@ class STFTDiscriminator(nnx.Module):
 
 
 class MultiScaleSTFTDiscriminator(nnx.Module):
-    """One discriminator for each size of spectrogram, with nothing in common."""
+    """One discriminator for each spectrogram size, without shared weights."""
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class MultiScaleSTFTDiscriminator(nnx.Module):
 
 
 def split(params: dict, config: DiscriminatorConfig) -> dict:
-    """The parameters as they are trained: all layers but the first in direction and length."""
+    """The trained form of the parameters: all layers except the first use weight normalisation."""
 
     def kept_axis(path: weight_norm.Path, weight: jax.Array) -> int | None:
         return 3 if config.weight_norm and path[-2:] != ("convs", "0") else None

@@ -1,4 +1,4 @@
-"""A moving average of parameters, as audiocraft keeps one (`optim/ema.py`, unbiased)."""
+"""A moving average of parameters, like audiocraft's (`optim/ema.py`, unbiased)."""
 
 import dataclasses
 from typing import Any
@@ -10,28 +10,28 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EMA:
-    """Averaged parameters, and the sum of the weights that went into them."""
+    """Averaged parameters and the sum of their weights."""
 
     params: Any
     count: jax.Array  # float32 []
 
 
 def start(params: Any) -> EMA:
-    """An average of nothing yet; the first update replaces it whole."""
+    """An empty average; the first update replaces it completely."""
     return EMA(jax.tree.map(jnp.copy, params), jnp.zeros(()))
 
 
 def update(ema: EMA, params: Any, decay: float, due: jax.Array | bool = True) -> EMA:
-    """Takes new parameters into the average.
+    """Adds new parameters to the average.
 
-    Without a bias towards the start: the weight of the n-th is 1 / (1 + decay + ... +
-    decay^(n-1)), which begins at 1 and ends at 1 - decay.
+    The average has no bias towards the initial value: the n-th update has the weight
+    1 / (1 + decay + ... + decay^(n-1)), which starts at 1 and approaches 1 - decay.
 
     Args:
       ema: the average so far.
       params: the new parameters.
-      decay: below 1; the higher, the longer it remembers.
-      due: whether this is one of the steps that are averaged.
+      decay: below 1; a higher value gives a longer memory.
+      due: whether to update the average in this step.
     """
     count = jnp.where(due, ema.count * decay + 1, ema.count)
     weight = jnp.where(due, 1 / jnp.maximum(count, 1), 0)

@@ -1,6 +1,6 @@
-"""Fine-tuning: a training run of a language model that begins from a trained one.
+"""Fine-tuning: a training run that starts from a trained language model.
 
-The result is a model, or an adapter.
+The result is a model or an adapter.
 """
 
 import dataclasses
@@ -42,11 +42,11 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """What a run of fine-tuning is: saved as its config.toml."""
+    """Settings of a fine-tuning run, saved as its config.toml."""
 
-    model: str  # which it begins from
-    data: str  # audio, or codes
-    codes: str  # where audio is kept as codes
+    model: str  # the model to fine-tune
+    data: str  # folder or manifest of audio, or folder of codes
+    codes: str  # folder for the codes of the audio
     train: LMTrainConfig
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     save_every: Positive = 200
@@ -76,10 +76,10 @@ def make_config(
     log_every: int = 25,
     seed: int = 0,
 ) -> FinetuneConfig:
-    """Settings as the command line takes them.
+    """Makes the settings from command-line arguments.
 
     Raises:
-      UserError: there is no such model, or a setting makes no sense.
+      UserError: the model does not exist, or a setting is invalid.
     """
     if lora is None and (alpha is not None or target is not None):
         raise UserError("--alpha and --target belong to an adapter: give --lora RANK too")
@@ -98,7 +98,7 @@ def make_config(
             codes=codes,
             train=LMTrainConfig(
                 phases=(Phase(steps, frames, batch_size),),
-                # AdamW as in audiocraft: Muon's steps are of one size in all directions, which
+                # AdamW as in audiocraft: Muon's steps have the same size in all directions, which
                 # suits new weights but not trained ones.
                 optimizer=OptimizerConfig(
                     learning_rate=learning_rate, warmup_steps=min(100, steps // 10), muon=False
@@ -119,17 +119,17 @@ def make_config(
 
 
 def resumed_config(folder: str | os.PathLike, options: Mapping[str, Any]) -> FinetuneConfig:
-    """The settings of a run that is resumed.
+    """The settings of a resumed run.
 
-    Its length and everything that does not decide what is learnt may change: steps, accumulate,
-    remat, mesh, save_every, log_every. The warm-up stays that of the run.
+    The number of steps may change, and so may the options that do not affect the result:
+    accumulate, remat, mesh, save_every and log_every. The warm-up of the run does not change.
 
     Args:
       folder: of the run.
-      options: arguments of `make_config`; None where the run decides.
+      options: arguments of `make_config`; None keeps the setting of the run.
 
     Raises:
-      UserError: there is no such run, or an option that must not change differs from the run.
+      UserError: the run does not exist, or an option that must not change differs from the run.
     """
     config = read_config(folder)
     train, adapter = config.train, config.train.lora
@@ -170,10 +170,10 @@ def resumed_config(folder: str | os.PathLike, options: Mapping[str, Any]) -> Fin
 
 
 def _frames(model: MusicGenConfig, seconds: float) -> int:
-    """Frames of a segment.
+    """The number of frames of a segment.
 
     Raises:
-      UserError: it is longer than the model's window, or too short.
+      UserError: the segment is longer than the model's window, or too short.
     """
     if not 0 < seconds <= model.max_duration:
         raise UserError(
@@ -186,17 +186,17 @@ def _frames(model: MusicGenConfig, seconds: float) -> int:
 
 
 def _dropout(model: MusicGenConfig) -> Dropout:
-    """How audiocraft leaves out conditions of such a model."""
+    """The dropout of conditions that audiocraft uses for this kind of model."""
     if model.lm.style is not None:
         return STYLE_DROPOUT
     return MELODY_DROPOUT if model.lm.chroma_bins else Dropout()
 
 
 def read_config(folder: str | os.PathLike) -> FinetuneConfig:
-    """The settings of a run that is resumed.
+    """Reads the settings of a run.
 
     Raises:
-      UserError: there is no such run.
+      UserError: the run does not exist.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -213,26 +213,26 @@ def finetune(
 ) -> Path:
     """Trains, or resumes training, and writes the result.
 
-    The text encoder is frozen, as in audiocraft, and so are MERT and the style conditioner, whose
-    codes are made when audio is encoded. Training and the resulting model are in float32, whatever
-    dtype the original model is stored in.
+    The text encoder is frozen, as in audiocraft. MERT and the style conditioner are frozen too;
+    encoding computes their codes. Training and the resulting model use float32, even if the
+    original model is stored in another dtype.
 
     Args:
-      config: what to do.
-      folder: of the run, see `Run`.
+      config: settings of the run.
+      folder: of the run; see `Run`.
       resume: whether the run may exist already.
       say: receives lines about the progress.
 
     Returns:
-      the model's folder, or the adapter's file.
+      the folder of the model, or the file of the adapter.
 
     Raises:
-      UserError: the model, the data or the settings are at fault.
+      UserError: the model, the data or the settings are invalid.
     """
     source = hub.find_model(config.model)
     model, settings = checkpoint.load_config(source), config.train
     if settings.lora is not None:
-        lora.targets(model.lm, settings.lora.target)  # says at once if it matches nothing
+        lora.targets(model.lm, settings.lora.target)  # fails early if the pattern matches nothing
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
     for phase in settings.phases:
         layout.check_batch(phase.batch_size // settings.accumulate)
@@ -240,7 +240,7 @@ def finetune(
     tokenize = fixed_length(Tokenizer(source / checkpoint.TOKENIZER), _TEXT_LENGTH)
 
     def begin() -> LMTrainState:
-        # Frozen weights under an adapter may be as narrow as the computation.
+        # The frozen weights under an adapter can use the dtype of the computation.
         dtype = "float32" if settings.lora is None else settings.dtype
         t5, music = lm_run.load(source, "t5", model.t5), lm_run.load(source, "lm", model.lm, dtype)
         return init(model, settings, t5, lm=music, layout=layout)

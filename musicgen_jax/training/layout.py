@@ -1,10 +1,10 @@
-"""Where a training run's arrays lie on a mesh.
+"""Where the arrays of a training run lie on a mesh.
 
-What stays between steps (parameters, their averages, what the optimizer keeps) is cut over "model"
-as `sharding.PARAMETERS` says and, with FSDP, over "data" as well. Shapes are the stored ones, so a
-checkpoint does not depend on the mesh. Within a step each block gathers its own weights from "data"
-just before it runs, forwards and (with rematerialisation) again backwards: no device ever holds all
-of them.
+The state between steps (parameters, their averages and the optimizer's state) is sharded over
+"model" according to `sharding.PARAMETERS`; FSDP also shards it over "data". Arrays keep their
+stored shapes, so a checkpoint does not depend on the mesh. Within a step, each block gathers its
+weights from "data" just before it runs. With rematerialisation it gathers them again in the
+backward pass. So no device ever holds all weights.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ from musicgen_jax.runtime import sharding
 from musicgen_jax.runtime.sharding import DATA, MODEL
 
 _COMPONENTS = ("t5", "lm")
-_FUSED = "in_proj/weight"  # queries, keys and values in one, [3 D, D]; see `sharding.arrange`
+_FUSED = "in_proj/weight"  # fused queries, keys and values, [3 D, D]; see `sharding.arrange`
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How a run uses its devices; the default is one of them."""
+    """How a run uses its devices (default: one device)."""
 
-    data: int = 1  # parts of the batch; 0: as many as there are devices left
+    data: int = 1  # parts of the batch; 0: all devices that `model` leaves
     model: int = 1  # parts of each layer
-    fsdp: bool = False  # what stays between steps is cut over "data" as well
+    fsdp: bool = False  # also shard the state between steps over "data"
 
     def __post_init__(self) -> None:
         if self.data < 0 or self.model < 1:
@@ -42,10 +42,10 @@ class MeshConfig:
             )
 
     def make(self) -> Mesh | None:
-        """The mesh, None for one device.
+        """Makes the mesh; None means one device.
 
         Raises:
-          UserError: there are not so many devices, or devices of some processes would be left out.
+          UserError: there are too few devices, or the mesh would leave out devices of some process.
         """
         data = self.data or max(jax.device_count() // self.model, 1)
         if data * self.model == 1 and jax.process_count() == 1:
@@ -60,18 +60,18 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A mesh, None for one device, and whether it is used as FSDP."""
+    """A mesh (None: one device) and whether to use FSDP on it."""
 
     mesh: Mesh | None = None
     fsdp: bool = False
 
     def state_shardings(self, model: MusicGenConfig, abstract: Any) -> Any:
-        """Where each leaf of a training state stays between steps; None for one device.
+        """The sharding of each leaf of a training state between steps; None for one device.
 
         Args:
           model: the architecture.
-          abstract: a pytree of `jax.ShapeDtypeStruct`; under whatever there is on top of them,
-            parameters have paths that begin with the dict keys "t5" or "lm".
+          abstract: a pytree of `jax.ShapeDtypeStruct`. Somewhere in its path, a parameter has the
+            dict key "t5" or "lm"; the keys from there on name it.
         """
         if self.mesh is None:
             return None
@@ -87,7 +87,7 @@ class Layout:
             spec = sharding.spec_of(name, getattr(model, component), self.mesh)
             if name.endswith(_FUSED) and spec != P():
                 spec = P(None, MODEL)
-        if self.fsdp and len(shape) > 1:  # vectors are not worth gathering
+        if self.fsdp and len(shape) > 1:  # sharding vectors is not worth the gather
             axes = [*spec, *[None] * (len(shape) - len(spec))]
             size = self.mesh.shape[DATA]
             free = [i for i, n in enumerate(shape) if axes[i] is None and n % size == 0]
@@ -97,14 +97,14 @@ class Layout:
         return NamedSharding(self.mesh, spec)
 
     def gather(self, component: str, config: Any, tree: Any, dtype: DTypeLike, under: str = ""):
-        """Within jit: weights as a computation takes them, whole over "data".
+        """Gathers weights over "data", as a computation needs them. Call it within jit.
 
         Args:
           component: "t5" or "lm".
           config: of the component.
-          tree: nested dicts of its weights, or of a part of them.
-          dtype: in which matrices are used; they and their gradients travel in it.
-          under: path of that part within the component, as "transformer/layers/0".
+          tree: nested dicts of all weights of the component, or of a part of it.
+          dtype: of matrices in the computation; they and their gradients are sent in this dtype.
+          under: path of the part within the component, such as "transformer/layers/0".
         """
         mesh = self.mesh
         if mesh is None:
@@ -112,18 +112,18 @@ class Layout:
 
         def gather_leaf(path, x: jax.Array) -> jax.Array:
             keys = jax.tree_util.keystr(path, simple=True, separator="/")
-            keys = keys.removesuffix("/base")  # of a weight beside which an adapter is trained
+            keys = keys.removesuffix("/base")  # of a weight that has an adapter
             name = "/".join(part for part in (component, under, keys) if part)
             spec = sharding.spec_of(name, config, mesh)
             x = x.astype(dtype) if x.ndim > 1 else x
             if name.endswith(_FUSED) and mesh.shape[MODEL] > 1 and spec != P():
-                x = x.reshape(3, -1, x.shape[1])  # each device: all three of its heads
+                x = x.reshape(3, -1, x.shape[1])  # each device: q, k and v of its heads
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
         return jax.tree_util.tree_map_with_path(gather_leaf, tree)
 
     def around(self, config: Any, dtype: DTypeLike, remat: bool) -> Callable | None:
-        """What `Transformer.wrap_block` is to be; None if a block can just be called."""
+        """The value of `Transformer.wrap_block`; None if blocks need no wrapper."""
         if self.mesh is None and not remat:
             return None
 
@@ -140,11 +140,11 @@ class Layout:
         return around
 
     def rows(self, tree: Any) -> Any:
-        """Within jit: arrays [B, ...] lie over "data"."""
+        """Shards arrays [B, ...] over "data". Call it within jit."""
         return sharding.constrain_rows(tree, self.mesh)
 
     def check_batch(self, rows: int) -> None:
-        """Raises UserError unless so many rows, at a time, divide over "data"."""
+        """Checks that `rows` examples at a time divide evenly over "data", or raises UserError."""
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
         if rows % parts:
             raise UserError(

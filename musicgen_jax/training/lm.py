@@ -47,7 +47,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class LMTrainConfig:
-    """How a language model is trained; short segments first, whole windows later."""
+    """How to train a language model: short segments first, whole windows later."""
 
     phases: tuple[Phase, ...]
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -55,16 +55,16 @@ class LMTrainConfig:
     freeze_text: bool = True  # do not train the text encoder; audiocraft does not either
     codebook_weights: tuple[float, ...] = ()  # of the loss; (): equal weights, as in audiocraft
     dtype: str = "float32"  # of the computation; parameters and optimizer stay float32
-    accumulate: Positive = 1  # parts that a batch is worked through in, one after the other
+    accumulate: Positive = 1  # parts of a batch, computed one after the other
     remat: bool = False  # the backward pass recomputes each block: slower, far less memory
     ema_decay: float = 0.0  # of an average of the parameters; 0: no average. audiocraft: 0.99
     ema_every: Positive = 1  # steps between its updates. audiocraft: 10
-    # The number of classes of each label that examples give for every frame, see
-    # `batches.LabelledExamples`. Linear heads learn to predict the labels, so the model learns what
-    # they need; the heads are thrown away.
+    # The number of classes of each frame label; see `batches.LabelledExamples`. Linear heads learn
+    # to predict the labels, so the model learns the features that they need. The heads are then
+    # discarded.
     label_classes: tuple[int, ...] = ()
     label_weight: float = 0.5  # of the labels' cross-entropy; the codes' has weight 1
-    lora: LoraConfig | None = None  # trains an adapter alone; None: the language model itself
+    lora: LoraConfig | None = None  # train only an adapter; None: train the language model itself
     seed: Natural = 0
 
     def __post_init__(self) -> None:
@@ -92,11 +92,11 @@ class LMTrainConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of all phases."""
+        """Total steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> Phase:
-        """The phase in which a step falls."""
+        """The phase that contains a step."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase
@@ -114,11 +114,11 @@ class LMTrainState:
     # the heads that predict labels, "style" for a style model's conditioner (elsewhere in "lm").
     params: Any
     optimizer: optax.OptState
-    ema: Any = None  # of the trained parameters; None without averaging
+    ema: Any = None  # average of the trained parameters; None: no averaging
 
     @property
     def averaged(self) -> Any:
-        """The parameters, averaged where there is an average."""
+        """The parameters, with averages in place of those that have one."""
         return self.params if self.ema is None else {**self.params, **self.ema.params}
 
 
@@ -133,17 +133,17 @@ def init(
     lm: Any = None,
     layout: Layout = ONE_DEVICE,
 ) -> LMTrainState:
-    """A language model before its first step.
+    """The training state before the first step.
 
     Args:
       model: the architecture.
       config: how to train.
-      t5: parameters of a trained text encoder; None for a new one.
-      lm: parameters to begin with; None for new ones.
+      t5: parameters of a trained text encoder (default: a new one).
+      lm: initial parameters of the language model (default: new ones).
       layout: of the arrays on the devices.
 
     Raises:
-      UserError: a style model is to begin with new parameters: its conditioner is not trained here.
+      UserError: `model` is a style model and `lm` is missing. Its conditioner is not trained here.
     """
     if model.lm.style is not None and lm is None:
         raise UserError(
@@ -155,7 +155,7 @@ def init(
     rest = functools.partial(_make_rest, config)
     shardings = layout.state_shardings(model, abstract_state(model, config))
     if shardings is None:
-        params = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params)  # donated later
+        params = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params)  # the step donates them
         return LMTrainState(jnp.zeros((), jnp.int32), params, *rest(trained(params, config)))
     params = jax.tree.map(place, params, shardings.params)
     out = shardings.optimizer, shardings.ema
@@ -167,7 +167,7 @@ def init(
 def abstract_state(
     model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
 ) -> LMTrainState:
-    """The state's shapes, dtypes and shardings, for `Run.restore`."""
+    """The shapes, dtypes and shardings of the state, for `Run.restore`."""
     params = jax.eval_shape(lambda: _make_params(model, config, {}))
     rest = jax.eval_shape(lambda part: _make_rest(config, part), trained(params, config))
     abstract = LMTrainState(jax.eval_shape(lambda: jnp.int32(0)), params, *rest)
@@ -182,7 +182,7 @@ def abstract_state(
 
 
 def _make_params(model: MusicGenConfig, config: LMTrainConfig, given: dict) -> dict:
-    """All parameters, the new ones on the host: whole they may be too much for any one device."""
+    """All parameters. New ones are made on the host: one device may be too small for them all."""
     rngs = nnx.Rngs(config.seed)
     makers = {"t5": lambda: T5Encoder(model.t5, rngs=rngs), "lm": lambda: LM(model.lm, rngs=rngs)}
     with jax.default_device(_host()):
@@ -209,12 +209,12 @@ def _make_rest(config: LMTrainConfig, part: Any) -> tuple[optax.OptState, Any]:
 def _host() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS has left it out
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return None
 
 
 def trained(params: Any, config: LMTrainConfig) -> dict:
-    """The part of the parameters that training changes: never the style conditioner."""
+    """The parameters that training changes; the style conditioner is never among them."""
     if config.lora is not None:
         return {"lora": params["lora"]}
     frozen = {"style", "t5"} if config.freeze_text else {"style"}
@@ -235,20 +235,20 @@ def make_loss(
     label_classes: tuple[int, ...] = (),
     label_weight: float = 0.0,
 ) -> Callable:
-    """The loss: mean cross-entropy per codebook over valid positions, then the mean over books.
+    """Makes the loss: mean cross-entropy per codebook over valid positions, then over codebooks.
 
     Args:
       model: the architecture.
-      codebook_weights: of the second mean; () for all alike, as the original.
-      dtype: of the computation; logits and the loss are float32 whatever it is.
-      remat: whether blocks are computed again backwards instead of keeping what is in them.
+      codebook_weights: weights of the second mean; (): equal weights, as in audiocraft.
+      dtype: of the computation; logits and the loss are always float32.
+      remat: whether the backward pass recomputes each block instead of storing its activations.
       layout: of the arrays on the devices.
-      adapter: what the adapter in params["lora"] is like; None if there is none.
+      adapter: configuration of the adapter in params["lora"] (default: no adapter).
       label_classes: see `LMTrainConfig`.
       label_weight: see `LMTrainConfig`.
 
     Returns:
-      (params, batch) -> (mean float32 [], per codebook float32 [K]).
+      A function (params, batch) -> (mean float32 [], per codebook float32 [K]).
     """
     if codebook_weights and len(codebook_weights) != model.lm.n_q:
         raise UserError(
@@ -269,7 +269,7 @@ def make_loss(
         lm_params = params["lm"]
         if adapter is not None:
             lm_params = lora.join(lm_params, params["lora"], model.lm, adapter)
-        blocks = lm_params["transformer"]  # each block gathers its own weights
+        blocks = lm_params["transformer"]  # each block gathers its weights itself
         rest = {name: part for name, part in lm_params.items() if name != "transformer"}
         rest = layout.gather("lm", model.lm, rest, dtype)
         if model.lm.style is not None:
@@ -293,7 +293,7 @@ def make_loss(
 
 
 def _condition(lm: LM, t5: T5Encoder, batch: Batch) -> Condition:
-    """What the language model is given besides the codes; null vectors are not filled in yet."""
+    """The condition of the language model, before null vectors are filled in."""
     text = Embedded(lm.text_conditioner(t5(batch.ids, batch.mask), batch.mask), batch.mask)
     if batch.style is not None:
         assert lm.style_conditioner is not None
@@ -311,11 +311,16 @@ def _condition(lm: LM, t5: T5Encoder, batch: Batch) -> Condition:
 def make_step(
     model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
 ) -> Callable:
-    """The jitted training step.
+    """Makes the jitted training step.
+
+    Args:
+      model: the architecture.
+      config: how to train.
+      layout: of the arrays on the devices.
 
     Returns:
-      (state, batch) -> (state, {"loss": [], "ce": [K], "grad_norm": []}); the state
-      that goes in is used up.
+      A function (state, batch) -> (state, {"loss": [], "ce": [K], "grad_norm": []}). It donates
+      the state that it receives.
     """
     loss = make_loss(
         model,
@@ -344,8 +349,9 @@ def make_step(
         if config.accumulate == 1:
             grads, mean, ce = gradient(state.params, part, batch)
         else:
-            # Every part has as many valid positions, so the mean of means is the whole's; nearly so
-            # of a style model, in which the frames of the excerpts do not count.
+            # Every part has the same number of valid positions, so the mean of their means is the
+            # mean of the batch. For a style model this is only nearly true, because the loss leaves
+            # out the frames of the excerpts.
             def add(total, piece):
                 new = gradient(state.params, part, layout.rows(piece))
                 return jax.tree.map(jnp.add, total, new), None
@@ -372,7 +378,10 @@ def make_step(
 
 
 def _pieces(batch: Batch, count: int) -> Batch:
-    """[B, ...] as [count, B / count, ...]; neighbours are dealt out, so no row changes device."""
+    """[B, ...] -> [count, B / count, ...]; piece i takes every row r with r % count == i.
+
+    Neighbouring rows go to different pieces, so no row moves to another device.
+    """
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
     )

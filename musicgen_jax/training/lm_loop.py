@@ -1,4 +1,4 @@
-"""The loop that trains a language model: batches in, steps, then records and states out."""
+"""The training loop of a language model: it takes batches and emits records and states."""
 
 import math
 import time
@@ -29,10 +29,10 @@ from musicgen_jax.training.records import Log
 
 
 class Save(Protocol):
-    """Receives a state, and the figure by which the best state is chosen, the lowest."""
+    """Receives a state and its score; the state with the lowest score is the best."""
 
     def __call__(self, state: LMTrainState, score: float | None, /) -> None:
-        """Saves, or begins to."""
+        """Saves the state, or starts to save it."""
         ...
 
 
@@ -46,10 +46,21 @@ def batches(
     styled: bool = False,
     layout: Layout = ONE_DEVICE,
 ) -> Iterator[tuple[int, Batch]]:
-    """Batches from step `start` on; the i-th depends on the seed and i alone, see `batches.draw`.
+    """Yields (step, batch) from step `start` on.
+
+    The batch of a step depends only on the seed and the step; see `batches.draw`.
+
+    Args:
+      examples: see `train`.
+      tokenize: see `train`.
+      config: how to train.
+      start: the first step.
+      chroma_shape: shape of a melody model's chroma; see `batches.melody_shape`.
+      styled: whether to draw styles, for a style model.
+      layout: of the arrays on the devices.
 
     Raises:
-      UserError: a batch cannot be cut into as many parts as the mesh has.
+      UserError: a batch does not divide evenly over the mesh.
     """
     for phase in config.phases:
         layout.check_batch(phase.batch_size // config.accumulate)
@@ -90,28 +101,28 @@ def train(
 ) -> LMTrainState:
     """Trains a language model and returns the final state.
 
-    What is logged is a function of where states are saved: a record covers the steps since the
-    last record or saved state, so a run that goes on from a saved state repeats its records.
+    A record covers the steps since the last record or saved state. So a run that resumes from a
+    saved state repeats its records exactly.
 
     Args:
       model: the architecture.
       config: how to train.
-      examples: source of segments; of a melody model `MelodyExamples`, of a style model
-        `StyleExamples`, with labels `LabelledExamples`.
+      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model,
+        `LabelledExamples` for training with labels.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
-      state: where to go on from; None starts anew.
+      state: the state to resume from (default: a new one).
       layout: of the arrays on the devices.
-      log: receives the means of the steps since the last record every `every` steps.
-      save: receives the state every `save_every` steps and at the end, after everything up to it
-        was logged; the score is the mean of `evaluate`'s "valid", if there is one.
-      evaluate: parameters to figures, logged before every save; called a second time, with the
-        averaged parameters, if there are any.
-      after: called after every step with the number of steps done.
+      log: receives a record every `every` steps: means over the steps since the last record.
+      save: receives the state every `save_every` steps and at the end, after all records up to it.
+        The score is `evaluate`'s "valid", of the averaged parameters if there are any.
+      evaluate: maps parameters to figures, which are logged before every save. If there are
+        averaged parameters, it is called a second time with them.
+      after: called after every step with the number of steps done and the state.
       every: steps between log records.
       save_every: steps between saves.
 
     Raises:
-      UserError: the loss or the gradient is not finite; states saved before are good.
+      UserError: the loss or the gradient is not finite; earlier saved states are good.
     """
     now = init(model, config, layout=layout) if state is None else state
     step_fn = make_step(model, config, layout)
@@ -149,7 +160,7 @@ def train(
 
 
 class _Window:
-    """Steps since the last record."""
+    """The steps since the last record."""
 
     def __init__(self, model: MusicGenConfig, config: LMTrainConfig):
         self._schedule = make_schedule(config.optimizer, config.steps)
@@ -164,7 +175,7 @@ class _Window:
         self._tokens += tokens
 
     def record(self) -> dict:
-        """Means of the window, or the first step in it that went wrong; begins a new window."""
+        """Means over the window, or the first non-finite step in it; starts a new window."""
         values = [(step, jax.device_get(metrics)) for step, metrics in self._steps]
         finite = [np.isfinite(m["loss"]) and np.isfinite(m["grad_norm"]) for _, m in values]
         if not all(finite):
@@ -186,5 +197,5 @@ class _Window:
 
 
 def rounded(value: Any) -> float:
-    """Seven digits: all that a float32 has."""
+    """Rounds to seven digits, the precision of a float32."""
     return float(f"{float(value):.7g}")

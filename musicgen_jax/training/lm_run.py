@@ -1,4 +1,4 @@
-"""A training run of a language model in a run's folder, from nothing or from a trained model."""
+"""A training run of a language model, with new or trained initial weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -45,18 +45,18 @@ def train(
     resume: bool = False,
     data_changed: bool = False,
 ) -> Path:
-    """Trains in a run's folder and returns the folder of the model, `folder`/model.
+    """Trains a model in a run's folder and returns the model's folder, `folder`/model.
 
     Args:
       folder: of the run.
       config: settings.
       model: the architecture.
-      base: folder of the model whose codec and text encoder are used.
+      base: folder of the model that provides the codec and the text encoder.
       examples: `Examples` with a `fingerprint`, or `MelodyExamples` for a melody model.
       tokenize: prompts to ids and masks of one fixed length.
       valid: the same for validation, or None.
       resume: whether to resume a run that exists.
-      data_changed: whether the data may differ from what the run began with.
+      data_changed: whether the data may differ from the data that the run began with.
     """
     settings = config.training
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
@@ -103,7 +103,7 @@ def train(
             "base": base,
         }
         trained_model.write(folder / "model", model, _trained_parts(state.averaged), **about)
-        if state.ema is not None:  # and the parameters of the last step, without averaging
+        if state.ema is not None:  # also the last step's parameters, not averaged
             trained_model.write(folder / "model-last", model, _trained_parts(state.params), **about)
         run.finish()
     return folder / "model"
@@ -129,7 +129,7 @@ def complete(
     log_every: int,
     save_every: int,
 ) -> LMTrainState:
-    """Trains from the last checkpoint of a run, or from its beginning, to the last step.
+    """Trains from the last checkpoint of a run, or from its start, to the last step.
 
     Args:
       run: the run.
@@ -139,7 +139,7 @@ def complete(
       tokenize: see `lm_loop.train`.
       layout: of the arrays on the devices.
       begin: makes the state before the first step.
-      only_trained: whether checkpoints leave out what `begin` gives and training does not change.
+      only_trained: whether checkpoints leave out the frozen parameters, which `begin` restores.
       evaluate: see `lm_loop.train`.
       after: see `lm_loop.train`.
       say: receives lines about the progress.
@@ -179,13 +179,13 @@ def complete(
 
 
 def load(base: Path, component: str, config: Any, dtype: DTypeLike = "float32") -> dict:
-    """Parameters of a trained component, "t5" or "lm", to begin with.
+    """Loads the parameters of a trained component.
 
     Args:
       base: folder of the model.
       component: "t5" or "lm".
       config: of the component.
-      dtype: of the parameters, but for a style conditioner: rounded, its codes mean nothing.
+      dtype: of the parameters. A style conditioner stays float32: rounding would change its codes.
     """
 
     def narrowed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -200,7 +200,7 @@ def load(base: Path, component: str, config: Any, dtype: DTypeLike = "float32") 
 def _evaluation(
     config: LMRunConfig, model: MusicGenConfig, valid: Any, tokenize: Any, layout: Layout
 ) -> Any:
-    """Parameters to the mean loss over fixed batches of what is not trained on."""
+    """Makes the function that maps parameters to the mean loss over fixed validation batches."""
     if valid is None:
         return lambda params: {}
 
@@ -225,7 +225,7 @@ def _evaluation(
 
 
 def _sampling(folder: Path, config: LMRunConfig, model: MusicGenConfig, base: Path) -> Any:
-    """What is called after every step to make samples when they are due."""
+    """Makes the function to call after every step; it makes samples when they are due."""
     if not config.sample_every:
         return lambda step, state: None
     maker = Samples(folder / "samples", model, base, config.prompts, config.sample_seconds)

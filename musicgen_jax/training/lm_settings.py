@@ -1,4 +1,4 @@
-"""Settings of `musicgen-jax train lm`, as its TOML files hold them, and those that come with it."""
+"""Settings of `musicgen-jax train lm`, as stored in its TOML files, and its presets."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from musicgen_jax.training.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the language model; what the codec and the text encoder decide is not asked for."""
+    """Sizes of the language model; the codec and the text encoder determine the rest."""
 
     dim: int
     num_heads: int
@@ -30,17 +30,17 @@ class LMRunConfig:
     lm: Sizes
     training: LMTrainConfig
     name: str = ""
-    # A model whose codec, text encoder and tokenizer are used, as they are.
+    # The model that provides the codec, the text encoder and the tokenizer, unchanged.
     base: str = "nano"
-    continue_base: bool = False  # begin with the base's language model, not with new weights
-    data: str = ""  # folder of codes; --data goes before it
-    valid: str = ""  # folder of codes that are not trained on
+    continue_base: bool = False  # start with the base's language model, not with new weights
+    data: str = ""  # folder of codes; --data overrides it
+    valid: str = ""  # folder of codes for validation
     valid_batches: Positive = 8
-    text_length: Positive = 64  # tokens; longer prompts are cut
+    text_length: Positive = 64  # tokens; longer prompts are truncated
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     log_every: Positive = 25
     save_every: Positive = 500
-    keep: Positive = 3  # of the last checkpoints; the best is kept besides
+    keep: Positive = 3  # number of last checkpoints; the best is kept as well
     sample_every: Natural = 0  # 0: no samples
     sample_seconds: float = 8.0
     prompts: tuple[str, ...] = ("a calm piano melody", "energetic drums and bass")
@@ -53,10 +53,10 @@ class LMRunConfig:
 
 
 def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:
-    """The model that a run trains, around the codec and text encoder of its base.
+    """The model that a run trains: the run's sizes with the base's codec and text encoder.
 
     Raises:
-      UserError: they do not make a model, or the base that is to be gone on with is a style model.
+      UserError: the sizes and the base do not fit, or `continue_base` is set for a style model.
     """
     if config.continue_base and base.lm.style is not None:
         raise UserError(f"{base.name}: a style model goes on learning with `musicgen-jax finetune`")
@@ -75,7 +75,7 @@ def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:
 
 
 def with_steps(config: LMRunConfig, steps: int) -> LMRunConfig:
-    """The same run over so many steps: the last phases are cut off, or the last one goes on.
+    """The same run with another number of steps: cuts the last phases or extends the last one.
 
     Raises:
       UserError: `steps` is not positive.
@@ -92,11 +92,12 @@ def with_steps(config: LMRunConfig, steps: int) -> LMRunConfig:
     return dataclasses.replace(config, training=training)
 
 
-# As the official models were trained (arxiv.org/abs/2306.05284, 3.2, and audiocraft's
-# musicgen_base_32khz.yaml): a million steps of 192 clips of 30 s, AdamW, betas 0.9 and 0.95, decay
-# 0.1, clipping at 1, 4000 steps of warm-up, a cosine to 0, all conditions dropped from every fifth
-# clip (0.2; the configuration has 0.3). The small and medium models by float16, here bfloat16. The
-# paper's D-Adaptation chooses its rate itself; these rates are common for such sizes.
+# The training of the official models (arxiv.org/abs/2306.05284, 3.2, and audiocraft's
+# musicgen_base_32khz.yaml): a million steps of 192 clips of 30 s; AdamW with betas 0.9 and 0.95,
+# decay 0.1 and clipping at 1; 4000 steps of warm-up, then a cosine to 0; every fifth clip loses all
+# conditions (0.2; the configuration has 0.3). The small and medium models were trained in float16;
+# here it is bfloat16. The paper uses D-Adaptation, which chooses its own learning rate; the rates
+# here are common for these sizes.
 _ADAMW = OptimizerConfig(
     learning_rate=1e-4,
     warmup_steps=4000,
@@ -128,7 +129,7 @@ def _official(base: str, dim: int, layers: int, rate: float) -> LMRunConfig:
 
 
 PRESETS: dict[str, LMRunConfig] = {
-    # Shows in a minute that everything works; makes no music.
+    # Shows in a minute that everything works. The model itself makes no music.
     "debug": LMRunConfig(
         lm=Sizes(32, 2, 2),
         name="my-debug",
@@ -142,7 +143,7 @@ PRESETS: dict[str, LMRunConfig] = {
         valid_batches=2,
         text_length=32,
     ),
-    # The same for melodies, dropped as audiocraft drops them (conditioner/chroma2music.yaml).
+    # The same for a melody model, with audiocraft's dropout (conditioner/chroma2music.yaml).
     "debug-melody": LMRunConfig(
         lm=Sizes(32, 2, 2, conditioning="prepend", chroma_bins=12),
         name="my-debug-melody",
@@ -157,7 +158,7 @@ PRESETS: dict[str, LMRunConfig] = {
         valid_batches=2,
         text_length=32,
     ),
-    # The size of the model that comes with the package, for one processor.
+    # The size of the bundled model, for a single CPU.
     "nano": LMRunConfig(
         lm=Sizes(192, 3, 6),
         name="my-nano",

@@ -8,13 +8,13 @@ from musicgen_jax.training.spectrograms import mel_bank
 
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
-    """Triangular mel filters of unit sum, float32 [window // 2 + 1, n_mels], 20 Hz to Nyquist."""
+    """Triangular mel filters with unit sum, float32 [window // 2 + 1, n_mels], 20 Hz to Nyquist."""
     filters = mel_bank(sample_rate, window, n_mels, 20.0)
     return (filters / np.maximum(filters.sum(0), 1e-8)).astype(np.float32)
 
 
 def magnitudes(audio: jax.Array, window: int) -> jax.Array:
-    """Magnitudes of a centred Hann STFT with a hop of a quarter window.
+    """Magnitudes of a centred Hann STFT with a hop of a quarter of the window.
 
     Args:
       audio: float [B, W].
@@ -39,7 +39,7 @@ def spectral_loss(
 ) -> jax.Array:
     """Mean over `windows` of a log-mel and a linear-magnitude L1 distance.
 
-    The log distance hears quiet partials, the linear one keeps the loud ones in place.
+    The log distance is sensitive to quiet partials; the linear distance controls the loud ones.
 
     Args:
       target: float [B, W].
@@ -63,11 +63,11 @@ def spectral_loss(
 def codebook_cross_entropy(logits: jax.Array, codes: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean cross-entropy of each codebook over its valid positions, in nats.
 
-    The original's loss is the mean of these K numbers: every codebook weighs the same, however
-    many of its positions are valid (audiocraft, solvers/musicgen.py).
+    The original's loss is the mean of these K numbers. Every codebook weighs the same, regardless
+    of its number of valid positions (audiocraft, solvers/musicgen.py).
 
     Args:
-      logits: float32 [B, K, T, V]; anything, NaN included, where `mask` is False.
+      logits: float32 [B, K, T, V]; any value, even NaN, where `mask` is False.
       codes: int [B, K, T].
       mask: bool [B, K, T], True where there is a prediction and a target.
 
@@ -83,16 +83,16 @@ def codebook_cross_entropy(logits: jax.Array, codes: jax.Array, mask: jax.Array)
 def label_cross_entropy(
     hidden: jax.Array, weight: jax.Array, labels: jax.Array, classes
 ) -> jax.Array:
-    """How badly linear readers tell the labels of frames.
+    """Cross-entropy of linear heads that predict the labels of frames.
 
     Args:
       hidden: `[B, T, D]`.
-      weight: `[D, sum of classes]`, the readers side by side.
-      labels: int32 `[B, A, T]`; -1 where nobody knows.
-      classes: of each of the A labels.
+      weight: `[D, sum of classes]`, the concatenated heads.
+      labels: int32 `[B, A, T]`; -1 for an unknown label.
+      classes: number of classes of each of the A labels.
 
     Returns:
-      float32 [], mean cross-entropy in nats over known labels, then the mean over kinds.
+      float32 [], mean cross-entropy in nats over known labels, then the mean over the A labels.
     """
     logits = jnp.einsum("btd,dc->btc", hidden.astype(jnp.float32), weight)
     total = jnp.zeros(())

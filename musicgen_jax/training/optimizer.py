@@ -1,4 +1,4 @@
-"""The optimizer: warm-up and cosine, clipping, and Muon for matrices inside layers or AdamW."""
+"""The optimizer: warm-up, cosine decay, clipping, and AdamW with or without Muon."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from optax import contrib
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Warm-up, cosine decay and strengths; betas and eps are audiocraft's."""
+    """Settings of the optimizer; betas and eps are audiocraft's."""
 
     learning_rate: float = 3e-3
     warmup_steps: int = 60
@@ -20,8 +20,8 @@ class OptimizerConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.02
-    clip_norm: float = 1.0  # 0: gradients are not clipped
-    muon: bool = True  # False: AdamW throughout, as the original
+    clip_norm: float = 1.0  # 0: no clipping
+    muon: bool = True  # False: AdamW for all weights, as in audiocraft
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.eps <= 0:
@@ -54,7 +54,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer of a run of `steps` steps.
 
-    Muon takes every two-axis weight inside a layer; embeddings, heads, norms and biases AdamW.
+    Muon trains every two-axis weight inside a layer; AdamW trains embeddings, heads, norms and
+    biases.
     """
     schedule = make_schedule(config, steps)
     decay, betas = config.weight_decay, (config.beta1, config.beta2)
@@ -75,16 +76,16 @@ def muon(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Muon for matrices, AdamW for the rest.
+    """Muon for matrices, AdamW for all other weights.
 
-    Muon orthogonalises the update of a matrix, which learns faster per step at this size; its
-    updates are scaled to the root mean square that AdamW would give, so that one learning rate
-    serves both.
+    Muon orthogonalises the update of a matrix, which learns faster per step at this model size. Its
+    updates are scaled to the root mean square of AdamW's updates, so both share one learning rate.
 
     Args:
       schedule: the learning rate by step.
-      betas: both of AdamW.
-      matrices: gives the `optax.contrib.MuonDimensionNumbers` of each leaf, or None for AdamW.
+      betas: the two betas of AdamW.
+      matrices: maps parameters to the `optax.contrib.MuonDimensionNumbers` of each leaf; None means
+        AdamW.
       eps: of AdamW and of the orthogonalisation.
       weight_decay: of both.
     """
@@ -101,7 +102,7 @@ def muon(
 
 
 def _matrices(params: Any) -> Any:
-    """Which leaves Muon takes: [O, I] weights inside layers; None for the others."""
+    """Selects the leaves for Muon: [O, I] weights inside layers. The others get None."""
 
     def choose(path, leaf):
         keys = {str(key.key) for key in path}

@@ -1,6 +1,6 @@
-"""Distances between a waveform and its reconstruction: those of audiocraft and two of our own.
+"""Distances between a waveform and its reconstruction: audiocraft's, and two of our own.
 
-All take (output, target), float [B, C, W], and give float32 [], lower for more alike.
+All take (output, target), float [B, C, W], and return float32 []; lower means more similar.
 """
 
 import functools
@@ -13,7 +13,7 @@ from musicgen_jax.training.losses import spectral_loss
 from musicgen_jax.training.spectrograms import cut_frames, mel_spectrogram, reflected, stft
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
-_FLOOR = 1e-5  # of mel bands, before the logarithm
+_FLOOR = 1e-5  # of mel bands, inside the logarithm
 _EPSILON = float(jnp.finfo(jnp.float32).eps)
 
 
@@ -63,18 +63,19 @@ def multi_scale_mel_loss(
     normalized: bool = True,
     alphas: bool = False,
 ) -> jax.Array:
-    """Absolute difference of mel bands and squared difference of their logarithms, windows of 2^i.
+    """Absolute difference of mel bands plus squared difference of their logs, for windows of 2^i.
 
     Args:
       output: float [B, C, W].
       target: float [B, C, W].
       sample_rate: samples per second.
       range_start: i of the smallest window.
-      range_end: one more than that of the largest.
-      n_mels: bands in each spectrum, more than small windows can tell apart.
+      range_end: i of the largest window, plus one.
+      n_mels: bands per spectrum; small windows cannot resolve them all.
       f_min: lowest frequency, in hertz.
-      normalized: divide spectra by their window's norm and the loss by its weights' sum.
-      alphas: weigh the logarithms by sqrt(2^i - 1) instead of 1.
+      normalized: whether to divide spectra by the norm of their window, and the loss by the sum of
+        its weights.
+      alphas: whether to weigh the logarithms by sqrt(2^i - 1) instead of 1.
 
     Returns:
       float32 [] (audiocraft's `msspec`).
@@ -108,14 +109,14 @@ def mrstft_loss(
     factor_sc: float = 0.5,
     factor_mag: float = 0.5,
 ) -> jax.Array:
-    """Multi-resolution STFT loss: spectral convergence and log magnitudes, a mean over sizes.
+    """Multi-resolution STFT loss: spectral convergence plus log magnitudes, mean over sizes.
 
     Args:
       output: float [B, C, W].
       target: float [B, C, W].
       n_ffts: sizes of the transforms.
-      hop_lengths: samples between frames, of each.
-      win_lengths: of their windows, at most their `n_ffts`.
+      hop_lengths: samples between frames, per size.
+      win_lengths: window lengths, each at most its `n_ffts`.
       factor_sc: weight of the spectral convergence, the error's norm over the target's.
       factor_mag: weight of the log magnitudes' mean absolute difference.
 
@@ -125,7 +126,7 @@ def mrstft_loss(
     convergence = magnitude = jnp.zeros(())
     for sizes in zip(n_ffts, hop_lengths, win_lengths, strict=True):
         a, b = _magnitudes(output, *sizes), _magnitudes(target, *sizes)
-        # The floor gives the norm of a perfect output a gradient: zero instead of NaN.
+        # With the floor, the gradient for a perfect output is zero instead of NaN.
         error = jnp.sqrt(jnp.maximum(jnp.square(b - a).sum(), 1e-30))
         convergence += error / (jnp.sqrt(jnp.square(b).sum()) + _EPSILON)
         magnitude += jnp.abs(jnp.log(_EPSILON + b) - jnp.log(_EPSILON + a)).mean()
@@ -151,9 +152,9 @@ def si_snr_loss(
       output: float [B, C, W].
       target: float [B, C, W].
       sample_rate: samples per second.
-      segment: seconds of the pieces over which it is taken; None for the whole. The last ones are
-        filled with zeros.
-      overlap: share of a piece that the next one covers again.
+      segment: length in seconds of the pieces to evaluate (default: the whole clip). The last
+        pieces are padded with zeros.
+      overlap: share of a piece that the next piece overlaps.
 
     Returns:
       float32 [], the mean over pieces, channels and batch.
@@ -175,12 +176,12 @@ def si_snr_loss(
 
 
 def relative_l1_loss(output: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean absolute difference over the target's mean absolute value: 1 for silence."""
+    """Mean absolute difference over the target's mean absolute value; about 1 for silent output."""
     return jnp.abs(target - output).mean() / (jnp.abs(target).mean() + 0.01)
 
 
 def losses(sample_rate: int, windows: tuple[int, ...]) -> dict[str, Loss]:
-    """Every loss by the name that its weight has, with the original's default settings.
+    """All losses, keyed by the name of their weight, with audiocraft's default settings.
 
     Args:
       sample_rate: of the codec.

@@ -1,4 +1,4 @@
-"""What a run records: one line of JSON each, for people a line of text."""
+"""The records of a run: a line of JSON each, and a line of text for people."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ Log = Callable[[dict], None]
 
 
 def records(folder: str | os.PathLike) -> list[dict]:
-    """The records of a run's metrics.jsonl, but for a last line that was cut off."""
+    """The records in a run's metrics.jsonl, except for an incomplete last line."""
     path = Path(folder) / METRICS
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -26,18 +26,18 @@ def records(folder: str | os.PathLike) -> list[dict]:
 
 
 def say(line: str) -> None:
-    """Prints a line at once; of several processes the first prints."""
+    """Prints and flushes a line; only the first process prints."""
     if not jax.process_index():
         print(line, flush=True)
 
 
 def printing(log: Log, steps: int, *, began_at: int = 0, say: Callable[[str], None] = say) -> Log:
-    """Also turns each record into a line of text, with the time that is left.
+    """Wraps `log` so that it also prints each record with the remaining time.
 
     Args:
-      log: what takes a record, such as `Run.log`.
-      steps: of the whole run.
-      began_at: the step that this process begins at.
+      log: receives the records, for example `Run.log`.
+      steps: total steps of the run.
+      began_at: the first step of this process.
       say: receives the lines.
     """
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""A run as one page: curves as inline SVG, settings, the last pictures. No scripts, no links."""
+"""A run as one HTML page: curves as inline SVG, settings, last pictures. No scripts, no links."""
 
 import base64
 import html
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-# One picture each: its title, and which fields of the records belong into it.
+# One figure each: its title, and the record fields that it shows.
 GROUPS = (
     ("Loss", ("loss", "valid", "ema valid")),
     ("Cross-entropy of each codebook, in nats", ("ce_q*",)),
@@ -17,7 +17,7 @@ GROUPS = (
 )
 _COLOURS = ("#1f6fb4", "#d1622b", "#2f8f4e", "#8a4fb0", "#b03a48", "#6b6b6b", "#a08a1c", "#168a8a")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 260, 70, 30, 12
-_MOST_POINTS = 600  # more cannot be told apart
+_MOST_POINTS = 600  # more would be indistinguishable
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em;
   color: #222; background: #fff }
@@ -29,13 +29,13 @@ pre { background: #f5f5f5; padding: 1em; overflow-x: auto } img { max-width: 100
 
 
 def page(name: str, config: str, records: Sequence[dict], pictures: Sequence[Path] = ()) -> str:
-    """The page of a run.
+    """Makes the page of a run.
 
     Args:
-      name: its title.
+      name: title of the page.
       config: settings as text.
       records: dicts of numbers, each with "step".
-      pictures: .png files, which become part of the page.
+      pictures: .png files; the last four are embedded.
     """
     parts = [f"<h1>{html.escape(name)}</h1>", _last(records)]
     shown = {"step", "seconds"}
@@ -43,7 +43,7 @@ def page(name: str, config: str, records: Sequence[dict], pictures: Sequence[Pat
         fields = _fields(records, wanted)
         shown |= set(fields)
         parts += _figure(title, fields, records)
-    for field in _fields(records, ("*",)):  # what other trainers log
+    for field in _fields(records, ("*",)):  # fields of other trainers
         if field not in shown and not field.startswith("ppl_q"):
             parts += _figure(field, [field], records)
     for picture in pictures[-4:]:
@@ -57,7 +57,7 @@ def page(name: str, config: str, records: Sequence[dict], pictures: Sequence[Pat
 
 
 def _fields(records: Sequence[dict], wanted: Sequence[str]) -> list[str]:
-    """Names in the order in which they first occur; `x*` takes whatever begins with x."""
+    """Field names in the order of first occurrence; `x*` matches all names that begin with x."""
     names = dict.fromkeys(
         name for record in records for name, v in record.items() if isinstance(v, int | float)
     )
@@ -88,7 +88,7 @@ def _figure(title: str, fields: Sequence[str], records: Sequence[dict]) -> list[
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `_MOST_POINTS`, each the mean of its neighbours."""
+    """Reduces points to at most `_MOST_POINTS` by averaging neighbours."""
     size = -(-len(points) // _MOST_POINTS)
     groups = (points[i : i + size] for i in range(0, len(points), size))
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
@@ -135,7 +135,7 @@ def _svg(title: str, series: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers that enclose the range."""
+    """About five round numbers that cover the range."""
     if high <= low:
         low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
     step = 10.0 ** math.floor(math.log10((high - low) / 4))

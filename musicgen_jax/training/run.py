@@ -1,12 +1,13 @@
-"""The folder of a training run: what was asked for, what happened, and where to go on.
+"""The folder of a training run: its settings, its records and its checkpoints.
 
 A run's folder holds config.toml (the settings), run.json (the data's fingerprint), metrics.jsonl
-(one record a line), checkpoints/ (one folder per step: the last few, and the best) and, at the end,
-report.html with the curves.
+(one record a line) and checkpoints/ (one folder per step: the last few, and the best). At the end
+the run adds report.html with the curves.
 
-A process may be killed at any moment. Checkpoints are written aside by Orbax and renamed, an older
-one is deleted only when a newer one stands, and what metrics.jsonl says of the steps after a
-checkpoint is forgotten when the run goes on from there: those steps are about to happen again.
+A process may be killed at any moment. Orbax writes a checkpoint to a temporary folder and renames
+it. An older checkpoint is deleted only when a newer one is complete. When a run resumes from a
+checkpoint, it drops the records of later steps from metrics.jsonl, because those steps are about to
+run again.
 """
 
 import contextlib
@@ -36,22 +37,22 @@ CONFIG, CHECKPOINTS, ABOUT = "config.toml", "checkpoints", "run.json"
 
 
 class Run:
-    """A run in a folder, new or to be gone on with. With several processes all call everything.
+    """A run in a folder, new or resumed. With several processes, all of them call every method.
 
-    Use it as a context: leaving it waits for the checkpoint that is being written.
+    Use it as a context manager: leaving it waits until the pending checkpoint is written.
 
     Args:
-      folder: of the run; with several processes one that all of them see.
+      folder: of the run; with several processes, a folder that all of them share.
       config: a frozen dataclass of settings, saved as config.toml.
-      fingerprint: of the data that is trained on.
-      resume: whether a run may be there already; without, it is an error.
-      data_changed: whether the data may differ from what the run began with.
-      keep: how many of the last checkpoints are kept; the best is kept besides.
-      tensorboard: whether records also go to tensorboard/, which needs the extra `[tensorboard]`.
+      fingerprint: of the training data.
+      resume: whether the folder may already hold a run; if False, an existing run is an error.
+      data_changed: whether the data may differ from the data that the run began with.
+      keep: how many of the last checkpoints to keep; the best one is kept as well.
+      tensorboard: whether to write records to tensorboard/ too. Needs the extra `[tensorboard]`.
 
     Raises:
-      UserError: the folder holds a run or something else, another process trains there, it cannot
-        be written, or the data has changed.
+      UserError: the folder holds a run or unrelated files, another process trains there, the folder
+        cannot be written, or the data has changed.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Run:
     ):
         self.folder = Path(folder).absolute()
         self._fingerprint, self._keep = fingerprint, max(keep, 1)
-        self._first = jax.process_index() == 0  # the one that writes the small files
+        self._first = jax.process_index() == 0  # the process that writes the small files
         self._pending: tuple[int, Any] | None = None
         self._writer: Any = None
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
-        # Every process decides for itself from the same files, before the first writes any.
+        # Every process checks the same files by itself, before the first process writes any.
         problem = self._problem(resume, data_changed) or (
             _no_tensorboard() if tensorboard else None
         )
@@ -82,7 +83,7 @@ class Run:
             try:
                 if self._first:
                     self._begin(config, tensorboard)
-            except filelock.Timeout:  # an OSError, too
+            except filelock.Timeout:  # is an OSError too
                 raise UserError(f"another process trains in {self.folder}") from None
         barrier("run folder: ready")
 
@@ -110,7 +111,7 @@ class Run:
         (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         for entry in (self.folder / CHECKPOINTS).iterdir():
-            if not entry.name.isdigit():  # what a killed process was writing or deleting
+            if not entry.name.isdigit():  # left by a process killed while writing or deleting
                 shutil.rmtree(entry, ignore_errors=True)
         _replace(self.folder / CONFIG, toml.dump(config))
         about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
@@ -127,7 +128,7 @@ class Run:
         try:
             self._wait()
         except UserError:
-            if error is None:  # else the first failure is the one to tell
+            if error is None:  # else report the first failure instead
                 raise
         finally:
             if self._writer is not None:
@@ -140,8 +141,8 @@ class Run:
         """Appends a record, which has "step", to metrics.jsonl.
 
         Raises:
-          UserError: a number in it is not finite, so that training had better stop, and the
-            message names the last good checkpoint; or the file cannot be written.
+          UserError: a number in the record is not finite, and training should stop (the message
+            names the last good checkpoint); or the file cannot be written.
         """
         for name, value in record.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -160,7 +161,7 @@ class Run:
                         self._writer.add_scalar(name, value, record["step"])
 
     def _forget_after(self, step: int) -> None:
-        """Drops records of later steps, and a last line that was cut off."""
+        """Drops the records of later steps, and an incomplete last line."""
         path = self.folder / METRICS
         if not self._first or not path.exists():
             return
@@ -170,19 +171,19 @@ class Run:
     # --- Checkpoints ---------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
-        """Begins to write a checkpoint; what training may wait for is only the copy to the host.
+        """Starts to write a checkpoint. Training waits only for the copy to the host.
 
-        Everything up to `step` must have been logged: records of later steps are forgotten when
-        the run goes on from here.
+        Everything up to `step` must have been logged, because a run that resumes from here drops
+        the records of later steps.
 
         Args:
-          step: steps done.
+          step: number of steps done.
           state: a pytree of arrays.
-          score: of all checkpoints with one, that with the lowest is kept as the best.
+          score: figure of merit, lower is better. The checkpoint with the lowest score is kept.
 
         Raises:
-          UserError: this checkpoint or the one before it cannot be written; the message says which
-            one still stands.
+          UserError: this checkpoint or the previous one cannot be written; the message names the
+            last good one.
         """
         self._wait()
         if step in self.steps():
@@ -195,7 +196,7 @@ class Run:
             self._pending = step, response
 
     def _wait(self) -> None:
-        """Waits until the checkpoint that is being written stands; then older ones may go."""
+        """Waits until the pending checkpoint is complete, then deletes old ones."""
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None
@@ -209,7 +210,7 @@ class Run:
     def _writing(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax and TensorStore raise many kinds
+        except Exception as error:  # Orbax and TensorStore raise many types
             folder = self.folder / CHECKPOINTS
             if self._first:
                 for partial in (p for p in folder.glob(f"{step}*") if not p.name.isdigit()):
@@ -226,18 +227,18 @@ class Run:
             keep.add(best)
         for step in set(steps) - keep:
             path = self.folder / CHECKPOINTS / str(step)
-            # Renamed first: a half deleted folder must not look like a checkpoint.
+            # Rename it first: a half-deleted folder must not look like a checkpoint.
             aside = path.with_name(f"{step}.deleted")
             os.replace(path, aside)
             shutil.rmtree(aside, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that stand, in order."""
+        """The steps of the complete checkpoints, in ascending order."""
         folder = self.folder / CHECKPOINTS
         return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
     def best(self) -> int | None:
-        """The step of the checkpoint with the lowest score, the later of two; None without any."""
+        """The step of the checkpoint with the lowest score (the latest if tied), or None."""
         scores = {step: self._about(step).get("score") for step in self.steps()}
         scored = {step: score for step, score in scores.items() if score is not None}
         return min(scored, key=lambda step: (scored[step], -step)) if scored else None
@@ -246,7 +247,7 @@ class Run:
         try:
             metadata = ocp.metadata(str(self.folder / CHECKPOINTS / str(step)))
             return dict(metadata.custom_metadata or {})  # type: ignore[arg-type]
-        except Exception:  # a damaged one has no score
+        except Exception:  # a damaged checkpoint has no score
             return {}
 
     def _where_to_go_on(self) -> str:
@@ -257,20 +258,20 @@ class Run:
         return f"the last good checkpoint is {path}; --resume goes on from there"
 
     def restore(self, abstract: Any) -> tuple[int, Any] | None:
-        """The last checkpoint.
+        """Loads the last checkpoint.
 
-        Later records are dropped from metrics.jsonl. A damaged checkpoint is passed over, with a
-        line that says so, for the one before it.
+        This drops the records of later steps from metrics.jsonl. If a checkpoint is damaged, it
+        prints a line and tries the previous checkpoint.
 
         Args:
-          abstract: a pytree of `jax.ShapeDtypeStruct`, each to be read into its sharding, which
-            may be another than it was saved from; without one to the default device.
+          abstract: a pytree of `jax.ShapeDtypeStruct`. Each array is read into the sharding of its
+            struct, which may differ from the saved one (default: the default device).
 
         Returns:
-          (steps done, state), None if there is no checkpoint yet.
+          (steps done, state), or None if there is no checkpoint yet.
 
         Raises:
-          UserError: the checkpoints are of another model or optimizer, or all are damaged.
+          UserError: the checkpoints belong to another model or optimizer, or all are damaged.
         """
         default = jax.numpy.zeros(()).sharding
         named = {
@@ -287,7 +288,7 @@ class Run:
                 loaded: Any = ocp.load(str(path), named)
             except UserError:
                 raise
-            except Exception:  # Orbax raises many kinds on damaged files
+            except Exception:  # Orbax raises many types on damaged files
                 damaged.append(path)
                 continue
             for later in damaged if self._first else []:
@@ -295,7 +296,7 @@ class Run:
                 shutil.rmtree(later, ignore_errors=True)
             barrier("run folder: checkpoint read")
             self._forget_after(step)
-            leaves = [loaded[name] for name in named]  # Orbax gives them in an order of its own
+            leaves = [loaded[name] for name in named]  # Orbax has its own order
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         if damaged:
             raise UserError(f"every checkpoint in {path.parent} is damaged: begin a new run")
@@ -303,7 +304,7 @@ class Run:
         return None
 
     def finish(self) -> Path:
-        """Waits for the last checkpoint and writes report.html; returns its path."""
+        """Waits for the last checkpoint, writes report.html and returns its path."""
         self._wait()
         path = self.folder / "report.html"
         if self._first:
@@ -314,16 +315,21 @@ class Run:
 
 
 def saved_config(folder: str | os.PathLike, config: type[Config]) -> Config | None:
-    """The settings that a run's folder holds, None without any."""
+    """The settings in a run's folder, or None if it has none."""
     path = Path(folder) / CONFIG
     return toml.read(path, config) if path.is_file() else None
 
 
 def check_base(folder: str | os.PathLike, began: str, now: str) -> None:
-    """A run keeps its base: the weights in its checkpoints belong to it.
+    """Checks that a run keeps its base, because the weights in its checkpoints belong to it.
+
+    Args:
+      folder: of the run.
+      began: the base that the run began with.
+      now: the base that was requested now.
 
     Raises:
-      UserError: a resumed run is given another base.
+      UserError: the two bases differ.
     """
     if began != now:
         raise UserError(
@@ -333,7 +339,7 @@ def check_base(folder: str | os.PathLike, began: str, now: str) -> None:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by their path: the same names on disk whatever classes the tree is of."""
+    """The leaves by path, so names on disk do not depend on the classes in the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""What a model sounds like while it trains: clips and their pictures."""
+"""Sample clips of a model during training, with spectrograms."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from musicgen_jax.storage.tokenizer import Tokenizer
 
 
 class Samples:
-    """Makes clips with the parameters of the moment.
+    """Makes sample clips with the current parameters.
 
     Args:
-      folder: where they go.
-      config: of the model that is trained.
-      base: folder of the model whose codec it uses.
-      prompts: one clip each.
-      seconds: of a clip.
+      folder: output folder of the clips.
+      config: of the trained model.
+      base: folder of the model that provides the codec.
+      prompts: one per clip.
+      seconds: length of a clip.
     """
 
     def __init__(
@@ -47,10 +47,14 @@ class Samples:
             print(f"samples come without pictures: {error}", flush=True)
 
     def make(self, step: int, params: Any) -> None:
-        """Writes one file per prompt, the same seed at every step. All processes call it.
+        """Writes one file per prompt, with the same seed at every step. All processes call it.
 
-        Of several the first plays, alone and on one device. All build the model, which must fit on
-        one: where Orbax reads, they wait for each other.
+        Only the first process generates, on one device. But all processes build the model, because
+        they wait for each other while Orbax reads. So the model must fit on one device.
+
+        Args:
+          step: number of steps done.
+          params: of the model.
         """
         whole = _gathered(params)
 
@@ -73,7 +77,7 @@ class Samples:
 
 
 def _gathered(params: Any) -> Any:
-    """The parameters as NumPy arrays, wherever their parts are."""
+    """The parameters as NumPy arrays, gathered from all devices."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(params, tiled=True)
     return jax.tree.map(np.asarray, params)

@@ -1,4 +1,4 @@
-"""Spectrograms of training losses and discriminators; PyTorch's conventions, in JAX."""
+"""Spectrograms for training losses and discriminators, with PyTorch's conventions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,29 @@ import numpy as np
 
 
 def hann(window: int, n_fft: int | None = None) -> np.ndarray:
-    """Periodic Hann window, float32, with zeros on both sides if the FFT is longer."""
+    """Periodic Hann window, float32, padded with zeros on both sides to the FFT size."""
     n_fft = n_fft or window
     left = (n_fft - window) // 2
-    # The samples of a period, of which hanning() would repeat the first as the last.
+    # hanning() is symmetric: drop its last sample, which repeats the first.
     values = np.hanning(window + 1)[:-1].astype(np.float32)
     return np.pad(values, (left, n_fft - window - left))
 
 
 def cut_frames(audio: jax.Array, size: int, hop: int) -> jax.Array:
-    """Overlapping frames: [..., W] -> [..., T, size]; the samples behind the last are cut."""
+    """Overlapping frames: [..., W] -> [..., T, size]; samples after the last frame are dropped."""
     count = (audio.shape[-1] - size) // hop + 1
     if count < 1:
         raise ValueError(f"{audio.shape[-1]} samples are too few for a window of {size}")
     if size % hop:
         return audio[..., np.arange(count)[:, None] * hop + np.arange(size)]
-    # Slices of whole hops side by side: much faster than gathering each frame, also backwards.
+    # Concatenating slices of whole hops is much faster than gathering frames, also in the gradient.
     blocks = count + size // hop - 1
     hops = audio[..., : blocks * hop].reshape(*audio.shape[:-1], blocks, hop)
     return jnp.concatenate([hops[..., i : i + count, :] for i in range(size // hop)], axis=-1)
 
 
 def stft(audio: jax.Array, n_fft: int, hop: int, window: int) -> jax.Array:
-    """Spectrum without padding at the ends.
+    """Complex spectrum, without padding at the ends.
 
     Args:
       audio: float [..., W], W >= n_fft.
@@ -43,7 +43,7 @@ def stft(audio: jax.Array, n_fft: int, hop: int, window: int) -> jax.Array:
 
 
 def reflected(audio: jax.Array, left: int, right: int) -> jax.Array:
-    """The audio [..., W] with its ends mirrored, the end sample itself not repeated."""
+    """The audio [..., W] with mirrored ends; the end samples are not repeated."""
     width = ((0, 0),) * (audio.ndim - 1)
     return jnp.pad(audio, (*width, (left, right)), mode="reflect")
 
@@ -51,9 +51,12 @@ def reflected(audio: jax.Array, left: int, right: int) -> jax.Array:
 def mel_bank(
     sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None
 ) -> np.ndarray:
-    """Triangles of height one, evenly spaced in mel (HTK's): float32 [n_fft // 2 + 1, n_mels].
+    """Triangular filters of height one, evenly spaced on the HTK mel scale.
 
-    Narrow triangles may fall between two frequencies and be zero throughout, as in torchaudio.
+    Narrow triangles may fall between two frequencies and be zero everywhere, as in torchaudio.
+
+    Returns:
+      float32 [n_fft // 2 + 1, n_mels].
     """
 
     def to_mel(hertz):
@@ -78,16 +81,16 @@ def mel_spectrogram(
     *,
     normalized: bool,
 ) -> jax.Array:
-    """Power in mel bands, the ends mirrored so that there are ceil(W / hop) frames.
+    """Power in mel bands; mirrored ends give ceil(W / hop) frames.
 
     Args:
       audio: float [..., W].
       sample_rate: samples per second.
-      n_fft: size of the transform and of its window.
+      n_fft: size of the Fourier transform and of its window.
       hop: samples between frames.
       n_mels: number of bands.
       f_min: lowest frequency, in hertz.
-      normalized: divide the spectrum by the window's norm.
+      normalized: whether to divide the spectrum by the norm of the window.
 
     Returns:
       float32 [..., T, n_mels].

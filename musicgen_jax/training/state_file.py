@@ -1,4 +1,4 @@
-"""The state of a training run in a folder, replaced whole; `run.Run` keeps several and more."""
+"""Saves one training state in a folder, replaced atomically. `run.Run` keeps several states."""
 
 import os
 from pathlib import Path
@@ -14,12 +14,12 @@ from musicgen_jax.storage.arrays import remove_paths
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:
-    """Saves any pytree of arrays as the folder `path`, in place of what was there.
+    """Saves a pytree of arrays as the folder `path` and replaces any previous state.
 
-    At every moment either the old state or the new one is whole.
+    At every moment, either the old state or the new one is complete.
     """
     with files.new_folder(path, overwrite=True, ours=lambda folder: True) as folder:
-        written = folder / "written"  # Orbax makes a folder of its own
+        written = folder / "written"  # Orbax creates its own folder
         ocp.save(str(written), _named_leaves(state))
         remove_paths(written)
         for entry in written.iterdir():
@@ -28,10 +28,10 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
 
 
 def load_state(path: str | os.PathLike, abstract: Any) -> Any:
-    """Restores what `save_state` saved into the structure, shapes and dtypes of `abstract`.
+    """Loads a state that `save_state` saved, with the structure, shapes and dtypes of `abstract`.
 
     Raises:
-      UserError: there is no state, it is damaged, or it is of another structure.
+      UserError: the state does not exist, is damaged, or has another structure.
     """
     target = Path(path).absolute()
     files.restore(target)
@@ -44,7 +44,7 @@ def load_state(path: str | os.PathLike, abstract: Any) -> Any:
     }
     try:
         loaded = ocp.load(str(target), named)
-    except Exception as error:  # Orbax raises many kinds on damaged files
+    except Exception as error:  # Orbax raises many types on damaged files
         raise UserError(f"{target} is damaged or of another run: {error}") from error
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named])
 

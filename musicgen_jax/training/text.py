@@ -1,9 +1,9 @@
-"""Training of the text encoder alone: which words mean what.
+"""Trains the text encoder alone, so that it learns the meaning of words.
 
-The official models take a T5 that has read the web, and keep it as it is. A small model has none,
-and a language model that is busy with notes learns words last. So the encoder first learns to tell
-from a caption what the piece is like, by one linear classifier per attribute on the mean of its
-hidden states; the classifiers are thrown away.
+The official models use a frozen T5 that was trained on web text. A small model has no such encoder,
+and a language model that is busy with notes learns words last. So the encoder first learns to
+predict the attributes of a piece from its caption. One linear classifier per attribute reads the
+mean of the hidden states; the classifiers are then discarded.
 """
 
 import collections
@@ -27,7 +27,7 @@ Batch = tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]  # ids, mask [B,
 
 @dataclasses.dataclass(frozen=True)
 class TextTrainConfig:
-    """How a text encoder is trained."""
+    """How to train a text encoder."""
 
     steps: int = 1500
     batch_size: int = 64
@@ -51,11 +51,11 @@ def train(
     Args:
       model: the architecture.
       config: how to train.
-      classes: the number of classes of each attribute, by its name.
-      batch: draws ids int32 [B, L], mask bool [B, L] and the labels int [B] of each attribute,
-        from a generator and B.
-      log: receives the mean share of right answers per attribute every `every` steps. Captions
-        leave attributes unsaid, so that 1 is out of reach.
+      classes: the number of classes of each attribute, keyed by the attribute's name.
+      batch: takes a generator and B; returns ids int32 [B, L], mask bool [B, L] and the labels
+        int [B] of each attribute.
+      log: receives the mean accuracy per attribute every `every` steps. Captions leave out
+        attributes, so an accuracy of 1 is impossible.
       every: steps between log records.
     """
     rngs = nnx.Rngs(config.seed)

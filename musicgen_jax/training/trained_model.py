@@ -1,4 +1,4 @@
-"""The one writer of what training made: a folder that `from_pretrained` loads."""
+"""Writes the result of a training run as a folder that `from_pretrained` loads."""
 
 import os
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ def write(
     """Writes a model or a codec. All processes call it.
 
     Args:
-      path: the folder, replaced if it is a model already.
+      path: the output folder; an existing model there is replaced.
       config: the architecture.
       params: the trained components, as {"lm": nested dicts of arrays}.
-      license: text under which the weights may be used.
-      source: where the weights come from, in plain JSON types.
+      license: the licence text of the weights.
+      source: origin of the weights, in plain JSON types.
       base: folder of the model whose tokenizer and other components are copied; None for a codec.
     """
     whole = isinstance(config, MusicGenConfig)

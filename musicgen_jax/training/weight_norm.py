@@ -1,6 +1,7 @@
-"""Weight normalisation as a way to write a tree of parameters: direction and length apart.
+"""Weight normalisation as a parameter transform: separate direction and length.
 
-The modules know nothing of it: a tree is split before training, and folded on the way into them.
+The modules do not know about it. Training splits the parameters first and folds them back before
+each use in a module.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,12 @@ Path = tuple[str, ...]
 
 
 def split(params: Any, kept_axis: Callable[[Path, jax.Array], int | None]) -> Any:
-    """Writes chosen weights as `weight_v` and its length `weight_g`; the values stay the same.
+    """Splits weights into `weight_v` and its length `weight_g`; the values do not change.
 
     Args:
-      params: nested dicts of arrays; candidates are the leaves called "weight".
-      kept_axis: the axis of a weight along which every index has a length of its own; None leaves
-        the weight as it is.
+      params: nested dicts of arrays; leaves named "weight" are candidates.
+      kept_axis: returns the axis of a weight along which each index has its own length, or None to
+        leave the weight unsplit.
     """
 
     def walk(tree: Any, path: Path) -> Any:
@@ -41,24 +42,24 @@ def split(params: Any, kept_axis: Callable[[Path, jax.Array], int | None]) -> An
 
 
 def fold(params: Any) -> Any:
-    """Back to plain weights: g v / |v|."""
+    """Folds split weights back into plain weights: g v / |v|."""
     if not isinstance(params, dict):
         return params
     out = {k: fold(v) for k, v in params.items() if k not in ("weight_g", "weight_v")}
     if "weight_g" in params:
         g, v = params["weight_g"], params["weight_v"]
         others = tuple(i for i in range(v.ndim) if g.shape[i] == 1)
-        # The floor lets a filter of zeros, which has no direction, stay one.
+        # With the floor, an all-zero filter, which has no direction, stays zero.
         square = jnp.maximum(jnp.square(v).sum(others, keepdims=True), 1e-30)
         out["weight"] = v * (g * jax.lax.rsqrt(square))
     return out
 
 
 def encodec_axes(config: EncodecConfig) -> Callable[[Path, jax.Array], int | None]:
-    """Which axis of a codec's weights keeps its lengths: PyTorch's first.
+    """Makes the `kept_axis` of a codec: the axis that is first in PyTorch.
 
     That is the output channel of a convolution [kernel, I, O], and the input channel of a
-    transposed one.
+    transposed convolution.
     """
     first, apart = 2 + bool(config.lstm), 2 + config.n_residual_layers
     upsampling = {str(first + i * apart) for i in range(len(config.ratios))}

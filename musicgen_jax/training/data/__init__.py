@@ -1,5 +1,5 @@
-"""Music to train on: files and what is known of them, segments, prompts, codes encoded once.
+"""Training data: audio files and their metadata, segments, prompts and pre-encoded codes.
 
-Own code and not grain: an item depends on (seed, step, row) alone, so there is no iterator whose
-state would need saving, and shuffling, sharding over hosts and skipping come to one function.
+This does not use grain. An item depends only on (seed, step, row), so there is no iterator state to
+save, and one function covers shuffling, sharding over hosts and skipping.
 """

@@ -1,4 +1,4 @@
-"""Which of the pitch classes that are stored of a whole clip are the chroma of a segment."""
+"""Cuts the chroma of a segment from the stored pitch classes of a whole clip."""
 
 import dataclasses
 from typing import Annotated
@@ -14,26 +14,27 @@ _MAX_WINDOW = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class ChromaGrid:
-    """The loudest pitch classes of a clip, at places of each frame of codes.
+    """The layout of the stored pitch classes: the loudest one at several places per code frame.
 
-    The places are so near each other that from any frame on those one hop of the chroma apart are
-    among them: none is rounded. So a segment has the chroma of its own audio, but for the windows
-    that reach over its borders, the first two and the last two. There the music of the clip goes
-    on, as in audiocraft with its cache of whole clips; without the cache audiocraft mirrors the
-    segment there. A segment shorter than one window, too, is followed by the clip's music;
-    audiocraft centres it in silence.
+    The places are dense enough for exact chroma frames: starting from any code frame, every chroma
+    hop lands exactly on a place. So a segment has the chroma of its own audio, except in the first
+    two and last two windows, which cross its borders. These windows see the music of the clip
+    around the segment, as with audiocraft's cache of whole clips. Without the cache, audiocraft
+    mirrors the segment there. A segment shorter than one window also continues with the music of
+    the clip; audiocraft centres it in silence.
 
-    Behind the end of a clip is the melody of silence, as behind a melody that ends with silence
-    when music is generated; audiocraft blanks it in training. What is stored reaches a second
-    beyond the end; below 8192 Hz half a window is longer, and the end is heard for no longer.
+    After the end of a clip, the melody is that of silence, as in generation with a melody that ends
+    in silence. audiocraft blanks it in training. The stored pitch classes extend one second beyond
+    the end. At sample rates below 8192 Hz, half a window is longer than that second, so the later
+    windows that still reach the end of the clip are missing.
 
     Attributes:
-      bins: pitch classes.
-      hop: samples from one frame of the chroma to the next.
-      window: samples that a frame of the chroma hears.
-      places: in a frame of codes.
-      hop_length: samples of a frame of codes.
-      separated: whether a separator took out drums and bass.
+      bins: number of pitch classes.
+      hop: samples between chroma frames.
+      window: samples per chroma window.
+      places: places per code frame.
+      hop_length: samples per code frame.
+      separated: whether a separator removed drums and bass.
     """
 
     bins: Annotated[int, Between(1, 256)]
@@ -52,12 +53,12 @@ class ChromaGrid:
         """The pitch classes of a segment.
 
         Args:
-          stored: uint8 [T, places], of the clip and the silence behind it.
-          start: the segment's first frame of codes.
-          frames: how many frames of codes it has.
+          stored: uint8 [T, places], of the clip and the silence after it.
+          start: first code frame of the segment.
+          frames: number of code frames of the segment.
 
         Returns:
-          uint8 [T'], T' what audio of so many frames of codes has.
+          uint8 [T'], where T' is the number of chroma frames of audio of that length.
         """
         length = max(frames * self.hop_length, self.window) // self.hop + 1
         step = self.hop * self.places // self.hop_length

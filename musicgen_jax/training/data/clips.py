@@ -1,4 +1,4 @@
-"""Segments of audio files, for the training of a codec."""
+"""Draws segments of audio files for codec training."""
 
 import dataclasses
 import hashlib
@@ -12,18 +12,18 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import sampling, sources
 from musicgen_jax.training.data.sources import AudioMeta, Skipped, read_audio
 
-_MAX_DRAWS = 100  # with half of the files broken, ten draws in a row would fail every day
+_MAX_DRAWS = 100  # with half of the files broken, ten failures in a row happen every day
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioSegment:
-    """A stretch of a file.
+    """A segment of a file.
 
     Attributes:
-      audio: float32 [C, W], zeros behind the end of the file.
-      n_frames: how many samples of W are not padding.
-      seek_time: where it begins in the file, in seconds.
-      path: the file's name in its folder or manifest.
+      audio: float32 [C, W], with zeros after the end of the file.
+      n_frames: number of samples of W that are not padding.
+      seek_time: start of the segment in the file, in seconds.
+      path: name of the file in its folder or manifest.
     """
 
     audio: np.ndarray
@@ -42,10 +42,10 @@ class AudioClips:
 
     Args:
       metas: the files.
-      sample_rate: in Hz, of what is drawn.
-      channels: C of what is drawn.
-      config: how to draw.
-      skipped: files found broken so far.
+      sample_rate: of the segments, in Hz.
+      channels: C of the segments.
+      config: how to draw segments.
+      skipped: collects broken files.
 
     Raises:
       UserError: every file has weight 0.
@@ -74,10 +74,16 @@ class AudioClips:
         channels: int,
         config: sampling.SamplingConfig | None = None,
     ) -> "AudioClips":
-        """The audio of a folder or a manifest, see `sources.find`.
+        """Opens the audio of a folder or a manifest; see `sources.find`.
+
+        Args:
+          source: the folder or manifest.
+          sample_rate: of the segments, in Hz.
+          channels: C of the segments.
+          config: how to draw segments (default: `SamplingConfig()`).
 
         Raises:
-          UserError: there is none, or the manifest is broken.
+          UserError: there is no audio, or the manifest is broken.
         """
         skipped = Skipped()
         metas = sources.find(source, skipped)
@@ -85,28 +91,27 @@ class AudioClips:
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether other clips are the same, by their names, durations and weights."""
+        """Identifies the clips by their names, durations, sample rates and weights."""
         rows = [(m.path, m.duration, m.sample_rate, m.weight) for m in self.metas]
         text = json.dumps([rows, self.sample_rate, self.channels])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def segment(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        """A random segment, float32 [C, samples]; zeros behind the end of a file."""
+        """Draws a random segment, float32 [C, samples], with zeros after the end of a file."""
         return self.sample(rng, samples).audio
 
     def sample(self, rng: np.random.Generator, samples: int) -> AudioSegment:
-        """A random segment and where it is from.
+        """Draws a random segment, with its position and its file.
 
-        Where a file turns out broken, another one is drawn; what comes out depends on `rng` alone.
-        So nothing is remembered of such a file but that it was named: in another place it may be
-        whole.
+        If a file is broken, another file is drawn. The result depends only on `rng`, so a broken
+        file is reported once but not excluded: other parts of it may be readable.
 
         Args:
-          rng: draws the file and the place.
+          rng: draws the file and the position.
           samples: W.
 
         Raises:
-          UserError: hardly any file can be read.
+          UserError: too many draws in a row hit unreadable files.
         """
         seconds = samples / self.sample_rate
         to = self.sample_rate, self.channels

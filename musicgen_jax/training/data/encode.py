@@ -1,4 +1,4 @@
-"""Encodes audio files to shards of codes, once, before a language model trains on them."""
+"""Encodes audio files to shards of codes once, before a language model trains on them."""
 
 import collections
 import dataclasses
@@ -28,10 +28,10 @@ from musicgen_jax.training.data.shards import FORMAT, VERSION, CodeClip, CodeSha
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
 from musicgen_jax.training.data.style_listener import StyleListener
 
-# On each side of what is encoded at once, and of silence kept behind a file. A tenth of it is what
-# the official codec's convolutions see; the rest lets its LSTM forget that it began here.
+# Context on each side of a piece, and silence kept after a file. The convolutions of the official
+# codec see a tenth of it. The rest gives its LSTM time to forget that the piece began here.
 CONTEXT_SECONDS = 1.0
-_READERS = 4  # files read and resampled ahead of the codec
+_READERS = 4  # threads that read and resample files ahead of the codec
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -39,15 +39,16 @@ Made = TypeVar("Made")
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """How a file of any length goes through the codec in pieces of one length.
+    """Cuts a file of any length into pieces of one length for the codec.
 
-    Each piece but the first begins with frames that are thrown away, and all end with some: what
-    is kept is then the same as if the file were encoded whole, but for how far an LSTM remembers.
+    The codec sees extra context frames on both sides of a piece (the first piece has none before
+    it), and their codes are discarded. So the remaining codes are the same as if the file were
+    encoded whole, except for the long memory of an LSTM.
 
     Attributes:
-      hop: samples of a frame.
-      stride: frames that are kept of each piece.
-      context: frames thrown away on each side.
+      hop: samples per frame.
+      stride: frames kept per piece.
+      context: frames discarded on each side.
     """
 
     hop: int
@@ -56,13 +57,13 @@ class Windows:
 
     @property
     def samples(self) -> int:
-        """W of a piece."""
+        """W, the length of a piece."""
         return (self.stride + 2 * self.context) * self.hop
 
     def cut(self, audio: np.ndarray) -> Iterator[tuple[np.ndarray, slice, bool]]:
-        """Pieces [C, W] of audio [C, W'], which of their frames are kept, and which is the last.
+        """Yields (piece [C, W], frames to keep, whether it is the last) of audio [C, W'].
 
-        The audio is followed by `context` frames of silence, which are kept too.
+        The audio is extended by `context` frames of silence, whose codes are kept too.
         """
         total = self.frames(audio) + self.context
         for first in range(0, total, self.stride):
@@ -73,7 +74,7 @@ class Windows:
             yield piece, slice(first - start, first - start + kept), first + kept == total
 
     def frames(self, audio: np.ndarray) -> int:
-        """T of audio [C, W]."""
+        """The number of frames T of audio [C, W]."""
         return -(-audio.shape[1] // self.hop)
 
 
@@ -90,28 +91,32 @@ def encode(
     excerpt_length: float = DEFAULT_EXCERPT,
     log: Callable[[str], None] = lambda line: None,
 ) -> CodeShards:
-    """Encodes every audio file of a folder or a manifest; goes on where it was cut off.
+    """Encodes every audio file of a folder or a manifest; resumes after an interruption.
 
     Args:
       source: see `sources.find`.
-      out: a folder: new, or left of the same command, which is then finished, or taken up if there
-        are more files now.
-      model: a model's name or folder, whose codec and channels are taken, or a codec's. Of a
-        melody or a style model, what it hears of each clip is kept beside the codes.
-      seconds: how much of a file goes through the codec at once. The codes hardly depend on it.
-      shard_mb: size of a shard, which is what is lost at most when the process ends early.
-      batch_size: how many such pieces at once; by default 1 on a CPU and 8 elsewhere.
-      melody: whether melodies are kept whatever the model is.
-      separate: whether a melody is vocals and what is neither drums nor bass, by the separator
-        `htdemucs`, or all of the clip; None: separated if the separator is at hand.
-      excerpt_length: seconds of the excerpts whose style is kept for a style model. A shorter clip
-        has no style.
+      out: a new folder, or the output folder of the same command. In an existing folder, encoding
+        resumes, and files added since are encoded too.
+      model: name or folder of a model or a codec. Its codec and channels are used. For a melody or
+        style model, the melodies or styles of each clip are stored next to the codes.
+      seconds: length of the pieces that go through the codec. The codes hardly depend on it.
+      shard_mb: size of a shard in MB. At most one shard is lost if the process is killed.
+      batch_size: pieces per batch (default: 1 on a CPU and 8 elsewhere).
+      melody: whether to store melodies for any model.
+      separate: whether the separator `htdemucs` removes drums and bass before the melody is
+        extracted (default: only if the separator is installed).
+      excerpt_length: length in seconds of the excerpts of a style model. A shorter clip has no
+        style.
       log: receives a line for every shard, and one about melodies or styles.
 
+    Returns:
+      The opened shards.
+
     Raises:
-      UserError: there is no audio, all of it is broken, the codec suits no language model, or the
-        folder holds something else, codes of other settings or of files that changed since.
-        Or melodies are to be separated and there is no separator, or the excerpts are too long.
+      UserError: there is no audio, all of it is broken, no language model can use the codec, or the
+        folder holds unrelated files, codes with other settings or codes of files that have changed.
+        Also if melodies need a separator that is not installed, or if the excerpts are too short
+        or too long.
     """
     _check("seconds", seconds, 1, 600)
     _check("shard_mb", shard_mb, 0, 4096)
@@ -185,14 +190,15 @@ def encode(
 
 
 def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int, Path | None]:
-    """The codec of a model or a codec's folder, and the channels that go into it.
+    """Loads the codec of a model's or a codec's folder.
 
     Returns:
-      the codec, C, the pitch classes that the model hears of a melody, 0 if it hears none, and the
-      model's folder if it hears styles.
+      the codec; C, the number of audio channels; the number of pitch classes of a melody model, or
+      0; and the folder of a style model, or None.
 
     Raises:
-      UserError: there is none, or it keeps levels beside its codes, which a language model cannot.
+      UserError: there is no codec, or no language model can use it, for example because it stores
+        levels next to its codes.
     """
     folder = hub.find_codec(model)
     config = checkpoint.load_info(folder).config
@@ -211,7 +217,7 @@ def _codes(encodec: Encodec, audio: jax.Array) -> jax.Array:
 
 
 def _encode(encodec: Encodec, audio: np.ndarray) -> np.ndarray:
-    """Codes int16 [B, K, T] of audio [B, C, W]; a mono codec's K are those of each channel."""
+    """Codes int16 [B, K, T] of audio [B, C, W]; a mono codec contributes K / C per channel."""
     B, C, W = audio.shape
     codes = np.asarray(_codes(encodec, audio.reshape(-1, encodec.config.channels, W)), np.int16)
     rows = codes.reshape(B, C // encodec.config.channels, -1, codes.shape[2])
@@ -224,16 +230,16 @@ def encode_audio(
     windows: Windows,
     batch_size: int,
 ) -> Iterator[tuple[Item, np.ndarray]]:
-    """Codes of clips of any lengths, from batches of one shape: a single compilation.
+    """Encodes clips of any lengths in batches of one shape, so it compiles only once.
 
     Args:
-      run: audio [B, C, W] to codes [B, K, T].
-      clips: labels and audio [C, W'].
-      windows: how they are cut.
+      run: maps audio [B, C, W] to codes [B, K, T].
+      clips: pairs of a label and audio [C, W'].
+      windows: how to cut the clips.
       batch_size: B.
 
     Yields:
-      The labels and codes [K, T], with the silence behind them, in the same order.
+      Pairs of the label and codes [K, T], including the silence after the clip, in the same order.
     """
     pieces = ((label, *piece) for label, audio in clips for piece in windows.cut(audio))
     parts: list[np.ndarray] = []
@@ -250,7 +256,7 @@ def encode_audio(
 def map_ahead(
     function: Callable[[Item], Made], items: Iterable[Item], workers: int
 ) -> Iterator[Made]:
-    """`map` in threads, in order; each thread works at most one result ahead."""
+    """`map` in threads, with results in order; it works at most one result per thread ahead."""
     pool = ThreadPoolExecutor(workers)
     waiting: collections.deque[Future[Made]] = collections.deque()
     try:
@@ -265,7 +271,7 @@ def map_ahead(
 
 
 def _settings(codec: Codec, channels: int, seconds: float) -> dict:
-    """What the codes mean: without the same of these they do not go into one folder."""
+    """The settings that define the codes; all codes in a folder share them."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -281,5 +287,5 @@ def _settings(codec: Codec, channels: int, seconds: float) -> dict:
 
 
 def _check(name: str, value: float, lowest: float, highest: float) -> None:
-    if not lowest <= value <= highest or not value:  # nor NaN
+    if not lowest <= value <= highest or not value:  # also rejects NaN
         raise UserError(f"{name} must be above 0, from {lowest} to {highest}, got {value}")

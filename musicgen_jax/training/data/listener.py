@@ -1,4 +1,4 @@
-"""What a melody model hears of whole clips, close enough together to cut any segment from it."""
+"""Extracts the melody of whole clips, densely enough to cut the melody of any segment."""
 
 import math
 
@@ -8,37 +8,37 @@ from musicgen_jax.conditioning.chroma import HOP, WINDOW, loudest_pitches
 from musicgen_jax.conditioning.melody import SEPARATOR, find_separator, melody_of, separator_at_hand
 from musicgen_jax.errors import UserError
 
-_AT_ONCE = 256  # windows: 16 MB of samples, and as much again of their spectra
+_AT_ONCE = 256  # windows per batch: 16 MB of samples, and the same again for their spectra
 _MAX_PLACES = 64
 
 
 class Listener:
-    """Hears the melody of a clip at places that are as far apart as frames of codes allow.
+    """Extracts the melody of a clip on the coarsest grid that fits all segments.
 
-    A segment may begin at any frame of codes; its chroma has a frame every `HOP` samples from there
-    on, see `chroma_grid`. All of these lie on a grid of the greatest common divisor of `HOP` and
-    the codec's hop: 128 samples, five to a frame, for the official models. audiocraft's cache of
-    whole clips has one frame every `HOP` samples and takes those that come just before a segment's
-    own.
+    A segment may begin at any code frame, and its chroma has a frame every `HOP` samples from
+    there; see `chroma_grid`. All chroma frames lie on a grid whose step is the greatest common
+    divisor of `HOP` and the codec's hop. For the official models that is 128 samples, or five
+    places per code frame. audiocraft's cache of whole clips has one frame every `HOP` samples, and
+    a segment takes the cached frames just before its own.
 
-    A separator hears the clip whole, as for that cache: of a segment alone it makes slightly other
-    stems, which audiocraft without its cache listens to.
+    The separator processes the whole clip, as for audiocraft's cache. On a segment alone it makes
+    slightly different stems; audiocraft without its cache uses those.
 
-    Only the loudest pitch class is kept, since the conditioners of all MusicGens take `argmax`.
+    Only the loudest pitch class is stored, because the conditioners of all MusicGens take `argmax`.
 
     Args:
-      sample_rate: in Hz, of the model.
-      hop_length: samples of a frame of codes.
-      bins: pitch classes that the model hears.
-      separate: see `musicgen_jax.conditioning.melody.find_separator`.
+      sample_rate: of the model, in Hz.
+      hop_length: samples per code frame.
+      bins: number of pitch classes of the model.
+      separate: whether to remove drums and bass with a separator (default: if it is installed).
 
     Attributes:
-      settings: what the melodies mean, plain JSON types.
-      line: says what is listened to.
+      settings: the settings that define the melodies, plain JSON types.
+      line: a line for the log that describes the melodies.
 
     Raises:
-      UserError: no grid that fits the codec is coarse enough, there are too many pitch classes, or
-        no separator though `separate` asks for one.
+      UserError: the grid for this codec is too fine, there are too many pitch classes, or
+        `separate` is True and no separator is installed.
     """
 
     def __init__(self, sample_rate: int, hop_length: int, bins: int, separate: bool | None):
@@ -69,12 +69,12 @@ class Listener:
     def __call__(self, audio: np.ndarray, frames: int) -> np.ndarray:
         """The loudest pitch classes, uint8 [frames, places].
 
-        The windows before the beginning hear it mirrored, as those of a melody do, and those behind
-        the end hear silence, as if the segment had been padded.
+        Windows that cross the start see the audio mirrored, as for a melody in generation. Windows
+        that cross the end see silence, as if the segment had been padded.
 
         Args:
           audio: float32 [C, W] at the model's rate.
-          frames: of codes that are stored of it, the silence behind it among them.
+          frames: number of stored code frames, including the silence after the clip.
         """
         mono = melody_of(audio, self._rate, self._separator)[: audio.shape[1]]
         count = frames * self._places

@@ -1,8 +1,8 @@
-"""What is known of a piece of music: audiocraft's JSON file beside the audio.
+"""Metadata of a piece of music: audiocraft's JSON file next to the audio.
 
-Fields, and what counts as no value, are those of audiocraft's `MusicInfo.from_dict` (data/
-music_dataset.py), so that the same files give the same prompts. Such a file comes from outside: its
-size and its types are checked.
+The fields and the rules for missing values are those of audiocraft's `MusicInfo.from_dict`
+(data/music_dataset.py), so the same files give the same prompts. These files are untrusted, so this
+module checks their size and their types.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from typing import Annotated, Any
 
 from musicgen_jax.config.schema import Between, parse_json
 
-MAX_BYTES = 1 << 20  # of a file
-MAX_TEXT = 4096  # characters of a text
-MAX_LIST = 256  # texts of a list
+MAX_BYTES = 1 << 20  # size of a file
+MAX_TEXT = 4096  # characters per text
+MAX_LIST = 256  # texts per list
 Text = Annotated[str, Between(0, MAX_TEXT)]
 Texts = Annotated[tuple[Text, ...], Between(0, MAX_LIST)]
 
 
 @dataclasses.dataclass(frozen=True)
 class MusicInfo:
-    """Metadata of a piece; None where it has none."""
+    """Metadata of a piece; a missing field is None."""
 
     title: Text | None = None
     artist: Text | None = None
@@ -38,10 +38,11 @@ class MusicInfo:
 
     @classmethod
     def from_dict(cls, values: Any) -> "MusicInfo":
-        """Takes the known fields out of a JSON object; others may stand beside them.
+        """Reads the known fields of a JSON object and ignores others.
 
         Raises:
-          ValueError: it is no object, or a field is of a wrong type, too long or no Unicode.
+          ValueError: `values` is not an object, or a field has a wrong type, is too long or is not
+            valid Unicode.
         """
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
@@ -50,14 +51,14 @@ class MusicInfo:
             value = values.get(name)
             _check(name, value)
             fields[name] = parse(value)
-        if fields["description"] is None:  # a name that other tools write
+        if fields["description"] is None:  # the name that other tools use
             _check("caption", values.get("caption"))
             fields["description"] = _text(values.get("caption"))
         return cls(**fields)
 
     @property
     def is_bare(self) -> bool:
-        """Whether nothing is known that a prompt could say."""
+        """Whether it has no field that a prompt could use."""
         said = (self.description, self.key, self.bpm, self.genre, self.moods, self.keywords)
         return not any((*said, self.instrument))
 
@@ -72,11 +73,11 @@ class MusicInfo:
 
 
 def read(audio: Path) -> MusicInfo:
-    """The metadata of an audio file: NAME.json next to NAME.wav; its description, also NAME.txt.
+    """Reads the metadata of NAME.wav from NAME.json, and the description also from NAME.txt.
 
     Raises:
-      ValueError: there is a file, but it cannot be read or holds something else; one line says
-        which and why.
+      ValueError: a metadata file exists, but it cannot be read or is invalid. The message, a single
+        line, names the file and the reason.
     """
     file = audio.with_suffix(".json")
     data = _contents(file)
@@ -96,7 +97,7 @@ def read(audio: Path) -> MusicInfo:
 
 
 def _contents(path: Path) -> bytes | None:
-    """A file of bounded size, None if there is none."""
+    """Reads a file of bounded size; None if it does not exist."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError(f"cannot use {path}: not a file")
@@ -112,12 +113,12 @@ def _contents(path: Path) -> bytes | None:
 
 
 def check_text(name: str, text: str) -> None:
-    """A text must be short, and Unicode: the tokenizer takes nothing else."""
+    """Checks that a text is short and valid Unicode, as the tokenizer requires."""
     if len(text) > MAX_TEXT:
         raise ValueError(f"{name} is longer than {MAX_TEXT} characters")
     try:
         text.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+    except UnicodeEncodeError:  # JSON can encode half of a surrogate pair
         raise ValueError(f"{name} is not valid Unicode") from None
 
 
@@ -142,15 +143,15 @@ def _keyword(value: Any) -> str | None:
 
 
 def _key(value: Any) -> str | None:
-    """Several keys are as good as none."""
+    """A list of several keys counts as no key."""
     return None if isinstance(value, str) and "," in value else _keyword(value)
 
 
 def _keywords(value: Any) -> tuple[str, ...] | None:
-    """A text is a list whose values commas or spaces part."""
+    """Parses a list of keywords; a text is split at commas and spaces."""
     if isinstance(value, str):
         value = [part.strip() for part in re.split(r"[,\s]", value)]
-    elif isinstance(value, float) and math.isnan(value):  # pandas writes an empty cell so
+    elif isinstance(value, float) and math.isnan(value):  # pandas writes an empty cell as NaN
         value = []
     elif not isinstance(value, list):
         value = [str(value)]
@@ -159,7 +160,7 @@ def _keywords(value: Any) -> tuple[str, ...] | None:
 
 
 def _bpm(value: Any) -> float | None:
-    """Unlike audiocraft's, a NaN is no tempo: its prompt would say "bpm: nan"."""
+    """Parses a tempo. Unlike audiocraft, it rejects NaN, which would put "bpm: nan" in prompts."""
     if value is None or isinstance(value, list):
         return None
     try:

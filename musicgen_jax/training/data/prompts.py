@@ -1,6 +1,6 @@
-"""From metadata to the prompt of a training example, as audiocraft makes it.
+"""Makes the prompt of a training example from metadata, as audiocraft does.
 
-`merge_text` and `keep_words` are what happens once the dice have fallen; `draw` throws them.
+`draw` makes the random choices; `merge_text` and `keep_words` apply them and are deterministic.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ MERGED = ("key", "bpm", "genre", "moods", "keywords", "instrument")
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:
-    """How prompts vary; by default as in the training of MusicGen (conditioner/text2music.yaml).
+    """How prompts vary (default: as in MusicGen's training, conditioner/text2music.yaml).
 
     Attributes:
-      merge_text_p: how often other metadata are added to the description.
-      drop_desc_p: how often, if they are, the description is left out.
-      drop_other_p: how often, if they are, each of the others is *kept*: in audiocraft the name
-        says otherwise, and its code, which trained the official models, keeps.
-      word_dropout: how often a word is left out.
+      merge_text_p: probability that other metadata are added to the description.
+      drop_desc_p: probability that the description is then left out.
+      drop_other_p: probability that each other field is then *kept*. The name is audiocraft's and
+        says the opposite, but audiocraft's code, which trained the official models, keeps the
+        field.
+      word_dropout: probability that a word is left out.
     """
 
     merge_text_p: float = 0.25
@@ -38,12 +39,12 @@ class PromptConfig:
                 raise UserError(f"{name} must be a probability, from 0 to 1, got {p!r}")
 
 
-# The description as it is: for evaluation.
+# The unchanged description, for evaluation.
 DESCRIPTION_ALONE = PromptConfig(0.0, 0.0, 0.0, 0.0)
 
 
 def draw(info: MusicInfo, rng: np.random.Generator, config: PromptConfig) -> str:
-    """A prompt for a piece; "", the null condition, where nothing is known or all was dropped."""
+    """Draws a prompt; "", the null condition, if there is no metadata or all was dropped."""
     text = info.description
     if config.merge_text_p:
         fields: list[str] = []
@@ -64,8 +65,8 @@ def merge_text(info: MusicInfo, fields: Sequence[str], keep_description: bool) -
 
     Args:
       info: the metadata.
-      fields: which of `MERGED` to add, in this order; each must have a value.
-      keep_description: whether the description stays.
+      fields: the names from `MERGED` to add, in this order; each must have a value.
+      keep_description: whether to keep the description.
 
     Returns:
       the text; None if nothing is left.
@@ -77,7 +78,7 @@ def merge_text(info: MusicInfo, fields: Sequence[str], keep_description: bool) -
 
 
 def keep_words(text: str, keep: Sequence[bool] | np.ndarray) -> str:
-    """The words of a text, parted by single spaces, for which `keep` is true."""
+    """Keeps the words for which `keep` is true; words are separated by single spaces."""
     words = zip(text.split(" "), keep, strict=True)
     return " ".join(word for word, kept in words if kept)
 

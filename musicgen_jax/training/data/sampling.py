@@ -1,6 +1,6 @@
-"""Which file a segment is from, and where in it it begins.
+"""Draws the file of a segment and the position in it.
 
-Both are drawn by the rules of audiocraft's `AudioDataset` (data/audio_dataset.py).
+The rules are those of audiocraft's `AudioDataset` (data/audio_dataset.py).
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from musicgen_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How segments are drawn; by default as audiocraft trains codecs (solver/default.yaml).
+    """How to draw segments (default: as audiocraft trains codecs, solver/default.yaml).
 
     Attributes:
-      sample_on_duration: longer files more often; else each file as often as the others.
-      sample_on_weight: files by the weight in the manifest, where it has one.
-      min_segment_ratio: at least this share of a segment is music, if the file is long enough. The
-        rest, behind the end of the file, is padding.
+      sample_on_duration: whether the probability of a file is proportional to its duration.
+      sample_on_weight: whether it is proportional to its weight in the manifest, if it has one.
+      min_segment_ratio: the least share of a segment that is music, if the file is long enough. The
+        rest, after the end of the file, is padding.
     """
 
     sample_on_duration: bool = True
@@ -28,18 +28,18 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         ratio = self.min_segment_ratio
-        if not isinstance(ratio, int | float) or not 0 <= ratio <= 100:  # nor NaN
+        if not isinstance(ratio, int | float) or not 0 <= ratio <= 100:  # also rejects NaN
             raise UserError(f"min_segment_ratio must be a number from 0 to 100, got {ratio!r}")
 
 
-# As audiocraft trains MusicGen (solver/musicgen): a lower ratio taught it to fall silent.
+# As audiocraft trains MusicGen (solver/musicgen). A lower ratio taught the model to fall silent.
 MUSICGEN_SAMPLING = SamplingConfig(False, False, 0.8)
 
 
 def cumulative(
     durations: Sequence[float], weights: Sequence[float | None], config: SamplingConfig
 ) -> np.ndarray:
-    """The probability that one of the first n files is drawn, for n from 1: float64 [N].
+    """Cumulative probabilities, float64 [N]: entry n - 1 covers the first n files.
 
     Raises:
       UserError: every file has weight 0.
@@ -62,17 +62,17 @@ def draw(
     segment: float,
     config: SamplingConfig,
 ) -> tuple[int, float]:
-    """A file and a place in it.
+    """Draws a file and a position in it.
 
     Args:
-      rng: gives two numbers, whatever comes out.
-      probabilities: of `cumulative`.
+      rng: always draws exactly two numbers.
+      probabilities: from `cumulative`.
       lengths: of the files, in the unit of `segment`.
-      segment: how long the segment will be.
+      segment: length of the segment.
       config: of the sampling.
 
     Returns:
-      the file's index, and the place: at least 0 and before the end of the file.
+      the index of the file, and the position: at least 0 and before the end of the file.
     """
     index = int(np.searchsorted(probabilities, rng.random(), side="right"))
     latest = max(0.0, float(lengths[index]) - segment * config.min_segment_ratio)

@@ -1,4 +1,4 @@
-"""Writes shards of codes, so that a process that was killed loses one of them at most."""
+"""Writes shards of codes, so that a killed process loses at most one shard."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from musicgen_jax.training.data import metadata, shards
 from musicgen_jax.training.data.shards import CodeClip
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
 
-_LARGEST_LIST = shards.MAX_JSON // 4  # bytes; a clip's own are below another quarter
+_LARGEST_LIST = shards.MAX_JSON // 4  # bytes; a single clip needs less than another quarter
 _DTYPES = {"codes": np.int16, "chroma": np.uint8, "style": np.uint16}
 _BYTES = {"codes": "bytes", "chroma": "chroma_bytes", "style": "style_bytes"}  # in the index
 
@@ -27,13 +27,14 @@ class ShardWriter:
     """Writes the folder that `CodeShards` opens.
 
     Args:
-      folder: new, or of the same settings.
-      settings: of the codes, plain JSON types.
-      frames: of a shard; it is written once it has so many.
+      folder: a new folder, or one with the same settings to resume.
+      settings: of the codes, as plain JSON types.
+      frames: size at which a shard is written.
       log: receives a line for every shard.
 
     Raises:
-      UserError: the folder holds something else, or cannot be read or written.
+      UserError: the folder holds unrelated files or codes with other settings, or cannot be read
+        or written.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class ShardWriter:
         kinds = ["codes", *(kind for name, kind in also.items() if name in settings)]
         self._rows: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         self._clips: list[CodeClip] = []
-        self._size = self._listed = 0  # frames, and bytes of JSON, of the shard being filled
+        self._size = self._listed = 0  # frames and bytes of JSON in the current shard
         with user_error("write", folder):
             if (folder / shards.SETTINGS).exists():
                 self._go_on()
@@ -56,10 +57,10 @@ class ShardWriter:
                 self._write(shards.SETTINGS, _json(settings))
 
     def without_finished(self, metas: list[AudioMeta]) -> list[AudioMeta]:
-        """The files that are still to do.
+        """The files that are not encoded yet.
 
         Raises:
-          UserError: one that is done has changed since, or is no longer there.
+          UserError: a file that is already encoded has changed or is missing.
         """
         known = {meta.path: meta for meta in metas}
         changed = [path for path, clip in self._finished.items() if not _same(clip, known)]
@@ -77,13 +78,13 @@ class ShardWriter:
         chroma: np.ndarray | None = None,
         style: np.ndarray | None = None,
     ) -> None:
-        """Takes a clip, whose `start` is found here, and what is stored of it.
+        """Adds a clip to the current shard.
 
         Args:
-          clip: the clip.
+          clip: the clip; its `start` is set here.
           codes: [K, T].
-          chroma: uint8 [T, places], if the settings speak of chroma.
-          style: uint16 [N, books, P], if they speak of styles.
+          chroma: uint8 [T, places], if the settings include chroma.
+          style: uint16 [N, books, P], if the settings include styles.
         """
         clip = dataclasses.replace(clip, start=self._size)
         for kind, rows in (("codes", codes.T), ("chroma", chroma), ("style", style)):
@@ -97,6 +98,10 @@ class ShardWriter:
 
     def finish(self, silence: list[int], skipped: Skipped) -> None:
         """Writes the last shard and the index.
+
+        Args:
+          silence: the code of silence in each codebook.
+          skipped: the files that could not be encoded.
 
         Raises:
           UserError: there are no clips.
@@ -149,7 +154,7 @@ class ShardWriter:
         listed = _json({**digests, "clips": clips}, indent=0)
         for kind, data in arrays.items():
             self._write(shards.array_name(kind, number), data)
-        self._write(shards.clips_name(number), listed)  # last: with it the shard is finished
+        self._write(shards.clips_name(number), listed)  # last: this file completes the shard
         self._note(self._clips, listed, {kind: len(data) for kind, data in arrays.items()})
         hours = sum(clip.frames for clip in self._clips) * self.settings["hop_length"]
         hours /= self.settings["sample_rate"] * 3600
@@ -158,7 +163,7 @@ class ShardWriter:
         self._clips, self._size, self._listed = [], 0, 0
 
     def _note(self, clips: list[CodeClip], listed: bytes, sizes: dict[str, int]) -> None:
-        """What the index will say of a shard."""
+        """Adds a shard to the index."""
         self._finished |= {clip.path: clip for clip in clips}
         self._shards.append(
             {
@@ -174,7 +179,7 @@ class ShardWriter:
 
 
 def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
-    """Whether a file is as it was encoded."""
+    """Whether a file and its metadata are unchanged since it was encoded."""
     meta = known.get(clip.path)
     if meta is None or meta.weight != clip.weight:
         return False
@@ -183,13 +188,13 @@ def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
         info = metadata.read(meta.file)
     except (OSError, ValueError):
         return False
-    # A clip may have been encoded before .txt files and captions were read.
+    # Older versions did not read .txt files and captions, so their clips have no description.
     older = dataclasses.replace(info, description=None)
     return (found.st_size, found.st_mtime_ns) == clip.source and clip.info in (info, older)
 
 
 def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:
-    """The bytes of a file that `numpy.load` reads, of rows one after the other."""
+    """The concatenated rows as the bytes of an .npy file."""
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(np.concatenate(parts), dtype), allow_pickle=False)
     return file.getbuffer()
@@ -200,5 +205,5 @@ def _json(value: object, indent: int | None = None) -> bytes:
 
 
 def _printable(name: str) -> str:
-    """The name of a file, with escapes for bytes that are not UTF-8."""
+    """The name of a file, with bytes that are not UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,24 +1,24 @@
-"""Codes of many clips in a folder, encoded once, to draw training segments from.
+"""A folder of clips that were encoded once, for drawing training segments.
 
-    settings.json      what all of them were encoded with
-    codes-00000.npy    int16 [frames, K], the clips' codes one after the other
-    codes-00000.json   which clips those are, what is known of them, and a digest of the codes
+    settings.json      the encoder settings, shared by all shards
+    codes-00000.npy    int16 [frames, K], the codes of the clips in sequence
+    codes-00000.json   the clips of the shard, their metadata and a digest of the codes
     index.json         the shards and their digests; written last
 
-and for melody models
+Melody models also have
 
-    chroma-00000.npy   uint8 [frames, places], what is heard, see `ChromaGrid`
+    chroma-00000.npy   uint8 [frames, places], the loudest pitch classes; see `ChromaGrid`
 
-or style models
+Style models also have
 
-    style-00000.npy    uint16 [excerpts, books, tokens], the clips' excerpts one after the other,
-                       see `StyleGrid`
+    style-00000.npy    uint16 [excerpts, books, tokens], the excerpts of the clips in sequence; see
+                       `StyleGrid`
 
-Each file appears whole or not at all. A folder without an index is not finished.
+Every file is written atomically. A folder without an index is unfinished.
 
-A short file is followed by what the codec makes of the silence behind it, as in audiocraft, which
-pads the audio and encodes it then: a second of it is kept, in which the music dies away, and from
-there on the codes of silence do not change.
+If a clip is shorter than a segment, the segment continues with the codes of silence. audiocraft
+pads the audio and then encodes it; to match, each clip is stored with the codes of one second of
+silence after it, in which the music dies away. After that second the codes of silence are constant.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ _Count = Annotated[int, Between(0, _MAX_COUNT)]
 
 
 def array_name(kind: str, number: int) -> str:
-    """The file of a shard's "codes", "chroma" or "style"."""
+    """The name of a shard's array file; `kind` is "codes", "chroma" or "style"."""
     return f"{kind}-{number:05d}.npy"
 
 
 def clips_name(number: int) -> str:
-    """The file that says which clips a shard holds."""
+    """The name of the file that lists the clips of a shard."""
     return f"codes-{number:05d}.json"
 
 
@@ -62,12 +62,12 @@ class CodeClip:
 
     Attributes:
       path: of the audio, in its folder or manifest.
-      start: its first frame in the shard.
-      frames: of music.
-      stored: frames in the shard, with the silence behind the music.
-      weight: how often it is drawn; None counts as 1.
-      source: size in bytes and time of modification (ns) of the audio when it was encoded.
-      info: what is known of the music.
+      start: first frame of the clip in the shard.
+      frames: number of frames of music.
+      stored: number of frames in the shard, including the silence after the music.
+      weight: relative frequency of drawing this clip; None counts as 1.
+      source: size in bytes and modification time (ns) of the audio when it was encoded.
+      info: metadata of the music.
     """
 
     path: Text
@@ -83,13 +83,13 @@ class CodeClip:
             raise ValueError("a clip has fewer frames stored than music")
 
     def to_dict(self) -> dict:
-        """Plain JSON types."""
+        """The clip as plain JSON types."""
         return {**to_dict(self), "info": self.info.to_dict()}
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-    """A shard in the index: sizes of its files in bytes, and the digest of its list of clips."""
+    """A shard in the index: the sizes of its files in bytes and the digest of its clip list."""
 
     frames: Annotated[int, Between(1, _MAX_COUNT)]
     bytes: _Count
@@ -101,7 +101,7 @@ class ShardEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """`index.json`, but for its fields about melodies and styles: `ChromaGrid`, `StyleGrid`."""
+    """`index.json` without its melody and style fields; see `ChromaGrid` and `StyleGrid`."""
 
     format: str
     version: int
@@ -129,14 +129,15 @@ class CodeSegment:
 
     Attributes:
       codes: int32 [K, T].
-      n_frames: how many of T are of the clip, not of the silence behind it.
-      start: its first frame in the clip.
-      prompt: "" for none.
+      n_frames: number of frames of music among the T; the rest is silence after the clip.
+      start: first frame of the segment in the clip.
+      prompt: the prompt; "" means no prompt.
       path: of the clip.
-      chroma: float32 [T', bins], one-hot, the melody; None in codes for text models.
-      styles: uint16 [N, books, P], of the excerpts that lie within the music of the segment; None
-        in codes for other models.
-      style_starts: int [N], their first frames in the segment.
+      chroma: float32 [T', bins], the melody, one-hot; None if the folder has no melodies.
+      styles: uint16 [N, books, P], codes of the style excerpts that lie within the segment's
+        music; None if the folder has no styles.
+      style_starts: int [N], first frame of each excerpt in the segment; None if there are no
+        styles.
     """
 
     codes: np.ndarray
@@ -150,28 +151,28 @@ class CodeSegment:
 
     @property
     def mask(self) -> np.ndarray:
-        """Bool [T], False behind the end of the clip."""
+        """Bool [T], False after the end of the clip."""
         return np.arange(self.codes.shape[1]) < self.n_frames
 
 
 class CodeShards:
-    """The codes of a folder, see `open`.
+    """The codes in a folder; see `open`.
 
     Attributes:
-      folder: where they are.
-      clips: what they are of.
+      folder: the folder of the shards.
+      clips: the encoded clips.
       codebooks: K.
-      card: codes are below it.
+      card: number of values of a code; all codes are below it.
       frame_rate: frames per second.
-      sample_rate: of the audio that was encoded, in Hz.
-      audio_channels: of it.
-      codec: the fingerprint of the codec, see `musicgen_jax.Codec.fingerprint`.
-      fingerprint: tells whether other shards are the same, whatever the folder's name.
-      num_frames_total: of music in all clips.
-      skipped: how many audio files could not be encoded.
-      chroma_bins: pitch classes of the melodies; 0 if there are none.
-      styles: which excerpts there are styles of; None if there are none.
-      unstyled: how many clips have no style, being shorter than an excerpt.
+      sample_rate: of the encoded audio, in Hz.
+      audio_channels: of the encoded audio.
+      codec: the fingerprint of the codec; see `musicgen_jax.Codec.fingerprint`.
+      fingerprint: identifies the contents of the shards, independent of the folder's name.
+      num_frames_total: number of frames of music in all clips.
+      skipped: number of audio files that could not be encoded.
+      chroma_bins: pitch classes of the melodies; 0 if the folder has no melodies.
+      styles: layout of the style excerpts; None if the folder has no styles.
+      unstyled: number of clips without a style, because they are shorter than an excerpt.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class CodeShards:
             self._codes: list[np.ndarray] = []
             self._chroma: list[np.ndarray] = []
             self._styles: list[np.ndarray] = []
-            self._first_style: list[int] = []  # of each clip, in its shard
+            self._first_style: list[int] = []  # index of each clip's first style in its shard
             shard_of: list[int] = []
             for number, shard in enumerate(index.shards):
                 clips = self._open_shard(number, shard)
@@ -228,16 +229,17 @@ class CodeShards:
         config: sampling.SamplingConfig = sampling.MUSICGEN_SAMPLING,
         prompt_config: prompts.PromptConfig | None = None,
     ) -> "CodeShards":
-        """Opens what `musicgen-jax train encode` made. The codes stay on the disk until drawn.
+        """Opens a folder that `musicgen-jax train encode` wrote.
+
+        The codes stay on disk until they are drawn.
 
         Args:
-          folder: where.
-          config: how segments are drawn; by default as in the training of MusicGen.
-          prompt_config: how prompts vary; by default as there too.
+          folder: of the shards.
+          config: how to draw segments (default: as in the training of MusicGen).
+          prompt_config: how to vary prompts (default: as in the training of MusicGen).
 
         Raises:
-          UserError: the folder is of another kind, unfinished or broken, or a file in it changed
-            since.
+          UserError: the folder has no codes, is unfinished or broken, or a file in it has changed.
         """
         folder = Path(folder)
         if not (folder / INDEX).is_file():
@@ -252,22 +254,23 @@ class CodeShards:
         return len(self.clips)
 
     def codes(self, index: int) -> np.ndarray:
-        """All codes of a clip, int32 [K, T], without the silence behind it."""
+        """All codes of a clip, int32 [K, T], without the silence after it."""
         return self._cut(index, 0, self.clips[index].frames)
 
     def segment(self, rng: np.random.Generator, frames: int) -> tuple[np.ndarray, str]:
-        """A random segment, codes int32 [K, frames], and a prompt for it."""
+        """Draws a random segment: codes int32 [K, frames] and a prompt."""
         drawn = self.sample(rng, frames)
         return drawn.codes, drawn.prompt
 
     def segment_with_chroma(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, np.ndarray | None]:
-        """What `segment` draws, and its melody.
+        """Draws a segment as `segment` does, with its melody.
 
         Returns:
-          codes int32 [K, frames], the prompt, and the chroma float32 [T', bins], one-hot, T' what
-          audio of so many frames has; None if there is none.
+          codes int32 [K, frames], the prompt and the one-hot chroma float32 [T', bins]. T' is the
+          number of chroma frames of audio that is `frames` code frames long. The chroma is None if
+          the folder has no melodies.
         """
         drawn = self.sample(rng, frames)
         return drawn.codes, drawn.prompt, drawn.chroma
@@ -275,11 +278,11 @@ class CodeShards:
     def segment_with_style(
         self, rng: np.random.Generator, frames: int
     ) -> tuple[np.ndarray, str, tuple[np.ndarray, slice] | None]:
-        """What `segment` draws, and the style of a random excerpt of it.
+        """Draws a segment as `segment` does, with the style of a random excerpt from it.
 
         Returns:
-          codes int32 [K, frames], the prompt, and the style's codes int32 [books, P] and the frames
-          that they are of; None if no excerpt lies within the segment's music.
+          codes int32 [K, frames], the prompt and a pair: the style codes int32 [books, P] and the
+          frames of their excerpt. The pair is None if no excerpt lies within the segment's music.
         """
         drawn = self.sample(rng, frames)
         if drawn.styles is None or drawn.style_starts is None or not len(drawn.styles):
@@ -292,19 +295,20 @@ class CodeShards:
 
     @property
     def style_shape(self) -> tuple[int, int]:
-        """Codebooks and tokens of a style."""
+        """Number of codebooks and tokens of a style."""
         assert self.styles is not None
         return self.styles.books, self.styles.tokens
 
     def require_chroma(self, bins: int, model: str | os.PathLike) -> None:
-        """Says how to encode if a melody model cannot be trained on these codes.
+        """Checks that these codes can train a melody model.
 
         Args:
-          bins: pitch classes that the model hears.
-          model: its name, or that of the model whose codec it uses.
+          bins: number of pitch classes of the model.
+          model: name of the model, or of the model whose codec it uses.
 
         Raises:
-          UserError: there are no melodies, or of other pitch classes.
+          UserError: the folder has no melodies, or their number of pitch classes differs. The
+            message says how to encode again.
         """
         if self.chroma_bins != bins:
             there = f"of {self.chroma_bins} pitch classes" if self.chroma_bins else "none"
@@ -314,16 +318,16 @@ class CodeShards:
             )
 
     def require_styles(self, conditioner: str, frames: int, model: str | os.PathLike) -> None:
-        """Says how to encode if a style model cannot be trained on segments of these codes.
+        """Checks that these codes can train a style model.
 
         Args:
           conditioner: fingerprint of the codebooks of the model's style conditioner.
-          frames: of a segment.
-          model: its name.
+          frames: length of a segment.
+          model: name of the model.
 
         Raises:
-          UserError: there are no styles, or those of another conditioner, or of excerpts that do
-            not fit into segments or clips.
+          UserError: the folder has no styles, its styles come from another conditioner, or its
+            excerpts do not fit into the segments or clips. The message says how to encode again.
         """
         again = f"`musicgen-jax train encode DATA OUT --model {model}`"
         grid = self.styles
@@ -348,14 +352,14 @@ class CodeShards:
             )
 
     def sample(self, rng: np.random.Generator, frames: int) -> CodeSegment:
-        """A random segment and where it is from.
+        """Draws a random segment, with its position and its clip.
 
         Args:
-          rng: draws the clip, the place and the prompt.
+          rng: draws the clip, the position and the prompt.
           frames: T.
 
         Raises:
-          UserError: the shard holds what are no codes of the codec.
+          UserError: the shard contains values that are not valid codes.
         """
         index, place = sampling.draw(rng, self._probabilities, self._frames, frames, self.config)
         clip = self.clips[index]
@@ -370,7 +374,7 @@ class CodeShards:
         return CodeSegment(codes, n_frames, start, prompt, clip.path, chroma, *styles)
 
     def _cut(self, index: int, start: int, stop: int) -> np.ndarray:
-        """Codes int32 [K, T] of a clip, ending where what is stored of it ends."""
+        """Codes int32 [K, T] of a clip from `start` to `stop`, or to the last stored frame."""
         clip, shard = self.clips[index], int(self._shard_of[index])
         stop = min(stop, clip.stored)
         rows = self._codes[shard][clip.start + start : clip.start + stop]
@@ -383,7 +387,7 @@ class CodeShards:
         return codes
 
     def _melody(self, index: int, start: int, frames: int) -> np.ndarray:
-        """Chroma float32 [T', bins] of a stretch of a clip."""
+        """Chroma float32 [T', bins] of part of a clip."""
         clip, shard = self.clips[index], int(self._shard_of[index])
         stored = self._chroma[shard][clip.start : clip.start + clip.stored]
         pitches = self._grid.cut(stored, start, frames)
@@ -395,10 +399,10 @@ class CodeShards:
         return np.eye(self.chroma_bins, dtype=np.float32)[pitches]
 
     def _excerpts(self, index: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Styles uint16 [N, books, P] of the excerpts of a stretch of a clip, and where they begin.
+        """The excerpts in part of a clip: styles uint16 [N, books, P] and first frames int [N].
 
         Raises:
-          UserError: the shard holds what are no codes of the conditioner.
+          UserError: the shard contains values that are not valid codes of the conditioner.
         """
         assert self.styles is not None
         shard, first = int(self._shard_of[index]), self._first_style[index]
@@ -437,10 +441,10 @@ class CodeShards:
 
 
 def check_format(header: Any) -> None:
-    """The beginning of `index.json` and `settings.json`.
+    """Checks the format and version fields of `index.json` or `settings.json`.
 
     Raises:
-      ValueError: of another kind or version.
+      ValueError: the format or the version is not supported.
     """
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"not of the format {FORMAT!r}")
@@ -449,16 +453,16 @@ def check_format(header: Any) -> None:
 
 
 def _part(document: dict, prefix: str) -> dict:
-    """Takes the fields whose names begin with `prefix` out of a document; names without it."""
+    """Removes the fields whose names begin with `prefix` and returns them without the prefix."""
     names = [name for name in document if name.startswith(prefix)]
     return {name.removeprefix(prefix): document.pop(name) for name in names}
 
 
 def read_file(path: Path) -> bytes:
-    """A file of bounded size.
+    """Reads a file of bounded size.
 
     Raises:
-      UserError: it is missing or larger than `MAX_JSON`.
+      UserError: the file cannot be read or is larger than `MAX_JSON`.
     """
     try:
         with path.open("rb") as file:
@@ -471,7 +475,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_clips(data: bytes, path: Path) -> list[CodeClip]:
-    """The clips of a shard, each where the one before it ends.
+    """Parses the clip list of a shard; each clip must start where the previous one ends.
 
     Raises:
       UserError: the file is broken.

@@ -1,7 +1,7 @@
-"""Which audio files there are: a folder's, or those of a manifest as audiocraft writes it.
+"""Finds audio files in a folder or in a manifest as audiocraft writes it.
 
-A file that cannot be used is named once, counted and skipped; only where none is left, or where
-the manifest itself is broken, is that an error.
+An unusable file is reported once, counted and skipped. It is an error only if no file is left or if
+the manifest itself is broken.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.training.data.metadata import check_text
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
-# Audio all the same, but libsndfile cannot read it.
+# Audio formats that libsndfile cannot read.
 UNREADABLE = (
     *(".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".alac", ".amr", ".ape", ".dsf", ".dts"),
     *(".mka", ".mov", ".mpc", ".ra", ".tta", ".webm", ".wma", ".wv"),
 )
-MANIFESTS = ("data.jsonl", "data.jsonl.gz")  # what audiocraft looks for in a folder
+MANIFESTS = ("data.jsonl", "data.jsonl.gz")  # the names that audiocraft looks for in a folder
 MAX_LINE = 1 << 16  # bytes of a manifest's line
 MAX_FILES = 10_000_000
 MAX_DURATION = 7 * 86400.0  # seconds
-_READERS = 8  # threads that open headers: the disk is what they wait for
+_READERS = 8  # threads that read headers; they mostly wait for the disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class AudioMeta:
     """An audio file to draw from.
 
     Attributes:
-      path: its name in the folder or the manifest.
-      file: where it is.
-      duration: seconds.
+      path: name of the file in the folder or the manifest.
+      file: path of the file on disk.
+      duration: in seconds.
       sample_rate: in Hz.
-      weight: how often it is drawn, relative to others; None counts as 1.
+      weight: relative frequency of drawing the file; None counts as 1.
     """
 
     path: str
@@ -54,10 +54,10 @@ class AudioMeta:
 
 
 class Skipped:
-    """The files that cannot be used, each named once in the log."""
+    """The unusable files; each is logged once."""
 
     def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # and the reason, in the order in which they were found
+        self.names: dict[str, str] = {}  # path -> reason, in the order of discovery
 
     def __contains__(self, path: str) -> bool:
         return path in self.names
@@ -66,26 +66,27 @@ class Skipped:
         return len(self.names)
 
     def add(self, path: str, reason: Exception) -> None:
-        """Counts a file, and says why it is skipped if it is new."""
+        """Adds a file; logs the reason if the file is new."""
         if path not in self.names:
             line = self.names[path] = " ".join(str(reason).split())
             logging.getLogger("musicgen_jax").warning("skipped: %s", line)
 
 
 def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
-    """The audio files of a folder or a manifest, in an order that depends on their names alone.
+    """The audio files of a folder or a manifest.
 
-    A folder is searched in depth, without what begins with a dot; one with a `data.jsonl` or
-    `data.jsonl.gz` stands for that manifest. A manifest's are in its own order, and are not opened.
+    A folder is searched recursively, except for names that begin with a dot, and its files are
+    sorted by name. A folder that contains `data.jsonl` or `data.jsonl.gz` stands for that manifest.
+    The files of a manifest keep its order, and this function does not open them.
 
     Args:
-      source: a folder, or a manifest: a `.jsonl` or `.jsonl.gz` file with one object of path,
-        duration, sample_rate and, if it likes, amplitude, weight and info_path on each line.
-        Paths are relative to the manifest's folder or, as audiocraft's, to the current one.
-      skipped: receives the files that cannot be used.
+      source: a folder or a manifest. A manifest is a `.jsonl` or `.jsonl.gz` file with one object
+        per line: path, duration, sample_rate and optionally amplitude, weight and info_path. Paths
+        are relative to the folder of the manifest or, as in audiocraft, to the current folder.
+      skipped: receives the unusable files.
 
     Raises:
-      UserError: there is no such source, it names no audio or none that can be read, or the
+      UserError: the source does not exist, it contains no audio or only unreadable audio, or the
         manifest is broken.
     """
     source = Path(source)
@@ -106,7 +107,7 @@ def find(source: str | os.PathLike, skipped: Skipped) -> list[AudioMeta]:
             name.encode()
             found = audio.info(source / name)
             return AudioMeta(name, source / name, found.duration, found.sample_rate)
-        except UnicodeEncodeError:  # codes are stored under the name
+        except UnicodeEncodeError:  # codes are stored under this name
             return UserError(f"cannot use {source / name}: its name is not UTF-8, rename it")
         except UserError as error:
             return error
@@ -134,7 +135,14 @@ def read_audio(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> np.ndarray:
-    """A file, or a stretch of it, at another rate and channel count: float32 [C, W].
+    """Reads a file, or part of it, and converts it: float32 [C, W].
+
+    Args:
+      meta: the file.
+      sample_rate: of the result, in Hz.
+      channels: C of the result.
+      start: where to start reading, in seconds.
+      seconds: length of the part (default: up to the end of the file).
 
     Raises:
       UserError: the file cannot be read, or would be too large at that rate.
@@ -149,7 +157,7 @@ def read_audio(
 
 
 def _names(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Files below a folder, relative to it; a link that leads back is not followed."""
+    """Files below a folder, relative to it. It visits each folder once, so link cycles end."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -210,6 +218,6 @@ def _of_line(values: Any, folder: Path) -> AudioMeta:
 
 def _number(name: str, value: Any, largest: float) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not 0 <= value <= largest:  # nor NaN
+    if not good or not 0 <= value <= largest:  # also rejects NaN
         raise ValueError(f"{name} must be a number from 0 to {largest:g}")
     return float(value)

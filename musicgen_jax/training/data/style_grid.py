@@ -1,4 +1,4 @@
-"""Which excerpts of a clip there are styles of, and which of them lie in a segment."""
+"""The positions of the style excerpts in a clip, and which of them lie in a segment."""
 
 import dataclasses
 from typing import Annotated
@@ -8,18 +8,18 @@ from musicgen_jax.config.schema import Between
 
 @dataclasses.dataclass(frozen=True)
 class StyleGrid:
-    """The styles of a clip: the codes of excerpts of one length, a fixed stride apart.
+    """The layout of the styles of a clip: excerpts of one length at a fixed stride.
 
-    audiocraft draws a length from 1.5 to 4.5 s and a place in the segment, both for all examples of
-    a step; here each example draws one of the excerpts that were encoded.
+    In each step, audiocraft draws one length from 1.5 to 4.5 s and one position in the segment for
+    all examples. Here, each example draws one of the encoded excerpts.
 
     Attributes:
-      length: frames of codes that an excerpt lasts.
-      stride: frames of codes from one excerpt to the next.
-      books: codebooks of the style conditioner, K.
-      bins: codes are below it.
-      tokens: of an excerpt, P.
-      conditioner: the fingerprint of its codebooks.
+      length: length of an excerpt in code frames.
+      stride: code frames between the starts of two excerpts.
+      books: K, the number of codebooks of the style conditioner.
+      bins: number of values of a code; all codes are below it.
+      tokens: P, the number of tokens of an excerpt.
+      conditioner: the fingerprint of the conditioner's codebooks.
     """
 
     length: Annotated[int, Between(1, 1 << 20)]
@@ -30,15 +30,15 @@ class StyleGrid:
     conditioner: str
 
     def to_settings(self) -> dict:
-        """What the index of the shards says of it, plain JSON types."""
+        """The fields for the index of the shards, as plain JSON types."""
         return {f"style_{name}": value for name, value in dataclasses.asdict(self).items()}
 
     @property
     def enough(self) -> int:
-        """Frames in which an excerpt lies wherever they begin, if the clip goes on so long."""
+        """The segment length that contains an excerpt at any start, if the clip is long enough."""
         return self.length + self.stride - 1
 
     def inside(self, start: int, stop: int) -> slice:
-        """Which excerpts lie between two frames of a clip; all of them between 0 and its end."""
+        """The excerpts between two frames of a clip; from 0 to the clip's end these are all."""
         first = -(-start // self.stride)
         return slice(first, max(first, (stop - self.length) // self.stride + 1))

@@ -1,4 +1,4 @@
-"""What a style model hears of whole clips: the codes of excerpts, one every second."""
+"""Encodes the style of whole clips: one excerpt every second."""
 
 from pathlib import Path
 
@@ -13,26 +13,26 @@ from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.training.data.style_grid import StyleGrid
 
 _STRIDE = 1.0  # seconds
-_AT_ONCE = 8  # excerpts
+_AT_ONCE = 8  # excerpts per batch
 
 
 class StyleListener:
-    """Hears the style of excerpts of a clip with a model's MERT and style conditioner.
+    """Encodes the style of excerpts of a clip with a model's MERT and style conditioner.
 
-    Each excerpt is heard alone, as in generation. All codebooks are kept; how many of them an
-    example uses is drawn in training.
+    Each excerpt is encoded alone, as in generation. All codebooks are stored; training draws the
+    number of codebooks that an example uses.
 
     Args:
       folder: of the style model.
-      excerpt_length: seconds, rounded to frames of codes.
+      excerpt_length: in seconds, rounded to code frames.
 
     Attributes:
-      grid: of the excerpts.
-      settings: what the styles mean, plain JSON types.
-      line: says what is listened to.
+      grid: layout of the excerpts.
+      settings: the settings that define the styles, plain JSON types.
+      line: a line for the log that describes the styles.
 
     Raises:
-      UserError: the excerpt is too short or too long, or has more codes than can be kept.
+      UserError: the excerpt is too short or too long, or its codes do not fit in 16 bits.
     """
 
     def __init__(self, folder: Path, excerpt_length: float):
@@ -62,11 +62,11 @@ class StyleListener:
         self.line = f"styles: of excerpts of {length / config.frame_rate:g} s, one every second"
 
     def __call__(self, audio: np.ndarray, frames: int) -> np.ndarray:
-        """The codes of all excerpts, uint16 [N, K, P], N being 0 for a clip that is too short.
+        """The codes of all excerpts, uint16 [N, K, P]; N is 0 if the clip is too short.
 
         Args:
           audio: float32 [C, W] at the model's rate.
-          frames: of codes that the music lasts; the last one may be longer than the audio.
+          frames: length of the music in code frames; the last frame may extend past the audio.
         """
         mono = convert_audio(audio, self._rate, self._rate, 1)[0]
         mono = np.pad(mono, (0, max(0, frames * self._hop - len(mono))))
@@ -76,7 +76,7 @@ class StyleListener:
         codes = [np.zeros((0, self.grid.books, self.grid.tokens), np.uint16)]
         for first in range(0, len(excerpts), _AT_ONCE):
             batch = excerpts[first : first + _AT_ONCE]
-            filled = np.stack(batch + batch[:1] * (_AT_ONCE - len(batch)))  # one compilation
+            filled = np.stack(batch + batch[:1] * (_AT_ONCE - len(batch)))  # compiles once
             features = mert_features(self._mert, filled, sample_rate=self._rate)
             found = _codes(self._conditioner, features)
             codes.append(np.asarray(found, np.uint16)[: len(batch)])
