@@ -1,11 +1,11 @@
-"""Official PyTorch checkpoints to musicgen_jax folders and back, without torch.
+"""Converts official PyTorch checkpoints to musicgen_jax folders and back, without torch.
 
     from musicgen_jax.convert import convert, export_torch
     convert("facebook/musicgen-small", "musicgen-small")
     export_torch("musicgen-small", "small-for-audiocraft", format="audiocraft")
 
-Sources are audiocraft's pair of files, transformers' folders, or either of them on the Hub; the
-tables in `lm`, `t5` and `encodec` say which tensor goes where, in both directions.
+Sources are audiocraft's pair of files or transformers' folders, local or on the Hub. The tables in
+`lm`, `t5` and `encodec` map tensors to parameters, in both directions.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ __all__ = ["add_arguments", "convert", "export_torch", "run"]
 
 
 def __getattr__(name: str):
-    """The functions are loaded when asked for: the command line parses before jax is imported."""
+    """Imports the functions on first use, so that the command line parses before importing jax."""
     if name == "convert":
         from musicgen_jax.convert.pipeline import convert
 

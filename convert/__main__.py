@@ -8,7 +8,7 @@ from musicgen_jax.errors import UserError
 
 
 def main() -> int:
-    """Returns the exit code: 2 where the input is at fault."""
+    """Runs the converter and returns the exit code; 2 means that the input is invalid."""
     parser = argparse.ArgumentParser(prog="python -m musicgen_jax.convert", description=__doc__)
     add_arguments(parser)
     try:

@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts, and verifies if asked to.
+    """Converts a model, and verifies it if requested.
 
     Raises:
-      UserError: the input is at fault.
+      UserError: the input cannot be converted, or the options do not fit each other.
     """
     from musicgen_jax.convert.pipeline import convert
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if args.verify:
         from musicgen_jax.convert import verify
 
-        verify.require_packages()  # before the long work, not after it
+        verify.require_packages()  # check before the long conversion
         if args.storage != "plain":
             raise UserError("--verify compares exact weights: use it with --storage plain")
         verify.require_reference(args.source, **places)

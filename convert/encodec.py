@@ -1,8 +1,9 @@
 """EnCodec's table, in the order of the forward pass.
 
-The names of audiocraft, of the original encodec and of transformers differ by a word or two: the
-spellings, which aliases bring to that of the rules.
-Weight norm is folded here, in float32: w = v * (g / |v|), the norm over all axes but the first.
+The names in audiocraft, the original encodec and transformers differ by a word or two. These are
+the spellings; aliases translate them to the spelling of the rules.
+Weight norm is folded here, in float32: w = v * (g / |v|), with the norm over all axes but the
+first.
 """
 
 import dataclasses
@@ -25,17 +26,17 @@ def fold(g: np.ndarray, v: np.ndarray) -> np.ndarray:
     norm = _norm(v)
     if g.shape != norm.shape:
         raise ValueError(f"magnitudes {g.shape} for directions {v.shape}")
-    return v * (g / norm)  # in torch's order; it also makes `unfold` exact
+    return v * (g / norm)  # in torch's order, which also makes `unfold` exact
 
 
 def unfold(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A magnitude and a direction that `fold` to the weight [I, J, k], bit by bit.
+    """A magnitude and a direction that `fold` to exactly the weight [I, J, k].
 
-    Which ones the weight came from cannot be known: here the direction is the weight itself.
+    The original magnitude and direction are lost; this function uses the weight as the direction.
     """
     weight = np.ascontiguousarray(weight, np.float32)
     norm = _norm(weight)
-    # Nothing has no direction; any will do.
+    # A zero weight has no direction, so any direction will do.
     v = np.where((weight == 0).all(axis=(1, 2), keepdims=True), np.copysign(1, weight), weight)
     return norm, v.astype(np.float32)
 
@@ -54,7 +55,7 @@ transposed_convolution = Transform(
     lambda g, v: np.ascontiguousarray(fold(g, v).transpose(2, 0, 1)),
     lambda weight: unfold(weight.transpose(1, 2, 0)),
 )
-# The same of weights that are not in two parts.
+# The same for weights that are not in two parts.
 plain_convolution = Transform(
     lambda weight: np.ascontiguousarray(weight.transpose(2, 1, 0)),
     lambda weight: (weight.transpose(2, 1, 0),),
@@ -63,8 +64,8 @@ plain_transposed_convolution = Transform(
     lambda weight: np.ascontiguousarray(weight.transpose(2, 0, 1)),
     lambda weight: (weight.transpose(1, 2, 0),),
 )
-# The two biases of torch's LSTM, which only ever appear as their sum, float32. The sum of anything
-# and -0 is that thing, even if it is -0.
+# The two biases of torch's LSTM, which appear only as their sum, in float32. The inverse uses -0,
+# because x + -0 is x for every x, including -0.
 add = Transform(
     lambda x, y: x.astype(np.float32) + y.astype(np.float32),
     lambda bias: (bias, np.full_like(bias, -0.0)),
@@ -73,7 +74,7 @@ add = Transform(
 
 @dataclasses.dataclass(frozen=True)
 class Spelling:
-    """The words in which families of files differ; a key is a path of them."""
+    """The words that differ between families of files; a key is a path of such words."""
 
     layers: str
     convolution: str
@@ -87,7 +88,7 @@ class Spelling:
 
 RULES = Spelling("layers", "conv", "conv", "norm", "norm", "quantizer.layers.{k}.codebook")
 SPELLINGS = {
-    # Torch's newer name of weight norm.
+    # Torch's newer name for weight norm.
     "transformers": dataclasses.replace(
         RULES,
         magnitude="parametrizations.weight.original0",
@@ -105,7 +106,7 @@ SPELLINGS = {
 
 
 def _aliases() -> Iterator[tuple[str, str]]:
-    """From every spelling to that of the rules."""
+    """Aliases from every spelling to the spelling of the rules."""
     for spelling in SPELLINGS.values():
         words = {
             field.name: (re.escape(getattr(spelling, field.name)), getattr(RULES, field.name))
@@ -123,13 +124,14 @@ _ALIASES = tuple(_aliases())
 
 
 def codebook_statistics(book: str, target: str) -> tuple[Remade, ...]:
-    """The state of training that stands beside each codebook of a quantizer.
+    """The training state that is stored next to each codebook of a quantizer.
 
-    Made again as if every entry had been used once, lately: consistent, should training go on.
+    It is rebuilt as if every entry had been used once, recently. So the state is consistent if
+    training resumes.
 
     Args:
       book: template of the codebooks' keys.
-      target: our parameter, all codebooks in one.
+      target: our parameter, which holds all codebooks.
     """
     why = "the state of training: running statistics of the codebooks"
     return (
@@ -139,7 +141,7 @@ def codebook_statistics(book: str, target: str) -> tuple[Remade, ...]:
     )
 
 
-# What transformers leaves out of a config.json when it is the default.
+# Defaults that transformers leaves out of a config.json.
 TRANSFORMERS_DEFAULTS = {
     "sampling_rate": 24000,
     "use_causal_conv": True,
@@ -147,8 +149,8 @@ TRANSFORMERS_DEFAULTS = {
 }
 
 
-# The originals are bare dicts of tensors: what their code says about them (encodec/model.py), in
-# transformers' words.
+# The original files contain only tensors. These are their settings according to the original code
+# (encodec/model.py), under transformers' names.
 _ORIGINAL_24KHZ = {"sampling_rate": 24000, "use_causal_conv": True}
 _ORIGINAL_48KHZ = {
     "sampling_rate": 48000,
@@ -162,17 +164,18 @@ _ORIGINAL_48KHZ = {
 def table(config: EncodecConfig, spelling: Spelling = RULES) -> Table:
     """The rules for a codec of these sizes.
 
-    They depend on it in the decoder, where only the position tells a transposed convolution.
+    The decoder's rules depend on the config, because only the position identifies a transposed
+    convolution.
 
     Args:
       config: the sizes.
-      spelling: of the keys. Reading takes the default, which all are brought to; writing takes
-        that of a family.
+      spelling: spelling of the keys. Reading uses the default, to which aliases translate all
+        spellings; writing uses the spelling of one family.
     """
     index = 1 + bool(config.lstm)
     upsampling = []
     for _ in config.ratios:
-        upsampling.append(index + 1)  # behind an ELU
+        upsampling.append(index + 1)  # after an ELU
         index += 2 + config.n_residual_layers
     convolve = functools.partial(_convolution, norm=config.norm, spelling=spelling)
     decoder = []
@@ -233,16 +236,16 @@ def _blocks_and_lstm(side: str, config: EncodecConfig, spelling: Spelling) -> li
 
 
 def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
-    """Sizes, norm and skips from the tensors; rate, padding and levels from the settings.
+    """Takes sizes, norm and skips from the tensors, and rate, padding and levels from the settings.
 
-    Without settings, a codec with convolutions as skips is one of the two originals.
+    Without settings, a codec whose skips are convolutions is one of the two original codecs.
 
     Args:
       part: the codec.
-      n_q: books that the language model uses; the file may hold more, which are left out.
+      n_q: number of books that the language model uses; further books in the file are left out.
 
     Raises:
-      UserError: the codec is of a kind that is not supported, or lacks what tells its size.
+      UserError: this kind of codec is not supported, or tensors that give its size are missing.
     """
     names = Table((), _ALIASES)
     shapes = {names.rename(key): tensor.shape for key, tensor in part.tensors.items()}
@@ -302,7 +305,7 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
         ),
         compress=compress,
         lstm=len(indices(r"encoder\.layers\.\d{1,3}\.lstm\.weight_ih_l(\d)")),
-        # The released codec reflects; audiocraft's training recipe says otherwise.
+        # The released codec pads by reflection; audiocraft's training recipe differs.
         pad_mode=str(part.settings.get("seanet.pad_mode" if audiocraft else "pad_mode", "reflect")),
         causal=part.flag("seanet.causal" if audiocraft else "use_causal_conv"),
         trim_right_ratio=part.number(
@@ -311,7 +314,7 @@ def derive_config(part: Part, n_q: int | None = None) -> EncodecConfig:
         norm=norm,
         conv_shortcut=shortcut,
         normalize=part.flag("encodec.renormalize" if audiocraft else "normalize"),
-        # audiocraft's codecs take a clip whole.
+        # audiocraft's codecs process a clip as a whole.
         chunk_length_s=None if audiocraft else part.number("chunk_length_s", 0.0) or None,
         overlap=0.0 if audiocraft else part.number("overlap", 0.0),
     )
@@ -336,7 +339,7 @@ def without_unused_books(part: Part, n_q: int) -> Part:
 
 
 def _check_supported(part: Part, norm: str, shortcut: bool) -> None:
-    """Refuses what is not implemented, and settings that are not those of the tensors."""
+    """Refuses unsupported features, and settings that contradict the tensors."""
     part.check("encodec")
     if part.family == "audiocraft":
         part.require("encodec.causal", part.settings.get("seanet.causal", "false"))
@@ -354,7 +357,7 @@ def _sample_rate(part: Part) -> int:
 
 
 def _compress(part: Part, blocks: list[tuple[int, ...]]) -> int:
-    """By how much residual blocks narrow, rounding down: several numbers can fit odd widths."""
+    """The factor by which residual blocks narrow; several factors can fit, as widths round down."""
     told = part.number("seanet.compress" if part.family == "audiocraft" else "compress", 0)
     widths = [(dim, hidden) for hidden, dim, _ in blocks]
     fitting = (c for c in range(1, widths[0][0] + 1) if all(d // c == h for d, h in widths))

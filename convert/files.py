@@ -1,4 +1,4 @@
-"""Weight files of either kind, whole or in shards, as one dict of lazy tensors."""
+"""Reads weight files of both kinds, whole or in shards, as one dict of lazy tensors."""
 
 import functools
 import json
@@ -48,10 +48,10 @@ def state_dict(value: Any, path: Path) -> StateDict:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuses the stub that git leaves in place of a large file.
+    """Refuses the pointer file that git leaves instead of a large file.
 
     Raises:
-      UserError: the file is one.
+      UserError: the file is such a pointer.
     """
     with path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs.github.com/"):
@@ -62,7 +62,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file, with or without a byte order mark."""
+    """Reads a JSON object from a file, with or without a byte order mark."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says besides its tensors."""
+    """The metadata of a safetensors file."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
@@ -98,7 +98,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _read_safetensor(path: Path, key: str) -> np.ndarray:
-    # Opened anew for each tensor: the pages of an open file would add up to its whole size.
+    # Reopen the file for each tensor: the pages of an open file would add up to its whole size.
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return file.get_tensor(key)
@@ -112,7 +112,7 @@ def _read_shards(index: Path) -> StateDict:
         raise UserError(f"{index} has no weight_map")
     shards: dict[str, StateDict] = {}
     for key, name in weight_map.items():
-        # A bare name only: an index must not reach into other folders.
+        # Accept only a bare name: an index must not refer to other folders.
         if type(name) is not str or name != Path(name).name or "\\" in name or ":" in name:
             raise UserError(f"{index}: {str(name)[:100]!r} is not the name of a file beside it")
         if name not in shards:
@@ -124,7 +124,7 @@ def _read_shards(index: Path) -> StateDict:
             raise UserError(f"{index.parent / name} lacks {key}, which {index.name} expects there")
     tensors: StateDict = {}
     for name, shard in shards.items():
-        # All of a shard is read, also what the index does not name.
+        # Read the whole shard, including tensors that the index does not name.
         if twice := tensors.keys() & shard.keys():
             raise UserError(f"{index.parent / name} holds {min(twice)}, as an earlier shard does")
         tensors |= shard

@@ -1,7 +1,8 @@
 """HTDemucs' table, in the order of the forward pass, and its settings.
 
-demucs saves a model with the arguments of its constructor: as a pickle (`955717e8-8726e21a.th`:
-klass, args, kwargs, state) or, on the Hub, as safetensors with the same in its metadata.
+demucs saves a model with the arguments of its constructor. The file is a pickle
+(`955717e8-8726e21a.th`: klass, args, kwargs, state) or, on the Hub, safetensors with the arguments
+in the metadata.
 """
 
 import json
@@ -18,12 +19,12 @@ from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
 FAMILY = "demucs"
-# As demucs names its files: eight digits of the training run, in .th eight of a checksum.
+# demucs' file names: eight digits of the training run; in .th also eight of a checksum.
 FILE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8})?\.th|[0-9a-f]{8}\.safetensors")
 KLASS = "demucs.htdemucs.HTDemucs"
-# What its pickles name besides tensors. Earlier models are named so that they can be told apart.
+# Names in demucs' pickles, besides tensors. Earlier models are listed to recognise them.
 NAMES = frozenset({KLASS, "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs", "fractions.Fraction"})
-_MOST = 1 << 20  # of any size: beyond it no tensor could fit, and powers take for ever
+_MOST = 1 << 20  # limit for any size: above it no tensor could fit, and powers take for ever
 _MOST_SECONDS = 600
 _FRACTION = re.compile(r"[0-9]{1,18}(/[0-9]{1,18})?")
 
@@ -155,7 +156,7 @@ def settings_of_package(value: Mapping, origin: str) -> dict[str, Any]:
     """The constructor's arguments from a pickled package.
 
     Raises:
-      UserError: it is of another class, or not as demucs writes it.
+      UserError: the package has a different class, or demucs did not write it.
     """
     klass = value.get("klass")
     return _arguments(
@@ -164,7 +165,7 @@ def settings_of_package(value: Mapping, origin: str) -> dict[str, Any]:
 
 
 def settings_of_metadata(metadata: Mapping[str, str], origin: str) -> dict[str, Any] | None:
-    """The constructor's arguments from the metadata of safetensors; None if they are no model's."""
+    """The constructor's arguments from safetensors metadata; None if it describes no model."""
     if "klass" not in metadata:
         return None
     try:
@@ -183,10 +184,10 @@ def _arguments(klass: str, args: Any, kwargs: Any, origin: str) -> dict[str, Any
 
 
 def derive_config(part: Part) -> HTDemucsConfig:
-    """The config from the constructor's arguments; demucs' defaults where they say nothing.
+    """The config from the constructor's arguments; missing arguments have demucs' defaults.
 
     Raises:
-      UserError: the model is of a kind that is not supported, or its settings make no sense.
+      UserError: this kind of model is not supported, or its settings are invalid.
     """
     part.check("separator")
     settings = part.settings
@@ -216,7 +217,7 @@ def derive_config(part: Part) -> HTDemucsConfig:
         raise UserError(f"{part.origin} is not supported: {error}") from None
 
 
-# The names, defaults and meanings are those of HTDemucs' constructor.
+# Names, defaults and meanings are those of HTDemucs' constructor.
 _SIZES = {
     "audio_channels": 2,
     "channels": 48,
@@ -256,9 +257,9 @@ def _scale(part: Part, name: str, default: float) -> float:
 
 
 def _segment_length(part: Part, rate: int) -> int:
-    """Samples of `segment` seconds, which demucs keeps as a fraction: 7.8 could lose a sample."""
+    """Samples in `segment` seconds, which demucs stores as a fraction: 7.8 could lose a sample."""
     value = part.settings.get("segment", 10)
-    if isinstance(value, Inert):  # since Python 3.11 of two numbers, before of "39/5"
+    if isinstance(value, Inert):  # holds two numbers since Python 3.11, "39/5" before
         terms = value.args if value.name == "fractions.Fraction" else ()
         if len(terms) == 1 and type(terms[0]) is str and _FRACTION.fullmatch(terms[0]):
             terms = tuple(int(term) for term in terms[0].split("/"))

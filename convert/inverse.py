@@ -1,4 +1,4 @@
-"""The tables read backwards: from parameters of ours to the tensors of an official file."""
+"""Applies the tables in reverse: turns our parameters into the tensors of an official file."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,27 +11,28 @@ from musicgen_jax.errors import UserError
 
 
 def invert_table(table: Table, tree: Mapping, what: str) -> dict[str, np.ndarray]:
-    """The tensors that `apply_table` makes the parameters of.
+    """The tensors from which `apply_table` makes the parameters.
 
-    The tensors are checked: they make the same parameters again, bit by bit. They have the type
-    of their parameter. Where `apply_table` computes in float32 (weight norm, sums of biases) they
-    have the component's own type if that is exact, as in an official file, else float32; such a
-    parameter in half precision comes back as the same numbers in float32.
+    The tensors are checked: `apply_table` turns them into exactly the same parameters. Each tensor
+    has the type of its parameter, except where `apply_table` computes in float32 (weight norm, sums
+    of biases). There the tensors have the component's own type if it is exact, as in an official
+    file, and float32 otherwise. Such a parameter in half precision comes back as the same numbers
+    in float32.
 
     Args:
       table: the rules, in the spelling of the file.
-      tree: nested dicts of arrays, the parameters.
+      tree: the parameters, nested dicts of arrays.
       what: the model's name, for messages.
 
     Returns:
       Tensors by key.
 
     Raises:
-      UserError: no tensors make a parameter; it is named.
+      UserError: a parameter cannot be made from any tensors; the message names it.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     values = {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
-    # Half precision in most official language models, and float32 beside it what was computed.
+    # In most official language models this is half precision; computed parameters are float32.
     narrow = min((value.dtype for value in values.values()), key=lambda dtype: dtype.itemsize)
     tensors: dict[str, np.ndarray] = {}
     for path, value in values.items():
@@ -57,8 +58,8 @@ def _rule_of(table: Table, path: str) -> tuple[Rule, dict[str, str]]:
 
 
 def _keys(rule: Rule, indices: Mapping[str, str], count: int) -> Iterator[str]:
-    """The keys of so many tensors, in the order in which the rule takes them."""
-    each = count // len(rule.templates)  # collected ones
+    """The keys of `count` tensors, in the order in which the rule takes them."""
+    each = count // len(rule.templates)  # collected tensors per template
     for template in rule.templates:
         free = set(placeholders(template)) - indices.keys()
         for index in range(each):
@@ -70,7 +71,7 @@ def _parts(
 ) -> Sequence[np.ndarray] | None:
     if not isinstance(transform, Transform):
         raise TypeError(f"{transform} has no inverse")
-    with np.errstate(all="ignore"):  # what comes of it is looked at
+    with np.errstate(all="ignore"):  # the result is checked below
         wide = [np.asarray(part) for part in transform.inverse(value)]
         for parts in ([part.astype(narrow) for part in wide], wide):
             if _same_numbers(transform(*parts), value):
@@ -79,7 +80,7 @@ def _parts(
 
 
 def _same_numbers(made: np.ndarray, value: np.ndarray) -> bool:
-    """Bit by bit, in the type of `made`, which may be wider."""
+    """Whether both are equal bit by bit, in the type of `made`, which can be wider."""
     if made.shape != value.shape or made.dtype.itemsize < value.dtype.itemsize:
         return False
     wide = value.astype(made.dtype)

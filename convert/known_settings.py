@@ -1,9 +1,9 @@
-"""Every setting that the original code builds a model from, and what becomes of it here.
+"""All settings from which the original code builds a model, and how they are handled here.
 
-A setting is read (`READ`: `derive_config` in the component's file uses it), supported with some
-values only (`Only`), or without effect on the numbers (`NoEffect`, which says why). A setting of a
-section that the original reads which is not in the table is refused: its code would refuse it as
-well, or it comes from a version that computes something else.
+A setting is read (`READ`: `derive_config` in the component's file uses it), supported only with
+some values (`Only`), or without effect on the numbers (`NoEffect`, which gives the reason). If the
+original reads a section, a setting in it that is not in the table is refused: the original code
+would refuse it as well, or it comes from a version that computes something else.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from musicgen_jax.errors import UserError
 
 
 class Only:
-    """A setting that is supported with these values; the first is assumed where it is absent."""
+    """A setting that is supported only with these values; the first value is the default."""
 
     def __init__(self, *values: Any):
         self.values = values
@@ -48,13 +48,13 @@ def check(settings: Mapping[str, Any], known: Known, origin: str) -> None:
     """Refuses the first setting that would change the numbers.
 
     Args:
-      settings: of one component, by dotted name.
+      settings: the settings of one component, by dotted name.
       known: the component's table.
       origin: the file, for messages.
 
     Raises:
-      UserError: a setting has an unsupported value, or belongs to a section of the table and is
-        not in it.
+      UserError: a setting has an unsupported value, or is missing from the table although its
+        section is in it.
     """
     for name, value in settings.items():
         rule = _rule(known, name)
@@ -70,7 +70,7 @@ def check(settings: Mapping[str, Any], known: Known, origin: str) -> None:
 
 
 def unknown(settings: Mapping[str, Any], known: Known) -> list[str]:
-    """Names of settings that are not in the table; empty sections do not count."""
+    """Names of settings that are not in the table, not counting empty sections."""
     parents = {name[:i] for name in known for i, letter in enumerate(name) if letter == "."}
     return [
         name
@@ -80,7 +80,7 @@ def unknown(settings: Mapping[str, Any], known: Known) -> list[str]:
 
 
 def _rule(known: Known, name: str) -> Rule | None:
-    """A name covers the names below it if it has no effect."""
+    """The rule for a setting; a `NoEffect` rule also covers all names below its own."""
     if name in known:
         return known[name]
     while "." in name:
@@ -370,7 +370,7 @@ TRANSFORMERS_MERT: Known = {
     "hidden_act": Only("gelu"),
     "do_stable_layer_norm": Only(False),
     "layer_norm_eps": Only(1e-5),
-    # Names that HuBERT's config has not, or not in every version.
+    # Names that HuBERT's config lacks, at least in some versions.
     "conv_pos_batch_norm": Only(False),
     "feature_extractor_cqt": Only(False),
     "feature_extractor_cqt_bins": NoEffect("of a transform that is refused"),

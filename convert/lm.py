@@ -11,13 +11,16 @@ from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
-# 3 x [D, D] <-> [3 D, D], rows in the order q, k, v.
+# 3 x [D, D] <-> [3 D, D], with rows in the order q, k, v.
 FUSE = Transform(lambda *qkv: np.concatenate(qkv), lambda weight: np.split(weight, 3))
-_WINDOW = 16384  # samples that the chroma's Fourier transform sees
+_WINDOW = 16384  # samples in a window of the chroma's Fourier transform
 
 
 def _hann(like: np.ndarray) -> np.ndarray:
-    """The window of audiocraft's chroma, in the type of `like`; torch's cosine rounds otherwise."""
+    """The window of audiocraft's chroma, in the type of `like`.
+
+    torch's cosine rounds differently.
+    """
     angle = np.arange(_WINDOW, dtype=np.float32) * np.float32(2 * np.pi / _WINDOW)
     return (np.float32(0.5) - np.float32(0.5) * np.cos(angle)).astype(like.dtype)
 
@@ -45,7 +48,7 @@ AUDIOCRAFT = Table(
         Rule("out_norm/bias", "out_norm.bias"),
         Rule("heads/weight", "linears.{k}.weight", STACK),
     ),
-    # Models trained with torch's own attention have its module's name in the key.
+    # Models trained with torch's own attention have the name of its module in the key.
     aliases=((r"(self_attn|cross_attention)\.mha\.", r"\1."),),
 )
 _WAVE = "condition_provider.conditioners.self_wav"
@@ -112,7 +115,10 @@ def audiocraft_table(config: LMConfig) -> Table:
 
 
 def table(part: Part) -> Table:
-    """The rules for a language model; audiocraft names the two kinds of audio conditions alike."""
+    """The rules for a language model.
+
+    audiocraft uses the same names for both kinds of audio condition.
+    """
     if part.family == "transformers":
         return TRANSFORMERS
     if _hears_melody(part):
@@ -121,15 +127,15 @@ def table(part: Part) -> Table:
 
 
 def needs_mert(part: Part) -> bool:
-    """Whether it is a style model: its conditioner reads MERT's features."""
+    """Whether this is a style model, whose conditioner reads MERT's features."""
     return part.family == "audiocraft" and style.KEY in part.tensors
 
 
 def derive_config(part: Part) -> LMConfig:
-    """Sizes from the tensors; heads, delays and the form of the model from the settings.
+    """Takes sizes from the tensors, and heads, delays and the kind of model from the settings.
 
     Raises:
-      UserError: the model is of a kind that is not supported, or lacks what tells its size.
+      UserError: this kind of model is not supported, or tensors that give its size are missing.
     """
     rules, tensors = table(part), part.tensors
     part.check("lm")
@@ -156,9 +162,9 @@ def derive_config(part: Part) -> LMConfig:
     try:
         return LMConfig(
             dim=dim,
-            # Heads of 64 in every official model.
+            # Every official model has heads of size 64.
             num_heads=part.number(heads, max(dim // 64, 1)),
-            # What most of a layer's parts say: one that is missing is the report's to name.
+            # The most common count among a layer's parts; the report will name a missing part.
             num_layers=statistics.mode(
                 count
                 for rule in rules.rules
@@ -181,10 +187,10 @@ def derive_config(part: Part) -> LMConfig:
 
 
 def max_duration(part: Part) -> float:
-    """Seconds of the segments in training; without a setting, the official models' 30.
+    """Length of the training segments in seconds (default: 30, as in the official models).
 
     Raises:
-      UserError: the number makes no sense.
+      UserError: the number is invalid.
     """
     name = "segment_duration"
     if part.family == "audiocraft":
@@ -203,7 +209,7 @@ def _matrix(part: Part, path: str) -> tuple[int, ...]:
 
 
 def _check_fuser(part: Part, cross: bool, audio: bool) -> None:
-    """Where the conditions enter, audiocraft's settings say too; the order does not matter."""
+    """Checks the settings that say where the conditions enter; their order does not matter."""
     names = {"description", "self_wav"} if audio else {"description"}
     for how, expected in (("cross", cross), ("prepend", not cross)):
         name = f"fuser.{how}"
@@ -225,25 +231,29 @@ def _check_special_token(part: Part, card: int) -> None:
 
 
 def is_melody_of_transformers(part: Part) -> bool:
-    """Even if its projection is missing: it knows no other model without cross-attention."""
+    """Whether this is transformers' melody model, even if its projection is missing.
+
+    Transformers has no other model without cross-attention.
+    """
     crosses = any(".encoder_attn." in key for key in part.tensors)
     return part.family == "transformers" and not crosses
 
 
 def _hears_melody(part: Part) -> bool:
-    """A melody, not a style: both are projected under one name."""
+    """Whether the audio condition is a melody, not a style: both projections have the same name."""
     names = (f"{_WAVE}.output_proj.", "audio_enc_to_dec_proj.")
     projected = any(key.startswith(names) for key in part.tensors)
     return projected and style.KEY not in part.tensors
 
 
 def audio_channels(part: Part, delays: tuple[int, ...]) -> int:
-    """1 or 2: stereo interleaves the codes of two channels.
+    """1 or 2 channels; stereo interleaves the codes of two channels.
 
-    The settings say it; an audiocraft file without settings shows it by equal delays.
+    The number comes from the settings. In an audiocraft file without settings, equal delays mean
+    stereo.
 
     Raises:
-      UserError: the number makes no sense.
+      UserError: the number is invalid.
     """
     if part.family == "transformers":
         channels = part.number("audio_channels", 1)
@@ -257,7 +267,7 @@ def audio_channels(part: Part, delays: tuple[int, ...]) -> int:
 
 
 def _delays(part: Part, n_q: int) -> tuple[int, ...]:
-    """Written down by audiocraft, derived from the number of channels by transformers."""
+    """The delays: audiocraft stores them; transformers derives them from the number of channels."""
     written = part.settings.get("codebooks_pattern.delay.delays")
     if part.family == "audiocraft" and isinstance(written, list):
         if not all(delay.isdecimal() and len(delay) < 5 for delay in written):

@@ -12,7 +12,7 @@ KEY = "encoder.pos_conv_embed.conv.bias"  # no other component has it
 
 
 def _folded(g: np.ndarray, v: np.ndarray) -> np.ndarray:
-    # Weight norm along the last axis here: one magnitude for each tap.
+    # Weight norm is along the last axis here: one magnitude per tap.
     return fold(g.T, v.T)  # [k, in, out]
 
 
@@ -26,7 +26,7 @@ kernel = Transform(
     lambda weight: np.ascontiguousarray(weight.transpose(2, 1, 0)),
     lambda weight: (weight.transpose(2, 1, 0),),
 )
-# The same of a magnitude [1, 1, k] and a direction [out, in, k], float32.
+# The same from a magnitude [1, 1, k] and a direction [out, in, k], float32.
 folded = Transform(_folded, _unfolded)
 
 _CONV = "feature_extractor.conv_layers"
@@ -62,7 +62,7 @@ TABLE = Table(
         Rule("layers/{i}/ffn_norm/bias", f"{_LAYER}.final_layer_norm.bias"),
     ),
     aliases=(
-        # torch's newer name of weight norm: original0 is the magnitude, original1 the direction.
+        # torch's newer names for weight norm: original0 is the magnitude, original1 the direction.
         (r"\.parametrizations\.weight\.original0$", ".weight_g"),
         (r"\.parametrizations\.weight\.original1$", ".weight_v"),
     ),
@@ -78,10 +78,10 @@ TABLE = Table(
 
 
 def derive_config(part: Part) -> MertConfig:
-    """Sizes from the tensors; strides, heads and groups from the settings.
+    """Takes sizes from the tensors, and strides, heads and groups from the settings.
 
     Raises:
-      UserError: the network is not that of MERT-v1-95M, or lacks what tells its size.
+      UserError: the network is not MERT-v1-95M's, or tensors that give its size are missing.
     """
     part.check("mert")
     shapes = {TABLE.rename(key): tensor.shape for key, tensor in part.tensors.items()}
@@ -99,7 +99,7 @@ def derive_config(part: Part) -> MertConfig:
             conv_kernel=tuple(k for _, _, k in convolutions),
             conv_stride=_strides(part, default.conv_stride),
             dim=dim,
-            # Heads of 64, as in the official model.
+            # Heads of size 64, as in the official model.
             num_heads=part.number("num_attention_heads", max(dim // 64, 1)),
             num_layers=TABLE.count(part.tensors, f"{_LAYER}.final_layer_norm.weight"),
             ffn_dim=ffn_dim,

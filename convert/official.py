@@ -1,6 +1,6 @@
-"""What the official formats say about a model beside its tensors, from our configs.
+"""Makes the settings of the official formats from our configs.
 
-The inverse of `derive_config` in the components' files: what is written here is read there.
+This is the inverse of `derive_config` in the components' files, which reads these settings.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 
-T5_NAME = "t5-base"  # by which audiocraft looks for the text encoder
-# StyleConditioner's sizes by the names that audiocraft has for them: (dim, heads, layers).
+T5_NAME = "t5-base"  # the name by which audiocraft finds the text encoder
+# audiocraft's names for the sizes of StyleConditioner: (dim, heads, layers).
 _STYLE_SCALES = {(256, 8, 4): "xsmall", (512, 8, 8): "default", (1024, 16, 24): "large"}
 
 
@@ -21,9 +21,9 @@ _STYLE_SCALES = {(256, 8, 4): "xsmall", (512, 8, 8): "default", (1024, 16, 24): 
 
 
 def lm_settings(config: MusicGenConfig) -> dict[str, Any]:
-    """What audiocraft builds a language model with its conditioners from.
+    """The settings from which audiocraft builds a language model with its conditioners.
 
-    Settings that only its training reads are those of the recipes.
+    Settings that only audiocraft's training reads are taken from its recipes.
 
     Raises:
       UserError: audiocraft has no such model.
@@ -119,7 +119,7 @@ def _wave_conditioner(config: MusicGenConfig) -> dict[str, Any]:
     style = config.lm.style
     assert style is not None
     sizes = style.dim, style.num_heads, style.num_layers
-    known = {8: "default", 16: "large"}  # which is how other sizes are read
+    known = {8: "default", 16: "large"}  # for other sizes, the reader needs only the heads
     scale = _STYLE_SCALES.get(sizes, known.get(style.num_heads))
     if scale is None:
         raise UserError(f"audiocraft knows no style conditioner of {style.num_heads} heads")
@@ -147,7 +147,7 @@ def _wave_conditioner(config: MusicGenConfig) -> dict[str, Any]:
 
 
 def codec_settings(config: EncodecConfig) -> dict[str, Any]:
-    """What audiocraft builds a codec from.
+    """The settings from which audiocraft builds a codec.
 
     Raises:
       UserError: audiocraft has no such codec.
@@ -211,7 +211,7 @@ def codec_settings(config: EncodecConfig) -> dict[str, Any]:
 
 
 def to_yaml(settings: Mapping[str, Any]) -> str:
-    """Settings in the block style that OmegaConf writes."""
+    """Writes settings in OmegaConf's block style."""
     return yaml.safe_dump(settings, default_flow_style=False, sort_keys=False)
 
 
@@ -226,8 +226,8 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
     """The config.json of a whole model.
 
     Args:
-      config: ours.
-      dtype: in which transformers is to load the weights.
+      config: our config.
+      dtype: dtype in which transformers should load the weights.
 
     Raises:
       UserError: transformers has no such model.
@@ -250,7 +250,7 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
         "model_type": kind,
         "is_encoder_decoder": True,
         "dtype": dtype,
-        # audiocraft's name; transformers keeps it and does not look at it.
+        # audiocraft's name; transformers stores it but does not use it.
         "segment_duration": _whole(config.max_duration),
         **own,
         "text_encoder": t5_config(config.t5),
@@ -279,7 +279,7 @@ def _decoder_config(lm: LMConfig, kind: str, channels: int) -> dict[str, Any]:
 
 
 def t5_config(config: T5Config) -> dict[str, Any]:
-    """T5's config, alone or in a whole model's."""
+    """T5's config, on its own or inside a whole model's config."""
     return {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
@@ -325,7 +325,7 @@ def mert_config(config: MertConfig) -> dict[str, Any]:
 
 
 def codec_config(config: EncodecConfig) -> dict[str, Any]:
-    """EnCodec's config, alone or in a whole model's.
+    """EnCodec's config, on its own or inside a whole model's config.
 
     Raises:
       UserError: transformers has no such codec.
@@ -360,13 +360,13 @@ def codec_config(config: EncodecConfig) -> dict[str, Any]:
         "normalize": config.normalize,
         "chunk_length_s": config.chunk_length_s,
         "overlap": config.overlap if config.chunk_length_s is not None else None,
-        # Transformers counts codebooks by bit rate, rounding down.
+        # Transformers computes the number of codebooks from the bit rate, rounding down.
         "target_bandwidths": [config.bandwidth],
     }
 
 
 def generation_config(config: MusicGenConfig) -> dict[str, Any]:
-    """How transformers is to generate: as the official models, one window at most."""
+    """Transformers' settings for generation: those of the official models, at most one window."""
     special = config.lm.special_token
     return {
         "bos_token_id": special,
@@ -379,7 +379,7 @@ def generation_config(config: MusicGenConfig) -> dict[str, Any]:
 
 
 def preprocessor_config(config: MusicGenConfig) -> dict[str, Any]:
-    """How transformers is to prepare audio."""
+    """Transformers' settings for preparing audio."""
     if config.lm.chroma_bins:
         return {
             "feature_extractor_type": "MusicgenMelodyFeatureExtractor",

@@ -75,7 +75,7 @@ def derive_config(part: Part) -> PasstConfig:
             time_positions=shapes[KEY][3],
             band_positions=shapes["freq_new_pos_embed"][2],
             dim=dim,
-            # Heads of 64, as in all published models.
+            # Heads of size 64, as in all published models.
             num_heads=max(dim // 64, 1),
             num_layers=TABLE.count(part.tensors, "blocks.{i}.norm1.weight"),
             ffn_dim=shapes["blocks.0.mlp.fc1.bias"][0],

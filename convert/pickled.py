@@ -1,10 +1,10 @@
-"""A pickle read as data: a small interpreter in which nothing can be imported or called.
+"""Reads a pickle as data: a small interpreter that cannot import or call anything.
 
-A pickle is a program for a stack machine. Python's own unpickler lets it name any class and call
-it. This one knows the instructions that build dicts, lists, tuples and scalars. A name stays a
-`Name`; where the program would make an object, an `Inert` record of the arguments and the state
-takes the object's place. The few names with a meaning (those of tensors and dicts) come with
-functions of the reader's own.
+A pickle is a program for a stack machine. Python's own unpickler lets the program name any class
+and call it. This interpreter knows only the instructions that build dicts, lists, tuples and
+scalars. A name stays a `Name`. Instead of making an object, it makes an `Inert` record of the
+arguments and the state. The few names with a meaning (those of tensors and dicts) are mapped to
+functions that the reader supplies.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from typing import Any
 
 
 class Refused(Exception):
-    """The program is more than data; the message says how."""
+    """The program does more than describe data; the message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Name:
-    """A class or function that the file refers to: "typing.Any"."""
+    """A class or function that the file refers to, such as "typing.Any"."""
 
     name: str
 
@@ -29,9 +29,9 @@ class Inert:
     """An object as the file describes it.
 
     Attributes:
-      name: of its class, or of the function that would have made it.
-      args: what that would have been called with.
-      state: what would have become its attributes; None if the file gives none.
+      name: name of its class, or of the function that would have made it.
+      args: arguments of that class or function.
+      state: state from which its attributes would have been set; None if the file has none.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Inert:
     state: Any = None
 
 
-_KEYS = (str, int, float, bool, type(None))  # the hash of nested tuples can take for ever
+_KEYS = (str, int, float, bool, type(None))  # hashing nested tuples can take for ever
 
 
 def read_pickle(
@@ -50,24 +50,25 @@ def read_pickle(
 ) -> Any:
     """Runs a pickle's instructions over plain data.
 
-    What it makes is no larger than the program, but one object may stand in many places, or inside
-    itself: whoever walks through the result has to count.
+    The result is not larger than the program. But one object can appear in many places, or inside
+    itself, so code that walks through the result must limit its steps.
 
     Args:
       program: the pickle.
-      functions: by full name, what takes the place of a function that has a meaning. It is given
-        the file's arguments, whatever they are.
-      inert: full names that may occur besides.
-      persistent: gives the object of a persistent id, whatever that is.
+      functions: replacements for the functions that have a meaning, by full name. A replacement
+        receives the file's arguments, which can be anything.
+      inert: other full names that are allowed.
+      persistent: returns the object for a persistent id, which can be anything.
 
     Returns:
-      dicts, lists, tuples, scalars, `Name`, `Inert` and what `functions` and `persistent` return.
+      Dicts, lists, tuples, scalars, `Name`, `Inert`, and the results of `functions` and
+      `persistent`.
 
     Raises:
-      Refused: the program holds another instruction or another name.
-      Exception: of any other kind: the program is damaged.
+      Refused: the program contains another instruction or another name.
+      Exception: any other exception means that the program is damaged.
     """
-    # The whole program is looked through before any of it runs.
+    # Check the whole program before running any of it.
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name in ("GLOBAL", "INST"):
             _check_name(str(argument).replace(" ", ".", 1), functions, inert)
@@ -87,7 +88,7 @@ def _check_name(name: str, functions: Collection[str], inert: Collection[str]) -
 
 
 class _Machine:
-    """The stack, its marks and the memo, with what the instructions do to them."""
+    """The stack, its marks and the memo, with the operations of the instructions."""
 
     def __init__(self, functions, inert, persistent):
         self.functions, self.inert, self.persistent = functions, inert, persistent
@@ -146,7 +147,7 @@ class _Machine:
 
     def build(self) -> None:
         state = self.pop()
-        if type(self.stack[-1]) is not dict:  # torch hangs its version on a state dict
+        if type(self.stack[-1]) is not dict:  # torch attaches its version to a state dict
             self.last(Inert).state = state
 
 
@@ -154,7 +155,7 @@ _LITERALS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 )
-# What each instruction does, given the machine and the instruction's argument; no others run.
+# The action of each instruction, called with the machine and the argument. Others are refused.
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_LITERALS, lambda m, value: m.push(value)),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
@@ -197,7 +198,7 @@ def _make(name: Any, args: Any, functions: Mapping[str, Callable[..., Any]]) -> 
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
-    """A flat list of keys and values as a dict."""
+    """Makes a dict from a flat list of alternating keys and values."""
     for key in items[::2]:
         if type(key) not in _KEYS:
             raise ValueError(f"a {type(key).__name__} as a key")

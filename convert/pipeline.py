@@ -1,4 +1,4 @@
-"""The whole conversion: finds the components, derives their configs, converts, writes."""
+"""The whole conversion: finds the components, derives configs, converts and writes."""
 
 import contextlib
 import dataclasses
@@ -82,26 +82,26 @@ def convert(
 ) -> MusicGenConfig | dict[str, ComponentConfig]:
     """Converts a model and writes it as a folder that `musicgen_jax.storage.checkpoint` reads.
 
-    Weights keep the precision they are stored in (weight norm is folded in float32). Components
-    are read and written one after the other: memory holds the largest of them, not the model.
+    Weights keep their stored precision (weight norm is folded in float32). Components are read and
+    written one after another, so memory holds only the largest component, not the whole model.
 
     Args:
-      source: a folder, a weight file, or a Hugging Face Hub repository. A folder that holds only
-        one component gives a folder with only that component.
+      source: a folder, a weight file, or a Hugging Face Hub repository. A folder with only one
+        component gives a folder with only that component.
       out: the folder to write.
-      t5_from: where to take T5 and its tokenizer from. audiocraft's files hold no T5. Default: a
-        folder `t5-base` in or next to the source, then the Hub.
-      encodec_from: where to take the codec from; the default is found in the same way.
-      mert_from: where to take MERT from, for a style model. Default: a folder `MERT-v1-95M` in or
-        next to the source, then the Hub.
+      t5_from: source of T5 and its tokenizer, which audiocraft's files do not contain (default: a
+        folder `t5-base` in or next to the source, then the Hub).
+      encodec_from: source of the codec; the default is found in the same way.
+      mert_from: source of MERT, for a style model (default: a folder `MERT-v1-95M` in or next to
+        the source, then the Hub).
       revision: branch, tag or commit of the Hub repository.
-      name: of the model. Default: the source's name.
+      name: name of the model (default: the source's name).
       storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
-      overwrite: replaces an existing model at `out`.
-      log: receives one line about each step.
+      overwrite: whether to replace an existing model at `out`.
+      log: called with one line about each step.
 
     Returns:
-      the config of the model, or {component: config} of a part of one.
+      The model's config, or {component: config} if the source is only a part of a model.
 
     Raises:
       UserError: a file is missing, damaged, refused, or does not fit the architecture.
@@ -123,7 +123,7 @@ def convert(
             with _way_out(found.parts):
                 tree = convert_part(component, parts[component], configs[component])
             writer.write_component(component, tree, storage=storage)
-            del tree  # before the next one is read
+            del tree  # free it before reading the next one
         writer.finish(
             config or configs,
             tokenizer=found.tokenizer,
@@ -135,14 +135,14 @@ def convert(
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The components of a source, gathered.
+    """The components found for a source.
 
     Attributes:
-      name: of the source.
-      revision: its commit, from the Hub.
-      parts: by component, in the order of the pipeline.
-      tokenizer: sentencepiece model, None without T5.
-      origins: name of the place that each component comes from.
+      name: name of the source.
+      revision: commit of the source, if it comes from the Hub.
+      parts: parts by component, in the order of the pipeline.
+      tokenizer: sentencepiece model; None without T5.
+      origins: name of the place from which each component comes.
     """
 
     name: str
@@ -161,7 +161,7 @@ def find_parts(
     revision: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Found:
-    """Gathers the components from the source, from beside it and from the Hub.
+    """Gathers the components from the source, from folders next to it and from the Hub.
 
     The arguments are those of `convert`.
     """
@@ -226,7 +226,7 @@ def find_parts(
 def derive_configs(
     parts: Mapping[str, Part],
 ) -> tuple[dict[str, ComponentConfig], dict[str, Part]]:
-    """The config of each component, and the parts with what fits them to each other."""
+    """The config of each component, and the parts after fitting them to each other."""
     parts, configs = dict(parts), {}
     if "lm" in parts:
         parts["lm"] = _with_projection(parts["lm"], parts["t5"])
@@ -251,7 +251,7 @@ def derive_configs(
             if configs["lm"].chroma_bins:
                 samples = int(lm.max_duration(parts["lm"]) * codec.sample_rate)
                 parts["lm"].require("chroma_length", frame_count(samples))
-            # Stereo interleaves two runs of one mono codec.
+            # Stereo interleaves the codes of two runs of one mono codec.
             books //= lm.audio_channels(parts["lm"], configs["lm"].delays)
             codec = encodec.derive_config(parts["encodec"], books)
             parts["encodec"] = encodec.without_unused_books(parts["encodec"], books)
@@ -262,7 +262,7 @@ def derive_configs(
 def whole_config(
     configs: Mapping[str, ComponentConfig], parts: Mapping[str, Part], name: str
 ) -> MusicGenConfig | None:
-    """The model's config; None if the parts are only those of a component."""
+    """The model's config; None if the parts are not a whole model."""
     if "lm" not in configs:
         return None
     try:
@@ -308,7 +308,7 @@ def _table(component: str, part: Part, config: Any) -> Table:
 
 @contextlib.contextmanager
 def _way_out(parts: Mapping[str, Part]) -> Iterator[None]:
-    """Adds to a report of missing tensors what it most likely comes from."""
+    """Adds the most likely cause to a report of missing tensors."""
     try:
         yield
     except IncompleteError as error:
@@ -326,7 +326,7 @@ def _log_notes(source: Source, log: Callable[[str], None]) -> None:
 
 
 def _beside(folder: Path, name: str) -> str | None:
-    """A folder of that name in the source's folder or beside it."""
+    """A folder of that name in the source's folder or next to it."""
     for place in (folder / name, folder.parent / name):
         if place.is_dir():
             return str(place)
@@ -334,14 +334,14 @@ def _beside(folder: Path, name: str) -> str | None:
 
 
 def _with_projection(part: Part, text: Part) -> Part:
-    """Adds the identity where transformers leaves out the text's projection: at equal widths."""
+    """Adds an identity projection of the text: transformers omits it if the widths are equal."""
     weight, bias = "enc_to_dec_proj.weight", "enc_to_dec_proj.bias"
     norm = part.tensors.get("decoder.model.decoder.layer_norm.weight")
     table = text.tensors.get("shared.weight", text.tensors.get("encoder.embed_tokens.weight"))
     if part.family != "transformers" or weight in part.tensors or bias in part.tensors:
         return part
     if norm is None or table is None or norm.shape != table.shape[1:]:
-        return part  # the engine or derive_config says what is missing
+        return part  # the engine or derive_config reports the missing tensors
     (width,) = norm.shape
     dtype = np.dtype(norm.dtype)
     added = {

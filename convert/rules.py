@@ -1,13 +1,14 @@
-"""The engine behind the tables: which tensors of the source make which parameter of ours.
+"""The engine that applies the tables: it makes our parameters from the source's tensors.
 
-The tables are read in both directions: `inverse` makes the source's tensors out of ours.
+The tables work in both directions: `inverse` makes the source's tensors from our parameters.
 
-A rule has one target and its sources, in placeholders: `{i}` stands for an index. An index that
-the target lacks collects: all `emb.{k}.weight` become one parameter, stacked in order.
+A rule has one target and its sources, written with placeholders: `{i}` stands for an index. An
+index that the target lacks collects tensors: all `emb.{k}.weight` become one parameter, stacked in
+order.
 
-Strict both ways: every source key is used exactly once or is ignored for a stated reason, every
-parameter of the abstract tree is written exactly once with its exact shape. All faults come in one
-report.
+The engine is strict in both directions. Every source key is used exactly once, or ignored for a
+stated reason. Every parameter of the abstract tree is written exactly once with its exact shape.
+One report lists all faults.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 from musicgen_jax.convert.tensors import LazyTensor, StateDict
 from musicgen_jax.errors import UserError
 
-_SHOWN = 8  # faults of one kind in a report
+_SHOWN = 8  # maximum faults of one kind in a report
 
 
 class IncompleteError(UserError):
@@ -30,19 +31,19 @@ class IncompleteError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """What makes a parameter out of tensors, and tensors out of the parameter again.
+    """A function that makes a parameter from tensors, and its inverse.
 
     Attributes:
-      forward: the parameter of the tensors of a rule.
-      inverse: these tensors, in the same order, of the parameter. `forward` of them must be the
-        parameter again, bit by bit; where `forward` loses something, any that make it will do.
+      forward: makes the parameter from the tensors of a rule.
+      inverse: makes these tensors, in the same order, from the parameter. `forward` must turn them
+        into exactly the same parameter; if `forward` loses information, any such tensors will do.
     """
 
     forward: Callable[..., np.ndarray]
     inverse: Callable[[np.ndarray], Sequence[np.ndarray]]
 
     def __call__(self, *tensors: np.ndarray) -> np.ndarray:
-        """The parameter."""
+        """Makes the parameter."""
         return self.forward(*tensors)
 
 
@@ -52,7 +53,7 @@ STACK = Transform(lambda *tensors: np.stack(tensors), tuple)  # K x [...] <-> [K
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`target` = `transform` of `sources`, in this order; collected ones come as further ones."""
+    """`target` = `transform(*sources)`; each collected tensor is one more argument."""
 
     target: str
     sources: str | tuple[str, ...]
@@ -66,13 +67,13 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Remade:
-    """A tensor of the source that makes no parameter, but that the source's code insists on.
+    """A tensor of the source that makes no parameter, but that the source's code requires.
 
     Attributes:
-      source: its key; if it has an index, there is one for each slice of the parameter.
-      why: it is not converted.
-      target: the parameter that tells its size and type.
-      make: the tensor, of that parameter or of the slice.
+      source: key of the tensor; if the key has an index, each slice of the parameter has one.
+      why: the reason why it is not converted.
+      target: the parameter that determines its size and type.
+      make: makes the tensor from that parameter or from the slice.
     """
 
     source: str
@@ -83,13 +84,14 @@ class Remade:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All that is needed to convert one component from one family of files.
+    """The rules to convert one component from one family of files.
 
     Attributes:
-      rules: in the order of the forward pass.
-      aliases: (regex, replacement) pairs that bring other spellings of a key to the rules' one.
-      ignored: regex -> why a key that matches it is not converted, and not made again either.
-      remade: further keys that are not converted, and how to make them again.
+      rules: the rules, in the order of the forward pass.
+      aliases: (regex, replacement) pairs that translate other spellings of a key to the rules'
+        spelling.
+      ignored: regex -> the reason why matching keys are neither converted nor made again.
+      remade: other keys that are not converted, and how to make them again.
     """
 
     rules: Sequence[Rule]
@@ -98,7 +100,7 @@ class Table:
     remade: Sequence[Remade] = ()
 
     def ignores(self, name: str) -> bool:
-        """Whether a key, in the spelling of the rules, makes no parameter for a known reason."""
+        """Whether a key, in the spelling of the rules, is ignored for a known reason."""
         patterns = (*self.ignored, *(template_regex(item.source) for item in self.remade))
         return any(re.fullmatch(pattern, name) for pattern in patterns)
 
@@ -117,7 +119,7 @@ class Table:
         raise IncompleteError(f"the source lacks {wanted}, which tells the size of the model")
 
     def count(self, source: StateDict, template: str) -> int:
-        """How many keys match a template, such as `emb.{k}.weight`."""
+        """The number of keys that match a template, such as `emb.{k}.weight`."""
         pattern = re.compile(template_regex(template))
         return len({name for key in source if pattern.fullmatch(name := self.rename(key))})
 
@@ -131,7 +133,7 @@ class _Target:
     found: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
     def missing(self, stacked: int) -> list[str]:
-        """Names of source keys that this parameter, of so many stacked ones, lacks."""
+        """Names of missing source keys, for a parameter of `stacked` tensors."""
         faults = []
         for number, template in enumerate(self.rule.templates):
             collects = set(placeholders(template)) - set(self.indices)
@@ -146,18 +148,18 @@ def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -
     """Converts one component.
 
     Args:
-      table: its rules.
+      table: the component's rules.
       source: the tensors.
-      abstract: nested dicts of `jax.ShapeDtypeStruct`, from `nnx.eval_shape`; only the paths and
-        shapes count, the dtypes are those of the source.
+      abstract: nested dicts of `jax.ShapeDtypeStruct`, from `nnx.eval_shape`. Only its paths and
+        shapes are used; the dtypes come from the source.
       what: the source's name, for messages.
 
     Returns:
-      The same nested dicts, of numpy arrays.
+      The same nested dicts, with numpy arrays.
 
     Raises:
-      UserError: tensors are missing, left over or of the wrong shape or type (the first line
-        counts them, further lines name them), or a number is not finite.
+      UserError: tensors are missing, left over, or have the wrong shape or type (the first line
+        counts them and the other lines name them), or a number is not finite.
     """
     targets, unexpected = _match(table, source)
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
@@ -201,10 +203,10 @@ def _is_float(dtype: np.dtype) -> bool:
 
 
 def _transform(rule: Rule, tensors: list[LazyTensor]) -> np.ndarray | None:
-    """The parameter; None if the tensors' shapes do not fit each other.
+    """The parameter; None if the shapes of the tensors do not fit each other.
 
-    Tensors of different types are brought to one that holds all of them: float16 and bfloat16,
-    as in a merged adapter, to float32.
+    Tensors of different types are converted to a type that can represent all of them: float16 and
+    bfloat16, as in a merged adapter, become float32.
     """
     arrays = [tensor.read() for tensor in tensors]
     if len({array.dtype for array in arrays}) > 1:
@@ -267,7 +269,7 @@ def template_regex(template: str) -> str:
 
 
 def _source_of(table: Table, path: str) -> str:
-    """The source key that a parameter should have come from."""
+    """The source key from which a parameter should have come."""
     for rule in table.rules:
         if match := re.fullmatch(template_regex(rule.target), path):
             template = rule.templates[0]

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself besides its tensors."""
+"""Reads the settings in a checkpoint."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from musicgen_jax.errors import UserError
 
 _OMEGACONF = "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"
 _BUILTINS = ("dict", "list", "tuple", "set", "str", "unicode", "int", "long", "float", "bool")
-# What a training run's file mentions besides tensors: its settings are pickled as they are.
+# Names in the file of a training run, besides tensors: its settings are pickled as objects.
 TRAINING_NAMES = frozenset(
     {
         *_OMEGACONF,
@@ -42,8 +42,8 @@ class Part(NamedTuple):
 
     Attributes:
       family: "audiocraft" or "transformers".
-      tensors: with the keys of that component alone.
-      settings: transformers' config object, or audiocraft's `xp.cfg` by dotted name.
+      tensors: the tensors of that component, without its prefix in the keys.
+      settings: transformers' config object, or audiocraft's `xp.cfg`, by dotted name.
       origin: the file or folder, for messages.
     """
 
@@ -53,7 +53,7 @@ class Part(NamedTuple):
     origin: str
 
     def require(self, name: str, *allowed: Any) -> None:
-        """Refuses a setting that the model does not implement; an absent one is fine."""
+        """Refuses a setting unless it is absent or has one of the allowed values."""
         known_settings.check(
             {name: self.settings.get(name, allowed[0])},
             {name: known_settings.Only(*allowed)},
@@ -66,21 +66,21 @@ class Part(NamedTuple):
         known_settings.check(self.settings, table, self.origin)
 
     def unknown(self, component: str) -> list[str]:
-        """Names of settings that no table knows; audiocraft's files hold much of training."""
+        """Names of settings in no table; audiocraft's files contain many training settings."""
         table = known_settings.TABLES.get((self.family, component))
         if self.family == "audiocraft" or table is None:
             return []
         return known_settings.unknown(self.settings, table)
 
     def flag(self, name: str) -> bool:
-        """A setting that is true or false; false where there is none."""
+        """A boolean setting (default: false)."""
         value = str(self.settings.get(name, False)).lower()
         if value not in ("true", "false", "null", "none"):
             raise UserError(f"{self.origin}: {name} must be true or false, got {value[:50]}")
         return value == "true"
 
     def number(self, name: str, default: int | float) -> Any:
-        """A numeric setting, of the type of its default."""
+        """A numeric setting, converted to the type of its default."""
         value = self.settings.get(name)
         try:
             return default if value in (None, "null") else type(default)(value)  # type: ignore
@@ -89,12 +89,12 @@ class Part(NamedTuple):
 
 
 def read_xp_cfg(text: str) -> dict[str, str | list[str]]:
-    """The YAML that OmegaConf writes, as {"transformer_lm.num_heads": "16"}; lists of scalars too.
+    """Reads OmegaConf's YAML as {"transformer_lm.num_heads": "16"}; also reads lists of scalars.
 
-    Every scalar stays the text that it is: no tags, no types, no objects.
+    Every scalar stays plain text: there are no tags, types or objects.
 
     Raises:
-      ValueError: it is not YAML, or larger or deeper than any settings are.
+      ValueError: the text is not YAML, or is larger or deeper than any real settings.
     """
     if len(text) > _MAX_YAML:
         raise ValueError("its settings are too large")
@@ -106,13 +106,13 @@ def read_xp_cfg(text: str) -> dict[str, str | list[str]]:
 
 
 def read_config(value: Any) -> dict[str, str | list[str]]:
-    """Settings that are pickled in place of being written as YAML, in the form of `read_xp_cfg`.
+    """Reads settings that were pickled, not written as YAML; returns the form of `read_xp_cfg`.
 
     Args:
-      value: an omegaconf DictConfig, as the inert record of one, or plain dicts and lists.
+      value: the inert record of an omegaconf DictConfig, or plain dicts and lists.
 
     Raises:
-      ValueError: it is nested deeper or is larger than any settings are.
+      ValueError: the value is larger or deeper than any real settings.
     """
     values: dict[str, str | list[str]] = {}
     count = 0
@@ -138,7 +138,7 @@ def read_config(value: Any) -> dict[str, str | list[str]]:
 
 
 def _content(value: Any) -> Any:
-    """What an omegaconf object holds; anything else as it is."""
+    """The content of an omegaconf object; returns any other value unchanged."""
     if not isinstance(value, Inert):
         return value
     state = value.state if isinstance(value.state, dict) else {}
@@ -159,7 +159,7 @@ def _yaml(value: Any) -> str:
             return str(value)
         case dict() | list():
             return "{}" if isinstance(value, dict) else "[]"
-    return ""  # a path, a name: no setting used here is one
+    return ""  # a path or a name: no setting used here has such a value
 
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:

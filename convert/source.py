@@ -1,4 +1,4 @@
-"""Finds the components in a source: a folder, a file or a repository of the Hub."""
+"""Finds the components in a source: a folder, a file or a Hub repository."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ from musicgen_jax.errors import UserError
 TOKENIZER = "spiece.model"
 LM_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"  # audiocraft's
 RUN_FILE = "checkpoint.th"  # of audiocraft's trainer
-# transformers', best first: no pickles where there is a choice.
+# transformers' files, best first: pickles only if there is no other file.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -46,18 +46,18 @@ _SHARDS = {
 
 @dataclasses.dataclass
 class Source:
-    """What was found in one place.
+    """The components found in one place.
 
     Attributes:
-      name: as the user gave it, a repository or the name of a folder or file.
-      folder: where its files are; other components may lie beside it.
-      parts: by component: "t5", "mert", "lm", "encodec", "separator", "vggish",
+      name: the name that the user passed: a repository, or the name of a folder or file.
+      folder: folder of the files; other components can be next to it.
+      parts: parts by component: "t5", "mert", "lm", "encodec", "separator", "vggish",
         "passt".
       tokenizer: sentencepiece model of T5.
-      codec_name: the codec that an audiocraft file points at in place of holding one.
-      t5_name: the T5 that an audiocraft model was trained with.
-      revision: the commit, from the Hub.
-      notes: what the user should know about how the files were read, one line each.
+      codec_name: the codec that an audiocraft file refers to if it does not contain one.
+      t5_name: the T5 with which an audiocraft model was trained.
+      revision: the commit, if the source comes from the Hub.
+      notes: notes for the user on how the files were read, one line each.
     """
 
     name: str
@@ -73,15 +73,15 @@ class Source:
 def open_source(place: str, revision: str | None = None) -> Source:
     """Opens a folder, a file or a Hub repository and sorts its tensors by their names.
 
-    Every file that is read gives a component, and every tensor belongs to one: whatever has no use
-    is refused here or reported by the component's table.
+    Every file gives a component, and every tensor belongs to a component. Files and tensors without
+    a use are refused here or reported by the component's table.
 
     Args:
       place: a folder, a weight file or a repository of the Hugging Face Hub.
-      revision: of the Hub repository.
+      revision: revision of the Hub repository.
 
     Raises:
-      UserError: there is nothing of that name, or a file in it cannot be converted.
+      UserError: the source does not exist, or contains a file that cannot be converted.
     """
     path, commit = Path(place), None
     if path.exists():
@@ -105,7 +105,7 @@ def open_source(place: str, revision: str | None = None) -> Source:
 
 
 def _read_folder(source: Source) -> None:
-    """Reads transformers' file, and audiocraft's if a language model is still missing."""
+    """Reads transformers' file, then audiocraft's if the language model is still missing."""
     used, unused = [], []
     for names in _weight_files(source.folder):
         audiocrafts = names[0] in (LM_FILE, CODEC_FILE, RUN_FILE)
@@ -120,7 +120,7 @@ def _read_folder(source: Source) -> None:
 
 
 def _weight_files(folder: Path) -> list[list[str]]:
-    """Files that belong together, the preferred ones first."""
+    """Groups of files that belong together, preferred groups first."""
     names = {file.name for file in folder.iterdir() if file.is_file()}
     groups = [[name] for name in WEIGHT_FILES if name in names]
     groups.append([name for name in (LM_FILE, CODEC_FILE) if name in names])
@@ -130,7 +130,7 @@ def _weight_files(folder: Path) -> list[list[str]]:
 
 
 def _what_instead(folder: Path) -> str:
-    """What a folder without weights has in their place."""
+    """The end of the message about a folder without weights, with a hint for the user."""
     names = sorted(entry.name for entry in folder.iterdir())
     if any(name.startswith("adapter_") for name in names):
         return f": {_MERGE}"
@@ -143,7 +143,7 @@ def _what_instead(folder: Path) -> str:
 def _read(source: Source, path: Path) -> None:
     refuse_pointer(path)
     if path.name.endswith(".json") or not is_torch(path):
-        # Safetensors, an index, or something that says so itself.
+        # Safetensors, an index, or a file that `read_weights` will refuse with a reason.
         tensors, settings = read_weights(path), None
         if path.suffix == ".safetensors":
             settings = htdemucs.settings_of_metadata(read_metadata(path), str(path))
@@ -188,7 +188,7 @@ def _read_audiocraft(source: Source, path: Path, value: dict) -> None:
     if component == "lm":
         name = settings.get("conditioners.description.t5.name")
         source.t5_name = name if isinstance(name, str) else None
-        if "exported" not in value and "optimizer" in value:  # a run's own file, with its codec
+        if "exported" not in value and "optimizer" in value:  # a run's own file names its codec
             codec = settings.get("compression_model_checkpoint", f"//pretrained/{HUB_CODEC}")
             source.codec_name = str(codec).removeprefix("//pretrained/")
 
@@ -211,12 +211,13 @@ def _unknown(path: Path, tensors: StateDict) -> UserError:
 
 
 def _best_state(value: dict, path: Path) -> object:
-    """The state dict that audiocraft itself would export: the best of the run.
+    """The state dict that audiocraft itself would export: the best one of the run.
 
-    It was measured and kept with the moving average of the weights where the run had one, so the
-    average of the last epoch (`ema`) and the last weights (`model`) are not looked at; only files
-    from before there was a best state are exported from `ema` (utils/export_legacy.py). A run
-    with FSDP keeps the whole model in `fsdp_best_state`; its `best_state` is one process's part.
+    If the run had a moving average of the weights, the best state was measured and saved with it.
+    So the average of the last epoch (`ema`) and the last weights (`model`) are not used. audiocraft
+    exports `ema` only from files that are older than the best state (utils/export_legacy.py). A run
+    with FSDP stores the whole model in `fsdp_best_state`; its `best_state` is the part of one
+    process.
     """
     average = value.get("ema")
     candidates = (
@@ -229,11 +230,11 @@ def _best_state(value: dict, path: Path) -> object:
     state = next((state for state in candidates if isinstance(state, dict) and state), None)
     if state is None:
         raise UserError(f"{path} holds no dict of tensors as best_state")
-    return state.get("model", state)  # a run's file has "model" around it, an exported one not
+    return state.get("model", state)  # only a run's file wraps the state in "model"
 
 
 def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
-    """`xp.cfg`: YAML in an exported file, omegaconf's object in a run's own."""
+    """Reads `xp.cfg`: YAML in an exported file, an omegaconf object in a run's own file."""
     try:
         return read_xp_cfg(value) if isinstance(value, str) else read_config(value)
     except ValueError as error:
@@ -241,7 +242,7 @@ def _settings(value: object, path: Path) -> dict[str, str | list[str]]:
 
 
 def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
-    """Tensors without a package around them, as transformers writes them."""
+    """Reads tensors without a package around them, as transformers writes them."""
     tensors = _unwrapped(source, path, tensors)
     config_file = path.parent / "config.json"
     config = read_json(config_file) if config_file.is_file() else {}
@@ -254,11 +255,11 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
             settings = encodec.TRANSFORMERS_DEFAULTS | settings
         if settings and component == "lm":
             settings = {"num_attention_heads": 16} | settings
-            # The first uploads say 16 for every size; the weights have heads of 64 as ever.
+            # The first uploads say 16 for every size, but the weights have heads of size 64.
             width = settings.get("hidden_size")
             if settings["num_attention_heads"] == 16 and width in (1536, 2048):
                 settings["num_attention_heads"] = width // 64
-            # What belongs to the melody and to the window stands one level up.
+            # The settings of the melody and of the window are one level up.
             own = ("chroma_length", "segment_duration")
             settings |= {name: config[name] for name in own if name in config}
         found = {
@@ -272,7 +273,7 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
     if whole:
         part("t5", "text_encoder", "text_encoder.")
         part("encodec", "audio_encoder", "audio_encoder.")
-        # What is in neither belongs to the language model, or its table reports it.
+        # All other tensors belong to the language model, or its table reports them.
         others = ("text_encoder.", "audio_encoder.")
         tensors = {key: t for key, t in tensors.items() if not key.startswith(others)}
         part("lm", "decoder")
@@ -297,13 +298,13 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
 
 
 def download(repo: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """Fetches what can be converted from a repository, into the Hub's cache, and nothing more.
+    """Downloads only the convertible files of a repository, into the Hub's cache.
 
-    audiocraft's pair of files is preferred where there is one: half the size, and the codec in
-    full precision where transformers' file of the stereo models rounds it.
+    Prefers audiocraft's pair of files if there is one. It has half the size, and its codec has full
+    precision, which transformers' file of the stereo models rounds.
 
     Returns:
-      the folder and the commit.
+      The folder and the commit.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or ".." in repo:
         raise UserError(f"no such file or folder, and no name of a Hub repository: {repo}")
@@ -320,14 +321,14 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str | None]:
         folder = huggingface_hub.snapshot_download(
             repo, revision=info.sha, allow_patterns=files_to_download(names)
         )
-    except Exception as error:  # its own kinds, the network's and the file system's
+    except Exception as error:  # the Hub's own exceptions, the network's and the file system's
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"could not download {repo} from the Hugging Face Hub: {reason}") from None
     return Path(folder), info.sha
 
 
 def files_to_download(names: set[str]) -> list[str]:
-    """The files of a repository that are needed, as patterns without folders."""
+    """The needed files of a repository, as patterns without folders."""
     if LM_FILE in names:
         return [LM_FILE, CODEC_FILE]
     for weights in WEIGHT_FILES:
@@ -336,4 +337,4 @@ def files_to_download(names: set[str]) -> list[str]:
             return ["config.json", TOKENIZER, weights, *shards]
     if demucs := [name for name in sorted(names) if htdemucs.FILE.fullmatch(name)]:
         return demucs
-    return [LM_FILE, *WEIGHT_FILES]  # none of which is there; `open_source` says so
+    return [LM_FILE, *WEIGHT_FILES]  # none of these exist; `open_source` will report it

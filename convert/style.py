@@ -1,4 +1,4 @@
-"""The style conditioner's part of the language model's table, in the order of the forward pass."""
+"""The part of the language model's table for the style conditioner, in forward order."""
 
 import numpy as np
 
@@ -10,17 +10,17 @@ from musicgen_jax.errors import UserError
 
 _WAVE = "condition_provider.conditioners.self_wav"
 PREFIX = f"{_WAVE}."
-KEY = f"{_WAVE}.embed.weight"  # tells a style conditioner from a melody conditioner
+KEY = f"{_WAVE}.embed.weight"  # a style conditioner has this key; a melody conditioner does not
 _HEADS = {"xsmall": 8, "default": 8, "large": 16}  # by audiocraft's `transformer_scale`
 
 
 def inverse_deviation(variance: np.ndarray) -> np.ndarray:
-    """Batch norm's running variance -> what it multiplies with. The file rounds it to half."""
+    """Batch norm's running variance -> its factor. The file rounds the variance to half."""
     return 1 / np.sqrt(variance.astype(np.float32) + np.float32(1e-5))
 
 
 def _variance(scale: np.ndarray) -> tuple[np.ndarray]:
-    """A variance with exactly this inverse deviation, if there is one among the nearest."""
+    """A variance with exactly this inverse deviation, if one of the nearest numbers has it."""
     with np.errstate(over="ignore", divide="ignore"):
         best = (1 / np.square(scale.astype(np.float64)) - 1e-5).astype(np.float32)
     nearest = best
@@ -68,14 +68,15 @@ REMADE = (
 
 
 def derive_config(part: Part, table: Table) -> StyleConfig:
-    """Sizes from the tensors; heads and downsampling from the settings.
+    """Takes sizes from the tensors, and heads and downsampling from the settings.
 
     Args:
       part: the language model.
-      table: its rules, those of this file among them.
+      table: the language model's rules, including the rules of this file.
 
     Raises:
-      UserError: the conditioner is of a kind that is not supported, or lacks what tells its size.
+      UserError: this kind of conditioner is not supported, or tensors that give its size are
+        missing.
     """
     settings = "conditioners.self_wav.style"
     part.require(f"{settings}.transformer_scale", "default", *_HEADS)

@@ -1,4 +1,4 @@
-"""The T5 encoder's table, in the order of the forward pass. T5 comes from transformers alone."""
+"""The T5 encoder's table, in the order of the forward pass. T5 comes only from transformers."""
 
 from musicgen_jax.config import T5Config
 from musicgen_jax.convert.rules import Rule, Table
@@ -31,10 +31,10 @@ TABLE = Table(
 
 
 def table(part: Part) -> Table:
-    """The table, for the spelling that this file uses for the token embedding.
+    """The table, with the name that this file uses for the token embedding.
 
-    `shared.weight` and `encoder.embed_tokens.weight` are one tensor; a file may have either or
-    both.
+    `shared.weight` and `encoder.embed_tokens.weight` are the same tensor; a file can contain
+    either or both.
     """
     alias = r"encoder\.embed_tokens\.weight"
     if "shared.weight" in part.tensors:
@@ -44,10 +44,10 @@ def table(part: Part) -> Table:
 
 
 def derive_config(part: Part) -> T5Config:
-    """Sizes from the tensors; what they cannot tell from the settings.
+    """Takes sizes from the tensors, and everything else from the settings.
 
     Raises:
-      UserError: the model is not a T5 of version 1.0, or lacks what tells its size.
+      UserError: the model is not a T5 of version 1.0, or tensors that give its size are missing.
     """
     part.check("t5")
     rules, tensors = table(part), part.tensors

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint file, read one at a time when asked for."""
+"""Tensors of a checkpoint file that are read one at a time, on demand."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class LazyTensor(NamedTuple):
-    """Shape and dtype are known at once; `read()` fetches the values from the file.
+    """A tensor whose shape and dtype are known; `read()` reads the values from the file.
 
-    A NamedTuple, because nothing in a hostile pickle can change one that is made.
+    It is a NamedTuple, so a hostile pickle cannot modify it once it is made.
     """
 
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""From a model folder back to the official PyTorch formats, without torch."""
+"""Writes a model folder in the official PyTorch formats, without torch."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from musicgen_jax.storage.checkpoint import ComponentConfig, ModelInfo
 FORMATS = ("audiocraft", "transformers")
 _WEIGHTS = "model.safetensors"
 _MERT_FOLDER = HUB_MERT.split("/")[-1]
-# In transformers' file of a whole model; its language model's keys say themselves where they are.
+# Key prefixes in transformers' file of a whole model; the language model's keys include theirs.
 _PREFIXES = {"t5": "text_encoder.", "encodec": "audio_encoder.", "lm": ""}
 _CONFIGS = {
     "t5": official.t5_config,
@@ -44,28 +44,28 @@ def export_torch(
     overwrite: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes a model in an official format; converted again it is the same, bit by bit.
+    """Writes a model in an official format; converting it again gives exactly the same model.
 
-    A model that was converted gives the same keys, shapes and types as the file that it came from,
-    and the same bytes but where converting keeps less than the file has. There it is any numbers
-    that mean the same: the direction of a convolution's weight norm is the weight itself, one of
-    the LSTM's two biases is zero, the codebooks' running statistics start anew.
+    A converted model gives the same keys, shapes and types as its original file. The bytes are also
+    the same, except where conversion drops information. There the result is equivalent: the
+    direction of a convolution's weight norm is the weight itself, one of the LSTM's two biases is
+    zero, and the codebooks' running statistics are reset.
 
     Args:
-      model: "nano", a model's folder (or that of a codec alone), or an official name.
-      out: the folder to make.
-      format: "audiocraft": `state_dict.bin` and `compression_state_dict.bin`, and in folders
-        beside them, where `convert` finds them, T5 and the style model's MERT, which audiocraft
-        itself takes from the Hub. "transformers": what `from_pretrained` reads, for text and
-        melody models.
-      overwrite: replaces what an earlier call wrote at `out`.
-      log: is told of each step, in one line.
+      model: "nano", the folder of a model or of a single codec, or an official name.
+      out: the folder to create.
+      format: "audiocraft" writes `state_dict.bin` and `compression_state_dict.bin`. It also writes
+        T5 and a style model's MERT in folders next to them, where `convert` finds them; audiocraft
+        itself takes these two from the Hub. "transformers" writes the files that `from_pretrained`
+        reads, for text and melody models.
+      overwrite: whether to replace the result of an earlier call at `out`.
+      log: called with one line about each step.
 
     Returns:
       `out`.
 
     Raises:
-      UserError: there is no such model, the format cannot express it, or something is in the way.
+      UserError: the model does not exist, the format cannot represent it, or `out` is not free.
     """
     if format not in FORMATS:
         raise UserError(f"format must be {' or '.join(FORMATS)}, got {format!r}")
@@ -89,7 +89,7 @@ def export_torch(
 def _write_audiocraft(
     folder: Path, config: MusicGenConfig, source: Path, name: str, log: Callable[[str], None]
 ) -> None:
-    lm_settings = official.lm_settings(config)  # refuses before anything is read
+    lm_settings = official.lm_settings(config)  # refuses a model before reading any weights
     codec_settings = official.codec_settings(config.encodec)
     log(f"t5: folder {official.T5_NAME}; audiocraft itself takes {official.T5_NAME} from the Hub")
     if config.t5.d_model != 768:
@@ -117,7 +117,7 @@ def _write_codec_package(
 
 
 def _write_package(path: Path, tensors: Tensors, settings: Mapping[str, Any]) -> None:
-    """What audiocraft's `export_lm` and `export_encodec` write."""
+    """Writes the same package as audiocraft's `export_lm` and `export_encodec`."""
     package = {
         "best_state": tensors,
         "xp.cfg": official.to_yaml(settings),
@@ -133,7 +133,7 @@ def _write_package(path: Path, tensors: Tensors, settings: Mapping[str, Any]) ->
 def _write_transformers(
     folder: Path, config: MusicGenConfig, source: Path, name: str, log: Callable[[str], None]
 ) -> None:
-    official.model_config(config, "float32")  # refuses before anything is read
+    official.model_config(config, "float32")  # refuses a model before reading any weights
     tensors: Tensors = {}
     for component, prefix in _PREFIXES.items():
         log(f"{component}: {_WEIGHTS}")
@@ -143,7 +143,7 @@ def _write_transformers(
     if config.lm.dim == config.t5.d_model:
         _drop_projection(tensors, name)
     dtypes = {tensor.dtype.name for tensor in tensors.values() if tensor.dtype.kind != "i"}
-    # Loaded in one type: in that which holds all of them.
+    # Transformers loads all weights in one type, so choose a type that can represent all of them.
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     _write_json(folder / "config.json", official.model_config(config, dtype))
     _write_json(folder / "generation_config.json", official.generation_config(config))
@@ -159,7 +159,7 @@ def _transformers_table(component: str, config: Any) -> Table:
 
 
 def _drop_projection(tensors: Tensors, name: str) -> None:
-    """At equal widths transformers takes T5's vectors as they are."""
+    """Drops the text projection: at equal widths transformers uses T5's vectors directly."""
     weight, bias = (tensors.pop(f"enc_to_dec_proj.{kind}") for kind in ("weight", "bias"))
     if not np.array_equal(weight, np.eye(len(weight))) or bias.any():
         raise UserError(
@@ -171,7 +171,7 @@ def _drop_projection(tensors: Tensors, name: str) -> None:
 def _write_alone(
     folder: Path, component: str, config: ComponentConfig, source: Path, name: str
 ) -> None:
-    """A component as a folder of its own."""
+    """Writes a component as a separate folder."""
     folder.mkdir(exist_ok=True)
     table = _transformers_table(component, config)
     _write_weights(folder, _tensors(component, config, table, source, name))
@@ -180,7 +180,7 @@ def _write_alone(
 
 def _write_weights(folder: Path, tensors: Tensors) -> None:
     whole = {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
-    save_file(whole, folder / _WEIGHTS, {"format": "pt"})  # transformers insists on the metadata
+    save_file(whole, folder / _WEIGHTS, {"format": "pt"})  # transformers requires the metadata
 
 
 def _write_tokenizer(folder: Path, source: Path) -> None:
@@ -207,7 +207,7 @@ def _write_codec_alone(folder: Path, info: ModelInfo, source: Path, name: str, f
 def _tensors(
     component: str, config: ComponentConfig, table: Table, source: Path, name: str
 ) -> Tensors:
-    """The official tensors of a component, of the types in which its parameters are stored."""
+    """The official tensors of a component, in the stored types of its parameters."""
     abstract = abstract_params(component, config)
     params = checkpoint.load_params(source, component, abstract, keep_dtypes=True)
     return invert_table(table, params, name)

@@ -1,4 +1,4 @@
-"""`musicgen-jax export-torch`: what was trained here, in the official PyTorch formats."""
+"""`musicgen-jax export-torch`: writes models trained here in the official PyTorch formats."""
 
 import argparse
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the files.
 
     Raises:
-      UserError: the model or the folder is at fault.
+      UserError: the model cannot be exported, or the folder cannot be written.
     """
     from musicgen_jax.convert.to_torch import export_torch
 

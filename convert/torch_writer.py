@@ -22,13 +22,13 @@ _CHUNK = 16 << 20
 
 
 def write_torch(path: str | Path | BinaryIO, value: Any) -> None:
-    """Writes what `torch.load` reads back as `value`.
+    """Writes a file that `torch.load` reads as `value`.
 
     Args:
-      path: of the file, or an open one.
-      value: dicts, lists, tuples, strings, numbers, None and numpy arrays or `LazyTensor`s (which
-        become tensors; lazy ones are read one at a time); also `Name` and `Inert`, which become
-        what they stand for.
+      path: path of the file, or an open file.
+      value: dicts, lists, tuples, strings, numbers, None, and numpy arrays or `LazyTensor`s (which
+        become tensors; lazy ones are read one at a time). `Name` and `Inert` become the objects
+        that they describe.
     """
     tensors: list[np.ndarray | LazyTensor] = []
     program = b"\x80\x02" + _program(value, tensors) + b"."
@@ -45,7 +45,7 @@ def write_torch(path: str | Path | BinaryIO, value: Any) -> None:
 
 
 def _program(value: Any, tensors: list) -> bytes:
-    """The pickle instructions, of protocol 2, that put `value` on the stack."""
+    """The pickle instructions (protocol 2) that push `value` onto the stack."""
     match value:
         case None:
             return b"N"
@@ -90,6 +90,6 @@ def _tensor(tensor: np.ndarray | LazyTensor, tensors: list) -> bytes:
 
 
 def _tuple(*items: Any) -> bytes:
-    """A tuple of values; bytes are instructions already."""
+    """A tuple of values; values of type bytes are already instructions."""
     parts = (item if isinstance(item, bytes) else _program(item, []) for item in items)
     return b"(" + b"".join(parts) + b"t"

@@ -1,11 +1,12 @@
-"""Reads what `torch.save` writes, without torch and without running anything from the file.
+"""Reads files of `torch.save`, without torch and without running any code from the file.
 
-The file is a zip: `<root>/data.pkl` holds the structure, `<root>/data/<key>` the raw little-endian
-storages. Before torch 1.6 it was a chain of pickles (a magic number, the version, the machine, the
-structure, the storages' keys) with the storages behind, each after its length in 8 bytes.
+The file is a zip: `<root>/data.pkl` holds the structure, and `<root>/data/<key>` holds the raw
+little-endian storages. Before torch 1.6 the file was a chain of pickles: a magic number, the
+version, the machine, the structure and the storages' keys. The storages came after them, each
+preceded by its length in 8 bytes.
 
-Of the names in the structure only those of tensors and dicts mean anything here; others are
-refused, or kept as names where the caller lists them. See `pickled`.
+Only the names of tensors and dicts have a meaning in the structure. Other names are refused, unless
+the caller lists them; then they are kept as names. See `pickled`.
 """
 
 import functools
@@ -36,37 +37,37 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-_MAX_PICKLE = 16 << 20  # bytes; the structure of an official model takes about 100 kB
+_MAX_PICKLE = 16 << 20  # bytes; the structure of an official model has about 100 kB
 _MAX_AXES = 16
-_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, first in an older file
+_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number; starts older files
 _LEGACY_VERSION = 1001
 _CHUNK = 16 << 20
 
 
 def is_zip(path: Path) -> bool:
-    """Whether the file starts as a zip does; a truncated zip still does."""
+    """Whether the file starts like a zip; this is also true of a truncated zip."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def is_torch(path: Path) -> bool:
-    """Whether the file starts as one of either format."""
+    """Whether the file starts like one of the two formats."""
     with path.open("rb") as file:
         return is_zip(path) or file.read(len(_MAGIC)) == _MAGIC
 
 
 def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
-    """The object that `torch.save` wrote: dicts, lists, strings, numbers and `LazyTensor`s.
+    """Reads an object that `torch.save` wrote: dicts, lists, strings, numbers, `LazyTensor`s.
 
     Args:
-      path: of the file.
-      inert: full names of further classes and functions that the file may mention, such as
-        "fractions.Fraction". They are not imported and not called: see `pickled.Name` and
-        `pickled.Inert`, which stand in the object for them.
+      path: path of the file.
+      inert: full names of other classes and functions that the file may mention, such as
+        "fractions.Fraction". They are neither imported nor called; the result has a `pickled.Name`
+        or `pickled.Inert` instead.
 
     Raises:
       UserError: torch did not write the file, it is truncated or damaged, or it names anything
-        but tensors, dicts and what is in `inert`.
+        except tensors, dicts and the names in `inert`.
     """
     path = Path(path)
     try:
@@ -80,7 +81,7 @@ def read_torch(path: str | Path, inert: Collection[str] = ()) -> Any:
         raise UserError(
             f"{path} is refused: {error}, and only tensors and plain data are read"
         ) from None
-    except Exception as error:  # damaged bytes fail in as many ways as there are bytes
+    except Exception as error:  # damaged bytes can raise any exception
         raise UserError(f"{path} is truncated or damaged: {_first_line(error)}") from None
     raise UserError(f"{path} is not a file that torch.save wrote")
 
@@ -90,7 +91,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Archive:
-    """One torch zip; knows where each storage lies."""
+    """One torch zip, with the position of each storage."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -112,7 +113,7 @@ class _Archive:
         return _structure(program, inert, self.storage)
 
     def storage(self, pid: Any) -> "_Storage":
-        """("storage", type, key, device, number of elements) -> where the storage lies."""
+        """("storage", type, key, device, number of elements) -> position of the storage."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             self.fail("a persistent id that is no storage")
         _, kind, key, _, numel = pid
@@ -128,7 +129,7 @@ class _Archive:
         raise UserError(f"{self.path} is damaged: {what}")
 
     def check(self, name: str) -> zipfile.ZipInfo:
-        """The member `name`, which must be stored as it is and lie inside the file."""
+        """The member `name`, which must be uncompressed and inside the file."""
         info = self.members.get(name)
         if info is None:
             raise UserError(f"{self.path} is damaged: it lacks {name}")
@@ -138,7 +139,7 @@ class _Archive:
         return info
 
     def read(self, name: str, limit: int) -> np.ndarray:
-        """The bytes of a member, checked against the zip's CRC, uint8."""
+        """The bytes of a member, uint8, checked against the zip's CRC."""
         info = self.check(name)
         if info.file_size > limit:
             raise UserError(f"{self.path} is damaged: {name} is larger than {limit} bytes")
@@ -153,13 +154,13 @@ class _Archive:
 
 
 class _Legacy:
-    """One file from before torch 1.6; knows where each storage lies."""
+    """One file from before torch 1.6, with the position of each storage."""
 
     def __init__(self, path: Path):
         self.path = path
         self.size = path.stat().st_size
         self.counts: dict[str, int] = {}  # numbers in each storage that the structure names
-        self.lengths: dict[str, int] = {}  # its bytes
+        self.lengths: dict[str, int] = {}  # bytes in each storage
         self.starts: dict[str, int] = {}
 
     def load(self, inert: Collection[str]) -> Any:
@@ -191,7 +192,7 @@ class _Legacy:
         return value
 
     def storage(self, pid: Any) -> "_Storage":
-        """("storage", type, key, device, numel, view) -> where the storage lies."""
+        """("storage", type, key, device, numel, view) -> position of the storage."""
         if type(pid) is not tuple or len(pid) != 6 or pid[0] != "storage" or pid[5] is not None:
             raise ValueError("a persistent id that is not a whole storage")
         _, kind, key, _, numel, _ = pid
@@ -206,7 +207,7 @@ class _Legacy:
 
     def read(self, name: str, limit: int) -> np.ndarray:
         """The bytes of a storage, uint8."""
-        del limit  # `load` has checked that it lies inside the file
+        del limit  # `load` has checked that the storage is inside the file
         data = np.empty(self.lengths[name], np.uint8)
         view, filled = data.data, 0
         with self.path.open("rb") as file:
@@ -219,7 +220,7 @@ class _Legacy:
 
 
 def _structure(program: bytes, inert: Collection[str], storage: Callable[[Any], "_Storage"]) -> Any:
-    """What a pickle says of dicts and tensors."""
+    """The dicts and tensors that a pickle describes."""
     functions = {
         "collections.OrderedDict": _dict,
         "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -232,7 +233,7 @@ def _structure(program: bytes, inert: Collection[str], storage: Callable[[Any], 
 
 
 def _plain(program: bytes) -> Any:
-    """A pickle that names nothing."""
+    """Reads a pickle that contains no names."""
     return read_pickle(program, {}, (), lambda _: None)
 
 
@@ -258,7 +259,7 @@ def _read_tensor(storage: "_Storage", offset: int, shape: tuple, stride: tuple) 
         raise UserError(f"{path} is damaged: {_first_line(error)}") from None
     steps = tuple(s * storage.dtype.itemsize for s in stride)
     view = np.lib.stride_tricks.as_strided(raw[offset:], shape, steps)
-    # A part of a larger storage is copied, so that the rest of it can go.
+    # Copy a part of a larger storage, so that the storage can be freed.
     whole = view.size == raw.size and view.flags.c_contiguous
     return view if whole else view.copy()
 
@@ -271,14 +272,14 @@ class _Storage(NamedTuple):
 
 
 def _dict(*args: Any) -> dict:
-    """OrderedDict, which a state dict is; torch fills it later, with SETITEMS."""
+    """OrderedDict, the class of a state dict; torch fills it later, with SETITEMS."""
     if args:
         raise ValueError("a dict made from arguments")
     return {}
 
 
 def _rebuild_tensor(storage, offset, shape, stride, *_) -> LazyTensor:
-    """What torch calls `_rebuild_tensor_v2`; flags and hooks of the gradient are ignored."""
+    """Replaces torch's `_rebuild_tensor_v2`; ignores the gradient's flags and hooks."""
     numbers = (offset, *shape, *stride)
     if (
         type(storage) is not _Storage
@@ -289,7 +290,7 @@ def _rebuild_tensor(storage, offset, shape, stride, *_) -> LazyTensor:
         raise ValueError("a tensor with an impossible shape")
     count = math.prod(shape)
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if count else 0
-    # A few stored numbers must not become a huge tensor by stride 0.
+    # A few stored numbers must not become a huge tensor through stride 0.
     if count > storage.numel or last >= max(storage.numel, 1) or offset > storage.numel:
         raise ValueError("a tensor reaches outside its storage")
     shape, stride = tuple(shape), tuple(stride)

@@ -1,8 +1,8 @@
-"""Stage by stage, a converted model against the same weights in transformers' classes.
+"""Compares a converted model, stage by stage, with the same weights in transformers' classes.
 
-The one file of the converter that needs torch. Transformers' classes are the reference for
-audiocraft's files too: their tensors are renamed, straight from the source and not from what the
-converter made of them. Everything runs in float32, one component at a time.
+This is the only file of the converter that needs torch. Transformers' classes are the reference for
+audiocraft's files too: their tensors are renamed directly from the source, not taken from the
+converter's result. Everything runs in float32, one component at a time.
 """
 
 import importlib.util
@@ -30,17 +30,17 @@ from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 
-TOLERANCE = 1e-3  # of the largest reference value; 48 layers in float32 stay well below
+TOLERANCE = 1e-3  # relative to the largest reference value; 48 float32 layers stay well below it
 _TEXTS = ("80s pop track with bassy drums and synth", "a flute")
 _FRAMES = 12
 
 
 class Stage(NamedTuple):
-    """How far one stage is off.
+    """The error of one stage.
 
     Attributes:
-      name: of the stage.
-      error: largest difference over largest reference value; of codes, the share that differs.
+      name: name of the stage.
+      error: largest difference over largest reference value; for codes, the share that differs.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Stage(NamedTuple):
 
 
 def require_packages() -> None:
-    """Raises UserError unless torch and transformers are there."""
+    """Raises UserError unless torch and transformers are installed."""
     needed = ("torch", "transformers")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -65,7 +65,10 @@ def require_reference(
     mert_from: str | None = None,
     revision: str | None = None,
 ) -> None:
-    """Raises UserError if nothing here can be compared with; the arguments are `convert`'s."""
+    """Raises UserError if the source has no reference to compare with.
+
+    The arguments are those of `convert`.
+    """
     parts = find_parts(
         str(source),
         t5_from=t5_from,
@@ -89,22 +92,22 @@ def verify(
     revision: str | None = None,
     log: Callable[[str], None] = print,
 ) -> list[Stage]:
-    """Compares every stage and tells `log` the largest error of each.
+    """Compares every stage and logs the largest error of each.
 
     Args:
-      source: what was converted, as for `convert`: a whole model or a component of one.
-      converted: what it was converted to.
-      t5_from: as for `convert`.
-      encodec_from: as for `convert`.
-      mert_from: as for `convert`.
-      revision: as for `convert`.
-      log: is told one line per stage.
+      source: the source that was converted, as in `convert`: a whole model or a component.
+      converted: the folder that `convert` wrote.
+      t5_from: source of T5, as passed to `convert`.
+      encodec_from: source of the codec, as passed to `convert`.
+      mert_from: source of MERT, as passed to `convert`.
+      revision: revision of the Hub repository, as passed to `convert`.
+      log: called with one line per stage.
 
     Returns:
-      the stages in order.
+      The stages in order.
 
     Raises:
-      UserError: a stage is off by more than `TOLERANCE`, or packages are missing.
+      UserError: the error of a stage is more than `TOLERANCE`, or packages are missing.
     """
     require_packages()
     configs = checkpoint.load_info(converted).parts
@@ -134,12 +137,12 @@ def _stages(
     rng = np.random.default_rng(0)
     if "t5" in configs:
         ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
-        ids = ids % configs["t5"].vocab_size  # a test's tokenizer may know more pieces
+        ids = ids % configs["t5"].vocab_size  # the tokenizer of a test can have more pieces
         expected = _reference_t5(configs["t5"], parts["t5"], ids, mask)
         hidden = call(load("t5", configs["t5"], path), ids, mask)
         yield Stage("T5, hidden states", _error(hidden[mask], expected[mask]))
         if "lm" in configs:
-            # With transformers' hidden states on both sides: each stage shows its own error.
+            # Both sides use transformers' hidden states, so each stage shows only its own error.
             error = _lm_error(configs["lm"], parts["lm"], path, expected, mask, rng)
             yield Stage("LM, logits", error)
     if mert := configs.get("mert"):
@@ -173,7 +176,7 @@ def _lm_error(
     if bins := config.chroma_bins:
         audio = np.eye(bins, dtype=np.float32)[rng.integers(0, bins, (len(mask), _FRAMES))]
     elif config.style:
-        # Any vectors: transformers has no style model whose conditioner could make them.
+        # Random vectors, because transformers has no style model with a conditioner to make them.
         audio = rng.standard_normal((len(mask), _FRAMES, config.dim), np.float32)
     expected = _reference_lm(config, part, steps, hidden, mask, audio)
     given = () if audio is None else (audio,)
@@ -188,7 +191,7 @@ def _error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def call(module: Any, *arrays: np.ndarray, method: Callable = operator.call) -> np.ndarray:
-    """The output of a module, op by op: layers share compiled ops, and it runs only once."""
+    """Runs a module op by op: layers share compiled ops, and the module runs only once."""
     return np.asarray(method(module, *map(jnp.asarray, arrays)))
 
 
@@ -207,7 +210,7 @@ def _logits(
     mask: jax.Array,
     heard: jax.Array | None = None,
 ) -> jax.Array:
-    """From T5's hidden states, and a melody [B, T, 12] or style [B, P, D], to logits."""
+    """Computes logits from T5's hidden states and a melody [B, T, 12] or style [B, P, D]."""
     audio = None
     if heard is not None:
         vectors = heard if lm.chroma_conditioner is None else lm.chroma_conditioner(heard)
@@ -217,7 +220,7 @@ def _logits(
 
 
 def _sweep(config: EncodecConfig) -> np.ndarray:
-    """Twenty frames and a bit of a rising tone in noise, [1, C, W]."""
+    """A rising tone in noise, a little longer than twenty frames: [1, C, W]."""
     samples = 20 * config.hop_length + 1
     time = np.arange(samples) / config.sample_rate
     tone = 0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)
@@ -229,7 +232,7 @@ def _sweep(config: EncodecConfig) -> np.ndarray:
 
 
 def _fill(model: Any, tensors: Mapping[str, np.ndarray], tied: tuple[str, ...] = ()) -> Any:
-    """Loads the state dict in float32, strictly but for what is tied."""
+    """Loads the state dict in float32; all keys must be present except those in `tied`."""
     import torch
 
     state = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in tensors.items()}
@@ -299,7 +302,7 @@ def _reference_lm(
             "hidden_size": config.dim,
             "num_codebooks": config.n_q,
         }
-    sizes |= {"attn_implementation": "eager"}  # without a choice the mask would be left out
+    sizes |= {"attn_implementation": "eager"}  # the default would ignore the mask
     model = decoder(decoder_config(**sizes))  # type: ignore[arg-type]
     tensors = dict(_lm_tensors(part))
 
@@ -313,7 +316,7 @@ def _reference_lm(
         audio = project(heard, "audio_enc_to_dec_proj")
     _fill(model, {k: v for k, v in tensors.items() if "embed_positions" not in k})
     if audio is not None:
-        # One by one: transformers attends to the padding of a prefix, and counts it.
+        # Run rows one by one: transformers attends to the padding of a prefix and counts it.
         rows = []
         for i, row in enumerate(steps):
             prefix = np.concatenate([audio[i], text[i][mask[i]]])[None].astype(np.float32)
@@ -333,7 +336,7 @@ def _reference_lm(
     return logits.reshape(*steps.shape, config.card)
 
 
-# From audiocraft's words to transformers'; `in_proj_weight` is cut apart besides.
+# From audiocraft's words to transformers'; `in_proj_weight` is also split into three.
 _LM_WORDS = (
     ("condition_provider.conditioners.description.output_proj.", "enc_to_dec_proj."),
     ("condition_provider.conditioners.self_wav.output_proj.", "audio_enc_to_dec_proj."),
@@ -352,7 +355,7 @@ _LM_WORDS = (
 
 
 def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of either family, by transformers' names."""
+    """The tensors of a file of either family, with transformers' names."""
     for key, tensor in part.tensors.items():
         if key.endswith(".chroma.spec.window"):
             continue
@@ -372,7 +375,7 @@ def _lm_tensors(part: Part) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _reference_mert(config: MertConfig, part: Part, audio: np.ndarray) -> np.ndarray:
-    """Features [B, T, E] of audio [B, W]: MERT is HuBERT, by another name."""
+    """Features [B, T, E] of audio [B, W]; MERT is the same network as HuBERT."""
     import torch
     import transformers
 
@@ -402,7 +405,7 @@ def _reference_mert(config: MertConfig, part: Part, audio: np.ndarray) -> np.nda
 def _reference_codec(
     config: EncodecConfig, part: Part, audio: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [1, K, T] of the audio, and their sound [1, C, W]."""
+    """Codes [1, K, T] of the audio, and the audio decoded from them, [1, C, W]."""
     import torch
     import transformers
 
@@ -428,7 +431,8 @@ def _reference_codec(
         "trim_right_ratio": config.trim_right_ratio,
         "use_conv_shortcut": config.conv_shortcut,
     }
-    # The parts of EncodecModel, which itself refuses numbers of codes that are no power of two.
+    # Use the parts of EncodecModel: the class itself refuses numbers of codes that are not powers
+    # of two.
     classes = transformers.models.encodec.modeling_encodec
     settings = transformers.EncodecConfig(**sizes)
     per_book = settings.frame_rate * settings.codebook_nbits / 1000

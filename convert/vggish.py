@@ -1,7 +1,7 @@
 """VGGish's table, in the order of the forward pass. Its keys are torchvggish's.
 
-torchvggish turns the last feature map to [time, frequency, channel] before it flattens it, so the
-columns of the first linear layer are in our order already.
+torchvggish transposes the last feature map to [time, frequency, channel] before it flattens it. So
+the columns of the first linear layer are already in our order.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from musicgen_jax.convert.rules import Rule, Table, Transform
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
-KEY = "embeddings.4.weight"  # with the one below, no other component has both
+KEY = "embeddings.4.weight"  # no other component has both this key and the next one
 _CONVOLUTIONS = (0, 3, 6, 8, 11, 13)  # among ReLUs and pools
 _DENSE = (0, 2, 4)
 
@@ -42,7 +42,7 @@ TABLE = Table(
 
 
 def is_vggish(tensors) -> bool:
-    """Whether a file is torchvggish's, by its keys."""
+    """Whether the keys are those of a torchvggish file."""
     return KEY in tensors and "features.13.weight" in tensors
 
 

@@ -1,29 +1,30 @@
-"""Prefixes that training frameworks add to the keys of a model."""
+"""Removes the prefixes that training frameworks add to the keys of a model."""
 
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.errors import UserError
 
-# FSDP, torch.compile and activation checkpointing name a wrapper wherever they wrapped a module.
+# FSDP, torch.compile and activation checkpointing add a wrapper's name for every wrapped module.
 _ANYWHERE = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
-# DataParallel and Lightning modules hold the whole model. In the middle of a key these are names
-# of the model's own.
+# DataParallel and Lightning modules wrap the whole model. In the middle of a key these names belong
+# to the model itself.
 _IN_FRONT = ("module.", "model.")
 
 
 def strip_wrappers(tensors: StateDict, origin: str) -> tuple[StateDict, list[str]]:
     """Removes the prefixes of wrappers from all keys.
 
-    A prefix in front goes only if every key has it: otherwise it is a fault for the report.
+    A prefix at the start of a key is removed only if every key has it. Otherwise the report will
+    list it as a fault.
 
     Args:
-      tensors: of one file.
+      tensors: the tensors of one file.
       origin: the file's name, for messages.
 
     Returns:
       The tensors by the model's own keys, and the prefixes that were removed.
 
     Raises:
-      UserError: two keys become the same.
+      UserError: two different keys become the same.
     """
     names = {key: key for key in tensors}
     removed = []

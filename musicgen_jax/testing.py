@@ -1,4 +1,7 @@
-"""Small models with random weights: for tests, benchmarks and users' own tests. No downloads."""
+"""Small models with random weights for tests and benchmarks, including users' own tests.
+
+Nothing here downloads anything.
+"""
 
 import dataclasses
 import io
@@ -38,8 +41,8 @@ _ENCODEC = EncodecConfig(
 )
 _LM = LMConfig(dim=16, num_heads=2, num_layers=2, card=37, text_dim=12, ffn_dim=24)
 
-# Every part in the proportions of an official model, small enough to compile in a second: 50
-# frames a second, clips of up to 3 seconds.
+# All parts have the proportions of an official model and are small enough to compile in a second.
+# The codec makes 50 frames per second, and clips are up to 3 seconds long.
 DEBUG = MusicGenConfig(_T5, _LM, _ENCODEC, max_duration=3.0, name="debug")
 DEBUG_STEREO = MusicGenConfig(
     _T5,
@@ -53,14 +56,14 @@ DEBUG_STEREO = MusicGenConfig(
     name="debug-stereo",
 )  # fmt: skip
 
-# Hears styles: MERT makes 300 frames a second, of which every fourth becomes a token.
-# Windows of 10 seconds, in which the model hears 10 frames of melody.
+# Windows of 10 seconds; the melody of a window has 10 frames.
 DEBUG_MELODY = dataclasses.replace(
     DEBUG,
     lm=dataclasses.replace(_LM, conditioning="prepend", chroma_bins=12),
     max_duration=10.0,
     name="debug-melody",
 )
+# A style model: MERT makes 300 frames per second, and every fourth frame becomes a token.
 DEBUG_STYLE = MusicGenConfig(
     _T5,
     LMConfig(
@@ -88,10 +91,10 @@ DEBUG_SEPARATOR = HTDemucsConfig(
 
 
 class DummyTokenizer:
-    """A word is a token, its id a checksum: a stand-in for `Tokenizer` that needs no file.
+    """A stand-in for `Tokenizer` that needs no file; each word is a token whose id is a checksum.
 
     Args:
-      vocab_size: ids stay below it; 0 and 1 are padding and the end, as in T5.
+      vocab_size: upper limit of the ids, exclusive; 0 and 1 are padding and the end, as in T5.
     """
 
     def __init__(self, vocab_size: int):
@@ -100,7 +103,7 @@ class DummyTokenizer:
     def __call__(
         self, texts: Sequence[str | None], length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """B texts to ids int32 [B, L] and mask bool [B, L]; all False where there is no text."""
+        """B texts to ids, int32 [B, L], and mask, bool [B, L]; a row without text is all False."""
         span = self.vocab_size - 2
         rows = [
             [2 + zlib.crc32(word.encode()) % span for word in (text or "").split()] + [1]
@@ -118,18 +121,19 @@ class DummyTokenizer:
 
 
 def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
-    """Normal numbers in the shapes of `abstract`; around 1 where a norm's scale is, else around 0.
+    """Normal random numbers in the shapes of `abstract`.
 
-    A standard deviation of 0.3 makes every part of a small model matter: with the usual
-    initialisation attention is flat and a transposed weight may go unnoticed.
+    Their mean is 1 for the scales of norms and 0 for all other parameters. With a standard
+    deviation of 0.3 every part of a small model affects the output. With the usual initialisation
+    attention is flat, and a transposed weight can go unnoticed.
 
     Args:
       abstract: nested dicts of `jax.ShapeDtypeStruct`.
-      seed: of the numbers.
-      std: their standard deviation.
+      seed: seed of the numbers.
+      std: standard deviation of the numbers.
 
     Returns:
-      nested dicts of arrays, in the dtypes of `abstract`.
+      Nested dicts of arrays, with the dtypes of `abstract`.
     """
     rng = np.random.default_rng(seed)
 
@@ -155,15 +159,15 @@ def random_model(
     tokenizer=None,
     mesh: Mesh | None = None,
 ) -> MusicGen:
-    """A whole model with random weights: noise, but through every line of the real code.
+    """A whole model with random weights; it generates noise, but runs all of the real code.
 
     Args:
       config: the architecture.
-      seed: of the weights.
-      std: their standard deviation, see `random_params`.
-      dtype: of the language model.
-      tokenizer: by default a `DummyTokenizer`.
-      mesh: where it lies, see `MusicGen.from_pretrained`.
+      seed: seed of the weights.
+      std: standard deviation of the weights, see `random_params`.
+      dtype: dtype of the language model.
+      tokenizer: the tokenizer (default: a `DummyTokenizer`).
+      mesh: device mesh for the weights, see `MusicGen.from_pretrained`.
     """
     seeds = {"t5": seed, "lm": seed + 1, "encodec": seed + 2, "mert": seed + 3}
     return MusicGen.build(
@@ -176,14 +180,14 @@ def random_model(
 
 
 def random_separator(config: HTDemucsConfig = DEBUG_SEPARATOR, *, seed: int = 0) -> Separator:
-    """A separator with random weights: its stems are noise, as loud as what goes in."""
+    """A separator with random weights; its stems are noise that is as loud as the input."""
     return Separator.build(config, lambda abstract: random_params(abstract, seed=seed, std=0.2))
 
 
 def save_random_separator(
     path: str | os.PathLike, config: HTDemucsConfig = DEBUG_SEPARATOR, *, seed: int = 0
 ) -> None:
-    """Writes the folder of a random separator, for whatever goes through `from_pretrained`."""
+    """Writes the folder of a random separator, for code that calls `from_pretrained`."""
     with checkpoint.writing_model(path) as writer:
         state = nnx.state(random_separator(config, seed=seed).model)
         writer.write_component("separator", nnx.to_pure_dict(state))
@@ -196,13 +200,13 @@ def save_random_separator(
 
 
 def model_params(model: MusicGen) -> dict[str, dict]:
-    """A model's weights by component, as `checkpoint.save_model` takes them."""
+    """A model's weights by component, in the form that `checkpoint.save_model` accepts."""
     parts = {name: getattr(model, name) for name in checkpoint.component_configs(model.config)}
     return {name: nnx.to_pure_dict(nnx.state(part)) for name, part in parts.items()}
 
 
 def character_tokenizer() -> bytes:
-    """A sentencepiece model with T5's special ids whose pieces are letters and digits."""
+    """A sentencepiece model with T5's special ids; its pieces are letters and digits."""
     import sentencepiece
 
     characters = string.ascii_lowercase + string.digits + ".,-"
@@ -211,7 +215,7 @@ def character_tokenizer() -> bytes:
         sentence_iterator=iter([" ".join(characters)]),
         model_writer=model,
         model_type="char",
-        vocab_size=len(characters) + 4,  # the three below and the space
+        vocab_size=len(characters) + 4,  # plus the three special ids below and the space
         pad_id=0,
         eos_id=1,
         unk_id=2,
@@ -224,7 +228,7 @@ def character_tokenizer() -> bytes:
 def save_random_model(
     path: str | os.PathLike, config: MusicGenConfig = DEBUG, *, seed: int = 0
 ) -> None:
-    """Writes the folder of a random model, for whatever goes through `from_pretrained`."""
+    """Writes the folder of a random model, for code that calls `from_pretrained`."""
     checkpoint.save_model(
         path,
         config,

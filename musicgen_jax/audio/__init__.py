@@ -1,8 +1,8 @@
-"""Waveforms in and out of files, and from one rate, channel count or loudness to another.
+"""Reads and writes audio files, and converts sample rate, channel count and loudness.
 
-Audio is float32 [C, W], nominally within -1 and 1. Names, defaults and formulas follow audiocraft's
-`data/audio.py` and `data/audio_utils.py`, so that a file written here sounds as loud as theirs.
-No jax here. soundfile and soxr load on first use.
+Audio is float32 [C, W], nominally between -1 and 1. Names, defaults and formulas follow
+audiocraft's `data/audio.py` and `data/audio_utils.py`, so that files are as loud as audiocraft's.
+This package does not import jax. It imports soundfile and soxr on first use.
 """
 
 from musicgen_jax.audio.files import MAX_SAMPLES, MAX_SECONDS, AudioFileInfo, info, read, write

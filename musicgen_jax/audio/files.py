@@ -1,4 +1,4 @@
-"""Waveforms in and out of files, whole."""
+"""Reads and writes whole audio files."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from musicgen_jax.audio import mp3
 from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.errors import UserError, user_error
 
-MAX_SECONDS = 3600  # longer files are refused: nothing here uses more than minutes
+MAX_SECONDS = 3600  # longer files are refused: this package never uses more than a few minutes
 MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -27,15 +27,15 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 @dataclasses.dataclass(frozen=True)
 class AudioFileInfo:
-    """The header of an audio file; the length of an mp3 file is counted."""
+    """The header of an audio file; for mp3 files the length is counted, not read."""
 
     sample_rate: int  # in Hz
-    frames: int  # samples of each channel
+    frames: int  # samples per channel
     channels: int
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """The length in seconds."""
         return self.frames / self.sample_rate
 
 
@@ -43,7 +43,7 @@ def info(path: str | os.PathLike[str]) -> AudioFileInfo:
     """Reads the header of an audio file of any length.
 
     Raises:
-      UserError: there is no such file, it is not audio, or has no samples or an unknown number.
+      UserError: the file does not exist, is not audio, has no samples, or has an unknown length.
     """
     with _opened(path) as file:
         return AudioFileInfo(file.samplerate, file.frames, file.channels)
@@ -52,20 +52,21 @@ def info(path: str | os.PathLike[str]) -> AudioFileInfo:
 def read(
     path: str | os.PathLike[str], *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """Reads an audio file: wav, flac, ogg, mp3 and whatever else libsndfile knows.
+    """Reads an audio file: wav, flac, ogg, mp3 or any other format that libsndfile supports.
 
     Args:
       path: the file.
       start: seconds to skip at the beginning.
-      seconds: the most to read; with it the file may be of any length.
+      seconds: maximum number of seconds to read (default: no limit). If set, the file can have any
+        length.
 
     Returns:
       float32 [C, W] and the sample rate in Hz.
 
     Raises:
-      UserError: there is no such file, it is not audio, is damaged or cut off, holds no samples or
-        NaN or infinite ones, or is longer than `MAX_SECONDS` or `MAX_SAMPLES` (found from its
-        header, before it is read).
+      UserError: the file does not exist, is not audio, is damaged or cut off, has no samples, has
+        NaN or infinite samples, or is longer than `MAX_SECONDS` or `MAX_SAMPLES`. The length is
+        checked from the header, before the samples are read.
     """
     with _opened(path) as file:
         rate, first = file.samplerate, int(start * file.samplerate)
@@ -82,7 +83,7 @@ def read(
         if first:
             file.seek(first)
         samples = file.read(frames, dtype="float32", always_2d=True)
-    if len(samples) < frames - rate // 10:  # an mp3 file's length may be off by a few frames
+    if len(samples) < frames - rate // 10:  # the length of an mp3 file can be off by a few frames
         ends, whole = ((first + n) / rate for n in (len(samples), frames))
         raise UserError(f"cannot read {path}: damaged or cut off after {ends:.1f} of {whole:.1f} s")
     if not len(samples):
@@ -95,21 +96,21 @@ def read(
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator:
-    """The soundfile of a path; what libsndfile refuses becomes a UserError."""
+    """Opens a path with soundfile; raises a UserError if libsndfile refuses the file."""
     import soundfile
 
     with user_error("read", path):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise UserError(f"cannot read {path}: not a file")
-        opened = open(path, "rb")  # noqa: SIM115 - libsndfile would not say why it cannot
+        opened = open(path, "rb")  # noqa: SIM115 - libsndfile would not report the reason
     with opened:
-        # As bytes: a name need not be text.
+        # As bytes, since a file name need not be valid text.
         source = os.fsencode(path) if os.name == "posix" else os.fspath(path)
         if _may_be_mp3(opened, path):
             source = mp3.corrected(opened) or source
         try:
             with soundfile.SoundFile(source) as file:  # type: ignore[arg-type]
-                if file.frames == np.iinfo(np.int64).max:  # libsndfile's word for "unknown"
+                if file.frames == np.iinfo(np.int64).max:  # libsndfile's value for "unknown"
                     raise UserError(
                         f"cannot read {path}: it was streamed and does not say its length"
                     )
@@ -145,28 +146,28 @@ def write(
     rms_headroom_db: float = 18,
     loudness_headroom_db: float = 14,
 ) -> Path:
-    """Writes a 16-bit wav or flac file, as the suffix says, at a set level.
+    """Normalises audio and writes it as a 16-bit wav or flac file, depending on the suffix.
 
-    Missing folders on the way are made. The file appears whole or not at all, in place of an older
-    one.
+    Creates missing parent folders. The file appears complete or not at all, and replaces an
+    existing file.
 
     Args:
-      path: ends in .wav or .flac.
+      path: the file; must end in .wav or .flac.
       audio: float [C, W].
       sample_rate: in Hz.
-      strategy: how the level is set; this and the rest as in `normalize_audio`.
-      loudness_compressor: for "loudness".
-      normalize: for "peak" and "rms".
-      peak_clip_headroom_db: for "peak" and "clip".
-      rms_headroom_db: for "rms".
-      loudness_headroom_db: for "loudness".
+      strategy: how to set the level; this and the other options are those of `normalize_audio`.
+      loudness_compressor: for "loudness": squeezes peaks with tanh.
+      normalize: for "peak" and "rms": if False, audio only ever gets quieter.
+      peak_clip_headroom_db: headroom for "peak" and "clip".
+      rms_headroom_db: headroom for "rms".
+      loudness_headroom_db: headroom for "loudness".
 
     Returns:
       The path.
 
     Raises:
-      UserError: the suffix is another, the path cannot be written, or `audio` is empty, not
-        [C, W], not finite, or has more channels than the format.
+      UserError: the suffix is not .wav or .flac, the path cannot be written, or `audio` is empty,
+        not [C, W], not finite, or has more channels than the format supports.
     """
     import soundfile
 
@@ -183,7 +184,7 @@ def write(
         rms_headroom_db=rms_headroom_db,
         loudness_headroom_db=loudness_headroom_db,
     )
-    # Encoded in memory, since libsndfile does not report a full disk.
+    # Encode in memory first, since libsndfile does not report a full disk.
     encoded = io.BytesIO()
     form = FORMATS[path.suffix.lower()]
     try:
@@ -197,9 +198,9 @@ def write(
 
 
 def to_int16(audio: np.ndarray, highest: float | None = None) -> np.ndarray:
-    """Full scale is 2^15, or 2^15 - 1 if a sample would not fit, as in audiocraft.
+    """Converts to int16; full scale is 2^15, or 2^15 - 1 if a sample would not fit (audiocraft).
 
-    `highest` is the largest sample of the whole, if `audio` is only a part of it.
+    `highest` is the largest sample of the whole audio, if `audio` is only a part of it.
     """
     audio = np.clip(audio, -1, 1)
     highest = audio.max() if highest is None else highest

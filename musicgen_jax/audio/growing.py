@@ -1,4 +1,4 @@
-"""An audio file of any length, written piece by piece in bounded memory."""
+"""Writes an audio file of any length piece by piece, in bounded memory."""
 
 import io
 import os
@@ -15,21 +15,22 @@ from musicgen_jax.errors import UserError, user_error
 
 
 class GrowingFile:
-    """A 16-bit wav or flac file written piece by piece, the same as `write` makes at once.
+    """A 16-bit wav or flac file written piece by piece; equal to the file that `write` makes.
 
-    The level depends on all samples, so they wait as float32 in a temporary file until the end.
-    Memory use does not depend on the length.
+    The level depends on all samples, so they are stored as float32 in a temporary file until the
+    end. Memory use does not depend on the length.
 
     Args:
-      path: ends in .wav or .flac; appears complete at the end, in place of an older file.
-      channels: C.
+      path: the file; must end in .wav or .flac. It appears complete at the end and replaces an
+        existing file.
+      channels: C, the number of channels.
       sample_rate: in Hz.
-      strategy: how the level is set, see `normalize_audio`; "loudness" with its compressor.
-      samples: samples per channel in the end; a wav file cannot hold more than 4 GiB.
-      aside: the temporary file; made by the first `write`, removed by `finish`.
+      strategy: how to set the level, see `normalize_audio`; "loudness" uses its compressor.
+      samples: total number of samples per channel. A wav file cannot hold more than 4 GiB.
+      aside: path of the temporary file. The first `write` creates it and `finish` removes it.
 
     Raises:
-      UserError: the suffix is not one of these, or the file would be too long.
+      UserError: the suffix is not .wav or .flac, or the file would be too long.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class GrowingFile:
         self._file: io.BufferedWriter | None = None
 
     def write(self, audio: np.ndarray) -> None:
-        """Takes the next samples, float [C, W], W from 0."""
+        """Adds the next samples, float [C, W]; W can be 0."""
         if not audio.size:
             return
         audio = checked(audio)

@@ -1,7 +1,7 @@
-"""The level of audio: measured and set, all at once or piece by piece.
+"""Measures and sets the level of audio, all at once or piece by piece.
 
 Names, defaults and formulas follow audiocraft's `data/audio_utils.py`. Audio is float32 [C, W],
-nominally within -1 and 1. No jax here.
+nominally between -1 and 1. This file does not import jax.
 """
 
 import math
@@ -12,11 +12,11 @@ import numpy as np
 from musicgen_jax.errors import UserError
 
 STRATEGIES = ("peak", "clip", "rms", "loudness")
-_ENERGY_FLOOR = 2e-3  # root mean square below which audio counts as silence and stays as it is
+_ENERGY_FLOOR = 2e-3  # audio with a lower root mean square counts as silence and is not changed
 
 
 def checked(audio: np.ndarray) -> np.ndarray:
-    """The audio as float32 [C, W], or a UserError."""
+    """Returns the audio as float32 [C, W], or raises a UserError if it is not valid."""
     array = np.asarray(audio)
     if array.ndim != 2 or 0 in array.shape:
         raise UserError(f"audio must be [channels, samples] and not empty, got {array.shape}")
@@ -41,7 +41,7 @@ def normalize_audio(
 ) -> np.ndarray:
     """Sets the level of audio.
 
-    Silence stays as it is under every strategy, where audiocraft divides by zero.
+    No strategy changes silence (audiocraft divides by zero).
 
     Args:
       audio: float [C, W].
@@ -52,14 +52,14 @@ def normalize_audio(
         "rms": scales the mean of the channels to a root mean square of `-rms_headroom_db` dB;
         "loudness": scales to `-loudness_headroom_db` LUFS (ITU-R BS.1770). Audio shorter than
         0.4 s, which has no loudness (audiocraft fails), and nearly silent audio is not scaled.
-      loudness_compressor: after "loudness", squeezes peaks by tanh rather than cut them.
+      loudness_compressor: after "loudness", squeezes peaks with tanh instead of clipping them.
       normalize: if False, "peak" and "rms" only ever make audio quieter.
-      peak_clip_headroom_db: for "peak" and "clip".
-      rms_headroom_db: for "rms".
-      loudness_headroom_db: for "loudness".
+      peak_clip_headroom_db: headroom for "peak" and "clip".
+      rms_headroom_db: headroom for "rms".
+      loudness_headroom_db: headroom for "loudness".
 
     Returns:
-      float32 [C, W], within -1 and 1 unless `peak_clip_headroom_db` is negative.
+      float32 [C, W], between -1 and 1 unless `peak_clip_headroom_db` is negative.
 
     Raises:
       UserError: the strategy is unknown, or `audio` is empty, not [C, W] or not finite.
@@ -82,11 +82,11 @@ def normalize_audio(
 
 
 class Meter:
-    """Measures, piece by piece, the level that a strategy of `normalize_audio` goes by.
+    """Measures, piece by piece, the level that a strategy of `normalize_audio` needs.
 
     Args:
-      strategy: see there.
-      channels: C.
+      strategy: a strategy of `normalize_audio`.
+      channels: C, the number of channels.
       sample_rate: in Hz.
     """
 
@@ -94,16 +94,16 @@ class Meter:
         if strategy not in STRATEGIES:
             raise UserError(f"unknown strategy {strategy!r}: use one of {', '.join(STRATEGIES)}")
         self.strategy = strategy
-        self.samples = 0  # of each channel
+        self.samples = 0  # per channel
         self.lowest, self.highest = math.inf, -math.inf
         self._squares = 0.0
-        # Clipped, as audiocraft measures.
+        # audiocraft clips when it measures.
         self._loudness = (
             LoudnessMeter(channels, sample_rate, clip=True) if strategy == "loudness" else None
         )
 
     def update(self, audio: np.ndarray) -> None:
-        """Takes the next samples, finite float32 [C, W], W at least 1."""
+        """Adds the next samples, finite float32 [C, W], W at least 1."""
         self.samples += audio.shape[1]
         self.lowest = min(self.lowest, float(audio.min()))
         self.highest = max(self.highest, float(audio.max()))
@@ -113,7 +113,7 @@ class Meter:
             self._loudness.update(audio)
 
     def level(self) -> float:
-        """What `apply_level` goes by; the audio has ended."""
+        """The level for `apply_level`; call this at the end of the audio."""
         rms = math.sqrt(self._squares / self.samples)
         if self._loudness:
             return self._loudness.loudness() if rms >= _ENERGY_FLOOR else -math.inf
@@ -135,19 +135,19 @@ def apply_level(
     rms_headroom_db: float = 18,
     loudness_headroom_db: float = 14,
 ) -> np.ndarray:
-    """`normalize_audio` of a part of the audio, by the level of all of it.
+    """Normalises a part of the audio like `normalize_audio`, by the level of the whole.
 
-    Every sample is changed by itself, and a larger one stays the larger.
+    Each sample is mapped independently of the others, and the mapping is monotone.
 
     Args:
       audio: float32 [C, W].
-      strategy: see there, as all below.
-      level: from `Meter.level`.
-      loudness_compressor: see there.
-      normalize: see there.
-      peak_clip_headroom_db: see there.
-      rms_headroom_db: see there.
-      loudness_headroom_db: see there.
+      strategy: a strategy of `normalize_audio`.
+      level: the level of the whole audio, from `Meter.level`.
+      loudness_compressor: for "loudness": squeezes peaks with tanh.
+      normalize: for "peak" and "rms": if False, audio only ever gets quieter.
+      peak_clip_headroom_db: headroom for "peak" and "clip".
+      rms_headroom_db: headroom for "rms".
+      loudness_headroom_db: headroom for "loudness".
 
     Returns:
       float32 [C, W].
@@ -170,7 +170,7 @@ def apply_level(
 def _scale(audio: np.ndarray, target: float, level: float, normalize: bool) -> np.ndarray:
     if level == 0 or (not normalize and level <= target):
         return audio
-    return np.multiply(audio, target / level, dtype=np.float64)  # the factor may exceed float32
+    return np.multiply(audio, target / level, dtype=np.float64)  # the factor can exceed float32
 
 
 # --- Loudness (ITU-R BS.1770-4) ---------------------------------------------------------------
@@ -179,19 +179,20 @@ def _scale(audio: np.ndarray, target: float, level: float, normalize: bool) -> n
 def loudness(audio: np.ndarray, sample_rate: int, *, clip: bool = False) -> float:
     """Integrated loudness by ITU-R BS.1770-4.
 
-    K-weighting, then the mean power of blocks of 0.4 s, three quarters overlapping, first of those
-    above -70 LUFS, then of those within 10 LU of that mean. Filters and blocks are those of
-    torchaudio's `Loudness`, which audiocraft uses: the biquads of the RBJ cookbook with round
-    numbers stand in for the recommendation's coefficients (known for 48 kHz only).
+    The audio is K-weighted and cut into blocks of 0.4 s that overlap by three quarters. The first
+    mean power is over the blocks above -70 LUFS. The result is the mean power over those of them
+    that are no more than 10 LU below the first mean. Filters and blocks are those of torchaudio's
+    `Loudness`, which audiocraft uses. Its filters are biquads of the RBJ cookbook with round
+    numbers, because the recommendation gives its coefficients only for 48 kHz.
 
     Args:
       audio: float [C, W], at most five channels: left, right, centre and the two surrounds.
       sample_rate: in Hz, above 3000.
-      clip: clip at full scale after each filter, as torchaudio does and BS.1770 does not; lowers
-        the loudness of audio near full scale by a fraction of a decibel.
+      clip: whether to clip at full scale after each filter, as torchaudio does and BS.1770 does
+        not. Clipping lowers the loudness of audio near full scale by a fraction of a decibel.
 
     Returns:
-      LUFS; minus infinity if no block passes, and for audio shorter than one block.
+      LUFS; minus infinity if no block passes the gates or the audio is shorter than one block.
     """
     audio = checked(audio)
     meter = LoudnessMeter(audio.shape[0], sample_rate, clip=clip)
@@ -200,12 +201,12 @@ def loudness(audio: np.ndarray, sample_rate: int, *, clip: bool = False) -> floa
 
 
 class LoudnessMeter:
-    """`loudness` of audio that comes piece by piece; how it is cut changes no bit.
+    """`loudness` of audio that comes piece by piece; the result does not depend on the pieces.
 
     Args:
       channels: C, at most five.
       sample_rate: in Hz, above 3000.
-      clip: see `loudness`.
+      clip: whether to clip at full scale after each filter, see `loudness`.
     """
 
     def __init__(self, channels: int, sample_rate: int, *, clip: bool = False):
@@ -220,15 +221,15 @@ class LoudnessMeter:
         self._block = round(0.4 * sample_rate)
         self._step = round(0.25 * self._block)
         self._gains = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels]
-        self._squares = np.zeros((channels, 0))  # of weighted samples, those of later blocks
+        self._squares = np.zeros((channels, 0))  # of weighted samples that later blocks need
         self._powers: list[np.ndarray] = []
 
     def update(self, audio: np.ndarray) -> None:
-        """Takes the next samples, float [C, W]."""
+        """Adds the next samples, float [C, W]."""
         self._weigh(audio.astype(np.float64), self._filters)
 
     def loudness(self) -> float:
-        """LUFS of all of it; call it once, at the end."""
+        """The loudness of the whole audio in LUFS; call this once, at the end."""
         for i, last in enumerate(self._filters):
             for part in last.flush():
                 self._weigh(self._clipped(part), self._filters[i + 1 :])
@@ -261,7 +262,7 @@ def _lufs(power: np.ndarray) -> np.ndarray:
 
 
 def _treble_shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """+4 dB above 1500 Hz, Q 1/sqrt(2): the head. Numerator and denominator."""
+    """Numerator and denominator of the head filter: +4 dB above 1500 Hz, Q 1/sqrt(2)."""
     w, a = 2 * math.pi * 1500 / rate, 10 ** (4 / 40)
     cos, slope = math.cos(w), math.sin(w) * math.sqrt(2 * a)  # 2 sqrt(a) sin(w) / (2 Q)
     up, down = a + 1, a - 1
@@ -275,7 +276,7 @@ def _treble_shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Second order above 38 Hz, Q 0.5: the ear at low frequencies. Numerator and denominator."""
+    """Numerator and denominator of the ear's low-frequency filter: order 2, 38 Hz, Q 0.5."""
     w = 2 * math.pi * 38 / rate
     cos, alpha = math.cos(w), math.sin(w)  # alpha = sin(w) / (2 Q)
     numerator = (1 + cos) / 2 * np.array([1, -2, 1])
@@ -283,21 +284,22 @@ def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Biquad:
-    """A second-order recursive filter, by FFT: numpy has no recursion that is not a Python loop.
+    """A second-order recursive filter, applied by FFT: numpy can recurse only in a Python loop.
 
-    Exact to rounding: the responses above die away by 1e-20 within a quarter of a second, so each
-    chunk needs just so much history before it and so much silence against wrapping behind it.
+    The result is exact up to rounding. The impulse responses of the two filters above decay by
+    1e-20 within a quarter of a second. So each chunk needs that much history before it, and that
+    much silence after it against wrapping.
     """
 
     def __init__(self, numerator: np.ndarray, denominator: np.ndarray, rate: int):
         self._tail, self._chunk = rate // 4, 8 * rate
         self._size = 1 << (self._chunk + 2 * self._tail - 1).bit_length()
         self._response = np.fft.rfft(numerator, self._size) / np.fft.rfft(denominator, self._size)
-        self._history = 0  # how many of the samples held have been filtered before
+        self._history = 0  # how many of the held samples have already been filtered
         self._held: np.ndarray | None = None
 
     def push(self, audio: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes float64 [C, W] and gives out whole chunks of the filtered audio."""
+        """Adds float64 [C, W] and yields whole chunks of the filtered audio."""
         self._held = audio if self._held is None else np.concatenate([self._held, audio], axis=1)
         while self._held.shape[1] >= self._history + self._chunk:
             end = self._history + self._chunk
@@ -305,7 +307,7 @@ class _Biquad:
             self._held, self._history = self._held[:, end - self._tail :], self._tail
 
     def flush(self) -> Iterator[np.ndarray]:
-        """Gives out the rest."""
+        """Yields the remaining filtered audio."""
         if self._held is not None and self._held.shape[1] > self._history:
             yield self._filtered(self._held)
         self._held, self._history = None, 0

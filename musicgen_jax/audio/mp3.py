@@ -1,9 +1,9 @@
-"""The length of an mp3 file, counted: what its header says may be wrong.
+"""Counts the frames of an mp3 file, because its header can be wrong.
 
-An mp3 file is a row of frames. Only an optional first frame (Xing's, "Info" at a constant bit rate)
-says how many there are. A file that was cut from a stream lacks it, and joined or truncated files
-have a wrong one. libsndfile believes it, or estimates from the first frame's bit rate, and stops
-reading there.
+An mp3 file is a sequence of frames. Only an optional first frame (Xing's; "Info" at a constant bit
+rate) gives their number. A file that was cut from a stream lacks this frame, and in a joined or
+truncated file its number is wrong. libsndfile trusts the number, or estimates it from the first
+frame's bit rate, and stops reading there.
 """
 
 import io
@@ -18,7 +18,7 @@ _KBPS = {
     False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-_SEARCHED = 1 << 16  # bytes of junk between frames that are searched for the next one
+_SEARCHED = 1 << 16  # maximum bytes of junk to search for the next frame
 _HEADER = 4  # bytes
 
 
@@ -27,17 +27,17 @@ class _Frame(NamedTuple):
     size: int  # bytes
     samples: int  # per channel
     rate: int
-    side: int  # bytes of side information, which Xing's text follows
+    side: int  # bytes of side information; Xing's text comes after it
 
 
 def corrected(file: BinaryIO) -> BinaryIO | None:
-    """The audio of an mp3 file behind a header that says the number of its frames.
+    """The audio of an mp3 file, with a header that gives the correct number of frames.
 
     Args:
-      file: open for reading; its position does not matter.
+      file: a file open for reading; its position does not matter.
 
     Returns:
-      a file for libsndfile; None if `file` has a right header or is not an mp3 file.
+      A file for libsndfile; None if the header of `file` is correct or it is not an mp3 file.
     """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         frames = _frames(data)
@@ -55,7 +55,7 @@ def corrected(file: BinaryIO) -> BinaryIO | None:
 
 
 def _info_frame(header: bytes, frames: int) -> bytes:
-    """A frame without audio in front of frames with a header like this, saying their number."""
+    """A frame without audio that gives the number of frames, with a header like theirs."""
     head = bytearray(header)
     head[1] |= 1  # no checksum
     head[2] = (head[2] & 0x0F) | 0xE0  # the highest bit rate: the text fits in the frame
@@ -66,7 +66,7 @@ def _info_frame(header: bytes, frames: int) -> bytes:
 
 
 def _frames(data: Bytes) -> Iterator[_Frame]:
-    """All frames; tags and junk between them are skipped."""
+    """Yields all frames; skips tags and junk between them."""
     at = _after_tag(data, 0)
     rate = None
     while True:
@@ -74,13 +74,13 @@ def _frames(data: Bytes) -> Iterator[_Frame]:
         if frame is None or frame.rate != rate:
             frame = _search(data, at, rate)
         if frame is None or frame.start + frame.size > len(data):
-            return  # what is left is a tag, or half a frame
+            return  # the remainder is a tag, or half a frame
         yield frame
         rate, at = frame.rate, frame.start + frame.size
 
 
 def _search(data: Bytes, at: int, rate: int | None) -> _Frame | None:
-    """The next frame that another frame, or the end of the file, follows."""
+    """The next frame that is followed by another frame or by the end of the file."""
     end = at + _SEARCHED
     while True:
         at = _after_tag(data, at)
@@ -94,7 +94,7 @@ def _search(data: Bytes, at: int, rate: int | None) -> _Frame | None:
 
 
 def _after_tag(data: Bytes, at: int) -> int:
-    """Skips an ID3 tag, whose pictures may hold anything."""
+    """Skips an ID3 tag, whose pictures can contain any bytes."""
     head = data[at : at + 10]
     if len(head) < 10 or head[:3] != b"ID3":
         return at
@@ -103,7 +103,7 @@ def _after_tag(data: Bytes, at: int) -> int:
 
 
 def _frame(data: Bytes, at: int) -> _Frame | None:
-    """The frame whose header is at a place, None if none is."""
+    """The frame whose header is at `at`; None if there is no header."""
     head = data[at : at + _HEADER]
     if len(head) < _HEADER or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:  # layer III
         return None
@@ -120,14 +120,14 @@ def _frame(data: Bytes, at: int) -> _Frame | None:
 
 
 def _is_info(data: Bytes, frame: _Frame) -> bool:
-    """Whether a frame holds no audio but the length of the rest."""
+    """Whether a frame contains the length of the file instead of audio."""
     at = frame.start + _HEADER
     words = data[at + frame.side : at + frame.side + 4], data[at + 32 : at + 36]
     return words[0] in (b"Xing", b"Info") or words[1] == b"VBRI"
 
 
 def _frames_said(data: Bytes, info: _Frame) -> int | None:
-    """How many frames an information frame says there are."""
+    """The number of frames according to an information frame."""
     at = info.start + _HEADER + info.side
     known = data[at : at + 4] in (b"Xing", b"Info") and data[at + 7] & 1
     return int.from_bytes(data[at + 8 : at + 12], "big") if known else None

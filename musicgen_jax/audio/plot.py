@@ -1,4 +1,4 @@
-"""Pictures. Only this file imports matplotlib, which comes with the extra `[plot]`."""
+"""Draws pictures. Only this file imports matplotlib, which the extra `[plot]` installs."""
 
 import os
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ def draw_chroma(
     pitches: Sequence[str],
     title: str,
 ) -> None:
-    """Draws a chromagram: time to the right, pitch classes upwards from C.
+    """Draws a chromagram: time runs to the right, pitch classes upwards from C.
 
     Args:
       path: a .png file.
       chroma: float32 [T, bins], from 0 to 1.
-      seconds: from the middle of the first frame to the middle of the last.
+      seconds: time from the middle of the first frame to the middle of the last.
       pitches: names of the bins.
-      title: of the picture.
+      title: title of the picture.
     """
     require_matplotlib()
-    # Without pyplot: no window system is needed, and nothing global is changed.
+    # Avoid pyplot: this needs no window system and changes no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,13 +65,13 @@ def draw_chroma(
 def draw_spectrogram(
     path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int, title: str
 ) -> None:
-    """Draws the level of each frequency over time, in dB below the loudest.
+    """Draws the level of each frequency over time, in dB below the maximum.
 
     Args:
       path: a .png file.
       wav: float [W].
       sample_rate: in Hz.
-      title: of the picture.
+      title: title of the picture.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Samples from one rate or number of channels to another."""
+"""Converts audio to another sample rate or number of channels."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ from musicgen_jax.errors import UserError
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Band-limited resampling (soxr, HQ) along the last axis.
+    """Resamples along the last axis, band-limited (soxr, HQ).
 
     Args:
       audio: float [C, W].
-      from_rate: in Hz.
-      to_rate: in Hz.
+      from_rate: rate of `audio` in Hz.
+      to_rate: rate of the result in Hz.
 
     Returns:
-      float32 [C, floor(W * to_rate / from_rate)], audiocraft's length, but at least one sample.
+      float32 [C, floor(W * to_rate / from_rate)], as in audiocraft, but at least one sample.
     """
     audio = checked(audio)
     if min(from_rate, to_rate) <= 0:
@@ -26,17 +26,18 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
     length = max(1, audio.shape[1] * to_rate // from_rate)
     out = soxr.resample(np.ascontiguousarray(audio.T), from_rate, to_rate, quality="HQ").T
-    missing = max(0, length - out.shape[1])  # soxr rounds a fraction of a sample down to none
+    missing = max(0, length - out.shape[1])  # soxr rounds a fraction of a sample down to zero
     return np.ascontiguousarray(np.pad(out, ((0, 0), (0, missing)))[:, :length])
 
 
 def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Gives audio [C, W] another number of channels.
+    """Converts audio [C, W] to another number of channels.
 
-    To one: the mean. From one: copies. To fewer: the first ones.
+    One channel is the mean of all. Mono is copied to every channel. Otherwise, the first channels
+    are kept.
 
     Raises:
-      UserError: more channels are wanted than there are, and there is more than one.
+      UserError: `channels` is more than C, and C is more than one.
     """
     audio = checked(audio)
     if channels < 1:
@@ -53,5 +54,5 @@ def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def convert_audio(audio: np.ndarray, from_rate: int, to_rate: int, to_channels: int) -> np.ndarray:
-    """Audio [C, W] at another rate (`resample`), then channel count (`convert_channels`)."""
+    """Converts the rate (`resample`) and the channel count (`convert_channels`) of audio [C, W]."""
     return convert_channels(resample(audio, from_rate, to_rate), to_channels)

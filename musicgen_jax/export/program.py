@@ -1,19 +1,19 @@
-"""A model as programs in StableHLO next to its weights, to run without this package.
+"""Writes a model as StableHLO programs with its weights, to run without this package.
 
     musicgen-small-export/
       manifest.json     sizes, and the arguments and results of every program; written last
       text.bin          ids, mask -> vectors of the text
       start.bin         vectors, mask, seeds, length -> state, and the constants of all steps
-      greedy.bin        state -> state, some steps further, the most likely token each time
+      greedy.bin        state -> state some steps later, taking the most likely token each time
       sample.bin        the same with sampling
       audio.bin         codes -> waveform
-      text.npz, language.npz, audio.npz  weights, each an argument of the programs that use it
-      run.py            reads all this with JAX and NumPy alone
+      text.npz, language.npz, audio.npz  weights, passed as arguments to the programs that use them
+      run.py            reads and runs all of this with only JAX and NumPy
       tokenizer.model, LICENSE
 
 The programs are those of `MusicGen.generate`, traced from the same functions. A file of
-`jax.export` holds one program for several platforms and stays readable by later releases of JAX,
-for half a year at least.
+`jax.export` holds one program for several platforms. Later releases of JAX can read it for at least
+half a year.
 """
 
 import dataclasses
@@ -84,20 +84,21 @@ def export_model(
 ) -> Path:
     """Writes a text model as a folder that needs only JAX and NumPy.
 
-    Text, length up to `duration`, seeds, temperature and strength of the guidance are arguments of
-    the programs; everything that shapes them is chosen here. They always guide; a row whose mask is
-    all False is music without a description.
+    The text, the length up to `duration`, the seeds, the temperature and the guidance strength are
+    arguments of the programs. Everything that determines array shapes is chosen here. The programs
+    always use guidance; a row whose mask is all False gives music without a description.
 
     Args:
-      model: a text model, mono or stereo, in the dtype it is to run in.
-      path: the folder to make.
-      batch: B.
-      duration: the most seconds of a clip, by default and at most `model.max_duration`.
-      tokens: L, the most tokens of a text; rounded up to a multiple of 16.
-      top_k: of sampling, as in `MusicGen.generate`.
-      nucleus: whether sampling takes a `top_p`.
-      platforms: to lower the programs for: "cpu", "cuda" and "tpu", or some of them.
-      source: the model's folder, to copy tokenizer and licence from.
+      model: a text model, mono or stereo, in the dtype in which it should run.
+      path: the folder to create.
+      batch: B, the number of clips per call.
+      duration: maximum length of a clip in seconds (default and upper limit:
+        `model.max_duration`).
+      tokens: L, the maximum number of tokens in a text; rounded up to a multiple of 16.
+      top_k: `top_k` for sampling, as in `MusicGen.generate`.
+      nucleus: whether the sampling program takes a `top_p`.
+      platforms: target platforms of the programs: "cpu", "cuda" and "tpu", or some of them.
+      source: the model's folder, from which tokenizer and licence are copied; None copies neither.
 
     Returns:
       `path`.
@@ -214,16 +215,16 @@ def trace(
     nucleus: bool,
     platforms: tuple[str, ...],
 ) -> tuple[dict[str, tuple[jax_export.Exported, dict]], dict[str, Named]]:
-    """Traces and lowers all programs; runs nothing, so no device of `platforms` is needed.
+    """Traces and lowers all programs; runs none of them, so it needs no device of `platforms`.
 
     Args:
       model: a text model.
-      batch: B.
-      frames: T, the most that a clip may have.
-      tokens: L.
-      top_k: of the sampling program; 0 for all.
+      batch: B, the number of clips per call.
+      frames: T, the maximum number of frames in a clip.
+      tokens: L, the number of tokens in a text.
+      top_k: `top_k` of the sampling program; 0 for all tokens.
       nucleus: whether the sampling program takes a `top_p`.
-      platforms: what to lower for.
+      platforms: target platforms of the programs.
 
     Returns:
       Programs by name, each with its signature in plain JSON types; and weights by name.
@@ -255,7 +256,7 @@ def trace(
     }
     exported = {}
     for name, (function, arguments_) in programs.items():
-        # A string among the arguments names a file of weights.
+        # An argument that is a string names a file of weights.
         values = [shapes[a] if isinstance(a, str) else a for a in arguments_.values()]
         program = jax_export.export(jax.jit(function), platforms=platforms)(*values)
         results = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -295,30 +296,31 @@ def _audio(model: MusicGen) -> tuple[Named, Callable]:
 
 
 class _Language:
-    """The programs of the language model, with named arrays in place of trees.
+    """The programs of the language model, with named arrays instead of trees.
 
     Args:
       lm: a text model.
-      batch: B.
-      frames: T.
-      platforms: one platform gets its own tuning; several share a GPU's, which suits all of them.
+      batch: B, the number of clips per call.
+      frames: T, the maximum number of frames in a clip.
+      platforms: target platforms. A single platform gets its own tuning; several platforms share
+        the tuning of a GPU, which suits all of them.
     """
 
     def __init__(self, lm: LM, batch: int, frames: int, platforms: tuple[str, ...]):
         self.lm = nnx.merge(*nnx.split(lm))
         chosen = tuning(platforms[0] if len(platforms) == 1 else "gpu")
-        # Whether folding pays depends on the length of the text, which programs do not show.
+        # Folding pays off only for short texts, and a program does not show the text's length.
         self.lm.tuning = dataclasses.replace(chosen, fold_short_text=())
         self.weights, self._build = _split_params(self.lm)
         self._batch = batch
         self._slots = cache_lengths(frames + max(lm.config.delays), self.lm.tuning)[-1]
 
     def start(self, weights, vectors, mask, seeds, rows, frames):
-        """Vectors, mask, seeds, rows and length to a state and what stays constant."""
+        """Vectors, mask, seeds, rows and length to a state and the constants of all steps."""
         lm, B = self._build(weights), self._batch
         condition = guided(lm, Condition(Embedded(vectors, mask)), copies=2)
         limit = jnp.full(B, frames + max(lm.config.delays), jnp.int32)
-        settings = Numbers.of([Sampling()] * B)  # `steps` is given its own
+        settings = Numbers.of([Sampling()] * B)  # placeholders: `steps` takes the real ones
         steps = _empty_steps(lm, B, self._slots, frames)
         requests = Requests(steps, jnp.zeros(B, jnp.int32), limit, keys_of(seeds, rows), settings)
         state, context = start(
@@ -327,7 +329,7 @@ class _Language:
         return _flat_state(state), _flat_context(context)
 
     def steps(self, mode, top_k, weights, state, constant, count, temperature, top_p, cfg_coef):
-        """`count` steps further."""
+        """Runs `count` steps."""
         row = jnp.ones(self._batch, jnp.float32)
         top_k = jnp.full(self._batch, top_k, jnp.int32)
         numbers = Numbers(row * temperature, top_k, row * top_p, row * cfg_coef, row)
@@ -337,31 +339,31 @@ class _Language:
 
 
 def least_frames(config: EncodecConfig) -> int:
-    """Frames from which on the codec's padding is the same for any number of them."""
+    """The least number of frames from which the codec's padding no longer depends on it."""
     dilation = config.dilation_base ** max(config.n_residual_layers - 1, 0)
     residual = (config.residual_kernel_size - 1) * dilation + 1
     return max(config.kernel_size, config.last_kernel_size, residual)
 
 
 def keys_of(seeds: jax.Array, rows: jax.Array) -> jax.Array:
-    """As `decode.example_keys`, for uint32 [B] seeds and rows that are arguments of a program."""
+    """Like `decode.example_keys`, for seeds and rows that are program arguments, uint32 [B]."""
     key = jax.vmap(lambda seed: jax.random.key(seed, impl=KEYS))(seeds)
     return jax.vmap(jax.random.fold_in)(key, rows)
 
 
 def _empty_steps(lm: LM, batch: int, length: int, frames: jax.Array) -> jax.Array:
-    """The steps of `frames` codes, none of them known; `frames` is an argument of a program."""
+    """Steps of `frames` unknown codes; `frames` is an argument of a program."""
     delays = jnp.asarray(lm.config.delays, jnp.int32)[:, None]
     frame = jnp.arange(length + 1, dtype=jnp.int32) - 1 - delays  # [K, S]
     steps = jnp.where((frame >= 0) & (frame < frames), UNKNOWN, lm.config.special_token)
     return jnp.broadcast_to(steps.astype(jnp.int32), (batch, *steps.shape))
 
 
-# --- Names instead of trees: a reader needs none of our classes -----------------------------------
+# --- Names instead of trees: a reader does not need our classes -----------------------------------
 
 
 def _split_params(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Part]]:
-    """A module's weights by name, and a function from weights by name to the module."""
+    """A module's weights by name, and a function that builds the module from such weights."""
     graphdef, state = nnx.split(module)
     paths, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
     keys = [tuple(key.key for key in path) for path, _ in paths]

@@ -1,4 +1,4 @@
-"""Softmax attention over keys and values, and the caches that keep them."""
+"""Softmax attention over keys and values, and the caches that hold them."""
 
 import dataclasses
 from functools import partial
@@ -12,9 +12,9 @@ from jax import lax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one attention: G groups of heads, each a block of its own.
+    """Keys and values of one attention layer, as G groups of heads in separate blocks.
 
-    In a group N / G heads lie side by side; see `runtime.tuning.Tuning.heads_per_block`.
+    Each group holds N / G heads side by side; see `runtime.tuning.Tuning.heads_per_block`.
     """
 
     k: jax.Array  # [B, G, S, D / G]
@@ -22,12 +22,12 @@ class LayerCache:
 
 
 def write(cache: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
-    """Keys or values `[B, G, T, W]` with new ones `[B, G, S, W]` from a slot on, in place.
+    """Writes new keys or values `[B, G, S, W]` into a cache `[B, G, T, W]`, in place.
 
     Args:
-      cache: what is there.
-      new: cast to the dtype of the cache.
-      slot: one for all rows, or int32 `[B]`.
+      cache: the keys or values so far.
+      new: the keys or values to write; cast to the dtype of the cache.
+      slot: first slot to write: one number for all rows, or int32 `[B]`.
     """
     new = new.astype(cache.dtype)
     if np.ndim(slot) == 0:
@@ -36,13 +36,14 @@ def write(cache: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax attention; a query that may look at nothing gives exact zeros.
+    """Softmax attention; a fully masked query gives exact zeros.
 
     Args:
-      q: `[B, N, S, H]`.
-      k: `[B, N, T, H]`, or `[B, G, T, N / G * H]` with heads side by side.
-      v: as `k`.
-      mask: bool, broadcasts to `[B, N, S, T]`, the same for all heads; True where a query may look.
+      q: queries `[B, N, S, H]`.
+      k: keys `[B, N, T, H]`, or `[B, G, T, N / G * H]` with heads side by side.
+      v: values, in the same layout as `k`.
+      mask: bool, broadcasts to `[B, N, S, T]`, the same for all heads; True where a query may
+        attend.
 
     Returns:
       `[B, N, S, H]` in the dtype of `q`. Scores and softmax are float32.
@@ -61,17 +62,17 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the last axis where the mask is True; zeros where it is not."""
-    # A finite floor instead of -inf: a query that may look at nothing gives no NaN, also backwards.
+    """Softmax over the last axis where the mask is True; zeros where it is False."""
+    # A finite floor instead of -inf: a fully masked query gives no NaN, nor does its gradient.
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
 
 
 def _attend_in_groups(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """`attend` over heads that lie side by side, with products that are wide enough for a TPU.
+    """`attend` for heads stored side by side, with products that are wide enough for a TPU.
 
-    A head multiplies the keys of the other heads of its group by zeros, and keeps only its own part
-    of the values. That is N / G times the arithmetic, which in decoding is still next to none.
+    A head multiplies the keys of the other heads in its group by zeros and keeps only its own part
+    of the values. This takes N / G times the arithmetic, but arithmetic is negligible in decoding.
     """
     B, N, S, H = q.shape
     G = k.shape[1]
@@ -87,7 +88,7 @@ def _attend_in_groups(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array)
 
 
 def in_groups(heads: jax.Array, groups: int) -> jax.Array:
-    """`[B, N, S, H]` in the layout of a cache, `[B, G, S, D / G]`."""
+    """Converts `[B, N, S, H]` to the layout of a cache, `[B, G, S, D / G]`."""
     B, N, S, H = heads.shape
     if groups == N:
         return heads

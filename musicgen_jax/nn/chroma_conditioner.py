@@ -7,7 +7,8 @@ from jax.typing import DTypeLike
 
 from musicgen_jax.nn.linear import Linear
 
-SILENCE = 0  # the bin of silence, and so of "no melody": the first among equals is C
+# The bin of silence, and so of "no melody": all bins are equal then, and the first (C) wins.
+SILENCE = 0
 
 
 class ChromaConditioner(nnx.Module):
@@ -32,6 +33,6 @@ class ChromaConditioner(nnx.Module):
         return self.output_proj(chroma)
 
     def null(self, num_frames: int) -> jax.Array:
-        """[T, D], the vectors of "no melody": not zeros, but the melody of silence."""
+        """The vectors of "no melody", [T, D]: the melody of silence, not zeros."""
         silence = jax.nn.one_hot(SILENCE, self.num_chroma)
         return jnp.broadcast_to(self(silence), (num_frames, self.output_proj.weight.shape[0]))

@@ -1,4 +1,4 @@
-"""What the language model is conditioned on, as one pytree."""
+"""The condition of the language model, as one pytree."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 class Embedded:
     """A sequence of vectors for each row of a batch.
 
-    A masked position is never attended, so a row's music depends neither on padding nor on its
-    neighbours in the batch. A row whose mask is all False is null: it has no such condition.
+    The model never attends to a masked position. So a row's music depends neither on padding nor on
+    the other rows of the batch. A row whose mask is all False is null: the condition is absent.
     """
 
     vectors: jax.Array  # [B, L, D]
@@ -22,10 +22,10 @@ class Embedded:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What the language model attends to besides the tokens; absent parts are None.
+    """The text and audio that the language model attends to; absent parts are None.
 
-    A text-to-music model attends to the text by cross-attention. A melody or style model has the
-    audio and the text as a prefix of the tokens. A row that is null in every part is the
+    A text-to-music model attends to the text by cross-attention. A melody or style model reads the
+    audio and the text as a prefix of the tokens. A row whose parts are all null is the
     unconditional half of guidance.
     """
 
@@ -34,17 +34,17 @@ class Condition:
 
 
 def null_like(condition: Condition) -> Condition:
-    """The null condition in the shapes of `condition`: zeros everywhere, masks all False."""
+    """A null condition with the shapes of `condition`: all zeros, with masks all False."""
     return jax.tree.map(jnp.zeros_like, condition)
 
 
 def interleave(*conditions: Condition) -> Condition:
-    """The first row of each condition, then the second of each, and so on, as one batch.
+    """Interleaves conditions as one batch: the first row of each, then the second of each, etc.
 
-    The rows of an example stay together however the batch is cut.
+    So the rows of an example stay together when the batch is split.
 
     Raises:
-      ValueError: one condition has a part that another lacks, or their shapes differ.
+      ValueError: the conditions have different parts, or their shapes differ.
     """
 
     def rows(*parts: jax.Array) -> jax.Array:

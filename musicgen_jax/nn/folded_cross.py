@@ -1,6 +1,6 @@
 """Cross-attention to a short text, with its weights folded into the text's keys and values.
 
-A second algorithm for the same numbers: see `FoldedCross`.
+This is a second algorithm for the same result: see `FoldedCross`.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FoldedCross:
-    """A `transformer.CrossCache` of a short source, with the weights of queries and output in it.
+    """A `transformer.CrossCache` of a short source that includes the query and output weights.
 
-    A score is `(Wq x) . k = x . (Wq' k)`, and the result a sum of `Wo v`. The products `Wq' k` and
-    `Wo v` do not depend on the step, so each step reads N L vectors instead of two weights.
+    A score is `(Wq x) . k = x . (Wq' k)`, and the result is a sum of `Wo v`. The products `Wq' k`
+    and `Wo v` do not depend on the step. So each step reads N L vectors instead of two weight
+    matrices.
     """
 
     k: jax.Array  # [B, N L, D], already divided by the root of H
@@ -46,9 +47,9 @@ def fold(
     out: jax.Array | Int8Weight,
     dtype: DTypeLike,
 ) -> FoldedCross:
-    """Keys and values `[B, N, L, H]` with the weights of queries, first in `fused`, and of output.
+    """Folds the query weights (the first part of `fused`) and `out` into `[B, N, L, H]` k and v.
 
-    Head by head, since all at once would move both weights.
+    Works head by head, since folding all heads at once would move both weights.
     """
     B, N, L, H = k.shape
     k, v = (x.astype(jnp.float32) for x in (k * H**-0.5, v))

@@ -1,7 +1,7 @@
-"""Matrix products: the one place that chooses how to multiply a weight with its activations.
+"""Matrix products: the one place that chooses how to multiply activations by a weight.
 
-Weights keep torch's `[O, I]` layout. It is also the fast one: on a CPU each output is then one
-contiguous dot product, and generation is nothing but such products. The choices made here were
+Weights keep torch's `[O, I]` layout. This layout is also fast: on a CPU each output is one
+contiguous dot product, and generation consists of such products. The choices in this file were
 measured with `benchmarks/products.py`.
 """
 
@@ -18,8 +18,8 @@ from musicgen_jax.nn.weights import Int8Weight, LoraWeight, float_dtype, quantiz
 
 # XLA on CPU calls a fast library for batched products; for unbatched ones only with narrow dtypes,
 # and at half the speed. It also spreads a single row over threads only if there is a batch axis. So
-# for numbers of rows in this range the outputs are split in two halves, which form a batch. Above
-# it, transposing the result costs more than the split gains.
+# for row counts in this range we split the outputs in two and present the halves as a batch. Above
+# this range, transposing the result costs more than the split gains.
 _CPU_HALVED_ROWS = {"float32": (1, 96), "bfloat16": (2, 16), "int8": (2, 16)}
 
 
@@ -32,15 +32,15 @@ def linear(
 ) -> jax.Array:
     """`x @ w.T + bias`, accumulated in float32 (int32 for an `Int8Weight` on a CPU).
 
-    On a CPU the weight is never widened, since every product would write out a wide copy of it:
-    with a bfloat16 weight the activations are rounded to bfloat16, and with an int8 weight each row
-    of the activations is rounded to int8. Other devices widen int8 while they read it.
+    On a CPU the weight is never widened, since every product would write out a wide copy of it.
+    Instead, the activations are narrowed: a bfloat16 weight rounds them to bfloat16, and an int8
+    weight rounds each of their rows to int8. Other devices widen int8 while they read it.
 
     Args:
       x: activations `[..., I]`.
       w: weight `[O, I]`, or `[P, O, I]` for P products at once.
       bias: `[O]` or None.
-      out_dtype: of the result; that of `x` by default.
+      out_dtype: dtype of the result (default: the dtype of `x`).
 
     Returns:
       `[..., O]`, or `[..., P, O]`.
@@ -51,14 +51,14 @@ def linear(
         y = y + w.scale * _low_rank(x, w).reshape(y.shape)
         return (y if bias is None else y + bias).astype(out_dtype)
     rows = x.reshape(-1, x.shape[-1])
-    # The program itself chooses: it may be exported for several platforms.
+    # The choice is made inside the program, because it may be exported for several platforms.
     if isinstance(w, Int8Weight):
         y = lax.platform_dependent(rows, w, cpu=_int8_by_int8, default=_widened)
     else:
         common = min(x.dtype, w.dtype, key=lambda d: jnp.dtype(d).itemsize)
         rows, w = rows.astype(common), w.astype(common)
         cpu = _cpu_product(rows, w)
-        # Branch only if the two differ: a derivative would keep the residuals of both branches.
+        # Branch only if the two differ: under autodiff the residuals of both branches are kept.
         if cpu is _product:
             y = _product(rows, w)
         else:
@@ -69,7 +69,7 @@ def linear(
 
 
 def _low_rank(x: jax.Array, w: LoraWeight) -> jax.Array:
-    """The sum that the thin matrices of every part add, float32 `[..., O]`, before scaling."""
+    """The output of the thin matrices of all parts, float32 `[..., O]`, before scaling."""
     nothing = jnp.zeros((*x.shape[:-1], math.prod(w.shape[:-1]) // len(w.a)), jnp.float32)
     parts = [
         nothing if a is None or b is None else linear(linear(x, a), b, out_dtype=jnp.float32)
@@ -93,7 +93,7 @@ def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _halved_product_jvp(primals, tangents):
-    """Derivatives are ordinary products: those of the halves would transpose whole weights."""
+    """Uses ordinary products: differentiating the halves would transpose whole weights."""
     (rows, w), (rows_dot, w_dot) = primals, tangents
     zero = jax.custom_derivatives.SymbolicZero
     y = _halved_product(rows, w)
@@ -117,7 +117,7 @@ def _cpu_product(rows: jax.Array, w: jax.Array) -> Callable[[jax.Array, jax.Arra
     """The fastest product on a CPU; see `_CPU_HALVED_ROWS`."""
     count, outputs = rows.shape[0], w.shape[0]
     if count == 1 and w.dtype != jnp.float32:
-        # A single row of a narrow dtype misses the library and takes ten times as long.
+        # XLA does not call the library for a single row of a narrow dtype: ten times slower.
         return _doubled_product
     least, most = _CPU_HALVED_ROWS.get(w.dtype.name, (1, 0))
     halved = w.ndim == 2 and least <= count <= most and outputs % 2 == 0
@@ -144,11 +144,11 @@ class Linear(nnx.Module):
     Args:
       in_features: I.
       out_features: O.
-      use_bias: whether there is a bias (zeros at first).
-      kernel_init: initializer of the weight; sees the shape `[O, I]`.
-      dtype: of the computation and the result.
-      param_dtype: of the stored parameters; int8 keeps the weight as an `Int8Param`.
-      rngs: stream `params` is used.
+      use_bias: whether to add a bias, initialised to zeros.
+      kernel_init: initializer of the weight; receives the shape `[O, I]`.
+      dtype: dtype of the computation and the result.
+      param_dtype: dtype of the stored parameters; int8 keeps the weight as an `Int8Param`.
+      rngs: random streams; uses `params`.
     """
 
     def __init__(
@@ -176,14 +176,14 @@ class Linear(nnx.Module):
 
 
 def fan_in_normal(scale: float = 1.0) -> nnx.Initializer:
-    """Truncated normal of variance `scale / I` for weights `[..., O, I]`."""
+    """Truncated normal with variance `scale / I`, for weights `[..., O, I]`."""
     return jax.nn.initializers.variance_scaling(
         scale, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2, batch_axis=()
     )
 
 
 def fan_in_uniform() -> nnx.Initializer:
-    """Uniform within `1 / sqrt(I)`: torch's default for a layer that nobody initialised."""
+    """Uniform within `1 / sqrt(I)`: torch's default initialisation of a layer."""
     return jax.nn.initializers.variance_scaling(
         1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2, batch_axis=()
     )

@@ -1,6 +1,7 @@
 """The language model: K embeddings, a transformer, K heads.
 
-At step s it reads the K tokens of that step (see `patterns`) and predicts those of step s + 1.
+At step s it reads the K tokens of that step (see `patterns`) and predicts the K tokens of step
+s + 1.
 """
 
 from functools import partial
@@ -26,7 +27,10 @@ from musicgen_jax.runtime.tuning import tuning as tuning_of
 
 
 class Embedding(nnx.Module):
-    """K tables of V + 1 vectors, the last for the special token; a step is the sum of K of them."""
+    """K tables of V + 1 vectors; the last vector is the special token's.
+
+    A step is embedded as the sum of K vectors, one from each table.
+    """
 
     def __init__(self, config: LMConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs):
         self.dtype = jnp.dtype(dtype)
@@ -36,12 +40,15 @@ class Embedding(nnx.Module):
     def __call__(self, steps: jax.Array) -> jax.Array:
         """int32 `[B, K, S]` to `[B, S, D]`."""
         tables = self.embedding[...]  # [K, V + 1, D]
-        # Indexed by book and token at once: `tables[k]` alone would copy a table at every step.
+        # Index by book and token at once: `tables[k]` alone would copy a table at every step.
         return sum(tables[k, steps[:, k]].astype(self.dtype) for k in range(tables.shape[0]))  # type: ignore[return-value]
 
 
 class Heads(nnx.Module):
-    """K heads of V outputs, as one product. The special token has none: it is never predicted."""
+    """K heads of V outputs, computed as one product.
+
+    The special token has no output, because the model never predicts it.
+    """
 
     def __init__(self, config: LMConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         shape = (config.n_q, config.card, config.dim)
@@ -61,16 +68,17 @@ class LM(nnx.Module):
     """MusicGen's language model over delayed codebooks.
 
     In the text models (`conditioning="cross"`) every block attends to the text. In the melody and
-    style models (`"prepend"`) the audio and then the text stand in front of the tokens. Masked
-    positions are not counted, so a row does not depend on the length of its neighbours.
+    style models (`"prepend"`) the tokens are prefixed with the audio and then the text. Position
+    numbers skip masked positions, so a row does not depend on the length of its neighbours.
 
     Args:
-      config: sizes.
-      dtype: of the computation; norms, softmax and logits are always float32.
-      param_dtype: of the stored parameters. With int8 the transformer's matrices and the heads are
-        int8, everything else float32.
-      tuning: how generation runs, by default as suits this device. It may be replaced at any time.
-      rngs: stream `params` is used.
+      config: model sizes.
+      dtype: dtype of the computation; norms, softmax and logits are always float32.
+      param_dtype: dtype of the stored parameters. With int8 the transformer's matrices and the
+        heads are int8, and everything else is float32.
+      tuning: how generation runs (default: the tuning for this device). It can be replaced at any
+        time.
+      rngs: random streams; uses `params`.
     """
 
     def __init__(
@@ -83,7 +91,7 @@ class LM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         types = {"dtype": dtype, "param_dtype": param_dtype}
-        # Tables, and modules that run once in a generation.
+        # For tables, and for modules that run once per generation.
         floats = {"dtype": dtype, "param_dtype": float_dtype(param_dtype)}
         self.config = config
         self.dtype = jnp.dtype(dtype)
@@ -95,7 +103,7 @@ class LM(nnx.Module):
             if config.chroma_bins
             else None
         )
-        # Always float32: a rounded distance would pick another code.
+        # Always float32: a rounded distance could select a different code.
         self.style_conditioner = (
             StyleConditioner(config.style, config.dim, rngs=rngs) if config.style else None
         )
@@ -114,34 +122,34 @@ class LM(nnx.Module):
 
     @property
     def cache_dtype(self) -> np.dtype:
-        """The dtype of the keys and values that generation keeps."""
+        """The dtype of the keys and values that generation caches."""
         return jnp.dtype(self.tuning.cache_dtype or self.dtype)
 
     @property
     def cache_groups(self) -> int:
-        """G, the number of blocks that the heads' keys and values are kept in."""
+        """G, the number of blocks into which the cache groups the heads' keys and values."""
         return self.config.num_heads // (self.tuning.heads_per_block or self.config.num_heads)
 
     @property
     def skip_null_rows(self) -> bool:
-        """Whether the rows of a condition are those with a condition alone."""
+        """Whether a condition should contain only the rows that are not null."""
         cross = self.config.conditioning == "cross"
         return cross and self.param_dtype.name in self.tuning.skip_null_rows
 
     def __call__(self, steps: jax.Array, condition: Condition) -> jax.Array:
-        """The whole sequence at once; each step attends to itself and the steps before it.
+        """Runs the whole sequence at once; each step attends to itself and earlier steps.
 
         Args:
-          steps: int32 `[B, K, S]`, the special token where there is no code.
-          condition: B rows.
+          steps: int32 `[B, K, S]`, with the special token in slots without a code.
+          condition: the condition, B rows.
 
         Returns:
-          float32 logits `[B, K, S, V]`; those of step s predict step s + 1.
+          float32 logits `[B, K, S, V]`; the logits of step s predict step s + 1.
         """
         return self.heads(self.hidden(steps, condition))
 
     def hidden(self, steps: jax.Array, condition: Condition) -> jax.Array:
-        """The input of the heads, `[B, S, D]`; the arguments are those of a call."""
+        """The input of the heads, `[B, S, D]`; takes the same arguments as `__call__`."""
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
@@ -152,17 +160,18 @@ class LM(nnx.Module):
         return self.out_norm(x[:, -steps.shape[2] :])
 
     def fill_nulls(self, condition: Condition) -> Condition:
-        """Fills null rows as in training: prefix models attend to them, and they take positions.
+        """Fills null rows as in training, for prefix models.
 
-        A missing text becomes one zero vector (audiocraft tokenizes it to a lone, masked </s>), and
-        so does a missing style; a missing melody becomes the melody of silence. Text models do not
-        attend to null rows: for them nothing changes.
+        Prefix models attend to null rows and count their positions. A missing text becomes one zero
+        vector (audiocraft tokenizes it to a single, masked </s>). A missing style also becomes one
+        zero vector, and a missing melody becomes the melody of silence. Text models do not attend
+        to null rows, so their condition is returned unchanged.
 
         Args:
           condition: B rows; a part of a row is null if its mask is all False.
 
         Returns:
-          B rows, no part of them null.
+          B rows, none with a null part.
         """
         if self.config.conditioning != "prepend":
             return condition
@@ -182,7 +191,7 @@ class LM(nnx.Module):
         return Condition(text, audio)
 
     def _null_audio(self, length: int) -> tuple[jax.Array, jax.Array]:
-        """The vectors in place of missing audio, `[P, D]`, and which are attended, `[P]`."""
+        """The vectors that replace missing audio, `[P, D]`, and their mask, `[P]`."""
         if self.chroma_conditioner is None:
             null = jnp.zeros((length, self.config.dim), self.dtype)
             return null, jnp.arange(length) == 0
@@ -191,7 +200,7 @@ class LM(nnx.Module):
     def init_cache(
         self, batch: int, length: int, dtype: DTypeLike | None = None
     ) -> tuple[LayerCache, ...]:
-        """Empty caches for `length` slots (prefix and steps), in `self.cache_dtype` by default."""
+        """Empty caches of `length` slots (prefix and steps); default dtype: `cache_dtype`."""
         groups, dim = self.cache_groups, self.config.dim
         zeros = partial(
             jnp.zeros, (batch, groups, length, dim // groups), dtype or self.cache_dtype
@@ -199,9 +208,9 @@ class LM(nnx.Module):
         return tuple(LayerCache(zeros(), zeros()) for _ in range(self.config.num_layers))
 
     def cross_kv(self, condition: Condition, *, fold: bool = True) -> tuple[Cross, ...] | None:
-        """Prepares cross-attention to the text, once per generation; None without a text.
+        """Prepares cross-attention to the text, once per generation; None if there is no text.
 
-        With `fold` the weights are folded into a short text, if the tuning says so.
+        With `fold`, the weights are folded into a short text if the tuning asks for it.
         """
         if self.config.conditioning != "cross" or condition.text is None:
             return None
@@ -222,16 +231,17 @@ class LM(nnx.Module):
     ) -> tuple[LayerCache, ...]:
         """Fills an empty cache with the prefix and the first steps in one pass.
 
-        Padding may follow the known steps: `decode` overwrites a slot before it attends to it.
+        The known steps may be followed by padding: `decode` overwrites a slot before it attends to
+        it.
 
         Args:
           steps: int32 `[B, K, S]`; S may be 0.
-          cache: from `init_cache`, at least prefix + S slots long.
-          cross_kv: from `cross_kv`.
-          condition: B rows; in text models fewer will do, see `Transformer`.
+          cache: result of `init_cache`, at least prefix + S slots long.
+          cross_kv: result of `cross_kv`.
+          condition: B rows; text models accept fewer, see `Transformer`.
 
         Returns:
-          the filled cache.
+          The filled cache.
         """
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         length = x.shape[1]
@@ -250,17 +260,17 @@ class LM(nnx.Module):
         cross_kv: tuple[Cross, ...] | None,
         condition: Condition,
     ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
-        """One step, given the cache of all before it.
+        """Runs one step, using the cache of all earlier steps.
 
         Args:
-          tokens: int32 `[B, K]` of this step.
-          step: its number, int32 `[B]`, or one number for all rows.
-          cache: of the steps before it.
-          cross_kv: from `cross_kv`.
-          condition: as for `prefill`, the same at every step.
+          tokens: int32 `[B, K]`, the tokens of this step.
+          step: number of this step, int32 `[B]`, or one number for all rows.
+          cache: cache of the earlier steps.
+          cross_kv: result of `cross_kv`.
+          condition: the condition passed to `prefill`, the same at every step.
 
         Returns:
-          float32 logits `[B, K, V]` that predict step + 1, and the cache with this step in it.
+          float32 logits `[B, K, V]` that predict step + 1, and the cache including this step.
         """
         prefix_mask = self._prefix(condition)[1]  # [B or 1, P]
         step = jnp.broadcast_to(jnp.asarray(step, jnp.int32), tokens.shape[:1])
@@ -277,11 +287,11 @@ class LM(nnx.Module):
         return self.heads(self.out_norm(x))[:, :, 0], new_cache
 
     def prefix_length(self, condition: Condition) -> int:
-        """P, the number of slots in front of step 0, masked ones included."""
+        """P, the number of slots before step 0, including masked slots."""
         return self._prefix(condition)[1].shape[1]
 
     def _prefix(self, condition: Condition) -> tuple[jax.Array | None, jax.Array]:
-        """The vectors in front of the tokens, `[B, P, D]` or None; their mask, `[B or 1, P]`."""
+        """The prefix of the tokens, `[B, P, D]` or None, and its mask, `[B or 1, P]`."""
         parts = [part for part in (condition.audio, condition.text) if part is not None]
         if self.config.conditioning != "prepend" or not parts:
             return None, jnp.ones((1, 0), bool)
@@ -289,7 +299,7 @@ class LM(nnx.Module):
         return jnp.concatenate(vectors, 1), jnp.concatenate([part.mask for part in parts], 1)
 
     def _with_prefix(self, x: jax.Array, condition: Condition) -> tuple[jax.Array, jax.Array]:
-        """`[B, S, D]` with its prefix in front, and the mask of both, `[B or 1, P + S]`."""
+        """Prepends the prefix to `[B, S, D]`; also returns the joint mask, `[B or 1, P + S]`."""
         prefix, mask = self._prefix(condition)
         mask = jnp.pad(mask, ((0, 0), (0, x.shape[1])), constant_values=True)
         return x if prefix is None else jnp.concatenate([prefix, x], axis=1), mask
@@ -308,31 +318,31 @@ def compute_predictions(
 ) -> tuple[jax.Array, jax.Array]:
     """Next-token logits in the order of the codes, for training and scoring.
 
-    As in audiocraft (`LMModel.compute_predictions`) the sequence ends with the last frame of
-    book 0, so a book delayed by d gets no prediction for its last d frames.
+    As in audiocraft (`LMModel.compute_predictions`), the sequence ends with the last frame of
+    book 0. So a book with delay d has no prediction for its last d frames.
 
     Args:
       lm: the model.
       codes: int32 `[B, K, T]`.
-      condition: B rows.
+      condition: the condition, B rows.
 
     Returns:
       float32 logits `[B, K, T, V]`, NaN where there is no prediction; and a mask, bool
-      `[B, K, T]`, True where there is one.
+      `[B, K, T]`, True where there is a prediction.
     """
     return predictions_of(lm, compute_hidden(lm, codes, condition))
 
 
 def compute_hidden(lm: LM, codes: jax.Array, condition: Condition) -> jax.Array:
-    """The input of the heads where they predict frame t of the first codebook: `[B, T, D]`."""
+    """The input of the heads, `[B, T, D]`; at index t they predict frame t of codebook 0."""
     steps = patterns.to_steps(codes, lm.config.delays, lm.config.special_token)
     return lm.hidden(steps[:, :, : codes.shape[2]], condition)
 
 
 def predictions_of(lm: LM, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The result of `compute_predictions`, from that of `compute_hidden`."""
+    """The result of `compute_predictions`, computed from the result of `compute_hidden`."""
     delays, (batch, num_frames) = lm.config.delays, hidden.shape[:2]
-    # Prediction s is about step s + 1; of the last max(delays) steps there is none.
+    # Prediction s is for step s + 1; the last max(delays) steps have no prediction.
     around = ((0, 0), (0, 0), (1, max(delays)), (0, 0))
     logits = patterns.to_codes(jnp.pad(lm.heads(hidden), around, constant_values=jnp.nan), delays)
     predicted = np.arange(num_frames) + np.asarray(delays)[:, None] < num_frames  # [K, T]

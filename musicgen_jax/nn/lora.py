@@ -1,13 +1,13 @@
-"""LoRA: a fine-tuned language model as thin matrices next to the weights of the original one.
+"""LoRA: a fine-tuned language model as thin matrices next to the original model's weights.
 
 A weight W [O, I] becomes W + alpha / rank * B A, with A [rank, I] and B [O, rank]
-(https://arxiv.org/abs/2106.09685). Queries, keys and values are one weight here, but are adapted
-separately: `transformer/layers/0/self_attn/in_proj/q`, `/k` and `/v` are names like
-`transformer/layers/0/linear1`, and a target pattern chooses among all of these.
+(https://arxiv.org/abs/2106.09685). Queries, keys and values share one weight here, but they are
+adapted separately. They have names of their own: `transformer/layers/0/self_attn/in_proj/q`, `/k`
+and `/v`, next to names such as `transformer/layers/0/linear1`. A target pattern selects by name.
 
-An adapter is a file of a few MB, see `lora_file`. To generate, it is added to the weights. To
-train, it stays next to them (`linear.LoraWeight`), so the gradient of a whole weight is never
-computed.
+An adapter is a file of a few MB, see `lora_file`. For generation, the adapter is added to the
+weights. For training, it stays separate (`linear.LoraWeight`), so the gradient of a whole weight
+is never computed.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ from musicgen_jax.nn.weights import LoraWeight, quantize
 from musicgen_jax.runtime.sharding import place
 
 EVERYWHERE = "^transformer/layers/"  # all attention and feed-forward matrices
-_PARTS = ("q", "k", "v")  # of a fused weight
+_PARTS = ("q", "k", "v")  # parts of a fused weight
 
 Weights = dict[str, dict[str, Any]]  # name -> {"a": [rank, I], "b": [O, rank]}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which matrices are adapted, and how strongly."""
+    """Selects the matrices to adapt and sets the adapter's rank and strength."""
 
     rank: int = 8
-    alpha: float = 16.0  # what is added is scaled by alpha / rank
-    target: str = EVERYWHERE  # a regex that some part of a matrix's name matches
+    alpha: float = 16.0  # the adapter's product is scaled by alpha / rank
+    target: str = EVERYWHERE  # a regex, searched for in a matrix's name
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -54,7 +54,7 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """The factor of the product of the two matrices."""
+        """The factor that scales the product of the two matrices."""
         return self.alpha / self.rank
 
 
@@ -63,10 +63,10 @@ class Adapter:
     """A trained adapter.
 
     Attributes:
-      config: what it was trained with.
-      lm: the language model that it belongs to.
-      base: name of the model that it was trained from.
-      weights: by name; the arrays are float32.
+      config: the LoRA settings used in training.
+      lm: config of the language model that the adapter fits.
+      base: name of the model that the adapter was trained from.
+      weights: the adapter's matrices by target name, float32.
     """
 
     config: LoraConfig
@@ -80,11 +80,11 @@ class Target:
     """A matrix that can be adapted: a weight, or a part of a fused weight.
 
     Attributes:
-      name: of the matrix.
-      path: of the weight in the parameter tree.
-      part: its number among `parts` of equal size.
-      parts: of the weight; 3 if it is fused, else 1.
-      shape: of the matrix, (O, I).
+      name: name of the matrix.
+      path: path of the weight in the parameter tree.
+      part: index of the matrix among the weight's `parts`.
+      parts: number of equal parts in the weight: 3 if it is fused, else 1.
+      shape: shape of the matrix, (O, I).
     """
 
     name: str
@@ -95,10 +95,10 @@ class Target:
 
 
 def targets(config: LMConfig, pattern: str = "") -> dict[str, Target]:
-    """The matrices of a language model that a pattern chooses, by name.
+    """The matrices of a language model whose names match a pattern, by name.
 
     Raises:
-      UserError: it chooses none.
+      UserError: the pattern matches no matrix.
     """
     found = {t.name: t for t in _all_targets(config) if re.search(pattern, t.name)}
     if not found:
@@ -125,15 +125,17 @@ def _all_targets(config: LMConfig) -> Iterator[Target]:
 
 
 def init(config: LMConfig, lora: LoraConfig, key: jax.Array) -> Weights:
-    """New adapter weights, float32: A normal with variance 1 / I, B zero, so nothing is added yet.
+    """New adapter weights, float32.
+
+    A is normal with variance 1 / I and B is zero, so a new adapter does not change the model.
 
     Args:
-      config: of the language model.
+      config: config of the language model.
       lora: rank and targets.
       key: a typed PRNG key.
 
     Raises:
-      UserError: the target pattern matches nothing.
+      UserError: the target pattern matches no matrix.
     """
     weights: Weights = {}
     for i, (name, target) in enumerate(targets(config, lora.target).items()):
@@ -147,11 +149,11 @@ def init(config: LMConfig, lora: LoraConfig, key: jax.Array) -> Weights:
 
 
 def changes(adapter: Adapter, scale: float = 1.0) -> dict[tuple[str, ...], np.ndarray]:
-    """The matrices that an adapter adds, by path of the parameter: float32 [O, I].
+    """The matrices that an adapter adds to the weights, by parameter path: float32 [O, I].
 
     Args:
       adapter: the adapter.
-      scale: its strength; 1 is the strength that it was trained with.
+      scale: strength of the adapter; 1 is the strength used in training.
     """
     strength = np.float32(scale * adapter.config.scale)
     known, result = targets(adapter.lm), {}
@@ -167,14 +169,14 @@ def changes(adapter: Adapter, scale: float = 1.0) -> dict[tuple[str, ...], np.nd
 def total_changes(
     adapters: Mapping[str, Adapter], scales: Mapping[str, float]
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """The sum of several adapters' matrices, see `changes`.
+    """The sum of the matrices of several adapters, see `changes`.
 
     Args:
-      adapters: by name.
-      scales: of the chosen adapters, by name.
+      adapters: the loaded adapters, by name.
+      scales: strength of each adapter to use, by name.
 
     Raises:
-      UserError: there is no adapter of that name, or a scale is not a finite number.
+      UserError: a name in `scales` has no adapter, or a scale is not a finite number.
     """
     total: dict[tuple[str, ...], np.ndarray] = {}
     for name, scale in scales.items():
@@ -189,14 +191,15 @@ def total_changes(
 
 
 def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict[str, Any]:
-    """The language model's parameters with an adapter in them.
+    """The language model's parameters with an adapter added.
 
-    The sum is taken in float32 and rounded once, to the weight's own dtype.
+    The sum is computed in float32 and rounded once, to the weight's own dtype.
 
     Args:
-      params: nested dicts of float arrays; not changed, and shared if nothing is added to them.
+      params: nested dicts of float arrays. They are not modified; the result shares the arrays
+        that the adapter does not change.
       adapter: the adapter.
-      scale: its strength, see `changes`.
+      scale: strength of the adapter, see `changes`.
     """
     for path, change in changes(adapter, scale).items():
         params = _replaced(params, path, lambda w, change=change: add(w, change))
@@ -204,7 +207,7 @@ def merge(params: dict, adapter: Adapter, scale: float = 1.0) -> dict[str, Any]:
 
 
 def add(weight: Any, change: np.ndarray) -> Any:
-    """`weight + change` in float32, in the weight's dtype, shape and sharding."""
+    """Adds in float32; the result has the weight's dtype, shape and sharding."""
     change = change.reshape(weight.shape)  # a fused weight on a mesh is [3, D, D]
     if not isinstance(weight, jax.Array):
         return (np.asarray(weight, np.float32) + change).astype(weight.dtype)
@@ -219,16 +222,17 @@ def _add(weight: jax.Array, change: jax.Array) -> jax.Array:
 def adapted(
     lm: LM, changes: Mapping[tuple[str, ...], np.ndarray], read: Callable[[], dict[str, Any]] | None
 ) -> LM:
-    """A language model with something added to its weights; all others are shared with `lm`.
+    """A language model with changes added to its weights; shares the other weights with `lm`.
 
     Args:
-      lm: not changed.
-      changes: see `changes`.
-      read: returns the parameters as floats. An int8 model needs them: a change is often smaller
-        than the step between two whole numbers, so it is added before they are rounded.
+      lm: the original model, which is not modified.
+      changes: matrices to add, by parameter path, as returned by the function `changes`.
+      read: returns the parameters as floats; None if they are not available. An int8 model needs
+        them, because a change is often smaller than one int8 step: it must be added before
+        rounding.
 
     Raises:
-      UserError: it is an int8 model without `read`.
+      UserError: `lm` is an int8 model and `read` is None.
     """
     graphdef, state = nnx.split(lm)
     params, floats = nnx.to_pure_dict(state), None
@@ -258,7 +262,7 @@ def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def _replaced(tree: Mapping, path: tuple[str, ...], function: Any) -> dict[str, Any]:
-    """A copy of nested dicts, along `path` alone, with one leaf changed."""
+    """A copy of nested dicts with one leaf changed; copies only the dicts along `path`."""
     key = next(key for key in tree if str(key) == path[0])  # list indices may be integers
     rest = path[1:]
     value = _replaced(tree[key], rest, function) if rest else function(tree[key])
@@ -278,7 +282,7 @@ class LoraPart(nnx.Module):
 
 
 class LoraParam(nnx.Module):
-    """Takes the place of a weight's `nnx.Param` in a layer while an adapter is trained."""
+    """Replaces a weight's `nnx.Param` in a layer while an adapter is trained."""
 
     def __init__(self, base: nnx.Param, parts: Mapping[str, LoraPart], count: int, scale: float):
         self.base = base
@@ -287,7 +291,7 @@ class LoraParam(nnx.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """The weight's shape."""
         return self.base.shape
 
     def __getitem__(self, index) -> LoraWeight:
@@ -299,9 +303,9 @@ class LoraParam(nnx.Module):
 
 
 def attach(lm: LM, lora: LoraConfig) -> None:
-    """Replaces every targeted weight of a module by a `LoraParam`, in place.
+    """Replaces every targeted weight of a module with a `LoraParam`, in place.
 
-    The module's parameters then have the structure that `join` makes.
+    Afterwards the module's parameters have the structure that `join` returns.
     """
     for path, parts in _by_weight(lm.config, lora.target).items():
         layer: Any = lm
@@ -312,13 +316,13 @@ def attach(lm: LM, lora: LoraConfig) -> None:
 
 
 def join(params: dict, weights: Weights, config: LMConfig, lora: LoraConfig) -> dict[str, Any]:
-    """The parameters of a module after `attach`: the model's and the adapter's.
+    """Combines the model's and the adapter's parameters in the structure that `attach` makes.
 
     Args:
-      params: of the language model, nested dicts.
-      weights: of the adapter.
-      config: of the language model.
-      lora: the argument of `attach`.
+      params: parameters of the language model, nested dicts.
+      weights: weights of the adapter.
+      config: config of the language model.
+      lora: the LoRA settings passed to `attach`.
     """
     for path, parts in _by_weight(config, lora.target).items():
         pairs = {str(part.part): weights[part.name] for part in parts}

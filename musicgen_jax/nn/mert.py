@@ -1,14 +1,15 @@
-"""MERT, a transformer that was trained to hear music: audio -> features, about 75 a second.
+"""MERT, a transformer trained to understand music: audio -> features, about 75 per second.
 
-MERT-v1-95M is HuBERT's base network (transformers' `HubertModel`, parameter for parameter): a group
-norm after the first convolution only, no biases in the convolutions, a layer norm before the
-projection, post-norm blocks. Its config.json has switches that HuBERT lacks, all of them off: no
-constant-Q features (`feature_extractor_cqt`), no `deepnorm`, no `attention_relax`, and it does not
-name `conv_pos_batch_norm`, which is to say weight norm, folded here at conversion. The converter
-refuses a file that turns one of them on, as MERT-v1-330M does.
+MERT-v1-95M is HuBERT's base network (transformers' `HubertModel`, parameter for parameter). It has
+a group norm after the first convolution only, no biases in the convolutions, a layer norm before
+the projection, and post-norm blocks. Its config.json has switches that HuBERT lacks, and all of
+them are off: constant-Q features (`feature_extractor_cqt`), `deepnorm` and `attention_relax`. It
+does not set `conv_pos_batch_norm`, so the position convolution uses weight norm, which the
+converter folds. The converter refuses a file that turns on one of the switches, as MERT-v1-330M
+does.
 
-Where its usual processor brings the audio to zero mean and unit variance, audiocraft's style
-conditioner gives it the samples as they are; so does this package.
+MERT's usual processor normalises the audio to zero mean and unit variance. audiocraft's style
+conditioner passes the samples unchanged, and so does this package.
 """
 
 from typing import Any
@@ -60,7 +61,7 @@ class Convolution(nnx.Module):
 
 
 class ChannelNorm(nnx.Module):
-    """Group norm with one group per channel: each is normalised over the whole clip."""
+    """Group norm with one group per channel: normalises each channel over the whole clip."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
         self.dtype = jnp.dtype(dtype)
@@ -77,7 +78,7 @@ class ChannelNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """`x = norm(x + attention(x)); x = norm(x + feed-forward(x))`, everything with biases."""
+    """`x = norm(x + attention(x)); x = norm(x + feed-forward(x))`; every layer has a bias."""
 
     def __init__(
         self, config: MertConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
@@ -102,7 +103,7 @@ class Block(nnx.Module):
         self.ffn_norm = LayerNorm(dim, **types)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, T, D]` to `[B, T, D]`, every frame seeing all."""
+        """`[B, T, D]` to `[B, T, D]`; every frame attends to all frames."""
         B, T, D = x.shape
         q, k, v = (
             part(x).reshape(B, T, self.num_heads, -1).swapaxes(1, 2)
@@ -114,13 +115,13 @@ class Block(nnx.Module):
 
 
 class Mert(nnx.Module):
-    """Features of music.
+    """Computes features of music.
 
     Args:
-      config: sizes.
-      dtype: of the computation; norms and softmax are float32 whatever it is.
-      param_dtype: of the stored parameters.
-      rngs: stream `params` is used.
+      config: model sizes.
+      dtype: dtype of the computation; norms and softmax are always float32.
+      param_dtype: dtype of the stored parameters.
+      rngs: random streams; uses `params`.
     """
 
     def __init__(
@@ -160,14 +161,14 @@ class Mert(nnx.Module):
         )
 
     def __call__(self, audio: jax.Array) -> jax.Array:
-        """The last hidden states.
+        """Computes the last layer's hidden states.
 
         Args:
-          audio: float `[B, W]`, mono at `config.sample_rate`, as long as gives one frame (400
-            samples of the official model). Every row is heard to its end: rows are not padded.
+          audio: float `[B, W]`, mono at `config.sample_rate`, long enough for one frame (400
+            samples in the official model). There is no mask, so rows must not be padded.
 
         Returns:
-          `[B, T, D]`, T being `config.num_frames(W)`.
+          `[B, T, D]`, where T is `config.num_frames(W)`.
         """
         x = audio[..., None]
         for i, convolution in enumerate(self.convolutions):
@@ -175,7 +176,7 @@ class Mert(nnx.Module):
             x = jax.nn.gelu(self.conv_norm(x) if i == 0 else x, approximate=False)
         x = self.projection(self.feature_norm(x))
         left = self.config.conv_pos_kernel // 2
-        right = self.config.conv_pos_kernel - 1 - left  # as many frames come out as went in
+        right = self.config.conv_pos_kernel - 1 - left  # keeps the number of frames
         around = jnp.pad(x, ((0, 0), (left, right), (0, 0)))
         x = self.norm(x + jax.nn.gelu(self.positions(around), approximate=False))
         for layer in self.layers:

@@ -1,7 +1,7 @@
-"""The delay pattern: codes `[B, K, T]` laid out as the steps `[B, K, S]` the model reads.
+"""The delay pattern: lays out codes `[B, K, T]` as the steps `[B, K, S]` that the model reads.
 
-Step 0 is all special tokens; frame t of codebook k stands at step `t + 1 + delays[k]`; every
-other slot is special. With delays 0, 1, 2, 3 and three frames:
+Step 0 contains only special tokens. Frame t of codebook k is at step `t + 1 + delays[k]`. Every
+other slot holds the special token. With delays 0, 1, 2, 3 and three frames:
 
     step      0  1  2  3  4  5  6
     book 0    .  0  1  2  .  .  .
@@ -9,7 +9,7 @@ other slot is special. With delays 0, 1, 2, 3 and three frames:
     book 2    .  .  .  0  1  2  .
     book 3    .  .  .  .  0  1  2
 
-(audiocraft: `DelayedPatternProvider`.) Delays are any non-negative numbers, one per codebook.
+(audiocraft: `DelayedPatternProvider`.) Delays can be any non-negative numbers, one per codebook.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ Array = TypeVar("Array", jax.Array, np.ndarray)  # numpy in, numpy out: no compi
 
 
 def num_steps(num_frames: int, delays: Sequence[int]) -> int:
-    """S, the number of steps that hold T frames."""
+    """S, the number of steps for T frames."""
     return num_frames + max(delays) + 1
 
 
 def step_mask(num_frames: int, delays: Sequence[int]) -> np.ndarray:
-    """Which slots hold a code: bool `[K, S]`."""
+    """A mask of the slots that hold a code: bool `[K, S]`."""
     frame = np.arange(num_steps(num_frames, delays)) - 1 - np.asarray(delays)[:, None]
     return (frame >= 0) & (frame < num_frames)
 
@@ -37,8 +37,8 @@ def to_steps(codes: Array, delays: Sequence[int], special: int) -> Array:
 
     Args:
       codes: `[B, K, T]`.
-      delays: K of them.
-      special: the token of every slot without a code.
+      delays: K delays.
+      special: token for every slot without a code.
 
     Returns:
       `[B, K, S]`, S = T + max(delays) + 1.
@@ -57,7 +57,7 @@ def to_codes(steps: Array, delays: Sequence[int]) -> Array:
 
     Args:
       steps: `[B, K, S, ...]`, S > max(delays).
-      delays: K of them.
+      delays: K delays.
 
     Returns:
       `[B, K, T, ...]`, T = S - max(delays) - 1.

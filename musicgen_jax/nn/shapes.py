@@ -1,4 +1,4 @@
-"""Modules that hold shapes in place of arrays, for weights that come from elsewhere."""
+"""Modules that hold shapes instead of arrays; their weights are loaded separately."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,11 +10,11 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class _OneKey:
-    """In the place of `nnx.Rngs` where no number is ever drawn.
+    """Replaces `nnx.Rngs` where no random number is ever drawn.
 
-    `nnx.Rngs` counts its keys. For a traced count Flax asks for a sharding, and JAX words its
-    refusal by searching everything traced so far: the work grew with the square of the number of
-    layers, to six of the eight seconds that musicgen-large took.
+    `nnx.Rngs` counts its keys. Flax asks a traced count for its sharding, and JAX searches
+    everything traced so far to word the error message. This work grew with the square of the number
+    of layers: for musicgen-large it took six of the eight seconds.
     """
 
     def params(self) -> jax.Array:

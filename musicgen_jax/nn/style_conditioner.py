@@ -1,8 +1,8 @@
-"""Style as a condition: how a short excerpt of music sounds, in a few coarse tokens.
+"""Style as a condition: the sound of a short excerpt of music, as a few coarse tokens.
 
-The way of MusicGen-Style (arxiv.org/abs/2407.12563): MERT hears three seconds, a transformer looks
-over its features, a quantizer keeps only what `eval_q` codebooks can say of them, and every 15th
-frame becomes a token in front of the music.
+This is the method of MusicGen-Style (arxiv.org/abs/2407.12563). MERT computes features of three
+seconds of audio and a transformer processes them. A quantizer with `eval_q` codebooks discards most
+of the detail. Every 15th frame becomes a token before the music.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ DEFAULT_EVAL_Q = 3
 
 
 class BatchNorm(nnx.Module):
-    """What batch norm without learned parameters is after training: a shift and a scale.
+    """Batch norm without learned parameters, at inference: a shift and a scale.
 
     `scale` is 1 / sqrt(running variance + 1e-5), folded at conversion.
     """
@@ -37,15 +37,15 @@ class BatchNorm(nnx.Module):
 
 
 class StyleConditioner(nnx.Module):
-    """Features of an excerpt to vectors in front of the tokens of the language model.
+    """Turns features of an excerpt into vectors that prefix the language model's tokens.
 
     Args:
       config: sizes.
-      output_dim: D, of the language model.
-      dtype: of the computation. Float32 beside a language model of any dtype: a rounded distance
-        picks another code.
-      param_dtype: of the stored parameters.
-      rngs: stream `params` is used.
+      output_dim: D, the width of the language model.
+      dtype: dtype of the computation. Keep float32 whatever the language model's dtype: a rounded
+        distance can select a different code.
+      param_dtype: dtype of the stored parameters.
+      rngs: random streams; uses `params`.
     """
 
     def __init__(
@@ -77,27 +77,29 @@ class StyleConditioner(nnx.Module):
         self.output_proj = Linear(dim, output_dim, use_bias=True, **types, rngs=rngs)
 
     def encode(self, features: jax.Array, eval_q: int = DEFAULT_EVAL_Q) -> jax.Array:
-        """What is left of an excerpt: `[B, T, E]` to codes int32 `[B, eval_q, P]`.
+        """Quantizes an excerpt: features `[B, T, E]` to codes, int32 `[B, eval_q, P]`.
 
         Args:
-          features: of MERT.
-          eval_q: codebooks to use, 1 to `config.n_q`: the fewer, the freer the music.
+          features: MERT's features.
+          eval_q: number of codebooks to use, from 1 to `config.n_q`. With fewer codebooks the
+            music follows the excerpt less closely.
         """
         x = self.embed(features)
         frames = x.shape[1]
         positions = sinusoidal_positions(jnp.arange(frames), self.config.dim)
         x, _ = self.transformer(x + positions.astype(x.dtype), jnp.ones((1, frames, frames), bool))
-        # The original quantizes every frame and drops most: the same, since frames are separate.
+        # The original quantizes every frame and drops most. The result is the same, since each
+        # frame is quantized separately.
         x = self.batch_norm(x[:, :: self.config.ds_factor])
         return self.rvq.encode(x, eval_q)
 
     def __call__(self, features: jax.Array, eval_q: int = DEFAULT_EVAL_Q) -> jax.Array:
-        """`[B, T, E]` to `[B, P, D]`, P being T / `config.ds_factor`, rounded up."""
+        """`[B, T, E]` to `[B, P, D]`, where P is T / `config.ds_factor`, rounded up."""
         return self.tokens(self.encode(features, eval_q))
 
     def tokens(self, codes: jax.Array) -> jax.Array:
-        """What stands for codes of `encode`: int `[B, K, P]` to `[B, P, D]`.
+        """The language model's vectors for codes of `encode`: int `[B, K, P]` to `[B, P, D]`.
 
-        -1 stands for a codebook that is not used, see `ResidualVectorQuantizer.decode`.
+        A code of -1 means that the codebook is not used, see `ResidualVectorQuantizer.decode`.
         """
         return self.output_proj(self.rvq.decode(codes))

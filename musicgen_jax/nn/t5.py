@@ -1,8 +1,8 @@
 """The T5 encoder (v1.0), which reads the prompt.
 
-Version 1.0 means: ReLU and no gate in the feed-forward, no biases, RMSNorm before each sub-layer,
-and no 1/sqrt(H) in the attention: its initialisation folds that factor into the query weights.
-Positions enter only as a learnt bias on the attention scores, one table for all layers.
+Version 1.0 has ReLU and no gate in the feed-forward, no biases, and RMSNorm before each sub-layer.
+The attention has no factor 1/sqrt(H): T5's initialisation folds it into the query weights.
+Positions enter only as a learnt bias on the attention scores; all layers share one table.
 """
 
 import typing
@@ -20,14 +20,15 @@ from musicgen_jax.nn.linear import Linear, fan_in_normal
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
     """The bucket of every relative position in a text of `length` tokens.
 
-    Each direction has half of the buckets: half of those for one distance each, the others for
-    ranges that grow geometrically up to `max_distance`. The edges of the ranges are found in
-    integers, where a float32 logarithm would depend on the maths library at 16, 32 and 64.
+    Each direction has half of the buckets. Half of a direction's buckets hold one distance each;
+    the other half hold ranges that grow geometrically up to `max_distance`. The edges of the ranges
+    are computed in integers: at 16, 32 and 64 a float32 logarithm would depend on the maths
+    library.
 
     Args:
-      length: L.
-      num_buckets: buckets of both directions together, at least 4.
-      max_distance: distances from here on share the last bucket.
+      length: L, the number of tokens.
+      num_buckets: number of buckets for both directions together, at least 4.
+      max_distance: all distances from this one on share the last bucket.
 
     Returns:
       int32 [2 L - 1], for key position - query position = -(L - 1) ... L - 1.
@@ -37,8 +38,8 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
     ranges = per_direction - exact
     relative = np.arange(1 - length, length)
     distance = np.minimum(np.abs(relative), max_distance)
-    # `bucket - exact` is floor(ranges * log(d / exact) / log(max_distance / exact)); the range r
-    # begins where d^ranges * exact^r >= max_distance^r * exact^ranges, in Python's exact integers.
+    # `bucket - exact` is floor(ranges * log(d / exact) / log(max_distance / exact)). So range r
+    # begins where d^ranges * exact^r >= max_distance^r * exact^ranges; Python's integers are exact.
     starts = [
         next(
             d
@@ -53,7 +54,7 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
 
 
 def relative_position_bias(table: jax.Array, length: int, max_distance: int) -> jax.Array:
-    """The bias on attention scores: float32 [N, L, L] from `table` [buckets, N]."""
+    """The bias for the attention scores, float32 [N, L, L], from `table` [buckets, N]."""
     buckets = relative_position_buckets(length, table.shape[0], max_distance)
     by_relative = table.astype(jnp.float32)[buckets]  # [2 L - 1, N]
     position = np.arange(length)
@@ -67,7 +68,7 @@ class _Dtypes(typing.TypedDict):
 
 
 class RMSNorm(nnx.Module):
-    """Scales to unit root mean square, measured in float32; subtracts no mean."""
+    """Scales to unit root mean square, measured in float32; does not subtract the mean."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class RMSNorm(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention, then feed-forward, each behind its norm and around a residual."""
+    """Self-attention, then feed-forward, each pre-normed and with a residual connection."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class Layer(nnx.Module):
         dtypes = _Dtypes(dtype=dtype, param_dtype=param_dtype)
         epsilon = config.layer_norm_epsilon
         self.attention_norm = RMSNorm(width, epsilon=epsilon, **dtypes)
-        # Scores are not divided by sqrt(H): the query starts smaller by that factor instead.
+        # Scores are not divided by sqrt(H); the query's initial weights are smaller instead.
         small = fan_in_normal(1 / config.d_kv)
         self.q = Linear(width, inner, kernel_init=small, **dtypes, rngs=rngs)
         self.k = Linear(width, inner, **dtypes, rngs=rngs)
@@ -130,21 +131,22 @@ class Layer(nnx.Module):
         return x + self.wo(jax.nn.relu(self.wi(self.ffn_norm(x))))
 
     def attend(self, x: jax.Array, mask: jax.Array, bias: jax.Array) -> jax.Array:
-        """Attention of every position to the unmasked ones, softmax in float32: [B, L, E]."""
+        """Each position attends to the unmasked ones, with a float32 softmax: [B, L, E]."""
         q, k, v = (
             proj(x).reshape(*x.shape[:2], self.num_heads, -1) for proj in (self.q, self.k, self.v)
         )  # [B, L, N, H]
         scores = jnp.einsum("bqnh,bknh->bnqk", q, k, preferred_element_type=jnp.float32) + bias
-        # A large number and not -inf: a row that is masked throughout must stay finite.
+        # A large negative number, not -inf: a fully masked row must stay finite.
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return self.o(jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(*x.shape[:2], -1))
 
 
 class T5Encoder(nnx.Module):
-    """Token ids to hidden states; no dropout.
+    """Maps token ids to hidden states; has no dropout.
 
-    A new encoder is initialised as T5 was (Mesh TensorFlow's scheme), so it can be trained.
+    A new encoder is initialised like the original T5 (Mesh TensorFlow's scheme), so it can be
+    trained.
     """
 
     def __init__(
@@ -176,11 +178,11 @@ class T5Encoder(nnx.Module):
     def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
         """Encodes a batch of prompts.
 
-        Hidden states at unmasked positions do not depend on masked ones. At masked positions, and
-        in a row without a prompt, they are finite and mean nothing.
+        Hidden states at unmasked positions do not depend on masked positions. At masked positions,
+        and in a row without a prompt, they are finite but meaningless.
 
         Args:
-          ids: int32 [B, L], each below the vocabulary size.
+          ids: int32 [B, L], each less than the vocabulary size.
           mask: [B, L] bool or int, nonzero at tokens.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Text as a condition: from the text encoder's width to the language model's."""
+"""Text as a condition: projects the text encoder's width to the language model's."""
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,14 @@ class TextConditioner(nnx.Module):
         )
 
     def __call__(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-        """Projects, then zeroes what is masked.
+        """Projects the hidden states, then zeroes the masked positions.
 
-        The mask comes after the projection, as in audiocraft: zeros before it would leave the
-        bias. `where` and not a product, so that no NaN at a masked position survives.
+        The mask is applied after the projection, as in audiocraft: zeros before the projection
+        would leave the bias. It uses `where`, because a product would keep a NaN at a masked
+        position.
 
         Args:
-          hidden: [B, L, E], from the text encoder.
+          hidden: [B, L, E], the output of the text encoder.
           mask: [B, L] bool or int, nonzero where there is text.
 
         Returns:

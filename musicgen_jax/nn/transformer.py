@@ -1,6 +1,6 @@
 """The decoder-only transformer: pre-norm blocks, optional cross-attention, explicit caches.
 
-It knows nothing of codebooks or text: rows of vectors come in, rows of vectors go out.
+It does not know about codebooks or text: it maps rows of vectors to rows of vectors.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from musicgen_jax.runtime.memory import nbytes
 class Cross(Protocol):
     """A source of cross-attention, prepared once for all steps of a generation.
 
-    It is a pytree of arrays. `k` and `v` begin with the rows C of the source.
+    It is a pytree of arrays. The first axis of `k` and `v` is the source's rows, C.
     """
 
     @property
@@ -38,7 +38,7 @@ class Cross(Protocol):
         ...
 
     def read(self, attention: "Attention", x: jax.Array, mask: jax.Array) -> jax.Array:
-        """What `[C, S, D]` reads of the source under a mask bool `[C, 1, 1, L]`: `[C, S, D]`."""
+        """Attends from `[C, S, D]` to the source, with bool mask `[C, 1, 1, L]`: `[C, S, D]`."""
         ...
 
 
@@ -47,8 +47,8 @@ class Cross(Protocol):
 class CrossCache:
     """The keys and values of a source, and the weight of the queries.
 
-    That weight is cut out of the fused one here: inside the decode loop it would be copied at every
-    step.
+    The query weight is sliced out of the fused weight in advance: inside the decode loop the slice
+    would be copied at every step.
     """
 
     query: jax.Array | Int8Weight | LoraWeight  # [D, D]
@@ -62,10 +62,11 @@ class CrossCache:
 
 
 def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
-    """Position vectors, all cosines before all sines.
+    """Position vectors, with all cosines before all sines.
 
-    The phase is `position / 10000 ** (i / (dim / 2 - 1))`, the power taken in float32, as in
-    audiocraft (`create_sin_embedding`): half minus one, so the last period is exactly 10000.
+    The phase is `position / 10000 ** (i / (dim / 2 - 1))`, with the power computed in float32, as
+    in audiocraft (`create_sin_embedding`). Dividing by `dim / 2 - 1` makes the last divisor exactly
+    10000.
 
     Args:
       positions: integers `[...]`.
@@ -82,11 +83,11 @@ def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm with scale and bias, eps 1e-5, all in float32: its parameters are few."""
+    """Layer norm with scale and bias, eps 1e-5, all in float32, since it has few parameters."""
 
     def __init__(self, dim: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
         self.dtype = jnp.dtype(dtype)
-        # Narrower ones would be widened at every step, each in a kernel of its own.
+        # Narrower parameters would be widened at every step, each by a separate kernel.
         wide = jnp.promote_types(float_dtype(param_dtype), jnp.float32)
         self.scale = nnx.Param(jnp.ones(dim, wide))
         self.bias = nnx.Param(jnp.zeros(dim, wide))
@@ -104,7 +105,8 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention without biases; queries, keys and values share one weight.
 
-    It is `[3 D, D]`, or `[3, D, D]` where heads lie on several devices, see `sharding.arrange`.
+    The weight is `[3 D, D]`, or `[3, D, D]` if the heads are split over several devices, see
+    `sharding.arrange`.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Attention(nnx.Module):
         self.out_proj = make(dim, dim, kernel_init=out_init)
 
     def qkv(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The three parts of `[B, S, D]`, each `[B, N, S, H]`."""
+        """Queries, keys and values of `[B, S, D]`, each `[B, N, S, H]`."""
         qkv = self.in_proj(x).reshape(*x.shape[:2], 3, -1)
         q, k, v = (self.split_heads(qkv[:, :, i]) for i in range(3))
         return q, k, v
@@ -140,13 +142,13 @@ class Attention(nnx.Module):
         """Prepares cross-attention to `[B, L, D]`.
 
         Args:
-          source: the vectors.
-          dtype: of the keys and values.
-          groups: G, blocks that they are kept in; one per head by default.
-          fold_weights: fold the weights into a short source, if less is read then.
+          source: the vectors to attend to.
+          dtype: dtype of the keys and values.
+          groups: G, the number of blocks that hold them (default: one per head).
+          fold_weights: whether to fold the weights into a short source, if this saves reads.
         """
-        # Computes the queries as well and drops them: slicing out the other two thirds would copy
-        # the weight.
+        # This computes the queries as well and drops them: slicing out the other two thirds would
+        # copy the weight.
         k, v = self.qkv(source)[1:]
         weight, out = self.in_proj.weight[...], self.out_proj.weight[...]
         query = weight[: weight.shape[0] // 3]
@@ -168,12 +170,12 @@ class Attention(nnx.Module):
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    """With erf, as torch does; `jax.nn.gelu` uses erfc, which compiles to more kernels."""
+    """GELU with erf, as in torch; `jax.nn.gelu` uses erfc, which compiles to more kernels."""
     return x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class Block(nnx.Module):
-    """`x += self-attention; x += cross-attention, if there is one; x += feed-forward`."""
+    """`x += self-attention; x += cross-attention (if enabled); x += feed-forward`."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class Block(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        # audiocraft's `depthwise_init="current"`: residuals shrink with the depth.
+        # audiocraft's `depthwise_init="current"`: the residuals shrink with depth.
         init = fan_in_normal(1 / (2 * depth))
         types: Any = {"dtype": dtype, "param_dtype": param_dtype}
         self.norm1 = LayerNorm(dim, **types)
@@ -208,7 +210,7 @@ class Block(nnx.Module):
         cache: LayerCache | None,
         slot: jax.Array | int,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """See `Transformer.__call__`; `cross` may also be the second sequence itself."""
+        """See `Transformer.__call__`; `cross` can also be the second sequence itself."""
         q, k, v = self.self_attn.qkv(self.norm1(x))
         if cache is None:
             kv = LayerCache(k, v)
@@ -224,7 +226,7 @@ class Block(nnx.Module):
         return x + self.linear2(hidden), cache
 
     def _cross_attend(self, x: jax.Array, cross: Cross, mask: jax.Array) -> jax.Array:
-        """The residual of cross-attention for `[B, S, D]`: zeros in rows that have no source."""
+        """The cross-attention residual for `[B, S, D]`; zeros in rows without a source."""
         runs = self.norm_cross(x).reshape(cross.k.shape[0], -1, *x.shape[1:])  # [C, B / C, S, D]
         first = runs[:, 0].astype(self.cross_attention.dtype)
         residual = cross.read(self.cross_attention, first, mask)[:, None]
@@ -238,18 +240,19 @@ WrapBlock = Callable[[Block], Callable[..., tuple[jax.Array, LayerCache | None]]
 class Transformer(nnx.Module):
     """A stack of blocks, unrolled: each layer owns its weights and its cache.
 
-    Training sets `wrap_block`, which gets a block and returns the function to call in its place: to
-    recompute it in the backward pass, or to gather its weights from many devices first.
+    Training sets `wrap_block`, which takes a block and returns the function to call instead of it.
+    Such a function recomputes the block in the backward pass, or first gathers its weights from
+    many devices.
 
     Args:
-      dim: D.
-      num_heads: N.
-      num_layers: how many blocks.
-      ffn_dim: F.
-      cross_attention: whether every block looks at a second sequence.
-      dtype: of the computation.
-      param_dtype: of the stored parameters.
-      rngs: stream `params` is used.
+      dim: D, the width.
+      num_heads: N, the number of attention heads.
+      num_layers: number of blocks.
+      ffn_dim: F, the width of the feed-forward.
+      cross_attention: whether every block attends to a second sequence.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the stored parameters.
+      rngs: random streams; uses `params`.
     """
 
     def __init__(
@@ -295,16 +298,17 @@ class Transformer(nnx.Module):
 
         Args:
           x: `[B, S, D]`, positions already added.
-          mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if one is given.
-          cross: from `cross_kv`, one per layer, or the second sequence itself `[C, L, D]`, or None.
-            C divides B; the first of every B / C rows attends to it, the others to nothing.
+          mask: bool `[B or 1, S, T]`; T is S, or the length of the cache if there is a cache.
+          cross: result of `cross_kv`, one per layer; or the second sequence itself, `[C, L, D]`; or
+            None. C must divide B. The first of every B / C rows attends to the second sequence; the
+            other rows have no cross-attention.
           cross_mask: bool `[C, L]`, False for padding.
-          cache: keys and values of what came before, one per layer; those of `x` are written
-            at `slot` and the whole cache is attended under `mask`.
-          slot: where in the cache `x` begins: one number, or int32 `[B]` if S is 1.
+          cache: keys and values of the earlier positions, one per layer. The keys and values of `x`
+            are written at `slot`, and `x` attends to the whole cache under `mask`.
+          slot: slot of the cache where `x` begins: one number, or int32 `[B]` if S is 1.
 
         Returns:
-          `[B, S, D]` and the new caches (None if there were none).
+          `[B, S, D]`, and the new caches (None without `cache`).
         """
         mask = mask[:, None]
         if cross_mask is not None:
@@ -335,9 +339,9 @@ class Transformer(nnx.Module):
 
         Args:
           source: the second sequence.
-          dtype: of the keys and values, by default that of `source`.
-          groups: blocks that they are kept in, by default one per head.
-          fold: fold the weights into a short sequence.
+          dtype: dtype of the keys and values (default: the dtype of `source`).
+          groups: number of blocks that hold them (default: one per head).
+          fold: whether to fold the weights into a short sequence.
         """
         dtype = dtype or source.dtype
         return tuple(

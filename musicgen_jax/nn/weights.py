@@ -1,4 +1,4 @@
-"""Weights that are more than an array: int8 with scales, and with a LoRA adapter next to them."""
+"""Weights that consist of several arrays: int8 with scales, and weights with a LoRA adapter."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8Weight:
-    """A weight as 8-bit integers; each row (output channel) has a scale of its own."""
+    """A weight as 8-bit integers; each row (output channel) has its own scale."""
 
     int8: jax.Array  # [..., O, I]
     scale: jax.Array  # float32 [..., O, 1]
@@ -35,10 +35,10 @@ class Int8Weight:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LoraWeight:
-    """A weight with a product of two thin matrices added to its rows, part by part (LoRA).
+    """A weight with a product of two thin matrices added to the rows of each part (LoRA).
 
-    A weight that is not fused has one part; queries, keys and values in one weight are three parts.
-    A part without an adapter has None.
+    A weight that is not fused has one part; a fused weight of queries, keys and values has three.
+    For a part without an adapter, `a` and `b` hold None.
     """
 
     base: jax.Array  # [O, I], or [P, O / P, I]
@@ -52,7 +52,7 @@ class LoraWeight:
         return self.base.shape
 
     def __getitem__(self, rows: slice) -> "LoraWeight":
-        """Some of the rows; only whole parts can be cut out."""
+        """Slices rows; the slice must consist of whole parts."""
         part = self.shape[0] // len(self.a)
         start, stop, _ = rows.indices(self.shape[0])
         if start % part or stop % part:
@@ -62,13 +62,13 @@ class LoraWeight:
 
 
 def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rounds each row to multiples of its own scale, which makes its largest number 127.
+    """Rounds each row to multiples of its own scale, chosen so that its largest value is 127.
 
     Args:
       x: float `[..., I]`.
 
     Returns:
-      int8 `[..., I]` and float32 `[..., 1]`, whose product is `x` up to 1/254 of the row's maximum.
+      int8 `[..., I]` and float32 `[..., 1]`; their product is `x` up to 1/254 of the row's maximum.
     """
     x = x.astype(jnp.float32)
     scale = jnp.abs(x).max(-1, keepdims=True) / 127
@@ -76,14 +76,14 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def rows(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
-    """Some rows of a weight `[O, I]`, float32 `[count, I]`."""
+    """`count` rows of a weight `[O, I]`, from row `start`: float32 `[count, I]`."""
     if isinstance(w, Int8Weight):
         return _cut(w.int8, start, count, 0) * _cut(w.scale, start, count, 0)
     return _cut(w, start, count, 0)
 
 
 def columns(w: jax.Array | Int8Weight, start: jax.Array, count: int) -> jax.Array:
-    """Some columns of a weight `[O, I]`, float32 `[O, count]`."""
+    """`count` columns of a weight `[O, I]`, from column `start`: float32 `[O, count]`."""
     if isinstance(w, Int8Weight):
         return _cut(w.int8, start, count, 1) * w.scale
     return _cut(w, start, count, 1)
@@ -94,7 +94,7 @@ def _cut(x: jax.Array, start: jax.Array, count: int, axis: int) -> jax.Array:
 
 
 class Int8Param(nnx.Module):
-    """Takes the place of a weight's `nnx.Param` in a layer with int8 weights."""
+    """Replaces a weight's `nnx.Param` in a layer with int8 weights."""
 
     def __init__(self, weight: jax.Array):
         whole, scale = quantize(weight)
@@ -110,7 +110,7 @@ class Int8Param(nnx.Module):
 
 
 def weight_param(weight: jax.Array, param_dtype: DTypeLike) -> nnx.Param | Int8Param:
-    """A weight `[..., O, I]` as a parameter of any dtype, int8 included."""
+    """A weight `[..., O, I]` as a parameter of any dtype, including int8."""
     if jnp.dtype(param_dtype) == jnp.int8:
         return Int8Param(weight)
     return nnx.Param(weight.astype(param_dtype))

@@ -1,17 +1,19 @@
-"""Compiled once, kept on disk: the next process loads what this one compiled.
+"""Keeps compiled programs on disk, so that the next process loads them instead of compiling.
 
-JAX has such a cache but leaves it off. The command line turns it on. It is a setting of the whole
-process, so importing the package or loading a model does not; in a notebook one line does:
+JAX has such a cache, but it is off by default. The command line turns it on. The cache is a setting
+of the whole process, so importing the package or loading a model does not turn it on. In a
+notebook, use this line:
 
     from musicgen_jax.runtime import compile_cache; compile_cache.enable()
 
-The cache is `musicgen-jax/compiled` in the user's cache folder. The variable `MUSICGEN_JAX_CACHE`
-names another folder, or is `off`. If JAX's own `jax_compilation_cache_dir` is set, it stays.
+The cache is `musicgen-jax/compiled` in the user's cache folder. Set the environment variable
+`MUSICGEN_JAX_CACHE` to another folder, or to `off`. If JAX's own `jax_compilation_cache_dir` is
+set, that folder is used.
 
-An entry is machine code. JAX's key of an entry covers the program, the compiler's version and
-options, and the device, for a CPU with the instructions it has: a machine of another type that
-shares the folder does not find the entry. Anyone who can write to the folder can make this process
-run anything, so the default folder belongs to the user alone.
+An entry is machine code. JAX's key for an entry covers the program, the compiler's version and
+options, and the device. For a CPU the key covers its instruction set too, so a different type of
+machine that shares the folder does not load the entry. Anyone who can write to the folder can make
+this process run arbitrary code, so the default folder is private to the user.
 """
 
 import contextlib
@@ -30,13 +32,13 @@ from jax import monitoring
 from musicgen_jax.runtime.user_folders import user_cache
 
 VARIABLE = "MUSICGEN_JAX_CACHE"
-MAX_BYTES = 2 << 30  # dozens of large models' programs; the least recently used go first
+MAX_BYTES = 2 << 30  # programs of dozens of large models; the least recently used go first
 _OFF = ("off", "0", "no", "none", "false")
 _INTERRUPTED_SECONDS = 60.0  # no write takes this long
 
 
 def folder() -> Path | None:
-    """Where compiled programs are to be kept; None if the user wants no cache or has no home."""
+    """The folder for compiled programs; None if the user turned it off or has no home folder."""
     chosen = os.environ.get(VARIABLE, "").strip()
     if chosen.lower() in _OFF:
         return None
@@ -47,15 +49,16 @@ def folder() -> Path | None:
 
 
 def enable() -> Path | None:
-    """Turns on JAX's cache of compiled programs, unless the user has chosen otherwise.
+    """Turns on JAX's cache of compiled programs, unless the user turned it off.
 
-    Never fails: if the folder cannot be written, there is no cache. Programs that compile fast are
-    kept too: a first clip needs a dozen of them, and each takes longer to compile than to load.
+    This never fails: if the folder cannot be written, there is no cache. Programs that compile fast
+    are cached too: a first clip needs a dozen of them, and each takes longer to compile than to
+    load.
 
     Returns:
-      The folder in use, None if there is no cache.
+      The folder in use; None if there is no cache.
     """
-    config: Any = jax.config  # its options are attributes that only exist at run time
+    config: Any = jax.config  # its options are attributes that exist only at run time
     if not config.jax_enable_compilation_cache:
         return None
     if config.jax_compilation_cache_dir:
@@ -75,12 +78,12 @@ def enable() -> Path | None:
 
 @dataclasses.dataclass
 class Compilations:
-    """The programs that `counting` has counted.
+    """The counts of `counting`.
 
     Attributes:
-      compiled: programs compiled.
-      loaded: programs found in the cache.
-      seconds: spent on compiling and loading.
+      compiled: number of programs compiled.
+      loaded: number of programs loaded from the cache.
+      seconds: time spent compiling and loading.
     """
 
     compiled: int = 0
@@ -90,7 +93,7 @@ class Compilations:
 
 @contextlib.contextmanager
 def counting() -> Iterator[Compilations]:
-    """Counts the programs that this process compiles or loads while the context lasts."""
+    """Counts the programs that this process compiles or loads within the context."""
     counts = Compilations()
     requests = 0
 
@@ -99,7 +102,7 @@ def counting() -> Iterator[Compilations]:
 
     def on_duration(event: str, duration_secs: float, **_) -> None:
         nonlocal requests
-        if event == "/jax/core/compile/backend_compile_duration":  # loading counts as one, too
+        if event == "/jax/core/compile/backend_compile_duration":  # loading counts as well
             requests += 1
             counts.seconds += duration_secs
             counts.compiled = requests - counts.loaded
@@ -114,7 +117,7 @@ def counting() -> Iterator[Compilations]:
 
 
 def _usable(path: Path) -> bool:
-    """Whether files can be made there, and the folder belongs to this user."""
+    """Whether this process can create files in the folder, and this user owns it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
@@ -128,8 +131,9 @@ def _usable(path: Path) -> bool:
 def _remove_interrupted(path: Path) -> None:
     """Removes entries that a killed process left half-written.
 
-    JAX writes an entry in place, and then the time of its use next to it. It neither reads nor
-    replaces an entry without that time, and stops tidying at it, hence stops writing.
+    JAX writes an entry in place, and then a file with its access time next to it. It neither reads
+    nor replaces an entry without an access time. Its clean-up also stops at such an entry, so JAX
+    stops writing entries.
     """
     with contextlib.suppress(OSError):
         for entry in path.glob("*-cache"):

@@ -1,4 +1,4 @@
-"""Memory: the size of arrays, and what the C library keeps of memory that was freed."""
+"""Memory: the size of arrays, and freed memory that the C library does not return."""
 
 import contextlib
 import ctypes
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 _returning = False
 
 
 def nbytes(tree: Any) -> int:
-    """Bytes of a tree of arrays, or of shapes."""
-    import jax  # here, so that the command line can call `return_freed_memory` at once
+    """The size in bytes of a tree of arrays or shapes."""
+    import jax  # imported here, so that the command line can call `return_freed_memory` first
 
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
@@ -20,12 +20,15 @@ def nbytes(tree: Any) -> int:
 def return_freed_memory() -> None:
     """Makes this process return freed memory to the system, from now on.
 
-    glibc keeps freed memory for every thread that asked for it. Orbax reads in many threads and XLA
-    compiles in many: after reading musicgen-small glibc held as much as the weights themselves.
+    glibc keeps freed memory separately for every thread that allocated it. Orbax reads in many
+    threads and XLA compiles in many threads. After reading musicgen-small, glibc held freed memory
+    of the same size as the weights.
 
-    Settings of malloc hold for the whole process, so only the command line calls this, or a program
-    that wants the same: `from musicgen_jax.runtime import memory; memory.return_freed_memory()`.
-    Without it `give_back` and `mapped` do nothing. With another C library they never do.
+    malloc's settings apply to the whole process, so only the command line calls this function. A
+    program that wants the same can call it too:
+    `from musicgen_jax.runtime import memory; memory.return_freed_memory()`.
+    Without this call `give_back` and `mapped` do nothing. With another C library they never do
+    anything.
     """
     global _returning
     _returning = sys.platform == "linux"
@@ -42,14 +45,14 @@ def give_back() -> None:
 def mapped() -> Iterator[None]:
     """Within this context malloc serves large arrays by `mmap`; see `return_freed_memory`.
 
-    Memory of such an array returns to the system as soon as the array is freed. Otherwise it stays
-    in the arena of the thread that asked for it, where `give_back` cannot release it.
+    Freeing such an array returns its memory to the system at once. Otherwise the memory would stay
+    in the arena of the allocating thread, where `give_back` cannot release it.
     """
     _set_malloc(_MMAP_THRESHOLD, 1 << 18)
     try:
         yield
     finally:
-        # The values that glibc itself arrives at once a program has freed a large array.
+        # The values that glibc itself sets once a program has freed a large array.
         _set_malloc(_MMAP_THRESHOLD, 1 << 25)
         _set_malloc(_TRIM_THRESHOLD, 1 << 26)
 

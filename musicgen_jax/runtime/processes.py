@@ -1,4 +1,4 @@
-"""Several processes that run the same program: where they wait for each other."""
+"""Synchronises several processes that run the same program."""
 
 import jax
 import numpy as np
@@ -6,21 +6,21 @@ from jax.experimental import multihost_utils
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has reached this line; with one process it does nothing.
+    """Waits until every process has reached this barrier; does nothing with one process.
 
     Args:
-      name: says which line, in the message about processes that wait at different ones.
+      name: name of the barrier, for the error message if processes wait at different ones.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def from_first(text: str, length: int) -> str:
-    """The first process's text, in every process.
+    """Sends the first process's text to every process.
 
     Args:
-      text: ASCII, of the first process; ignored in the others.
-      length: of the text; all processes give the same.
+      text: ASCII text; used in the first process and ignored in the others.
+      length: length of the text; must be the same in all processes.
     """
     if jax.process_count() == 1:
         return text

@@ -1,12 +1,13 @@
-"""Many devices: where weights, caches and batches lie.
+"""Places weights, caches and batches on many devices.
 
-A mesh has two axes: "data" spreads the rows of a batch, "model" the parts of each layer. No module
-knows of it. The table below says where weights lie; inputs and caches lie with their rows and
-heads. The compiler places everything between them and inserts the exchanges.
-One device is a mesh of 1 x 1, or none at all, through the same code.
+A mesh has two axes: "data" splits the rows of a batch, and "model" splits each layer. The modules
+do not know about the mesh. The table below gives the placement of weights. Inputs follow the
+placement of their rows, and caches that of their rows and heads. The compiler places everything in
+between and inserts the communication. One device is a mesh of 1 x 1, or no mesh; the code is the
+same.
 
-Several hosts: call `jax.distributed.initialize` first, then run the same program everywhere; every
-process gets the whole result, and one of them should write it.
+On several hosts, call `jax.distributed.initialize` first, then run the same program everywhere.
+Every process gets the whole result, and one of them should write it.
 """
 
 import re
@@ -27,25 +28,27 @@ Tree = TypeVar("Tree")
 
 DATA, MODEL = "data", "model"
 
-ROWS = P(DATA)  # whatever begins with B: tokens, conditions, codes, audio
+ROWS = P(DATA)  # arrays whose first axis is B: tokens, conditions, codes, audio
 CACHE = P(DATA, MODEL)  # keys and values [B, N, S, H]
 
 _LAYER = r"lm/transformer/layers/\d+"
 _ATTENTION = _LAYER + r"/(self_attn|cross_attention)"
 _T5 = r"t5/layers/\d+"
 
-# Where a weight lies, and the field of its component's config that the model axis must divide; if
-# it does not, every device holds the whole weight. The first pattern that matches counts.
+# For each weight: its placement, and a field of its component's config. The size of the model axis
+# must divide this field; otherwise every device holds the whole weight. The first matching pattern
+# applies.
 #
-# As in Megatron-LM the first product of a pair is cut by its outputs and the second by its inputs,
-# so that each pair exchanges one sum of activations. Heads stay whole, hence `num_heads`: half a
-# head would have to exchange its scores. The heads of the vocabulary are cut into whole books:
-# each book draws for itself, and only tokens are exchanged.
+# As in Megatron-LM, the first product of a pair is split by its outputs and the second by its
+# inputs, so that each pair exchanges one sum of activations. Attention heads stay whole, hence
+# `num_heads`: halves of a head would have to exchange their scores. The vocabulary heads are split
+# into whole books: each book is sampled independently, and only tokens are exchanged.
 #
-# Norms, the codec and the conditioners of melody and style stay whole: they are small. The
-# embeddings of codes too, half a percent of the large model: cut by D they would leave the residual
-# stream cut, so that every norm exchanges its sums (four exchanges for each one, as compiled); by V
-# they cannot be cut, since V + 1 = 2049 is odd.
+# Norms, the codec and the conditioners of melody and style are small, so they stay whole. The
+# embeddings of codes also stay whole; they are half a percent of the large model. Splitting them by
+# D would leave the residual stream split, so that every norm exchanges its sums (the compiled
+# program has four exchanges instead of one). Splitting them by V is impossible, since
+# V + 1 = 2049 is odd.
 PARAMETERS: tuple[tuple[str, P, str | None], ...] = (
     (_ATTENTION + "/in_proj/weight", P(None, MODEL), "num_heads"),  # [3, D, D], see `arrange`
     (_ATTENTION + "/out_proj/weight", P(None, MODEL), "num_heads"),  # [D, D]
@@ -59,22 +62,23 @@ PARAMETERS: tuple[tuple[str, P, str | None], ...] = (
     ("t5/shared/embedding", P(MODEL), "vocab_size"),  # [V, E]
     (".*", P(), None),
 )
-_FUSED = re.compile(_ATTENTION + "/in_proj/weight(/.*)?")  # queries, keys and values in one
+_FUSED = re.compile(_ATTENTION + "/in_proj/weight(/.*)?")  # queries, keys and values fused
 _INT8 = re.compile("(.*/weight)/(int8|scale)")  # an int8 weight [..., O, I], its scales [..., O, 1]
 
 
 def make_mesh(*, data: int = 1, model: int = 1) -> Mesh:
-    """The first `data * model` devices, those of all processes counted.
+    """Makes a mesh of the first `data * model` devices of all processes.
 
     Args:
-      data: parts that a batch is cut into.
-      model: parts that each layer's weights are cut into; best among devices that are closest.
+      data: number of parts that a batch is split into.
+      model: number of parts that each layer's weights are split into; best over the devices with
+        the fastest connection.
 
     Returns:
       A mesh with the axes "data" and "model".
 
     Raises:
-      UserError: a number is not positive, or there are fewer devices.
+      UserError: a number is not positive, or there are not enough devices.
     """
     for name, size in ((DATA, data), (MODEL, model)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -85,16 +89,16 @@ def make_mesh(*, data: int = 1, model: int = 1) -> Mesh:
             f"{data} x {model} devices asked for, and jax finds {len(devices)} "
             f"({devices[0].platform})"
         )
-    # With axes of type Auto the code of the modules need not say how its products are placed.
+    # With axes of type Auto the modules need not specify the placement of their products.
     axes = (AxisType.Auto, AxisType.Auto)
     chosen = devices[: data * model]
     return jax.make_mesh((data, model), (DATA, MODEL), axis_types=axes, devices=chosen)
 
 
 def mesh_of(module: nnx.Module) -> Mesh | None:
-    """The mesh that a module's weights lie on; None if it is not one of `make_mesh`.
+    """The mesh that holds a module's weights; None if it does not come from `make_mesh`.
 
-    Where the weights lie decides where inputs go: nothing else has to be told.
+    The placement of the weights decides the placement of the inputs, so callers need not pass it.
     """
     for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)):
         sharding = getattr(leaf, "sharding", None)
@@ -109,12 +113,12 @@ def mesh_of(module: nnx.Module) -> Mesh | None:
 
 
 def spec_of(name: str, config: Any, mesh: Mesh) -> P:
-    """Where a weight lies.
+    """The placement of a weight.
 
     Args:
-      name: component and path, as "lm/heads/weight".
-      config: of the component.
-      mesh: from `make_mesh`.
+      name: component and path, such as "lm/heads/weight".
+      config: config of the component.
+      mesh: a mesh from `make_mesh`.
     """
     int8 = _INT8.fullmatch(name)
     weight = int8[1] if int8 else name
@@ -127,17 +131,17 @@ def spec_of(name: str, config: Any, mesh: Mesh) -> P:
 
 
 def as_stored(component: str, config: Any, abstract: dict, mesh: Mesh | None) -> dict:
-    """Adds to the abstract weights of a component where each is to be read to.
+    """Adds the placement for reading to the abstract weights of a component.
 
     Args:
       component: "t5", "mert", "lm" or "encodec".
-      config: of the component.
-      abstract: nested dicts of `jax.ShapeDtypeStruct`, in the shapes that they are stored in.
-      mesh: None leaves all as it is.
+      config: config of the component.
+      abstract: nested dicts of `jax.ShapeDtypeStruct`, with the stored shapes.
+      mesh: the mesh; with None, `abstract` is returned unchanged.
 
     Returns:
-      the same nested dicts, every leaf with a sharding: no device need ever hold a weight whole
-      that the table cuts.
+      The same nested dicts, with a sharding in every leaf. So no device ever has to hold a whole
+      weight that the table splits.
     """
     if mesh is None:
         return abstract
@@ -152,20 +156,21 @@ def as_stored(component: str, config: Any, abstract: dict, mesh: Mesh | None) ->
 
 
 def arrange(component: str, config: Any, params: dict, mesh: Mesh | None) -> dict:
-    """Puts the weights of a component where they are used.
+    """Moves the weights of a component to the devices that use them.
 
-    Queries, keys and values are stored as one weight [3 D, D]. Cut as that, one device would hold
-    the queries of some heads and another their keys. Where they are cut they become [3, D, D]: then
-    each device holds all three of its heads, and `linear` takes the one shape as the other.
+    Queries, keys and values are stored as one weight [3 D, D]. If this weight were split, one
+    device would hold the queries of some heads and another device their keys. So a split weight is
+    reshaped to [3, D, D]: then each device holds queries, keys and values of its own heads.
+    `linear` accepts both shapes.
 
     Args:
       component: "t5", "mert", "lm" or "encodec".
-      config: of the component.
-      params: nested dicts of arrays, in the shapes that they are stored in.
-      mesh: None leaves all as it is.
+      config: config of the component.
+      params: nested dicts of arrays, with the stored shapes.
+      mesh: the mesh; with None, `params` is returned unchanged.
 
     Returns:
-      nested dicts of arrays on the mesh.
+      Nested dicts of arrays on the mesh.
     """
     if mesh is None:
         return params
@@ -181,7 +186,7 @@ def arrange(component: str, config: Any, params: dict, mesh: Mesh | None) -> dic
 
 
 def _fused_stored(leaf: Any) -> P:
-    """Read by columns: from there devices exchange their parts, and none ever holds all of it."""
+    """Splits by columns for reading; devices then exchange parts, and none holds the whole."""
     return P() if leaf.shape[-1] == 1 else P(None, MODEL)
 
 
@@ -202,15 +207,16 @@ def _split_fused(weight: jax.Array, *, sharding: NamedSharding) -> jax.Array:
 def by_rows(mesh: Mesh | None, stage: Callable[..., Any], *rows: Any) -> Any:
     """Runs a stage with the rows of its batch spread over the devices.
 
-    A batch that does not divide is filled up with copies of its last row, which are cut off after.
+    If B is not divisible by the size of the data axis, the batch is padded with copies of its last
+    row, and their results are removed afterwards.
 
     Args:
-      mesh: of the stage's weights; None just calls it.
-      stage: a function of `rows` whose results begin with B as well.
+      mesh: mesh of the stage's weights; with None, the stage is simply called.
+      stage: a function of `rows` whose results also have B as first axis.
       *rows: arrays or trees of arrays [B, ...], on the host or on the mesh.
 
     Returns:
-      what the stage returns, B rows, a whole copy on every device.
+      The stage's results, B rows, with a whole copy on every device.
     """
     if mesh is None:
         return stage(*rows)
@@ -219,7 +225,7 @@ def by_rows(mesh: Mesh | None, stage: Callable[..., Any], *rows: Any) -> Any:
 
 
 def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Spreads arrays [B, ...] over "data", filled up to a multiple of it with their last row."""
+    """Spreads arrays [B, ...] over "data", padded to a multiple of it with their last row."""
     if mesh is None:
         return tree
     size, sharding = mesh.shape[DATA], NamedSharding(mesh, ROWS)
@@ -234,18 +240,18 @@ def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
 
 @partial(jax.jit, static_argnames=("mesh", "batch"))
 def first_rows(tree: Tree, *, mesh: Mesh, batch: int) -> Tree:
-    """The first rows of arrays [B, ...], a whole copy on every device of every process."""
+    """The first `batch` rows of arrays [B, ...]; every device of every process gets a copy."""
     whole = NamedSharding(mesh, P())
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[:batch], whole), tree)
 
 
 def constrain_rows(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Within jit: arrays [B, ...], B already a multiple, stay spread over "data"."""
+    """Within jit: keeps arrays [B, ...] spread over "data"; B must be a multiple of it."""
     return _constrain(tree, mesh, lambda x: ROWS)
 
 
 def constrain_cache(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Within jit: keys and values [B, G, S, D / G] stay with the heads' weights."""
+    """Within jit: keeps keys and values [B, G, S, D / G] with the weights of their heads."""
 
     def spec(x: jax.Array) -> P:
         assert mesh is not None
@@ -263,10 +269,10 @@ def _constrain(tree: Tree, mesh: Mesh | None, spec: Callable[[jax.Array], P]) ->
 
 
 def place(x: Any, sharding: Sharding) -> jax.Array:
-    """An array where a sharding says; every process must hold the same one."""
+    """Places an array by a sharding; every process must hold the same array."""
     if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
         return jax.device_put(x, sharding)
-    # Of several processes each puts its own part: jax.device_put would have them compare first.
+    # Each process places its own part. With jax.device_put the processes would compare first.
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = place(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

@@ -1,7 +1,7 @@
-"""Every number that was chosen for a kind of device, in one table.
+"""One table of all numbers that are chosen for a kind of device.
 
-Nothing else in the package asks which device it runs on before a program is traced. (Inside a
-program `lax.platform_dependent` chooses, so that an exported program is right on every platform.)
+No other code in the package asks for the device before a program is traced. (Inside a program
+`lax.platform_dependent` chooses, so that an exported program suits every platform.)
 """
 
 import dataclasses
@@ -17,29 +17,29 @@ from musicgen_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """How the same music is computed on one kind of device. The defaults are a GPU's.
+    """How one kind of device computes the music. The defaults are for a GPU.
 
     Apart from rounding, no field changes the tokens that a model generates.
 
     Attributes:
       compute_dtype: default dtype of the language model's computation.
-      cache_dtype: dtype of the keys and values that generation keeps; None for that of the
+      cache_dtype: dtype of the keys and values that generation caches; None for the dtype of the
         computation.
-      heads_per_block: heads that lie side by side in one block of the cache; None for all heads of
+      heads_per_block: number of heads side by side in one block of the cache; None for all heads of
         a device.
-      skip_null_rows: dtypes of weights with which cross-attention leaves out the unconditional rows
-        of guidance, which have no text to attend to.
-      fold_short_text: dtypes of weights with which the weights of cross-attention are folded into
-        the keys and values of a short text, see `nn.folded_cross`.
-      cache_lengths: steps that a cache is compiled for; longer ones are multiples of 512.
-      first_cache_lengths: shorter lengths that a growing cache begins with.
+      skip_null_rows: weight dtypes for which cross-attention skips the unconditional rows of
+        guidance, which have no text to attend to.
+      fold_short_text: weight dtypes for which the cross-attention weights are folded into the keys
+        and values of a short text, see `nn.folded_cross`.
+      cache_lengths: cache lengths to compile for, in steps; longer lengths are multiples of 512.
+      first_cache_lengths: shorter lengths for the start of a growing cache.
       grow_cache_above: a cache grows during generation if it takes more than this share of the
         model's bytes, and more than this number of bytes.
-      shortest_text: tokens; texts are padded to a power of two, this one at least.
-      callback_steps: steps between two reports of progress.
-      codec_tile: numbers in the widest tensor of a stretch of audio that the codec handles at a
+      shortest_text: minimum length of a padded text in tokens; texts are padded to a power of two.
+      callback_steps: steps between two progress reports.
+      codec_tile: numbers in the widest tensor of a tile of audio that the codec processes at a
         time; None for all audio at once.
-      encode_batch: clips that `train encode` sends through the codec at a time.
+      encode_batch: clips that `train encode` passes through the codec at a time.
     """
 
     compute_dtype: str = "bfloat16"
@@ -47,11 +47,11 @@ class Tuning:
     heads_per_block: int | None = 1
     skip_null_rows: tuple[str, ...] = DTYPES
     fold_short_text: tuple[str, ...] = DTYPES
-    # 1504 is 30 seconds. 528 rather than 512: XLA's CPU compiler spreads attention over threads
-    # only if the keys of a head are more than 32,768 numbers (benchmarks/attention.py).
+    # 1504 steps are 30 seconds. 528 instead of 512: XLA's CPU compiler spreads attention over
+    # threads only if a head's keys have more than 32,768 numbers (benchmarks/attention.py).
     cache_lengths: tuple[int, ...] = (256, 528, 1024, 1504)
     first_cache_lengths: tuple[int, ...] = ()
-    # Each length is one more program to compile, which takes longer for an accelerator.
+    # Each length is one more program to compile, and an accelerator takes longer to compile for.
     grow_cache_above: tuple[float, int] = (1.0, 1 << 30)
     shortest_text: int = 16
     callback_steps: int = 10
@@ -63,44 +63,44 @@ class Tuning:
             raise ValueError(f"cache_lengths must increase, got {self.cache_lengths}")
 
     def spread(self, num_heads: int, devices: int) -> "Tuning":
-        """For a model whose heads lie on several devices: each keeps its heads in its own block."""
+        """For a model with heads on several devices: each keeps its heads in its own block."""
         if self.heads_per_block is not None or num_heads % devices:
             return self
         return dataclasses.replace(self, heads_per_block=num_heads // devices)
 
     def text_length(self, tokens: int) -> int:
-        """The length that a text is padded to, so that similar texts share a compilation."""
+        """The padded length of a text; texts of similar length share a compilation."""
         return max(self.shortest_text, 1 << (tokens - 1).bit_length())
 
 
 GPU = Tuning()
 
 CPU = Tuning(
-    # XLA computes bfloat16 on a CPU at up to half the speed (benchmarks/products.py). To write one
-    # step into a bfloat16 cache it would widen and narrow the whole cache.
+    # On a CPU, XLA computes bfloat16 at up to half the speed (benchmarks/products.py). Writing one
+    # step into a bfloat16 cache would widen and narrow the whole cache.
     compute_dtype="float32",
     cache_dtype="float32",
-    # A CPU would widen a whole bfloat16 weight to fold it, and is slow at a product of one
-    # bfloat16 row (benchmarks/products.py).
+    # To fold a bfloat16 weight, a CPU would widen all of it. A CPU is also slow at a product of
+    # one bfloat16 row (benchmarks/products.py).
     skip_null_rows=("float32", "int8"),
     fold_short_text=("float32", "int8"),
-    # Reading a cache that is not filled yet costs more than compiling for another length
+    # Reading unused slots of a cache costs more than compiling for another length
     # (benchmarks/lm_steps.py --batch 16).
     first_cache_lengths=(64, 128),
     grow_cache_above=(0.1, 1 << 28),
     # 8 MB of float32, which stays in the processor's cache (benchmarks/codec.py).
     codec_tile=1 << 21,
-    # A batch is no faster than its clips one by one (benchmarks/codec.py).
+    # A batch is not faster than its clips one by one (benchmarks/codec.py).
     encode_batch=1,
 )
 
 TPU = Tuning(
-    # A vector has 128 lanes: a head of 64 would fill half of them. With a block per head the
-    # compiler estimates more than twice the cycles for a step of the small model, and a second
-    # cache for changing the layout (benchmarks/tpu_compile.py).
+    # A vector has 128 lanes; a head of 64 would fill half of them. With one block per head the
+    # compiler estimates more than twice the cycles for a step of the small model, and allocates a
+    # second cache to change the layout (benchmarks/tpu_compile.py).
     heads_per_block=None,
-    # Both leave a product of one row, for which the compiler estimates a sixth more cycles
-    # (benchmarks/tpu_compile.py).
+    # Both options result in a product of one row, for which the compiler estimates a sixth more
+    # cycles (benchmarks/tpu_compile.py).
     skip_null_rows=(),
     fold_short_text=(),
 )
@@ -109,11 +109,11 @@ _BY_PLATFORM = {"cpu": CPU, "tpu": TPU}
 
 
 def tuning(platform: str | None = None) -> Tuning:
-    """The numbers for a platform.
+    """The tuning for a platform.
 
     Args:
-      platform: "cpu", "tpu", "gpu" or "cuda"; by default the one that JAX runs on. Other names get
-        a GPU's numbers.
+      platform: "cpu", "tpu", "gpu" or "cuda" (default: the platform that JAX runs on). Other names
+        get the tuning for a GPU.
     """
     return _BY_PLATFORM.get(platform or jax.default_backend(), GPU)
 
@@ -122,8 +122,8 @@ def lm_dtypes(dtype: DTypeLike | None) -> tuple[np.dtype, np.dtype]:
     """The dtypes of the language model's computation and of its matrices.
 
     Args:
-      dtype: of the matrices. By default, and around int8 matrices, the computation has the
-        `Tuning.compute_dtype` of this device.
+      dtype: dtype of the matrices. By default, and with int8 matrices, the dtype of the computation
+        is the `Tuning.compute_dtype` of this device.
 
     Raises:
       UserError: the dtype is not supported.

@@ -1,4 +1,4 @@
-"""Where a user's files are kept."""
+"""The folders for a user's files."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 def user_cache() -> Path | None:
     """`musicgen-jax` in the user's cache folder; None if the user has no home folder.
 
-    A container may run as a user that the system does not know, without $HOME.
+    For example, a container can run without $HOME, as a user that the system does not know.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:

@@ -1,7 +1,7 @@
-"""Codes and audio of one or more channels, by a codec of one.
+"""Encodes and decodes audio of one or more channels with a mono codec.
 
 The codec of the stereo models is mono: channels are rows of its batch. In the codes each codebook
-stands once per channel, left then right.
+appears once per channel, left then right.
 """
 
 from functools import partial
@@ -18,12 +18,12 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def encode(encodec: Encodec, audio: np.ndarray, mesh: Mesh | None = None) -> jax.Array:
-    """Codes of audio: float32 [B, C, W] to int32 [B, K, T].
+    """Encodes audio to codes: float32 [B, C, W] to int32 [B, K, T].
 
     Args:
-      encodec: the codec, of one channel.
-      audio: at the codec's sample rate.
-      mesh: that the codec lies on.
+      encodec: the mono codec.
+      audio: audio at the codec's sample rate.
+      mesh: device mesh that holds the codec, or None.
     """
     B, C, W = audio.shape
     rows = sharding.by_rows(mesh, partial(_encode, encodec), audio.reshape(B * C, 1, W))
@@ -34,34 +34,34 @@ def encode(encodec: Encodec, audio: np.ndarray, mesh: Mesh | None = None) -> jax
 def decode(
     encodec: Encodec, codes: jax.Array, channels: int, mesh: Mesh | None = None
 ) -> jax.Array:
-    """Audio of codes: int32 [B, K, T] to float32 [B, C, T * hop_length].
+    """Decodes codes to audio: int32 [B, K, T] to float32 [B, C, T * hop_length].
 
-    Compiled once per T: the codec's convolutions look ahead and reflect at the true end, so padding
+    Compiles once per T. The codec's convolutions look ahead and reflect at the true end, so padding
     the codes to a common length would change the last frames.
 
     Args:
-      encodec: the codec, of one channel.
-      codes: of all channels.
-      channels: C.
-      mesh: that the codec lies on.
+      encodec: the mono codec.
+      codes: codes of all channels.
+      channels: C, the number of channels.
+      mesh: device mesh that holds the codec, or None.
     """
     stage = partial(_decode, encodec)
     return from_rows(sharding.by_rows(mesh, stage, to_rows(codes, channels)), channels)
 
 
 def to_rows(codes: Array, channels: int) -> Array:
-    """Codes [B, K, T] as the mono codec takes them: [B * C, K / C, T]."""
+    """Arranges codes [B, K, T] for the mono codec: [B * C, K / C, T]."""
     B, K, T = codes.shape
     rows = codes.reshape(B, K // channels, channels, T).swapaxes(1, 2)
     return rows.reshape(B * channels, K // channels, T)
 
 
 def from_rows(audio: Array, channels: int) -> Array:
-    """Audio [B * C, 1, n] of the mono codec as [B, C, n]."""
+    """Reshapes the mono codec's audio, [B * C, 1, n] to [B, C, n]."""
     return audio.reshape(len(audio) // channels, channels, audio.shape[2])
 
 
-# Modules are pytrees, so one compilation serves every codec of a shape.
+# Modules are pytrees, so all codecs with the same shapes share one compilation.
 
 
 @jax.jit

@@ -11,9 +11,9 @@ from flax import nnx
 def pad_amounts(
     length: int, kernel_size: int, stride: int, *, causal: bool = False
 ) -> tuple[int, int]:
-    """Left and right padding of a convolution that keeps every sample in a full window.
+    """Left and right padding for a convolution that puts every sample in a full window.
 
-    The right side takes what is missing to fill the last window, so that a strided convolution
+    The right side also gets the samples missing from the last window. So a strided convolution
     gives ceil(length / stride) frames (audiocraft, modules/conv.py).
     """
     total = kernel_size - stride
@@ -26,8 +26,8 @@ def pad_amounts(
 def pad1d(x: jax.Array, left: int, right: int, mode: str) -> jax.Array:
     """Pads the W axis of x [B, W, C]; `mode` is "reflect" or "constant" (zeros).
 
-    A reflection longer than the signal first appends zeros, reflects, and cuts them off again, as
-    the original does (`jnp.pad` would bounce to and fro instead).
+    If the reflection is longer than the signal, this function appends zeros, reflects, and removes
+    the zeros, as the original does. (`jnp.pad` would reflect back and forth instead.)
     """
     width = x.shape[1]
     short = max(left, right) - width + 1 if mode == "reflect" else 0
@@ -52,7 +52,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 
 class TimeGroupNorm(nnx.Module):
-    """Layer norm over time and channels together, [B, W, C] -> the same: GroupNorm of one group."""
+    """Layer norm over time and channels together (GroupNorm with one group), on [B, W, C]."""
 
     def __init__(self, channels: int, *, dtype=jnp.float32, param_dtype=jnp.float32):
         self.dtype = dtype
@@ -112,7 +112,7 @@ class Conv1d(nnx.Module):
 
 @jax.custom_jvp
 def _of_pairs(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Convolution of x [B, W, I] with `weight` [2, I, O], a zero at either end: [B, W + 1, O]."""
+    """Convolves x [B, W, I], with a zero at each end, with `weight` [2, I, O]: [B, W + 1, O]."""
     return jax.lax.conv_general_dilated(
         x, weight, (1,), ((1, 1),), dimension_numbers=("NWC", "WIO", "NWC")
     )
@@ -126,7 +126,7 @@ def _of_pairs_as_product(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 @_of_pairs.defjvp
 def _of_pairs_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """The gradient comes from products: that of the convolution itself is far slower on a CPU."""
+    """Differentiates products: the convolution's own gradient is far slower on a CPU."""
     (x, weight), (dx, dweight) = primals, tangents
     tangent = _of_pairs_as_product(dx, weight) + _of_pairs_as_product(x, dweight)
     return _of_pairs(x, weight), tangent
@@ -136,8 +136,8 @@ class ConvTranspose1d(nnx.Module):
     """Transposed convolution [B, W, I] -> [B, W * stride, O] with a kernel of two strides.
 
     `weight` is [2 * stride, I, O], meaning y[t * stride + j] += x[t] @ weight[j]. Each output
-    sample sees two inputs, so all phases together are one convolution of kernel 2 with a channel
-    for each phase: no zeros are inserted, which is what makes decoding fast.
+    sample depends on two inputs. So all phases together are one convolution with kernel size 2 and
+    a set of channels per phase. This inserts no zeros, which makes decoding fast.
     """
 
     def __init__(
@@ -152,7 +152,19 @@ class ConvTranspose1d(nnx.Module):
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`trim_right`: of the `stride` samples too many, those cut off at the end; or half."""
+        """Makes the parameters.
+
+        Args:
+          in_channels: I.
+          out_channels: O.
+          stride: upsampling factor.
+          trim_right: how many of the `stride` surplus samples to cut off at the end (default:
+            half); the rest are cut off at the start.
+          group_norm: whether to normalise the output.
+          dtype: dtype of the computation.
+          param_dtype: dtype of the stored parameters.
+          rngs: random streams; uses `params`.
+        """
         self.stride, self.dtype = stride, dtype
         self.trim_right = stride // 2 if trim_right is None else trim_right
         shape = (2 * stride, in_channels, out_channels)
@@ -165,7 +177,8 @@ class ConvTranspose1d(nnx.Module):
         batch, width, channels = x.shape
         stride, out_channels = self.stride, self.bias.shape[0]
         weight = self.weight[...].astype(self.dtype)
-        # The kernel's later half meets the input before: [2, stride, I, O] -> [2, I, stride * O].
+        # The kernel's second half applies to the previous input, so the halves swap:
+        # [2, stride, I, O] -> [2, I, stride * O].
         phases = weight.reshape(2, stride, channels, out_channels)[::-1].swapaxes(1, 2)
         phases = phases.reshape(2, channels, stride * out_channels)
         y = _of_pairs(x.astype(self.dtype), phases)  # [B, W + 1, stride * O]

@@ -1,4 +1,4 @@
-"""The codec's LSTM: layers over time with a skip around the whole stack."""
+"""The codec's LSTM: layers over time, with a skip connection around the whole stack."""
 
 import math
 from functools import partial
@@ -11,15 +11,16 @@ from musicgen_jax.nn.linear import linear
 
 State = tuple[jax.Array, jax.Array]  # hidden and cell
 
-# Frames to a turn of the loop: so many kernels XLA records into a command buffer for a GPU, where
-# otherwise the host starts each by itself (`benchmarks/gpu_compile.py`).
+# Frames per loop iteration. With this many kernels XLA records them into a command buffer for a
+# GPU; otherwise the host launches each kernel separately (`benchmarks/gpu_compile.py`).
 _UNROLL = 4
 
 
 class LSTMLayer(nnx.Module):
     """One LSTM layer [B, T, I] -> [B, T, H], gates in PyTorch's order i, f, g, o.
 
-    `weight_ih` is [4 H, I], `weight_hh` [4 H, H]; `bias` [4 H] is the sum of PyTorch's two.
+    `weight_ih` is [4 H, I] and `weight_hh` is [4 H, H]; `bias` [4 H] is the sum of PyTorch's two
+    biases.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class LSTMLayer(nnx.Module):
         Args:
           x: [B, T, I].
           state: hidden and cell, each [B, H], before frame `start`.
-          start: int32 [], frames before it are skipped; their output means nothing.
+          start: int32 [], the first frame to process. The output of earlier frames is meaningless.
 
         Returns:
-          [B, T, H], and the states before each frame and behind the last, each [T + 1, B, H].
+          [B, T, H], and the states before each frame and after the last, each [T + 1, B, H].
         """
         weight_hh = self.weight_hh[...].astype(self.dtype)
 
@@ -70,31 +71,34 @@ class LSTMLayer(nnx.Module):
         return states[0].swapaxes(0, 1), before
 
     def _from_input(self, x: jax.Array) -> jax.Array:
-        """The input's share of all gates at all times, [T, B, 4 H]: outside the recurrence."""
+        """The input's contribution to all gates of all frames, [T, B, 4 H]; needs no loop."""
         weight_ih = self.weight_ih[...].astype(self.dtype)
         return (x @ weight_ih.T + self.bias[...].astype(self.dtype)).swapaxes(0, 1)
 
 
 def _unroll(x: jax.Array) -> int:
-    """Frames to a turn over `[B, T, I]`; one where T is a symbol, as in an exported program."""
+    """Frames per loop iteration over `[B, T, I]`; 1 if T is symbolic (in an exported program)."""
     return _UNROLL if isinstance(x.shape[1], int) else 1
 
 
 def _cell(gates: jax.Array, cell: jax.Array) -> State:
-    """The states that all gates [B, 4 H] make of the cell before."""
+    """The next hidden and cell states, from all gates [B, 4 H] and the previous cell."""
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 
 
 def _step(state: State, gates: jax.Array, weight_hh: jax.Array) -> State:
-    """A frame further; `gates` [B, 4 H] is the input's share of them."""
+    """Advances by one frame; `gates` [B, 4 H] is the input's contribution to the gates."""
     hidden, cell = state
     return _cell(gates + linear(hidden, weight_hh), cell)
 
 
 def _states(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> State:
-    """Of all frames, each [T, B, H], from a zero state; `gates` [T, B, 4 H] as for `_step`."""
+    """The states of all frames from a zero state, each [T, B, H].
+
+    `gates` [T, B, 4 H] is the input's contribution to the gates.
+    """
     zeros = jnp.zeros((gates.shape[1], weight_hh.shape[1]), gates.dtype)
 
     def advance(state: State, gates: jax.Array) -> tuple[State, State]:
@@ -111,9 +115,9 @@ def _hidden(gates: jax.Array, weight_hh: jax.Array, unroll: int) -> jax.Array:
 
 @_hidden.defjvp
 def _hidden_jvp(unroll: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """What the recurrent weights do is one product over all frames, outside the loop.
+    """Derivative with one product for the recurrent weights over all frames, outside the loop.
 
-    Differentiating the loop itself adds up their gradient frame by frame, each time all of it.
+    Differentiating the loop itself would accumulate their whole gradient at every frame.
     """
     (gates, weight_hh), (dgates, dweight) = primals, tangents
     hidden, cell = _states(gates, weight_hh, unroll)
@@ -155,7 +159,7 @@ class LSTM(nnx.Module):
     def resume(
         self, x: jax.Array, states: tuple[State, ...], start: jax.Array
     ) -> tuple[jax.Array, tuple[State, ...]]:
-        """As a call, from given states of all layers; see `LSTMLayer.resume`."""
+        """Like `__call__`, but starts from `states` of all layers; see `LSTMLayer.resume`."""
         y, befores = x, []
         for layer, state in zip(self.lstm, states, strict=True):
             y, before = layer.resume(y, state, start)

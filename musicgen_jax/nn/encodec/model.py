@@ -10,10 +10,10 @@ from musicgen_jax.nn.encodec.seanet import Decoder, Encoder
 
 
 class Encodec(nnx.Module):
-    """The neural codec (audiocraft, models/encodec.py), of one segment at one level.
+    """The neural codec (audiocraft, models/encodec.py), for one segment at one level.
 
-    What a codec in segments does with levels and overlaps is around this: see `segments`.
-    Compute stays in float32 unless `dtype` says otherwise: rounding is audible here.
+    `segments` handles the levels and overlaps of a codec that works in segments.
+    The default `dtype` is float32, because rounding is audible here.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class Encodec(nnx.Module):
         )
 
     def encode(self, audio: jax.Array, n_q: int | None = None) -> jax.Array:
-        """Codes of a waveform.
+        """Encodes a waveform to codes.
 
         Args:
           audio: float [B, C, W] at `config.sample_rate`, C = `config.channels`.
-          n_q: K, the first so many codebooks; None for all.
+          n_q: K, the number of codebooks to use, from the first one on (default: all).
 
         Returns:
           int32 [B, K, T] with T = ceil(W / hop_length).
@@ -47,10 +47,10 @@ class Encodec(nnx.Module):
         return self.quantizer.encode(self.encoder.in_tiles(audio.swapaxes(1, 2)), n_q)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Waveform of codes.
+        """Decodes codes to a waveform.
 
         Args:
-          codes: int [B, K, T], each in [0, bins), of all codebooks or the first K.
+          codes: int [B, K, T], each in [0, bins), for all codebooks or the first K.
 
         Returns:
           float32 [B, C, T * hop_length].

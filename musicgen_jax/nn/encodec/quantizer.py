@@ -9,7 +9,7 @@ from flax import nnx
 
 
 class ResidualVectorQuantizer(nnx.Module):
-    """K codebooks, each coding what the ones before it left over; `embed` is [K, bins, D]."""
+    """K codebooks, each coding the residual of the earlier ones; `embed` is [K, bins, D]."""
 
     def __init__(
         self, n_q: int, bins: int, dimension: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs
@@ -19,22 +19,22 @@ class ResidualVectorQuantizer(nnx.Module):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the codebooks: codes mean something only with those they were made with."""
+        """A digest of the codebooks: codes are valid only with the codebooks they came from."""
         books = np.asarray(self.embed[...], np.float32)
         return hashlib.sha256(books.tobytes()).hexdigest()[:16]
 
     def encode(self, latents: jax.Array, n_q: int | None = None) -> jax.Array:
-        """Nearest codes, codebook after codebook: [B, T, D] -> int32 [B, K, T].
+        """Finds the nearest codes, one codebook after another: [B, T, D] -> int32 [B, K, T].
 
         Args:
           latents: float [B, T, D].
-          n_q: K, how many codebooks to use, from the first on; None for all.
+          n_q: K, the number of codebooks to use, from the first one on (default: all).
         """
         residual = latents.astype(jnp.float32)
         codes = []
         for codebook in self.embed[:n_q].astype(jnp.float32):  # [bins, D]
-            # Always at full precision: a rounded distance picks another code. The terms stand in
-            # the original's order, so that near ties fall the same way.
+            # Always at full precision: a rounded distance can select a different code. The terms
+            # are added in the original's order, so that near ties are resolved the same way.
             dots = jnp.matmul(residual, codebook.T, precision="highest")
             norms = jnp.sum(residual**2, -1, keepdims=True)
             distance = norms - 2 * dots + jnp.sum(codebook**2, -1)
@@ -44,10 +44,11 @@ class ResidualVectorQuantizer(nnx.Module):
         return jnp.stack(codes, axis=1)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Sum of the codes' vectors: int [B, K, T] -> float32 [B, T, D].
+        """Sums the codes' vectors: int [B, K, T] -> float32 [B, T, D].
 
-        K may be less than there are codebooks: the first ones, a coarser sum. -1 stands for a
-        codebook that is not used, so that rows of one batch may use different numbers of them.
+        K can be less than the number of codebooks; then only the first K are used and the sum is
+        coarser. A code of -1 means that the codebook is not used, so rows of one batch can use
+        different numbers of codebooks.
         """
         embed = self.embed[...].astype(jnp.float32)
         used = (codes >= 0)[..., None]

@@ -1,7 +1,7 @@
 """SEANet: the convolutional encoder and decoder around EnCodec's quantizer.
 
-Modules sit under the index that they have in audiocraft's sequential list, so that one name finds
-the same layer in both codes; the ELUs between them have no parameters and appear only as calls.
+Modules keep their index in audiocraft's sequential list, so that a layer has the same name in both
+code bases. The ELUs between them have no parameters and appear only as calls.
 """
 
 import math
@@ -21,7 +21,7 @@ from musicgen_jax.runtime.tuning import tuning
 
 _CPU_TILE = tuning("cpu").codec_tile or 0
 
-Layer = Callable[[jax.Array], jax.Array] | None  # None holds an ELU's place
+Layer = Callable[[jax.Array], jax.Array] | None  # None stands for an ELU
 
 
 def _conv(config: EncodecConfig, kwargs: dict) -> Callable[..., Conv1d]:
@@ -35,15 +35,15 @@ def _conv(config: EncodecConfig, kwargs: dict) -> Callable[..., Conv1d]:
 
 
 def elu(x: jax.Array) -> jax.Array:
-    """`x` where positive, else `exp(x) - 1`: off by float32's rounding of 1 at the most.
+    """`x` where positive, else `exp(x) - 1`; the error is at most float32's rounding of 1.
 
-    `jax.nn.elu` takes `expm1`, which on a CPU costs three times as much: a tenth of all decoding.
+    `jax.nn.elu` uses `expm1`, which on a CPU costs three times as much: a tenth of all decoding.
     """
     return jnp.where(x > 0, x, jnp.exp(jnp.where(x > 0, 0, x)) - 1)
 
 
 class ResnetBlock(nnx.Module):
-    """skip(x) + conv1(ELU(conv_k(ELU(x)))), the inner width reduced by `compress`."""
+    """skip(x) + conv1(ELU(conv_k(ELU(x)))), with the inner width divided by `compress`."""
 
     def __init__(self, dim: int, dilation: int, config: EncodecConfig, **kwargs):
         conv, hidden = _conv(config, kwargs), dim // config.compress
@@ -58,7 +58,10 @@ class ResnetBlock(nnx.Module):
 
 
 def _upsampling(dim: int, ratio: int, config: EncodecConfig, kwargs: dict) -> ConvTranspose1d:
-    """Halves the width. A causal one is cut at its end, where it would wait for later frames."""
+    """Upsamples and halves the width.
+
+    A causal layer is trimmed at its end, which would otherwise depend on later frames.
+    """
     return ConvTranspose1d(
         dim,
         dim // 2,
@@ -84,11 +87,11 @@ class _Sequential(nnx.Module):
         return x
 
     def _in_tiles(self, x: jax.Array, layers: range, tiling: Tiling) -> jax.Array:
-        """Those layers: on a CPU in tiles that fit its cache, elsewhere all at once."""
+        """Applies `layers`: on a CPU in tiles that fit its cache, elsewhere all at once."""
         whole = partial(self.__call__, layers=layers)
-        if self.config.norm == "time_group_norm":  # needs all of it at once
+        if self.config.norm == "time_group_norm":  # needs the whole signal at once
             return whole(x)
-        # Numbers per unit, at the rate of the audio. Less than an eighth is computed twice.
+        # Numbers per unit, at the rate of the audio. At most an eighth of them is computed twice.
         values = max(x.shape[0], 1) * self.config.n_filters * tiling.samples_in * tiling.samples_out
         tile = max(_CPU_TILE // values, 8 * (tiling.left + tiling.right))
         tiled = partial(in_tiles, whole, tiling=tiling, tile=tile)
@@ -110,7 +113,7 @@ def _resnet_blocks(dim: int, config: EncodecConfig, kwargs) -> list:
 
 
 def conv_reach(config: EncodecConfig, kernel_size: int, dilation: int = 1) -> np.ndarray:
-    """How many samples left and right a convolution of stride 1 looks."""
+    """How many samples to the left and right a convolution of stride 1 depends on."""
     total = (kernel_size - 1) * dilation
     right = 0 if config.causal else total // 2
     return np.array([total - right, right])
@@ -123,7 +126,7 @@ def _blocks_reach(config: EncodecConfig) -> np.ndarray:
 
 
 def encoder_reach(config: EncodecConfig, ratios: tuple[int, ...]) -> tuple[int, int]:
-    """Units left and right of its own that what has gone down by `ratios` depends on."""
+    """Units to the left and right that one unit, downsampled by `ratios`, depends on."""
     reach = np.zeros(2, int)
     for ratio in ratios:
         left = ratio if config.causal else ratio - ratio // 2
@@ -133,10 +136,10 @@ def encoder_reach(config: EncodecConfig, ratios: tuple[int, ...]) -> tuple[int, 
 
 
 def decoder_reach(config: EncodecConfig, ratios: tuple[int, ...]) -> tuple[int, int]:
-    """Units left and right of its own, before going up by `ratios`, that audio depends on."""
+    """Units to the left and right, before upsampling by `ratios`, that audio depends on."""
     reach = conv_reach(config, config.last_kernel_size)
     for ratio in reversed(ratios):
-        # An upsampled sample has two neighbours: one on a side.
+        # An upsampled sample depends on two neighbours, one on each side.
         reach = -(-(reach + _blocks_reach(config)) // ratio) + 1
     left, right = reach
     return int(left), int(right)
@@ -161,7 +164,7 @@ class Encoder(_Sequential):
         super().__init__(layers, config)
 
     def in_tiles(self, x: jax.Array) -> jax.Array:
-        """The same; on a CPU stretch by stretch of time, up to the last ratio."""
+        """Like `__call__`, but on a CPU one tile at a time, up to the last ratio."""
         ratios = self.config.ratios[1:]
         tiling = Tiling(math.prod(ratios), 1, *encoder_reach(self.config, ratios))
         x = self._in_tiles(x, range(self.coarse), tiling)
@@ -188,7 +191,7 @@ class Decoder(_Sequential):
         super().__init__(layers, config)
 
     def in_tiles(self, x: jax.Array) -> jax.Array:
-        """The same; on a CPU stretch by stretch of time, behind the first ratio."""
+        """Like `__call__`, but on a CPU one tile at a time, after the first ratio."""
         ratios = self.config.ratios[1:]
         tiling = Tiling(1, math.prod(ratios), *decoder_reach(self.config, ratios))
         x = self(x, range(self.coarse))

@@ -1,7 +1,7 @@
-"""Around the 48 kHz EnCodec: overlapping segments, each coded at its own level.
+"""Overlapping segments for the 48 kHz EnCodec, each coded at its own level.
 
-A segment's network sees nothing outside it, so a file of any length is coded in the memory of
-one segment. The joins are cross-faded. A codec without segments takes a clip as a single one.
+The network sees one segment at a time, so coding a file of any length takes the memory of one
+segment. The joins are crossfaded. A codec without segments treats a clip as a single segment.
 """
 
 import functools
@@ -15,16 +15,16 @@ import numpy as np
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.nn.encodec.model import Encodec
 
-_QUIETEST = 1e-8  # added to the level, so that silence can be divided by it
+_QUIETEST = 1e-8  # added to the level, so that silence does not divide by zero
 
 
 class Segment(NamedTuple):
-    """Where a segment lies in a clip.
+    """The position of a segment in a clip.
 
     Attributes:
-      start: its first sample.
-      width: its samples; fewer than the others near the end.
-      frames: of codes.
+      start: first sample of the segment.
+      width: number of samples; segments near the end of the clip can be shorter.
+      frames: number of code frames.
     """
 
     start: int
@@ -33,9 +33,10 @@ class Segment(NamedTuple):
 
 
 def segments(config: EncodecConfig, num_samples: int) -> list[Segment]:
-    """Cuts a clip of so many samples; a codec without segments takes it whole.
+    """Cuts a clip of `num_samples` into segments; a codec without segments takes it whole.
 
-    A clip a little longer than n strides ends in two short segments, the second all overlap.
+    A clip slightly longer than n strides ends in two short segments. The second of them lies
+    completely within the overlap.
     """
     length = config.segment_length or num_samples
     stride = config.segment_stride if config.segment_length else num_samples
@@ -44,7 +45,7 @@ def segments(config: EncodecConfig, num_samples: int) -> list[Segment]:
 
 
 def level(audio: jax.Array) -> jax.Array:
-    """Root of the mean square of the channels' mean: [B, C, W] -> [B]."""
+    """Root mean square of the mean of the channels: [B, C, W] -> [B]."""
     mono = jnp.mean(audio, axis=1)
     return jnp.sqrt(jnp.mean(jnp.square(mono), axis=1)) + _QUIETEST
 
@@ -52,16 +53,17 @@ def level(audio: jax.Array) -> jax.Array:
 def overlap_add(
     config: EncodecConfig, num_samples: int, decoded: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Cross-fades decoded segments, holding one at a time.
+    """Crossfades decoded segments, holding one at a time.
 
-    Each is weighted by a triangle over the first one's width, the sum divided by that of the
-    weights: where two overlap, one fades linearly into the other (encodec,
-    `_linear_overlap_add`, which fails at lengths where the last but one reaches beyond the last).
+    Each segment is weighted by a triangle of the first segment's width, and the sum is divided by
+    the sum of the weights. So one segment fades linearly into the next where they overlap. This
+    follows encodec's `_linear_overlap_add`, which fails at lengths where the second-to-last segment
+    ends after the last.
 
     Args:
-      config: of a codec that works in segments.
-      num_samples: of the clip.
-      decoded: one [B, C, W] for each of `segments`, its frames whole.
+      config: config of a codec that works in segments.
+      num_samples: length of the clip in samples.
+      decoded: audio [B, C, W] of each segment in `segments`, in whole frames.
 
     Yields:
       The clip in pieces [B, C, W].
@@ -82,17 +84,17 @@ def overlap_add(
 
 
 def _shifted(x: np.ndarray, by: int) -> np.ndarray:
-    """Without its first numbers along the last axis, zeros behind."""
+    """Drops the first `by` numbers along the last axis and appends zeros."""
     return np.concatenate([x[..., by:], np.zeros_like(x[..., :by])], axis=-1)
 
 
 def encode_segment(encodec: Encodec, audio: np.ndarray, n_q: int) -> list[np.ndarray]:
-    """Codes of a segment, int32 [B, K, T], and its level, float32 [B], if the codec keeps one."""
+    """Codes of a segment, int32 [B, K, T], and its level, float32 [B], if the codec stores one."""
     return [np.asarray(part) for part in _encode(encodec, audio, n_q)]
 
 
 def decode_segment(encodec: Encodec, codes: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    """Audio of a segment, float32 [B, C, W], at its level if there is one."""
+    """Audio of a segment, float32 [B, C, W], scaled to its level unless `scale` is None."""
     return np.asarray(_decode(encodec, codes, scale))
 
 

@@ -1,10 +1,11 @@
-"""Decoding while the codes still come in: pieces that, put together, are the offline decode.
+"""Decodes codes while they arrive; the pieces together equal the offline decode.
 
-The decoder's convolutions look some frames to either side and its LSTM back to the beginning. So
-the codes are decoded in windows of one fixed length that overlap by that reach; of each window the
-inner frames are kept, and the LSTM starts from the state it had there in the window before. At the
-beginning and the end of the stream a window ends where the stream does, and its own edge is the
-true one, with its reflection. One compilation serves every window.
+The decoder's convolutions depend on some frames to either side, and its LSTM depends on all earlier
+frames. So this module decodes the codes in windows of one fixed length that overlap by the reach of
+the convolutions. It keeps the inner frames of each window. The LSTM starts from its state at that
+frame in the previous window. The first window begins at the beginning of the stream and the last
+one ends at its end, so their edges are reflected as in the offline decode. All windows share one
+compilation.
 """
 
 import copy
@@ -24,13 +25,14 @@ from musicgen_jax.runtime import sharding
 class StreamingDecoder:
     """Turns codes into audio, a few frames at a time, in bounded memory.
 
-    What comes out depends on `block` by rounding alone, and not at all on how the codes are cut
-    into pushes.
+    `block` affects the output only by rounding. The division of the codes into pushes does not
+    affect it at all.
 
     Args:
-      encodec: the codec; one that normalises over time cannot stream.
-      block: frames that each window adds. Audio comes in such blocks, `look_ahead(config)` frames
-        behind the codes; more of it costs latency and memory, less of it time.
+      encodec: the codec; a codec that normalises over time cannot stream.
+      block: number of frames that each window adds. Audio comes in blocks of this size,
+        `look_ahead(config)` frames after the codes. A larger block costs latency and memory; a
+        smaller block costs time.
 
     Raises:
       ValueError: the codec normalises over time, or `block` is less than 1.
@@ -45,34 +47,34 @@ class StreamingDecoder:
         self._mesh = sharding.mesh_of(encodec)
         self._left, self._right = _reach(encodec.config)
         self._window = self._left + block + self._right
-        self._codes: np.ndarray | None = None  # int32 [B, K, t], those not yet done with
-        self._begin = 0  # the frame that _codes begins with
+        self._codes: np.ndarray | None = None  # int32 [B, K, t], codes that are still needed
+        self._begin = 0  # the frame number of the first of _codes
         self._emitted = 0
         self._states: tuple[State, ...] = ()  # of the latest window, before each of its frames
         self._flushed = False
 
     @property
     def received(self) -> int:
-        """Frames that have come in."""
+        """Number of frames received."""
         return self._begin + (0 if self._codes is None else self._codes.shape[2])
 
     @property
     def emitted(self) -> int:
-        """Frames whose audio has gone out."""
+        """Number of frames whose audio has been returned."""
         return self._emitted
 
     def fork(self) -> "StreamingDecoder":
-        """A decoder that goes its own way from here on."""
-        return copy.copy(self)  # what it holds is replaced, never changed
+        """An independent copy that continues from the current state."""
+        return copy.copy(self)  # shallow: attributes are replaced, never modified
 
     def push(self, codes: np.ndarray | jax.Array) -> np.ndarray:
-        """Takes frames in and gives out what audio is ready.
+        """Adds frames of codes and returns the audio that is ready.
 
         Args:
-          codes: int [B, K, t], t from 0; B is the same each time.
+          codes: int [B, K, t], t >= 0; B must be the same in every call.
 
         Returns:
-          float32 [B, C, n * hop_length] on the host, n frames from 0.
+          float32 [B, C, n * hop_length] on the host, n >= 0.
         """
         if self._flushed:
             raise ValueError("the stream has ended: flush was called")
@@ -86,14 +88,14 @@ class StreamingDecoder:
         return self._joined(parts)
 
     def flush(self) -> np.ndarray:
-        """Ends the stream: the rest of the audio, float32 [B, C, n * hop_length], n from 0."""
+        """Ends the stream and returns the remaining audio, float32 [B, C, n * hop_length]."""
         if self._flushed:
             raise ValueError("the stream has ended: flush was called")
         self._flushed = True
         total = self.received
         if self._codes is None or total == self._emitted:
             return self._joined([])
-        if total < self._window:  # then nothing has gone out yet
+        if total < self._window:  # then no audio has been returned yet
             self._emitted = total
             stage = partial(_decode_whole, self.encodec)
             return np.asarray(sharding.by_rows(self._mesh, stage, self._codes))
@@ -103,9 +105,9 @@ class StreamingDecoder:
         return max(0, self._emitted - self._left)
 
     def _decode(self, begin: int, until: int) -> np.ndarray:
-        """Decodes the window that begins at a frame; its audio from what is emitted to `until`."""
+        """Decodes the window at frame `begin`; returns its audio from `emitted` to `until`."""
         assert self._codes is not None
-        first = self._begin  # where the states begin: the window before began with the codes kept
+        first = self._begin  # first frame of the states: the previous window began with _codes
         start = self._left_of_lstm() if begin else 0
         states = self._states or _zero_states(self.encodec, self._codes.shape[0], self._window)
         self._codes = self._codes[:, :, begin - first :]
@@ -136,12 +138,12 @@ class StreamingDecoder:
 
 
 def look_ahead(config: EncodecConfig) -> int:
-    """Frames of codes that must be known behind a frame before its audio is."""
+    """Number of later frames of codes that a frame's audio depends on."""
     return _reach(config)[1]
 
 
 def _reach(config: EncodecConfig) -> tuple[int, int]:
-    """How many frames left and right (before the LSTM) one frame of audio depends on."""
+    """How many frames to the left (before the LSTM) and right a frame of audio depends on."""
     left, right = decoder_reach(config, config.ratios) + conv_reach(config, config.kernel_size)
     return int(left), int(right)
 
@@ -161,9 +163,9 @@ def _decode_window(
     index: jax.Array,
     start: jax.Array,
 ) -> tuple[jax.Array, tuple[State, ...]]:
-    """The decoder on [B, K, W], its LSTM going on from frame `start` with the states at `index`.
+    """Decodes [B, K, W]; the LSTM resumes at frame `start` with the states at `index`.
 
-    States are [B, W + 1, H] here: rows first, as in all that is spread over devices.
+    States are [B, W + 1, H] here, rows first, as in all arrays that are spread over devices.
     """
     x = encodec.quantizer.decode(codes)
     for i in range(encodec.decoder.length):

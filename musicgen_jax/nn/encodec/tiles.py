@@ -1,8 +1,9 @@
 """A stack of convolutions applied to a long signal tile by tile.
 
-At full rate each layer's result is a hundred megabytes for ten seconds, written to memory and read
-back by the next layer. Of a short stretch it stays in a processor's cache, and memory for one such
-stretch is enough. A tile is computed with as much around it as its samples depend on, and cut out.
+At full rate each layer's result takes a hundred megabytes for ten seconds of audio: it is written
+to memory and read back by the next layer. The result for a short tile stays in the processor's
+cache, and only one tile needs memory. Each tile is computed with the surrounding samples that it
+depends on, and then cut out.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ Stack = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How a stack changes the rate, and how far it looks; a unit is one sample of the lower rate.
+    """The rate change and reach of a stack; a unit is one sample at the lower rate.
 
     Attributes:
-      samples_in: samples of the input that are a unit.
-      samples_out: samples of the output that are a unit.
-      left: units before its own that a unit of the output depends on.
-      right: units behind it.
+      samples_in: input samples per unit.
+      samples_out: output samples per unit.
+      left: number of earlier units that a unit of the output depends on.
+      right: number of later units that a unit of the output depends on.
     """
 
     samples_in: int
@@ -33,19 +34,19 @@ class Tiling:
 
 
 def in_tiles(stack: Stack, x: jax.Array, tiling: Tiling, tile: int) -> jax.Array:
-    """`stack(x)` up to rounding, a `tile` of units at a time.
+    """Computes `stack(x)`, up to rounding, `tile` units at a time.
 
-    The tiles at both ends of `x` end where it does, so that they are padded as the whole would be.
+    The first and last tiles end where `x` does, so that they get the padding of the whole signal.
 
     Args:
       stack: [B, W, I] -> [B, ceil(W / samples_in) * samples_out, O].
       x: float [B, W, I].
-      tiling: what is known of the stack.
-      tile: units, at least 1.
+      tiling: rate change and reach of the stack.
+      tile: units per tile, at least 1.
     """
     ins, outs, left, right = dataclasses.astuple(tiling)
     window, width = left + tile + right, x.shape[1] // ins
-    tiles = (width - right) // tile - 1  # the last takes all that is left
+    tiles = (width - right) // tile - 1  # the last one takes all the remaining units
     if tiles < 1 or width < window:
         return stack(x)
 

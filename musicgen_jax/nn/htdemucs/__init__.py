@@ -1,4 +1,4 @@
-"""HTDemucs: a mixture to its stems."""
+"""HTDemucs: separates a mixture into its stems."""
 
 from musicgen_jax.nn.htdemucs.model import HTDemucs
 

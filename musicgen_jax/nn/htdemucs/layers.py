@@ -1,7 +1,7 @@
 """The convolutional layers of both branches, channels last: [B, T, F, C].
 
-The frequency branch works along F with a kernel that sees one frame, the time branch along T, its
-F being 1. So one layer serves both: it is told whether its stride runs over frequencies.
+The frequency branch works along F, with a kernel that covers one frame. The time branch works along
+T, with F = 1. One layer class serves both: `over_frequency` says which axis it strides over.
 """
 
 import math
@@ -17,7 +17,10 @@ from musicgen_jax.nn.linear import Linear
 
 
 class Conv2d(nnx.Module):
-    """Convolution [B, T, F, I] -> [B, T, F, O] between zeros; `weight` is [kT, kF, I, O], odd."""
+    """Zero-padded convolution [B, T, F, I] -> [B, T, F, O].
+
+    `weight` is [kT, kF, I, O], with odd kT and kF.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class Conv2d(nnx.Module):
 
 
 class StridedConv(nnx.Module):
-    """Convolution [N, n, I] -> [N, ceil(n / stride), O] with a kernel of two strides."""
+    """Convolution [N, n, I] -> [N, ceil(n / stride), O] with kernel size 2 * stride."""
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class StridedConv(nnx.Module):
         self.weight, self.bias = _conv_params(shape, param_dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Downsamples; zeros fill the last stride and half a stride at both ends."""
+        """Downsamples; zeros fill up the last stride and pad half a stride at both ends."""
         half = self.stride // 2
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -80,7 +83,7 @@ class StridedConv(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Norm over the channels and further axes together, eps 1e-5, statistics in float32."""
+    """Norm over the channels and other axes together, eps 1e-5, with statistics in float32."""
 
     def __init__(
         self, dim: int, axes: tuple[int, ...], *, dtype: DTypeLike, param_dtype: DTypeLike
@@ -99,7 +102,7 @@ class GroupNorm(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """One factor per channel, small at first."""
+    """One factor per channel, initially small."""
 
     def __init__(self, dim: int, init: float, *, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.full(dim, init, param_dtype))
@@ -124,7 +127,7 @@ class _DConvLayer(nnx.Module):
 
 
 class DConv(nnx.Module):
-    """Residual branches along T, each frequency on its own, the dilation doubling."""
+    """Residual branches along T, separate for each frequency; the dilation doubles."""
 
     def __init__(self, dim: int, config: HTDemucsConfig, **kwargs):
         hidden = dim // config.dconv_comp
@@ -133,14 +136,14 @@ class DConv(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, T, F, C]` to the same."""
+        """`[B, T, F, C]` to `[B, T, F, C]`."""
         for layer in self.layers:
             x = x + layer(x)
         return x
 
 
 class EncoderLayer(nnx.Module):
-    """Strided convolution, residual branches, gate: F or T shrinks by the stride."""
+    """Strided convolution, residual branches, gate; divides F or T by the stride."""
 
     def __init__(
         self, in_dim: int, dim: int, config: HTDemucsConfig, *, over_frequency: bool, **kwargs
@@ -159,7 +162,7 @@ class EncoderLayer(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Skip, gate, residual branches, transposed convolution: F or T grows by the stride."""
+    """Skip, gate, residual branches, transposed convolution; multiplies F or T by the stride."""
 
     def __init__(
         self,
@@ -183,8 +186,8 @@ class DecoderLayer(nnx.Module):
 
         Args:
           x: `[B, T, F, C]`.
-          skip: what that encoder layer gave, of the same shape.
-          length: of the axis that grows, before that layer filled its last stride.
+          skip: output of that encoder layer, of the same shape.
+          length: length of the growing axis, before the encoder layer filled up its last stride.
         """
         y = jax.nn.glu(self.rewrite(x + skip))
         if self.dconv is not None:
@@ -194,12 +197,12 @@ class DecoderLayer(nnx.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact one."""
+    """The exact GELU."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def _along(convolution, x: jax.Array, axis: int) -> jax.Array:
-    """Applies a convolution of `[N, n, C]` to one axis; axes between it and C have size one."""
+    """Applies a convolution of `[N, n, C]` to one axis; axes between it and C must have size 1."""
     batch, frames, bins, channels = x.shape
     y = convolution(x.reshape(-1, x.shape[axis], channels))
     return y.reshape(batch, *((frames, -1) if axis == 2 else (-1, bins)), y.shape[-1])

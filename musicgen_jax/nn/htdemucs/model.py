@@ -1,4 +1,4 @@
-"""HTDemucs: one stretch of music in, its stems out (demucs, htdemucs.py)."""
+"""HTDemucs: separates one segment of music into its stems (demucs, htdemucs.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ from musicgen_jax.nn.linear import Linear
 
 
 class HTDemucs(nnx.Module):
-    """Two U-nets side by side, over the spectrogram and over the waveform, whose sum is the answer.
+    """Two U-nets, one over the spectrogram and one over the waveform, whose outputs are summed.
 
-    Between their halves a transformer lets each look at the other. Modules have demucs' names; a
-    leading or trailing t means the time branch.
+    A transformer between encoders and decoders lets each branch attend to the other. Modules have
+    demucs' names; a leading or trailing t means the time branch.
     """
 
     def __init__(
@@ -71,16 +71,16 @@ class HTDemucs(nnx.Module):
         self.tdecoder = decoder(audio_channels, False)
 
     def __call__(self, mix: jax.Array) -> jax.Array:
-        """Separates.
+        """Separates a mixture.
 
         Args:
-          mix: float32 `[B, C, W]`, W = `config.segment_length`.
+          mix: the mixture, float32 `[B, C, W]`, W = `config.segment_length`.
 
         Returns:
           float32 `[B, stems, C, W]`, in the order of `config.sources`.
 
         Raises:
-          ValueError: `mix` is of another shape.
+          ValueError: `mix` has a different shape.
         """
         config = self.config
         expected = (config.audio_channels, config.segment_length)
@@ -115,7 +115,7 @@ class HTDemucs(nnx.Module):
         return stems.reshape(mix.shape[0], len(config.sources), *mix.shape[1:])
 
     def _transform(self, x: jax.Array, xt: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The transformer, in its own width."""
+        """Applies the transformer, at its own width."""
         xt = xt[:, :, 0]
         if self.config.bottom_channels:
             x, xt = self.channel_upsampler(x), self.channel_upsampler_t(xt)
@@ -126,7 +126,7 @@ class HTDemucs(nnx.Module):
 
 
 def _standardize(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Each example at mean 0 and deviation 1; with both, silence being left as it is."""
+    """Scales each example to mean 0 and deviation 1, and returns both; leaves silence as it is."""
     axes = tuple(range(1, x.ndim))
     mean = x.mean(axes, keepdims=True)
     std = x.std(axes, keepdims=True, ddof=1)

@@ -1,8 +1,8 @@
 """Waveform <-> spectrogram with demucs' framing, and complex numbers as channels.
 
-A frame has four hops, and there is exactly one frame for each hop of audio: the waveform is
-reflected by a hop and a half at both ends, so that frame t is centred on hop t. The highest bin
-(Nyquist) is dropped on the way in and zero on the way out.
+A frame spans four hops, and there is exactly one frame per hop of audio. The waveform is reflected
+by a hop and a half at both ends, so that frame t is centred on hop t. `spectrogram` drops the
+highest bin (Nyquist), and `waveform` sets it to zero.
 """
 
 import math
@@ -15,10 +15,10 @@ _HOPS = 4  # per frame; Hann windows a quarter apart add up to a constant
 
 
 def spectrogram(audio: jax.Array, nfft: int) -> jax.Array:
-    """The frames' spectra, scaled by 1 / sqrt(nfft).
+    """The spectra of the frames, scaled by 1 / sqrt(nfft).
 
     Args:
-      audio: float32 `[..., W]`, W above 2.5 hops (a longer reflection would leave the signal).
+      audio: float32 `[..., W]`, with W more than 2.5 hops (the reflection must fit in the signal).
       nfft: samples per frame, four hops.
 
     Returns:
@@ -36,9 +36,9 @@ def spectrogram(audio: jax.Array, nfft: int) -> jax.Array:
 
 
 def waveform(spectra: jax.Array, length: int) -> jax.Array:
-    """What `spectrogram` was made of: complex64 `[..., T, F]` to float32 `[..., length]`.
+    """Inverts `spectrogram`: complex64 `[..., T, F]` to float32 `[..., length]`.
 
-    Exact up to the dropped bin, since every sample lies in four frames.
+    The result is exact up to the dropped bin, since every sample lies in four frames.
     """
     frames, bins = spectra.shape[-2:]
     nfft = 2 * bins
@@ -63,7 +63,7 @@ def complex_to_channels(spectra: jax.Array) -> jax.Array:
 
 
 def channels_to_complex(x: jax.Array) -> jax.Array:
-    """The inverse: float32 `[B, T, F, 2 C]` to complex64 `[B, C, T, F]`."""
+    """Inverts `complex_to_channels`: float32 `[B, T, F, 2 C]` to complex64 `[B, C, T, F]`."""
     pairs = x.reshape(*x.shape[:-1], -1, 2).transpose(0, 3, 1, 2, 4)
     return jax.lax.complex(pairs[..., 0], pairs[..., 1])
 
@@ -73,5 +73,5 @@ def _margin(hop: int) -> int:
 
 
 def _window(nfft: int) -> np.ndarray:
-    """Hann, periodic."""
+    """The periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(nfft) / nfft)).astype(np.float32)

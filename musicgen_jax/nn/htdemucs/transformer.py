@@ -1,4 +1,4 @@
-"""The transformer between encoders and decoders: two streams that look at each other in turn."""
+"""The transformer between encoders and decoders: two streams that attend to each other."""
 
 import math
 
@@ -16,9 +16,9 @@ _MAX_PERIOD = 10000.0
 
 
 def positions_2d(frames: int, bins: int, dim: int) -> jax.Array:
-    """Position vectors of a grid: half of each tells the frame, half the bin.
+    """Position vectors of a grid: half of each vector encodes the frame, half the bin.
 
-    In each half sines and cosines alternate, unlike in the vectors of the time branch.
+    Sines and cosines alternate within each half, unlike in the vectors of the time branch.
 
     Args:
       frames: T.
@@ -50,7 +50,7 @@ class Attention(nnx.Module):
         self.out_proj = Linear(dim, dim, use_bias=True, **kwargs)
 
     def __call__(self, x: jax.Array, source: jax.Array) -> jax.Array:
-        """`x` [B, S, D] looks at `source` [B, T, D]."""
+        """Attends from `x` [B, S, D] to `source` [B, T, D]."""
         if source is x:
             q, k, v = jnp.split(self.in_proj(x), 3, axis=-1)
         else:
@@ -60,7 +60,7 @@ class Attention(nnx.Module):
         return self.out_proj(y.swapaxes(1, 2).reshape(x.shape))
 
     def _part(self, x: jax.Array, index: int) -> jax.Array:
-        """Queries, keys or values alone."""
+        """Only the queries, keys or values."""
         rows = slice(index * x.shape[-1], (index + 1) * x.shape[-1])
         assert self.in_proj.bias is not None
         return linear(x, self.in_proj.weight[...][rows], self.in_proj.bias[...][rows])
@@ -70,12 +70,12 @@ class Attention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward before norms, then a norm over time and channels together.
+    """Pre-norm attention and feed-forward, then a norm over time and channels together.
 
     Args:
-      config: sizes.
-      cross: whether it looks at the other stream in place of its own. Then, as in demucs, `norm2`
-        is for that stream, and the feed-forward's is `norm3`.
+      config: model sizes.
+      cross: whether the layer attends to the other stream instead of its own. If so, as in demucs,
+        `norm2` normalises the other stream and `norm3` belongs to the feed-forward.
       kwargs: dtype, param_dtype, rngs.
     """
 
@@ -104,7 +104,7 @@ class Layer(nnx.Module):
 
 
 class CrossTransformer(nnx.Module):
-    """Layers of self-attention and of cross-attention between the streams, alternating."""
+    """Alternating layers of self-attention and of cross-attention between the streams."""
 
     def __init__(self, config: HTDemucsConfig, **kwargs):
         types = {"dtype": kwargs["dtype"], "param_dtype": kwargs["param_dtype"]}
@@ -119,7 +119,7 @@ class CrossTransformer(nnx.Module):
         self.layers, self.layers_t = layers(), layers()
 
     def __call__(self, x: jax.Array, xt: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Spectrogram [B, T, F, D] and waveform [B, W, D], to the same."""
+        """Spectrogram [B, T, F, D] and waveform [B, W, D] to the same shapes."""
         shape = x.shape
         x = self.norm_in(x) + self.weight_pos_embed * positions_2d(*shape[1:])
         x = x.reshape(shape[0], -1, shape[-1])  # [B, T F, D]
