@@ -61,3 +61,8 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond every float
         return False
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what UTF-8 cannot express, such as bytes in the name of a file."""
+    return text.encode("utf-8", "backslashreplace").decode()

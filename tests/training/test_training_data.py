@@ -562,13 +562,15 @@ def test_a_killed_encoding_goes_on_with_the_same_result(tmp_path, fake_codec, mo
     assert seen[-1] == 1  # the silence alone
 
 
-def test_a_name_that_is_not_text_is_skipped_and_written_with_escapes(tmp_path, fake_codec):
+def test_a_name_that_is_not_text_is_skipped_and_shown_with_escapes(tmp_path, fake_codec, caplog):
     data = make_folder(tmp_path / "data", [1.0], 100)
     shutil.copy(data / "0.wav", os.fsencode(data / "caf") + b"\xe9.wav")
     made = encode_small(data, tmp_path / "out")
     assert [clip.path for clip in made.clips] == ["0.wav"]
     index = json.loads((tmp_path / "out" / "index.json").read_text(encoding="utf-8"))
-    assert index["skipped_first"] == ["caf\\xe9.wav"]
+    assert index["skipped_first"] == ["caf\\udce9.wav"]
+    assert any("caf\\udce9.wav" in line for line in caplog.messages)
+    "".join(caplog.messages).encode()  # every log can be written
     assert CodeShards.open(tmp_path / "out").skipped == 1
 
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from musicgen_jax import files
 from musicgen_jax.config.schema import parse_json
-from musicgen_jax.errors import UserError, user_error
+from musicgen_jax.errors import UserError, printable, user_error
 from musicgen_jax.training.data import metadata, shards
 from musicgen_jax.training.data.shards import CodeClip
 from musicgen_jax.training.data.sources import AudioMeta, Skipped
@@ -114,7 +113,7 @@ class ShardWriter:
             **self.settings,
             "silence": silence,
             "skipped": len(skipped),
-            "skipped_first": [_printable(name) for name in skipped.names][:100],
+            "skipped_first": [printable(name) for name in skipped.names][:100],
             "shards": self._shards,
         }
         self._write(shards.INDEX, _json(index, indent=1))
@@ -202,8 +201,3 @@ def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:
 
 def _json(value: object, indent: int | None = None) -> bytes:
     return json.dumps(value, indent=indent).encode()
-
-
-def _printable(name: str) -> str:
-    """The name of a file, with bytes that are not UTF-8 escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

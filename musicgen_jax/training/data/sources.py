@@ -18,7 +18,7 @@ import numpy as np
 
 from musicgen_jax import audio
 from musicgen_jax.config.schema import parse_json
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, printable
 from musicgen_jax.training.data.metadata import check_text
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
@@ -68,7 +68,7 @@ class Skipped:
     def add(self, path: str, reason: Exception) -> None:
         """Adds a file; logs the reason if the file is new."""
         if path not in self.names:
-            line = self.names[path] = " ".join(str(reason).split())
+            line = self.names[path] = printable(" ".join(str(reason).split()))
             logging.getLogger("musicgen_jax").warning("skipped: %s", line)
 
 
