@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_overview(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", prog=parser.prog, help=argparse.SUPPRESS
+    )
     for name, (module, _, description) in _commands().items():
         command = commands.add_parser(name, description=description)
         command.set_defaults(run=getattr(module, "run", None))  # nested commands set their own

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 @cache
 def compiled(*arguments: str) -> dict:
-    """What the benchmark says; libtpu refuses XLA's flags for CPUs."""
+    """The benchmark's figures; libtpu refuses XLA's flags for CPUs."""
     return figures("tpu_compile.py", "--quick", *arguments, XLA_FLAGS=None)
 
 
@@ -31,12 +31,17 @@ def test_the_loop_moves_no_weight_and_no_cache(dtype):
     assert program["extra_bytes"] < 0.2 * program["argument_bytes"]
 
 
-def test_heads_apart_would_cost_a_second_cache_and_more_cycles():
+def test_heads_apart_would_cost_a_second_cache_and_more_cycles(tmp_path):
     """Why a TPU keeps heads side by side; and the proof that the test above sees what it should."""
-    side_by_side, apart = compiled("--dtype", "bfloat16"), compiled("--heads-apart")
+    apart = compiled("--heads-apart")
     assert any("bf16[2,16,256,64]" in moved for moved in apart["entry_moved"])
-    # Of two layers. The sampler is the rest, and takes more since every row has its own numbers.
-    assert apart["cycles"] > 1.1 * side_by_side["cycles"]
+    # All layers of the small model: in two of them the sampler is too large a share.
+    results = tmp_path / "results.jsonl"
+    side_by_side, apart = (
+        figures("tpu_compile.py", *layout, results=results, XLA_FLAGS=None)
+        for layout in (("--dtype", "bfloat16"), ("--heads-apart",))
+    )
+    assert apart["cycles"] > 2 * side_by_side["cycles"]
 
 
 @pytest.mark.slow

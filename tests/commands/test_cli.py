@@ -287,3 +287,18 @@ def test_the_overview_fits_on_a_screen_and_names_every_command(capsys):
     parser = cli._parser()
     commands = next(a.choices for a in parser._actions if a.choices)
     assert set(commands) <= named
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "x", "--top-k", "5x"], "musicgen-jax generate"),
+        (["train", "lm", "--steps", "5x"], "musicgen-jax train lm"),
+    ],
+)
+def test_a_refusal_names_the_command_alone(arguments, name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(f"{name}: error: ")
+    assert error.rstrip().endswith(f"(see {name} --help)")
