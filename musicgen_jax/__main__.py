@@ -1,8 +1,20 @@
-"""`python -m musicgen_jax` is `musicgen-jax`."""
+"""`python -m musicgen_jax` and the command `musicgen-jax`: signals count before the imports do."""
 
 import sys
 
-from musicgen_jax.commands.cli import main
+from musicgen_jax.commands import endings
+
+
+def main() -> int:
+    """Runs the process's own arguments as `commands.cli.main` does, and ends the process after."""
+
+    def run() -> int:
+        from musicgen_jax.commands import cli
+
+        return cli.main()
+
+    return endings.ended(run, debug="--debug" in sys.argv, last=True)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,11 @@
 """The one exception for faults that the user can correct, and checks that many rooms share."""
 
 import contextlib
+import errno
 import math
 import numbers
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +50,39 @@ def reason(error: BaseException) -> str:
     return lines[0][:_LONGEST]
 
 
+def machine_fault(error: BaseException) -> str | None:
+    """Why the machine is at fault and not a file: no permission, no memory, a bad disk; else None.
+
+    What cannot be read at this moment is not damaged. Libraries hide the system's error in a chain
+    of their own, or in the text of their message.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, MemoryError):
+            return "out of memory"
+        for number in _MACHINE:
+            if getattr(link, "errno", None) == number or os.strerror(number) in str(link):
+                return os.strerror(number)
+    return None
+
+
+_MACHINE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
+
+
 def is_int(value: Any) -> bool:
     """Whether `value` is an integer, of Python or NumPy, and not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -64,5 +99,23 @@ def is_number(value: Any) -> bool:
 
 
 def printable(text: str) -> str:
-    """`text` with escapes for what UTF-8 cannot express, such as bytes in the name of a file."""
+    """`text` with escapes for what must not reach a terminal or cannot be written as UTF-8.
+
+    These are control characters except tabs and line ends, marks that reverse the direction of
+    writing, and bytes in the name of a file that are not text.
+    """
+    text = _UNPRINTABLE.sub(lambda match: _escape(match[0]), text)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, see `printable`."""
+    return printable(" ".join(text.split()))
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -279,6 +279,12 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f".{_digits(target)}{secrets.token_hex(4)}.part")
 
 
+def unused_name(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that does not exist yet."""
+    names = (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 10_000)))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:
     """Removes what killed processes left unfinished in a folder that this package alone writes."""
     with user_error("read", folder), contextlib.suppress(FileNotFoundError):

@@ -10,6 +10,7 @@ from musicgen_jax.commands import (
     batch,
     chroma,
     codec,
+    endings,
     evaluate,
     export,
     finetune,
@@ -20,10 +21,8 @@ from musicgen_jax.commands import (
 from musicgen_jax.commands.streams import tolerant_streams
 from musicgen_jax.convert import command as convert_command
 from musicgen_jax.convert import to_torch_command
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import one_line
 from musicgen_jax.runtime import memory
-
-INTERRUPTED = 130  # what a shell reports for Ctrl-C: 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,19 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: arguments, by default the process's own.
 
     Returns:
-      the exit code: 0; 2 if the user can mend it (one line on stderr says how); 130 on Ctrl-C.
+      the exit code: 0; 2 if the user can mend it, 1 if it is a fault of ours (one line on stderr
+      says how and what); 130 after Ctrl-C; 143 after SIGTERM.
     """
+    debug, arguments = endings.debug_flag(sys.argv[1:] if argv is None else argv)
     memory.return_freed_memory()
     with tolerant_streams():
-        try:
-            args = _parser().parse_args(argv)
-            return args.run(args) or 0
-        except UserError as error:
-            print(f"musicgen-jax: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("musicgen-jax: interrupted", file=sys.stderr)
-            return INTERRUPTED
+        return endings.ended(lambda: _run(arguments), debug=debug)
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = _parser().parse_args(argv)
+    return args.run(args) or 0
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -70,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         if "unrecognized arguments" in message:
             message += "; a PROMPT that begins with - comes after --"
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_overview(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(  # `endings.debug_flag` takes it away, wherever it is
+        "--debug", action="store_true", help="show the traceback of an error, with any command"
+    )
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", prog=parser.prog, help=argparse.SUPPRESS
     )

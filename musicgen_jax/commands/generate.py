@@ -279,7 +279,7 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return [None]
     raise UserError(
         "nothing to generate: give a PROMPT, --unconditional N, --melody FILE, --style FILE or "
-        "--continue-from FILE"
+        "--continue-from FILE; a PROMPT that begins with - comes after --"
     )
 
 

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from musicgen_jax.errors import printable
+
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
     """Within this context a line that nobody can read is dropped, and the work continues.
 
     That is the case in `musicgen-jax batch ... | head -1`, and in a service without a stderr.
-    Names of files that are not text are printed with escapes.
+    Names of files that are not text, and control characters in anything that came from outside,
+    are printed with escapes.
     """
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:
@@ -38,7 +41,8 @@ class _Tolerant:
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            self._stream.write(printable(text))
+            return len(text)
         except BrokenPipeError:
             self._drop_the_rest()
             return len(text)

@@ -28,7 +28,7 @@ def read(path: str | os.PathLike, config: type[Config]) -> Config:
     if len(data) > _MAX_BYTES:
         raise UserError(f"{path} is too large for a file of settings: over {_MAX_BYTES} bytes")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a file of settings: it is not UTF-8 text") from None
     return parse(text, config, str(path))

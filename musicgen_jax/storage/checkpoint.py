@@ -39,7 +39,7 @@ from musicgen_jax.config import (
     from_dict,
     to_dict,
 )
-from musicgen_jax.errors import UserError, reason, user_error
+from musicgen_jax.errors import UserError, machine_fault, user_error
 from musicgen_jax.runtime import memory
 from musicgen_jax.runtime.processes import barrier, from_first
 from musicgen_jax.runtime.sharding import place
@@ -398,17 +398,24 @@ def _reading(folder: Path) -> Iterator[None]:
     """Turns what Orbax raises, which is of many kinds, into one line."""
     try:
         yield
-    except PermissionError as error:
-        raise UserError(f"cannot read {folder}: {reason(error)}") from error
     except Exception as error:
+        if fault := machine_fault(error):
+            raise UserError(f"cannot read {folder}: {fault}") from error
         raise UserError(
             f"{folder} is damaged or incomplete: download or convert the model again"
         ) from error
 
 
+_WINDOWS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+
+
 def _files_and_bytes(folder: Path) -> tuple[int, int]:
-    """Counts regular files; hidden ones are the operating system's (`.DS_Store`), not ours."""
-    found = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".")]
+    """Counts regular files. Hidden ones, and Windows' own, are not ours."""
+    found = [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not file.name.startswith(".") and file.name.lower() not in _WINDOWS
+    ]
     return len(found), sum(f.stat().st_size for f in found)
 
 

@@ -1,13 +1,14 @@
 """The records of a run: a line of JSON each, and a line of text for people."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+
+from musicgen_jax.config.schema import parse_json
 
 METRICS = "metrics.jsonl"
 Log = Callable[[dict], None]
@@ -17,9 +18,10 @@ def records(folder: str | os.PathLike) -> list[dict]:
     """The records in a run's metrics.jsonl, except for an incomplete last line."""
     path = Path(folder) / METRICS
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.split("\n"):
         with contextlib.suppress(ValueError):
-            record = json.loads(line)
+            record = parse_json(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 found.append(record)
     return found

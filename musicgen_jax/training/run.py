@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from musicgen_jax import files
 from musicgen_jax.config import toml
 from musicgen_jax.config.schema import Config
-from musicgen_jax.errors import UserError, reason, user_error
+from musicgen_jax.errors import UserError, machine_fault, reason, user_error
 from musicgen_jax.runtime.processes import barrier
 from musicgen_jax.storage.arrays import remove_paths
 from musicgen_jax.training import report
@@ -213,7 +214,7 @@ class Run:
         except Exception as error:  # Orbax and TensorStore raise many types
             folder = self.folder / CHECKPOINTS
             if self._first:
-                for partial in (p for p in folder.glob(f"{step}*") if not p.name.isdigit()):
+                for partial in (p for p in folder.glob(f"{step}*") if not _is_step(p)):
                     shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
                 f"the checkpoint of step {step} could not be written ({reason(error)}): stopped, "
@@ -235,7 +236,7 @@ class Run:
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, in ascending order."""
         folder = self.folder / CHECKPOINTS
-        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+        return sorted(int(path.name) for path in folder.glob("*") if _is_step(path))
 
     def best(self) -> int | None:
         """The step of the checkpoint with the lowest score (the latest if tied), or None."""
@@ -288,12 +289,19 @@ class Run:
                 loaded: Any = ocp.load(str(path), named)
             except UserError:
                 raise
-            except Exception:  # Orbax raises many types on damaged files
+            except Exception as error:  # Orbax raises many types on damaged files
+                if fault := machine_fault(error):
+                    raise UserError(f"cannot read {path}: {fault}") from error
                 damaged.append(path)
                 continue
             for later in damaged if self._first else []:
-                print(f"checkpoint {later} is damaged: resuming from step {step}", flush=True)
-                shutil.rmtree(later, ignore_errors=True)
+                aside = files.unused_name(later.with_name(f"damaged-{later.name}"))
+                os.replace(later, aside)
+                print(
+                    f"checkpoint {later} is damaged, and is {aside.name} now: resuming from step "
+                    f"{step}",
+                    flush=True,
+                )
             barrier("run folder: checkpoint read")
             self._forget_after(step)
             leaves = [loaded[name] for name in named]  # Orbax has its own order
@@ -336,6 +344,10 @@ def check_base(folder: str | os.PathLike, began: str, now: str) -> None:
             f"{folder} began with base {began!r}, not {now!r}: leave --base out; if the base was "
             f"moved, change base in {Path(folder) / CONFIG}"
         )
+
+
+def _is_step(path: Path) -> bool:
+    return re.fullmatch("[0-9]{1,18}", path.name) is not None
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def test_interrupt_during_generation_writes_nothing(folder, tmp_path):
     """A real signal to a real process, sent when the loop has begun."""
     code = f"""
 import os, signal, sys
-from musicgen_jax.commands import cli
+from musicgen_jax.commands import cli, endings
 from musicgen_jax.generation import windows
 real = windows.stream_codes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -272,7 +272,7 @@ sys.exit(cli.main(["generate", "x", "--model", {str(folder)!r}, "--duration", "0
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert result.returncode == cli.INTERRUPTED == 128 + signal.SIGINT
+    assert result.returncode == endings.INTERRUPTED == 128 + signal.SIGINT
     assert result.stderr == "musicgen-jax: interrupted\n"
     assert result.stdout == ""
     assert os.listdir(tmp_path) == []

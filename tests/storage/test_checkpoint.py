@@ -19,6 +19,7 @@ from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
 from musicgen_jax.storage import arrays, checkpoint, int8_storage
+from tests.helpers.faults import raising
 
 CONFIG = MusicGenConfig(
     T5Config(vocab_size=11, d_model=6, num_layers=1),
@@ -143,6 +144,23 @@ def test_existing_folder_is_kept_unless_overwritten(folder, tmp_path):
     with pytest.raises(UserError, match="did not write it"):
         _save(tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter").exists()
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_files_of_an_operating_system_in_a_model_are_not_damage(folder, tmp_path, name):
+    model = shutil.copytree(folder, tmp_path / "m")
+    (model / "lm" / name).write_text("x")
+    loaded = checkpoint.load_params(model, "lm", _abstract(_params()["lm"]))
+    jax.tree.map(np.testing.assert_array_equal, loaded, _params()["lm"])
+
+
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), ValueError("[OS error 5: EIO Input/output error]")]
+)
+def test_a_model_that_cannot_be_read_now_is_not_called_damaged(folder, monkeypatch, fault):
+    monkeypatch.setattr(checkpoint.arrays, "load", raising(fault))
+    with pytest.raises(UserError, match=r"cannot read .*(out of memory|Input/output error)"):
+        checkpoint.load_params(folder, "lm", _abstract(_params()["lm"]))
 
 
 def test_interrupted_write_leaves_nothing(tmp_path):

@@ -303,7 +303,7 @@ def test_a_broken_compressed_manifest(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"m\.jsonl\.gz"):
         sources.find(path, Skipped())
-    with pytest.raises(UserError, match="is no manifest"):
+    with pytest.raises(UserError, match="neither a folder of audio nor a manifest"):
         sources.find(shutil.copy(path, tmp_path / "m.txt"), Skipped())
 
 

@@ -17,9 +17,12 @@ import pytest
 from musicgen_jax import audio, testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
+from musicgen_jax.training import run as run_module
+from musicgen_jax.training.records import records
 from musicgen_jax.training.report import page
 from musicgen_jax.training.run import Run
 from tests.helpers import lm_runs
+from tests.helpers.faults import raising
 from tests.helpers.paths import ROOT
 
 
@@ -100,7 +103,48 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     with open_run(folder, resume=True) as run:
         assert run.restore(abstract())[0] == 1
         assert run.steps() == [1]
-    assert "damaged: resuming from step 1" in capsys.readouterr().out
+    assert "is damaged, and is damaged-2 now: resuming from step 1" in capsys.readouterr().out
+    assert (folder / "checkpoints" / "damaged-2").is_dir()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        PermissionError(13, "Permission denied"),
+        MemoryError(),
+        ValueError(
+            "PERMISSION_DENIED: Error opening file: [OS error 13: EACCES Permission denied]"
+        ),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(
+    tmp_path, monkeypatch, fault
+):
+    folder = tmp_path / "run"
+    with open_run(folder) as run:
+        run.save(1, state(1))
+        run.save(2, state(2))
+    with open_run(folder, resume=True) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module.ocp, "load", raising(fault))
+            with pytest.raises(UserError, match=r"cannot read .*checkpoints/2"):
+                run.restore(abstract())
+        assert run.restore(abstract())[0] == 2
+
+
+def test_names_and_records_that_nobody_of_ours_wrote(tmp_path):
+    folder = tmp_path / "run"
+    with open_run(folder) as run:
+        run.log({"step": 1, "loss": 1.0})
+        run.save(1, state(1))
+    for name in ("\u00b2", "\u0663", "9" * 200):  # digits, but not a step
+        (folder / "checkpoints" / name).mkdir()
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 1, "loss": 2.0}\n' + b"[" * 100_000 + b"\n")
+    assert [record["loss"] for record in records(folder)] == [1.0, 2.0]
+    with open_run(folder, resume=True) as run:
+        assert run.restore(abstract())[0] == 1
 
 
 def test_what_a_kill_left_behind_is_removed(tmp_path):

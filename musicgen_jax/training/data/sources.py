@@ -173,7 +173,10 @@ def _names(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 def _of_manifest(manifest: Path) -> list[AudioMeta]:
     if not manifest.name.lower().endswith((".jsonl", ".jsonl.gz")):
-        raise UserError(f"{manifest} is no manifest: its name must end in .jsonl or .jsonl.gz")
+        raise UserError(
+            f"{manifest} is neither a folder of audio nor a manifest (.jsonl or .jsonl.gz): put "
+            "audio files into a folder and name that"
+        )
     metas: list[AudioMeta] = []
     number = 0
     try:

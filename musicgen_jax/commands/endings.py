@@ -1,0 +1,166 @@
+"""How a command ends: signals, errors and faults of ours, each with one line and an exit code.
+
+This module imports nothing heavy: it is at work while everything else is still being imported.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from musicgen_jax import __version__
+from musicgen_jax.errors import UserError, one_line, reason
+
+WRONG_INPUT = 2
+FAULT = 1  # of ours
+INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for Ctrl-C
+_AGAIN_SECONDS = 0.02
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+def ended(run: Callable[[], int], *, debug: bool = False, last: bool = False) -> int:
+    """Runs a command, says in one line on stderr why it failed, and returns its exit code.
+
+    Args:
+      run: the command.
+      debug: whether a fault of ours shows its traceback; otherwise the traceback goes to a file.
+      last: whether the process ends after this: a signal that comes even later ends it at once.
+
+    Returns:
+      what `run` returned; 2 for what the user can mend; 1 for a fault of ours; 130 after Ctrl-C;
+      143 after SIGTERM.
+    """
+    with _signals(last) as signals:
+        try:
+            return run()
+        except SystemExit:  # of argparse, which has said why
+            raise
+        except BaseException as error:
+            if signals.received is not None:  # libraries wrap an interrupt in errors of their own
+                _say(_WORDS[signals.received])
+                return 128 + signals.received
+            if isinstance(error, KeyboardInterrupt):
+                _say("interrupted")
+                return INTERRUPTED
+            if debug:
+                raise
+            return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        _say(f"error: {error}")
+    elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        _say("error: out of memory: make fewer or shorter clips at once, or use a smaller dtype")
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _say(f"error: {where}{reason(error)}")
+    else:
+        what = f"{type(error).__name__}: {reason(error)}"
+        _say(f"a fault in musicgen-jax itself, {what}: {_report(error)}")
+        return FAULT
+    return WRONG_INPUT
+
+
+def _report(error: BaseException) -> str:
+    """Writes what a developer needs to a file, and says where."""
+    import traceback
+
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="musicgen-jax-fault-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            python = sys.version.split()[0]
+            file.write(f"musicgen-jax {__version__}, Python {python}, {sys.platform}\n")
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "add --debug and report the traceback"
+    return f"please report it with {file.name}"
+
+
+def _say(line: str) -> None:
+    print(f"musicgen-jax: {one_line(line)}", file=sys.stderr)
+
+
+class _Signals:
+    """Turns signals into `KeyboardInterrupt`, but never where Python would break or swallow it.
+
+    An interrupted import leaves half a module, and extension modules crash; so the interrupt waits
+    until no import is running. In a callback of the garbage collector Python prints the exception
+    and goes on; so it is raised again.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._unraisable: Callable[[Any], Any] = sys.unraisablehook
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._interrupt(frame)
+
+    def on_alarm(self, number: int, frame: FrameType | None) -> None:
+        self._interrupt(frame)
+
+    def _interrupt(self, frame: FrameType | None) -> None:
+        if hasattr(signal, "setitimer") and _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            raise KeyboardInterrupt
+
+    def on_unraisable(self, unraisable: Any) -> None:
+        swallowed = issubclass(unraisable.exc_type, KeyboardInterrupt)
+        if swallowed and self.received is not None and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            self._unraisable(unraisable)
+
+
+@contextlib.contextmanager
+def _signals(last: bool) -> Iterator[_Signals]:
+    signals = _Signals()
+    before: dict[int, Any] = {}
+
+    def install(number: int, handler: Any) -> None:
+        # A shell's background jobs ignore Ctrl-C, and so does what `nohup` starts.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+
+    try:
+        install(signal.SIGINT, signals.on_signal)
+        install(signal.SIGTERM, signals.on_signal)
+        if hasattr(signal, "SIGALRM"):
+            install(signal.SIGALRM, signals.on_alarm)
+    except ValueError:  # not the main thread: its signals are not ours
+        pass
+    hook, sys.unraisablehook = sys.unraisablehook, signals.on_unraisable
+    try:
+        yield signals
+    finally:
+        if hasattr(signal, "setitimer") and before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, _leave if last else handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def debug_flag(argv: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether `--debug` is among the options, and the arguments without it."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    options = [argument for argument in argv[:end] if argument != "--debug"]
+    return len(options) < end, [*options, *argv[end:]]

@@ -1,0 +1,188 @@
+"""What a command says and returns when it is interrupted, terminated or fails."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from musicgen_jax.commands import cli, endings
+from musicgen_jax.errors import UserError, one_line
+from tests.helpers.faults import raising
+
+
+def child(code, *, cwd, **environment):
+    """A process that runs `code`, with `ended` at hand and Ctrl-C switched on."""
+    start = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from musicgen_jax.commands.endings import ended\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", start + code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_what_the_user_can_mend_is_one_line_and_code_2(capsys):
+    assert endings.ended(raising(UserError("first\n  second"))) == 2
+    assert capsys.readouterr().err == "musicgen-jax: error: first second\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "a.wav"), "a.wav: No space left on device"),
+        (PermissionError(13, "Permission denied", b"b\xff"), "Permission denied"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "out of memory"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line_and_code_2(error, words, capsys):
+    assert endings.ended(raising(error)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_fault_of_ours_is_one_line_with_a_file_to_send(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert endings.ended(raising(KeyError("lost"))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    (report,) = tmp_path.iterdir()
+    assert "KeyError: 'lost'" in line
+    assert str(report) in line
+    assert "Traceback" in report.read_text()
+    assert "musicgen-jax" in report.read_text()
+
+
+def test_a_fault_of_ours_without_a_place_for_the_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    assert endings.ended(raising(KeyError("lost"))) == 1
+    assert "--debug" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda arguments: raising(KeyError(arguments[0]))())
+    with pytest.raises(KeyError, match="generate"):
+        cli.main(["generate", "--debug", "x"])
+
+
+def test_debug_after_two_dashes_is_a_prompt():
+    assert endings.debug_flag(["generate", "--", "--debug"]) == (
+        False,
+        ["generate", "--", "--debug"],
+    )
+    assert endings.debug_flag(["--debug", "generate", "--", "-x"]) == (
+        True,
+        ["generate", "--", "-x"],
+    )
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[31m", "\x07", "\x7f", "\x9b", "\u202e"])
+def test_control_characters_do_not_reach_the_terminal(hidden, capsys):
+    assert cli.main(["generate", "x", "--model", f"./a{hidden}b"]) == 2
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "x", f"--no{hidden}such"])
+    shown = capsys.readouterr().err
+    assert hidden not in shown
+    assert one_line(f"./a{hidden}b") in shown
+
+
+# --- Signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_the_command(name, code, tmp_path):
+    done = child(f"sys.exit(ended(lambda: os.kill(os.getpid(), signal.{name})))", cwd=tmp_path)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_import_is_not_interrupted(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor i in range(10**6): pass\n"
+        "print('imported whole', flush=True)\n"
+    )
+    code = "def run():\n  import slow, time\n  time.sleep(60)\nsys.exit(ended(run))"
+    done = child(code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (130, "imported whole\n")
+    assert done.stderr == "musicgen-jax: interrupted\n"
+
+
+def test_an_interrupt_that_python_swallows_comes_again(tmp_path):
+    code = """
+import gc, time
+def collected(phase, info):
+    gc.callbacks.remove(collected)
+    os.kill(os.getpid(), signal.SIGINT)
+def run():
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(60)
+sys.exit(ended(run))
+"""
+    done = child(code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "musicgen-jax: interrupted\n")
+
+
+def test_an_interrupt_that_a_library_wraps_is_not_taken_for_a_fault(tmp_path):
+    code = """
+def run():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for i in range(10**6): pass
+    except KeyboardInterrupt:
+        raise RuntimeError("the model is damaged")
+sys.exit(ended(run))
+"""
+    done = child(code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "musicgen-jax: interrupted\n")
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
+    code = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.exit(ended(lambda: os.kill(os.getpid(), signal.SIGINT) or 7))
+"""
+    assert child(code, cwd=tmp_path).returncode == 7
+
+
+def test_the_handlers_of_a_caller_come_back():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    hook = sys.unraisablehook
+    assert endings.ended(lambda: 0) == 0
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert sys.unraisablehook is hook
+
+
+def interrupted_after(seconds, cwd):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "musicgen_jax", "generate", "a waltz", "--duration", "600"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        # The parent may be a job in the background, which ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    return process.returncode, told
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment(tmp_path):
+    """From the first imports to the middle of generation. Python's own start is not ours."""
+    rng = random.Random(0)
+    for _ in range(20):
+        code, told = interrupted_after(rng.uniform(0.15, 10), tmp_path)
+        assert (code, told.splitlines()[-1:]) == (130, ["musicgen-jax: interrupted"]), told
+        assert "Traceback" not in told
+    assert os.listdir(tmp_path) == []
