@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from musicgen_jax import __version__, audio, testing
-from musicgen_jax.commands import cli, options
+from musicgen_jax.commands import cli, endings, options
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
 
@@ -258,7 +258,7 @@ def test_interrupt_during_generation_writes_nothing(folder, tmp_path):
     """A real signal to a real process, sent when the loop has begun."""
     code = f"""
 import os, signal, sys
-from musicgen_jax.commands import cli, endings
+from musicgen_jax.commands import cli
 from musicgen_jax.generation import windows
 real = windows.stream_codes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
