@@ -17,6 +17,7 @@ ROOMS = (
     ("storage",),
     ("conditioning",),
     ("generation",),
+    ("serving",),
     ("model", "codec"),
     ("convert", "export", "training", "nano", "metrics", "testing"),
     ("commands", "cli", "__main__"),

@@ -1,6 +1,7 @@
 """A style on its way to the language model: audio, an excerpt that the seed draws, MERT, tokens."""
 
 import functools
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -165,6 +166,14 @@ def excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
     if not config.mert.num_frames(length * config.mert.sample_rate // config.sample_rate):
         raise UserError(f"excerpt_length {seconds:g} is too short for a single token of style")
     return length
+
+
+def style_length(seconds: float, config: MusicGenConfig) -> int:
+    """The most vectors that an excerpt of `seconds` becomes."""
+    assert config.mert is not None
+    assert config.lm.style is not None
+    samples = math.ceil(seconds * config.mert.sample_rate)
+    return -(-config.mert.num_frames(samples) // config.lm.style.ds_factor)
 
 
 @partial(jax.jit, static_argnames="sample_rate")

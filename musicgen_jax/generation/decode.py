@@ -72,7 +72,7 @@ def stream_codes(
     pause = lm.tuning.callback_steps if callback else 0
     course = Plan(num_frames, prompt.shape[2], delay, tuple(lengths), chunk, pause)
     slots, start = course.lengths()[0], np.full(batch, course.prompt, np.int32)
-    known = _known_steps(prompt, num_frames, course.slots[-1], lm)
+    known = known_steps(prompt, num_frames, course.slots[-1], lm)
 
     program = Program(lm, condition, copies, Mode.of(settings))
     limit = np.full(batch, course.total, np.int32)
@@ -126,10 +126,10 @@ def generate_codes(
     return np.concatenate(list(parts), axis=2)
 
 
-def example_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
-    """B typed keys: example i of `seed`, or example 0 of each of B seeds."""
+def example_keys(seed: int | Sequence[int], batch: int, first: int = 0) -> jax.Array:
+    """B typed keys: examples from `first` on of one seed, or example 0 of each of B seeds."""
     if isinstance(seed, int | np.integer):
-        pairs = [(int(seed), i) for i in range(batch)]
+        pairs = [(int(seed), first + i) for i in range(batch)]
     else:
         pairs = [(int(s), 0) for s in seed]
     key = partial(jax.random.key, impl=KEYS)
@@ -142,7 +142,7 @@ def cache_growth(lm: LM, rows: int, steps: int) -> tuple[int, ...]:
     return plan.growth(steps, step_bytes, memory.nbytes(nnx.state(lm, nnx.Param)), lm.tuning)
 
 
-def _known_steps(prompt: np.ndarray, num_frames: int, slots: int, lm: LM) -> np.ndarray:
+def known_steps(prompt: np.ndarray, num_frames: int, slots: int, lm: LM) -> np.ndarray:
     """`[B, K, slots + 1]`: the prompt laid out, UNKNOWN for codes to come, else special tokens."""
     missing = ((0, 0), (0, 0), (0, num_frames - prompt.shape[2]))
     codes = np.pad(prompt, missing, constant_values=UNKNOWN)

@@ -61,28 +61,70 @@ def decode_windows(
     Yields:
       float32 [B, C, n]; in all, `hop_length` samples for each frame of the piece.
     """
-    decoder = StreamingDecoder(encodec, block=block)
-    fader = _Fader(encodec.config.hop_length, encodec.config.sample_rate)
-    number, at = 0, 0
-    tail: list[np.ndarray] = []  # frames of this window that the next one regenerates
+    decoder = PieceDecoder(encodec, windows, channels=channels, block=block)
     for window, codes in pieces:
-        if window.number != number:
-            number, at, tail = window.number, window.start + window.prompt, []
-        shared = windows[number + 1].overlap if number + 1 < len(windows) else 0
-        own = max(0, window.end - shared - at)
-        at += codes.shape[2]
-        yield from fader.take(
-            from_rows(decoder.push(to_rows(codes[:, :, :own], channels)), channels)
-        )
-        tail.append(codes[:, :, own:])
-        if shared and at == window.end:
-            # The end as this window made it; `decoder` itself continues with the next window's.
-            ending = decoder.fork()
+        yield from decoder.push(window, codes)
+    yield from decoder.flush()
+
+
+class PieceDecoder:
+    """`decode_windows` for codes that are pushed.
+
+    Args:
+      encodec: as in `decode_windows`, like the others.
+      windows: see there.
+      channels: see there.
+      block: see there.
+      one_program: whether a piece shorter than a window of the `StreamingDecoder` is prolonged by
+        its last frame and cut afterwards. Otherwise it is decoded as a whole, which takes a
+        compilation for each length.
+    """
+
+    def __init__(
+        self,
+        encodec: Encodec,
+        windows: list[Window],
+        *,
+        channels: int,
+        block: int,
+        one_program: bool = False,
+    ):
+        self._windows, self._channels, self._one_program = windows, channels, one_program
+        self._decoder = StreamingDecoder(encodec, block=block)
+        self._fader = _Fader(encodec.config.hop_length, encodec.config.sample_rate)
+        self._ahead = look_ahead(encodec.config)
+        self._number, self._at = 0, 0
+        self._tail: list[np.ndarray] = []  # frames of this window that the next one regenerates
+
+    def push(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next codes of a window and yields the audio that is final."""
+        if window.number != self._number:
+            self._number, self._at, self._tail = window.number, window.start + window.prompt, []
+        following = window.number + 1
+        shared = self._windows[following].overlap if following < len(self._windows) else 0
+        own = max(0, window.end - shared - self._at)
+        self._at += codes.shape[2]
+        audio = self._decoder.push(to_rows(codes[:, :, :own], self._channels))
+        yield from self._fader.take(from_rows(audio, self._channels))
+        self._tail.append(codes[:, :, own:])
+        if shared and self._at == window.end:
+            # The end as this window made it; the decoder itself continues with the next window's.
+            ending = self._decoder.fork()
             begin = ending.emitted
-            rest = [ending.push(to_rows(codes, channels)) for codes in tail] + [ending.flush()]
-            audio = from_rows(np.concatenate(rest, axis=2), channels)
-            fader.add(window.end - shared, audio, begin, look_ahead(encodec.config))
-    yield from fader.take(from_rows(decoder.flush(), channels))
+            rows = [to_rows(codes, self._channels) for codes in self._tail]
+            rest = [*map(ending.push, rows), ending.flush()]
+            audio = from_rows(np.concatenate(rest, axis=2), self._channels)
+            self._fader.add(window.end - shared, audio, begin, self._ahead)
+
+    def flush(self) -> Iterator[np.ndarray]:
+        """Ends the piece and yields the rest of its audio."""
+        decoder, samples = self._decoder, self._windows[-1].end * self._fader.hop
+        if self._one_program and (missing := decoder.window - decoder.received) > 0:
+            longer = decoder.push(np.repeat(decoder.latest, missing, axis=2)), decoder.flush()
+            audio = np.concatenate(longer, axis=2)[:, :, :samples]
+            yield from_rows(audio, self._channels)
+            return
+        yield from self._fader.take(from_rows(decoder.flush(), self._channels))
 
 
 def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:

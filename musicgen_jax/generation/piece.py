@@ -9,6 +9,7 @@ import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.generation.joins import decode_windows
+from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.window_store import (
@@ -36,11 +37,13 @@ class GenerationOutput:
         clipping belong to saving, see `musicgen_jax.audio`.
       codes: int32 [B, K, T], the tokens of the language model.
       sample_rate: samples per second and channel.
+      program: names what the seed stands for: the compiled program that drew the tokens.
     """
 
     audio: np.ndarray
     codes: np.ndarray
     sample_rate: int
+    program: ProgramName | None = None
 
 
 def generate_piece(

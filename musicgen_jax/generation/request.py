@@ -40,6 +40,7 @@ class Request:
       checkpoint: folder that keeps finished windows, or None.
       chunk_seconds: length of the stretches of audio that are wanted while the model still runs;
         None for all at the end of each window.
+      first: the index of the first clip among those of one seed, see `clip`.
 
     Raises:
       UserError: a value has the wrong type or is out of range; the message names it.
@@ -55,6 +56,7 @@ class Request:
     join: str = "hard"
     checkpoint: str | os.PathLike[str] | None = None
     chunk_seconds: float | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
         config, keep = self.config, functools.partial(object.__setattr__, self)
@@ -75,6 +77,18 @@ class Request:
     def with_prompt(self, codes: jax.Array | np.ndarray) -> "Request":
         """This request with codes to continue."""
         return dataclasses.replace(self, prompt_codes=codes)
+
+    def clip(self, index: int) -> "Request":
+        """One of the clips as a request of its own, which draws the same tokens."""
+        one = slice(index, index + 1)
+        shared = isinstance(self.seed, int)
+        return dataclasses.replace(
+            self,
+            descriptions=self.descriptions[one],
+            seed=self.seed if shared else self.seed[one],  # type: ignore[index]
+            prompt_codes=None if self.prompt is None else self.prompt[one],
+            first=self.first + index if shared else 0,
+        )
 
     @property
     def batch(self) -> int:
@@ -101,7 +115,7 @@ class Request:
     @functools.cached_property
     def keys(self) -> jax.Array:
         """[B] typed keys, one per clip."""
-        return example_keys(self.seed, self.batch)
+        return example_keys(self.seed, self.batch, self.first)
 
     @functools.cached_property
     def windows(self) -> list[Window]:

@@ -154,8 +154,13 @@ def generate_windows(
             if window.number:
                 assert context is not None
                 whole = np.concatenate([context, new], axis=2)
-            begin = following.start - window.start
-            context = whole[:, :, begin : begin + following.prompt]
+            context = prompt_of(following, window, whole)
+
+
+def prompt_of(following: Window, window: Window, codes: np.ndarray) -> np.ndarray:
+    """What a window begins with: the part of the one before, int32 [B, K, T], that it covers."""
+    begin = following.start - window.start
+    return codes[:, :, begin : begin + following.prompt]
 
 
 def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:

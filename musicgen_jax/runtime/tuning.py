@@ -33,6 +33,7 @@ class Tuning:
         and values of a short text, see `nn.folded_cross`.
       cache_lengths: cache lengths to compile for, in steps; longer lengths are multiples of 512.
       first_cache_lengths: shorter lengths for the start of a growing cache.
+      slot_lengths: cache lengths of slots, below the length of the model's window, in steps.
       grow_cache_above: a cache grows during generation if it takes more than this share of the
         model's bytes, and more than this number of bytes.
       shortest_text: minimum length of a padded text in tokens; texts are padded to a power of two.
@@ -51,6 +52,7 @@ class Tuning:
     # threads only if a head's keys have more than 32,768 numbers (benchmarks/attention.py).
     cache_lengths: tuple[int, ...] = (256, 528, 1024, 1504)
     first_cache_lengths: tuple[int, ...] = ()
+    slot_lengths: tuple[int, ...] = (528,)
     # Each length is one more program to compile, and an accelerator takes longer to compile for.
     grow_cache_above: tuple[float, int] = (1.0, 1 << 30)
     shortest_text: int = 16

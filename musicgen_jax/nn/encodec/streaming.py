@@ -63,6 +63,17 @@ class StreamingDecoder:
         """Number of frames whose audio has been returned."""
         return self._emitted
 
+    @property
+    def window(self) -> int:
+        """Number of frames that one program decodes; a shorter stream takes one of its own."""
+        return self._window
+
+    @property
+    def latest(self) -> np.ndarray:
+        """The last frame received, int32 [B, K, 1]."""
+        assert self._codes is not None
+        return self._codes[:, :, -1:]
+
     def fork(self) -> "StreamingDecoder":
         """An independent copy that continues from the current state."""
         return copy.copy(self)  # shallow: attributes are replaced, never modified

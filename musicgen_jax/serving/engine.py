@@ -1,0 +1,389 @@
+"""N slots in one compiled program: each holds a clip with its own age, length, seed and settings.
+
+The program always runs all N rows, and its shapes never change. So a row's numbers cannot depend on
+what the other rows hold: a clip is the same bit for bit alone or among neighbours, in any slot, and
+whenever it began. What runs once per clip (text encoder, prefill, codec) runs at batch 1, for the
+same reason.
+
+    engine = Engine(parts, slots=4, steps=528)
+    ready = engine.prepare(request, request.windows[0], condition)     any thread
+    engine.insert(2, ready)                                            the thread of the device
+    while engine.left[2]:
+        engine.run(10)
+    codes = engine.read()[2]                                           then slot 2 takes another
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+
+from musicgen_jax.conditioning.chroma import chroma_frames
+from musicgen_jax.conditioning.style import style_length
+from musicgen_jax.conditioning.text import text_condition
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.errors import UserError, is_int
+from musicgen_jax.generation.decode import example_keys, known_steps
+from musicgen_jax.generation.guidance import guided
+from musicgen_jax.generation.program import Context, DecodeState, Requests, advance, start
+from musicgen_jax.generation.program_name import ProgramName
+from musicgen_jax.generation.request import Request, window_frames
+from musicgen_jax.generation.sampling import Mode, Numbers
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING
+from musicgen_jax.generation.windows import Window, window_keys
+from musicgen_jax.nn.condition import Condition, Embedded
+from musicgen_jax.nn.lm import LM
+from musicgen_jax.runtime import sharding
+from musicgen_jax.runtime.tuning import Tuning
+from musicgen_jax.storage.loading import Parts
+
+TEXT_TOKENS = 64
+STYLE_SECONDS = 5.0  # of the longest excerpt; the official model was trained with up to 4.5
+MAX_SLOTS = 1024
+
+_EVERY_SETTING = Mode(greedy=False, top_k=True, nucleus=True)
+_PREFILLS = (64, *range(256, 1 << 14, 256))  # steps: few, since each is compiled beforehand
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """One window of one clip, ready for a slot: everything before the language model.
+
+    Attributes:
+      requests: one row.
+      condition: the rows of guidance for it, padded to the engine's lengths.
+      prefill: known steps to read at once, rounded up.
+    """
+
+    requests: Requests
+    condition: Condition
+    prefill: int
+
+
+class Engine:
+    """N slots of one model.
+
+    Args:
+      parts: of the model, with the adapters that all slots use.
+      slots: N, from 1.
+      steps: length of the cache: the most steps of a window, see `cache_lengths`.
+      text: length that descriptions are padded to, in tokens; a power of two.
+
+    Attributes:
+      parts: the model as the slots need it: it pads every text to `text`. Conditions for
+        `prepare` come from these.
+      program: names what a seed stands for here.
+      left: int `[N]`, the steps that each slot still has to run.
+
+    Raises:
+      UserError: `slots` is out of range.
+    """
+
+    def __init__(self, parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS):
+        check_slots(slots, parts.mesh)
+        config = parts.config
+        self.parts, self.slots, self.steps, self.text = _padding(parts, text), slots, steps, text
+        self.program = ProgramName.of(
+            parts.lm, parts.mesh, clips=slots, slots=True, steps=steps, text=text
+        )
+        self.left = np.zeros(slots, int)
+        self._limit = np.zeros(slots, int)
+        # A melody or style model may be asked for double guidance.
+        self._copies = 3 if config.lm.conditioning == "prepend" else 2
+        self._mesh = parts.mesh
+        self._module = nnx.split(self.parts.lm, nnx.Param)
+        null = guided(self.parts.lm, self._null(), copies=self._copies)
+        self._state, self._context = _empty(
+            *self._module, null, slots=slots, steps=steps, copies=self._copies, mesh=self._mesh
+        )
+
+    def prepare(
+        self,
+        request: Request,
+        window: Window,
+        condition: Condition,
+        prompt: np.ndarray | None = None,
+    ) -> Prepared:
+        """Everything that a window needs before its first step. Any thread may call this.
+
+        Args:
+          request: one clip.
+          window: one of `request.windows`, of at most `steps` steps.
+          condition: one row, computed with `parts`.
+          prompt: int32 `[1, K, window.prompt]`, what the window begins with.
+
+        Raises:
+          UserError: the text or the style is longer than this engine takes.
+        """
+        lm = self.parts.lm
+        if prompt is None:
+            prompt = np.zeros((1, lm.config.n_q, 0), np.int32)
+        start = prompt.shape[2]
+        limit = window.length + max(lm.config.delays)
+        requests = Requests(
+            known_steps(prompt, window.length, self.steps, lm),
+            np.array([start], np.int32),
+            np.array([limit], np.int32),
+            window_keys(request.keys, window.number),
+            Numbers.of([request.sampling]),
+        )
+        return Prepared(requests, self._guided(self._padded(condition)), self._prefill(start))
+
+    def insert(self, slot: int, prepared: Prepared) -> None:
+        """Puts a window into a slot, in place of whatever the slot held.
+
+        Nothing of the old tenant stays: all its keys and values are overwritten, since even a
+        masked one would matter if it were not finite.
+        """
+        requests = prepared.requests
+        state, context = _begin(
+            *self._module,
+            sharding.place_rows(requests, self._mesh),
+            prepared.condition,
+            prefill=prepared.prefill,
+            steps=self.steps,
+            copies=self._copies,
+            mesh=self._mesh,
+        )
+        self._state, self._context = _insert(
+            self._state, self._context, state, context, np.int32(slot), mesh=self._mesh
+        )
+        self._limit[slot] = int(requests.limit[0])
+        self.left[slot] = self._limit[slot] - int(requests.start[0])
+
+    def run(self, count: int) -> None:
+        """Runs steps of all slots; a slot that is done, or was never filled, stays as it is."""
+        self._state = _run(
+            *self._module, self._state, self._context, np.int32(count), mesh=self._mesh
+        )
+        self.left = np.maximum(self.left - count, 0)
+
+    def read(self) -> np.ndarray:
+        """The steps of all slots on the host, int32 `[N, K, S + 1]`; see `done`."""
+        if self._mesh is None:
+            return np.asarray(self._state.steps)
+        return np.asarray(sharding.first_rows(self._state.steps, mesh=self._mesh, batch=self.slots))
+
+    def done(self, slot: int) -> int:
+        """The last step of a slot that is complete."""
+        return int(self._limit[slot] - self.left[slot])
+
+    def free(self, slot: int) -> None:
+        """Gives a slot up before its last step; its row runs on until it is filled again."""
+        self.left[slot] = 0
+
+    def warm_up(self) -> None:
+        """Runs every program once, so that nothing compiles later. The slots must be free."""
+        config = self.parts.config
+        K, delay = config.lm.n_q, max(config.lm.delays)
+        texts = ["a"], [None]
+        conditions = [text_condition(self.parts, text) for text in texts]
+        longest = min(window_frames(config), self.steps - delay)
+        prompts = [n for n in (0, *_PREFILLS) if n < longest]
+        prompts += [longest - 1]
+        request = Request(config=config, descriptions=["a"], duration=config.max_duration)
+        for number, frames in enumerate(prompts):
+            window = Window(number, 0, longest, frames)
+            prompt = np.zeros((1, K, frames), np.int32) if frames else None
+            for condition in conditions:
+                self.insert(0, self.prepare(request, window, condition, prompt))
+        self.run(1)
+        self.read()
+        self.free(0)
+
+    def _prefill(self, start: int) -> int:
+        """The known steps, rounded up to a length that is compiled."""
+        if not start:
+            return 0
+        return min(next(n for n in _PREFILLS if n >= start), self.steps)
+
+    def _guided(self, condition: Condition) -> Condition:
+        condition = sharding.place_rows(condition, self._mesh)
+        return guided(self.parts.lm, condition, copies=self._copies, mesh=self._mesh)
+
+    def _null(self) -> Condition:
+        """One row without a condition, in the shapes of all."""
+        dim, dtype = self.parts.config.lm.dim, self.parts.lm.dtype
+
+        def null(length: int) -> Embedded:
+            vectors = np.zeros((1, length, dim), dtype)
+            return Embedded(vectors, np.zeros((1, length), bool))  # type: ignore[arg-type]
+
+        audio = audio_length(self.parts.config)
+        return Condition(null(self.text), null(audio) if audio else None)
+
+    def _padded(self, condition: Condition) -> Condition:
+        """One row in the shapes of all; missing parts become null."""
+
+        def pad(part: Embedded | None, null: Embedded | None) -> Embedded | None:
+            if part is None or null is None:
+                return null
+            after = null.mask.shape[1] - part.mask.shape[1]
+            if after < 0:
+                raise UserError(
+                    f"the condition has {part.mask.shape[1]} vectors, and at most "
+                    f"{null.mask.shape[1]} fit into a slot: take a shorter description or excerpt"
+                )
+            vectors = np.pad(np.asarray(part.vectors), ((0, 0), (0, after), (0, 0)))
+            mask = np.pad(np.asarray(part.mask), ((0, 0), (0, after)))
+            return Embedded(vectors, mask)  # type: ignore[arg-type]
+
+        null = self._null()
+        return Condition(pad(condition.text, null.text), pad(condition.audio, null.audio))
+
+
+# --- What follows from a request and its model alone ----------------------------------------------
+
+
+def check_slots(slots: int, mesh: Mesh | None) -> None:
+    """UserError unless `slots` is a possible number of slots."""
+    if not is_int(slots) or not 1 <= slots <= MAX_SLOTS:
+        raise UserError(f"slots must be an integer from 1 to {MAX_SLOTS}, got {slots!r}")
+    if mesh is not None and slots % (data := mesh.shape[sharding.DATA]):
+        raise UserError(f"slots must be a multiple of {data}, the parts of the data axis")
+
+
+def cache_lengths(
+    config: MusicGenConfig, frames: int, tuning: Tuning, text: int = TEXT_TOKENS
+) -> list[int]:
+    """The lengths of caches for windows of up to `frames` frames, in steps.
+
+    The last one is that of a window of `frames` frames. It follows from the request alone, or a
+    long neighbour would change a short clip. It is the first of `Tuning.slot_lengths` that is long
+    enough, or else the length of the model's window. With the prefix it is a multiple of 16: odd
+    widths are slow, and not reproducible on every device.
+    """
+    delay = max(config.lm.delays)
+    longest = window_frames(config) + delay
+    lengths = [n for n in tuning.slot_lengths if n < longest] + [longest]
+    prefix = text + audio_length(config) if config.lm.conditioning == "prepend" else 0
+    needed = sum(n < frames + delay for n in lengths) + 1
+    return [-(-(prefix + n) // 16) * 16 - prefix for n in lengths[:needed]]
+
+
+def audio_length(config: MusicGenConfig) -> int:
+    """The vectors of a melody or a style in a slot; 0 for a text model."""
+    if config.lm.chroma_bins:
+        return chroma_frames(config)
+    return style_length(min(STYLE_SECONDS, config.max_duration), config) if config.lm.style else 0
+
+
+def _padding(parts: Parts, text: int) -> Parts:
+    """The parts, with a language model whose texts are padded to `text` tokens, never folded."""
+    lm = nnx.merge(*nnx.split(parts.lm))  # the same arrays
+    lm.tuning = dataclasses.replace(lm.tuning, shortest_text=text, fold_short_text=())
+    return dataclasses.replace(parts, lm=lm)
+
+
+# --- Compiled functions ---------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("graphdef", "slots", "steps", "copies", "mesh"))
+def _empty(
+    graphdef,
+    params,
+    condition: Condition,
+    *,
+    slots: int,
+    steps: int,
+    copies: int,
+    mesh: Mesh | None,
+) -> tuple[DecodeState, Context]:
+    """N slots that have never been filled; `condition` has the rows of one."""
+    lm: LM = nnx.merge(graphdef, params)
+    condition = jax.tree.map(lambda x: jnp.repeat(x, slots, axis=0), condition)
+    tokens = jnp.full((slots, lm.config.n_q, steps + 1), lm.config.special_token, jnp.int32)
+    state = DecodeState(
+        jnp.zeros(slots, jnp.int32),
+        tokens,
+        lm.init_cache(slots * copies, lm.prefix_length(condition) + steps),
+    )
+    context = Context(
+        jnp.ones(slots, jnp.int32),
+        example_keys(0, slots),
+        jax.tree.map(jnp.asarray, Numbers.of([DEFAULT_SAMPLING] * slots)),
+        condition,
+        lm.cross_kv(condition, fold=False),
+    )
+    return _placed(state, context, mesh)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "prefill", "steps", "copies", "mesh"))
+def _begin(
+    graphdef,
+    params,
+    requests: Requests,
+    condition: Condition,
+    *,
+    prefill: int,
+    steps: int,
+    copies: int,
+    mesh: Mesh | None,
+) -> tuple[DecodeState, Context]:
+    """A generation of one clip: what a slot takes over. Of `cross` it has keys and values alone."""
+    lm: LM = nnx.merge(graphdef, params)
+    state, context = start(
+        lm, requests, condition, prefill_length=prefill, slots=steps, copies=copies, mesh=mesh
+    )
+    # The weights in `cross` are those of all slots: copied out, they would cost a tenth of them.
+    cross = context.cross and tuple((layer.k, layer.v) for layer in context.cross)
+    return state, dataclasses.replace(context, cross=cross)  # type: ignore[arg-type]
+
+
+@partial(jax.jit, static_argnames="mesh", donate_argnames=("state", "context"))
+def _insert(
+    state: DecodeState,
+    context: Context,
+    new_state: DecodeState,
+    new_context: Context,
+    slot: jax.Array,
+    *,
+    mesh: Mesh | None,
+) -> tuple[DecodeState, Context]:
+    """Writes a generation of one clip over a slot."""
+    slots = state.step.shape[0]
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        rows = old.shape[0] // slots  # on several devices there are copies of the new ones
+        return lax.dynamic_update_slice_in_dim(old, new[:rows], slot * rows, axis=0)
+
+    cross = None
+    if context.cross is not None and new_context.cross is not None:
+        cross = tuple(
+            dataclasses.replace(old, k=put(old.k, k), v=put(old.v, v))  # type: ignore[type-var]
+            for old, (k, v) in zip(context.cross, new_context.cross, strict=True)  # type: ignore[misc]
+        )
+    state = jax.tree.map(put, state, new_state)
+    bare, new_bare = (dataclasses.replace(c, cross=None) for c in (context, new_context))
+    context = jax.tree.map(put, bare, new_bare)
+    return _placed(state, dataclasses.replace(context, cross=cross), mesh)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="state")
+def _run(graphdef, params, state, context, count, *, mesh: Mesh | None) -> DecodeState:
+    lm = nnx.merge(graphdef, params)
+    return advance(lm, state, context, count, mode=_EVERY_SETTING, mesh=mesh)
+
+
+def _placed(state: DecodeState, context: Context, mesh: Mesh | None) -> tuple[DecodeState, Context]:
+    """Each of several devices keeps its rows and heads; a new tenant must not move any."""
+    if mesh is None:
+        return state, context
+    rows = partial(sharding.constrain_rows, mesh=mesh)
+    step, steps = rows((state.step, state.steps))
+    state = DecodeState(step, steps, sharding.constrain_cache(state.cache, mesh))
+    bare = rows(dataclasses.replace(context, cross=None))
+    cross = context.cross and tuple(
+        dataclasses.replace(
+            layer,  # type: ignore[type-var]
+            k=sharding.constrain_cache(layer.k, mesh),
+            v=sharding.constrain_cache(layer.v, mesh),
+        )
+        for layer in context.cross
+    )
+    return state, dataclasses.replace(bare, cross=cross)

@@ -1,0 +1,398 @@
+"""Who runs when: a queue of clips, the slots they take turns in, and three threads.
+
+    submit -> [prepare: text, melody, style] -> queue -> [device: slots] -> [codec: audio] -> ticket
+
+The device's thread alone touches the slots. A long piece is a row of windows, and after each it
+goes to the end of the queue: it waits for others as they wait for it.
+"""
+
+import contextlib
+import functools
+import math
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+import numpy as np
+
+from musicgen_jax.conditioning.text import ConditionAt, text_alone
+from musicgen_jax.errors import UserError, is_int
+from musicgen_jax.generation.joins import PieceDecoder
+from musicgen_jax.generation.piece import GenerationOutput
+from musicgen_jax.generation.program_name import ProgramName
+from musicgen_jax.generation.request import Request, window_frames
+from musicgen_jax.generation.windows import Store, Window, assemble
+from musicgen_jax.runtime.compile_cache import Compilations, counting
+from musicgen_jax.serving.course import Codes, Course
+from musicgen_jax.serving.engine import TEXT_TOKENS, Engine, Prepared, cache_lengths
+from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed, Ticket
+from musicgen_jax.storage.loading import Parts
+
+BLOCK_SECONDS = 0.5  # of audio that the codec makes at a time; its samples depend on it
+QUANTUM = 10  # steps between two looks at the queue
+
+
+class Scheduler:
+    """Makes many clips at once with one model. Use it in a `with` statement, or call `close`.
+
+    Args:
+      parts: of the model, `model.parts`.
+      slots: N, the clips that are made at once. Part of what a seed stands for.
+      seconds: the longest clip that will be asked for; from the model's window on there is no
+        limit, since longer pieces take several windows. Default: the model's window.
+      queue: how many clips may wait.
+      text: what descriptions are padded to, in tokens; a power of two. Part of what a seed stands
+        for; a longer description is refused.
+      warm: whether to compile everything now.
+
+    Attributes:
+      parts: the model as the slots need it; conditions for `submit` are made from these.
+      ready: an event, set once nothing compiles any more. Requests may come before.
+
+    Raises:
+      UserError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        slots: int,
+        seconds: float | None = None,
+        queue: int = 32,
+        text: int = TEXT_TOKENS,
+        warm: bool = True,
+    ):
+        config = parts.config
+        if not is_int(queue) or queue < 1:
+            raise UserError(f"queue must be an integer from 1, got {queue!r}")
+        self._window, self._longest = window_frames(config), None
+        if seconds is not None and int(seconds * config.frame_rate) < self._window:
+            self._longest = max(1, int(seconds * config.frame_rate))
+        frames = self._longest or self._window
+        self._engines = [
+            Engine(parts, slots=slots, steps=steps, text=text)
+            for steps in cache_lengths(config, frames, parts.lm.tuning, text)
+        ]
+        self.parts, self._queue = self._engines[0].parts, queue
+        self.ready = threading.Event()
+        self._compilations: Compilations | None = None
+        self._counting = contextlib.ExitStack()
+        self._changed = threading.Condition()
+        self._waiting: list[_Clip] = []
+        self._tenants: list[list[_Clip | None]] = [[None] * slots for _ in self._engines]
+        self._open: set[_Clip] = set()  # clips whose ticket has not ended
+        self._closing: str | None = None  # why nothing more is taken
+        self._stopped = False
+        self._codes: SimpleQueue[tuple[_Clip, list[Codes]] | None] = SimpleQueue()
+        self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
+        self._threads = [
+            threading.Thread(target=target, name=f"musicgen-jax {name}", daemon=True)
+            for name, target in (("device", self._run_device), ("codec", self._run_codec))
+        ]
+        self._warm = warm
+        for thread in self._threads:
+            thread.start()
+
+    # --- For everybody ------------------------------------------------------------------------
+
+    def submit(
+        self,
+        request: Request,
+        condition_at: ConditionAt | None = None,
+        *,
+        deadline: float | None = None,
+        store: Store | None = None,
+    ) -> Ticket:
+        """Asks for a clip; returns at once.
+
+        Args:
+          request: of one clip.
+          condition_at: the condition of each window, one row, made from `parts`; it is called in
+            another thread. Default: the description alone.
+          deadline: seconds from now after which the clip is given up.
+          store: keeps finished windows; those that it has already are not made again.
+
+        Raises:
+          Busy: the queue is full.
+          Closing: nothing is taken any more.
+          UserError: the description or the clip is too long.
+        """
+        if request.batch != 1:
+            raise UserError(f"a slot takes one clip, got a request for {request.batch}")
+        engine = self._engine_for(request)
+        if condition_at is None:
+            condition_at = text_alone(self.parts, request.descriptions)
+        clip = _Clip(Course(request, condition_at, engine, store), self, deadline)
+        with self._changed:
+            if self._closing is not None:
+                raise Closing(self._closing)
+            if self.waiting >= self._queue:
+                raise Busy(f"{self._queue} clips are waiting already: try again later")
+            self._open.add(clip)
+            self._waiting.append(clip)
+        self._prepare.submit(self._make_ready, clip)
+        return clip.ticket
+
+    @property
+    def slots(self) -> int:
+        """N."""
+        return self._engines[0].slots
+
+    @property
+    def busy(self) -> int:
+        """Slots with a clip in them."""
+        return sum(slot is not None for engine in self._tenants for slot in engine)
+
+    @property
+    def waiting(self) -> int:
+        """Clips that have not begun."""
+        with self._changed:
+            return sum(not clip.begun for clip in self._waiting)
+
+    @property
+    def programs(self) -> list[ProgramName]:
+        """Names the programs, by increasing length of their caches."""
+        return [engine.program for engine in self._engines]
+
+    @property
+    def compilations(self) -> int:
+        """Programs that this process has compiled or loaded since `ready` was set: 0."""
+        counts = self._compilations
+        return counts.compiled + counts.loaded if counts else 0
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Takes nothing more and waits until everything is finished.
+
+        Returns:
+          Whether it is; False after `timeout` seconds.
+        """
+        with self._changed:
+            self._closing = self._closing or "this is about to stop: ask again in a moment"
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def close(self) -> None:
+        """Cancels everything and ends the threads."""
+        self._give_up(Cancelled("the scheduler was closed"), "this has stopped")
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._prepare.shutdown(cancel_futures=True)
+        self._threads[0].join()
+        self._codes.put(None)
+        self._threads[1].join()
+        self._counting.close()
+
+    def __enter__(self) -> "Scheduler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # --- The threads --------------------------------------------------------------------------
+
+    def _make_ready(self, clip: "_Clip") -> None:
+        """In the thread of preparations: the next window of a clip."""
+        try:
+            if clip.ended:
+                return
+            if stored := clip.course.stored():
+                self._codes.put((clip, stored))
+            if clip.course.window is not None:
+                prepared = clip.course.prepare()
+                with self._changed:
+                    clip.prepared = prepared
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._end(clip, error)
+
+    def _run_device(self) -> None:
+        """The thread of the device: whatever is prepared goes into slots, and these run."""
+        try:
+            if self._warm:
+                self._warm_up()
+            self._compilations = self._counting.enter_context(counting())
+            self.ready.set()
+            while not self._stopped:
+                self._expire()
+                self._fill()
+                for engine, tenants in zip(self._engines, self._tenants, strict=True):
+                    self._run_slots(engine, tenants)
+        except BaseException as error:
+            self._give_up(error, f"the model has stopped working: {error}")
+            self.ready.set()
+
+    def _fill(self) -> None:
+        """Gives free slots to the clips that wait longest; waits if there is nothing to run."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or self.busy or self._next(), self._patience()
+            )
+        while (following := self._next()) is not None and not self._stopped:
+            clip, tenants = following
+            with self._changed:
+                self._waiting.remove(clip)
+            slot = tenants.index(None)
+            assert clip.prepared is not None
+            clip.course.engine.insert(slot, clip.prepared)
+            clip.prepared, clip.begun = None, True
+            tenants[slot] = clip
+
+    def _next(self) -> "tuple[_Clip, list[_Clip | None]] | None":
+        """The first clip that is prepared and for which there is a slot."""
+        with self._changed:
+            for clip in self._waiting:
+                tenants = self._tenants[self._engines.index(clip.course.engine)]
+                if clip.prepared is not None and None in tenants:
+                    return clip, tenants
+        return None
+
+    def _run_slots(self, engine: Engine, tenants: "list[_Clip | None]") -> None:
+        """Runs the slots of an engine up to the next one that is finished, but not for long."""
+        for slot, clip in enumerate(tenants):
+            if clip is not None and clip.ended:
+                engine.free(slot)
+                tenants[slot] = None
+        left = [engine.left[i] for i, clip in enumerate(tenants) if clip is not None]
+        if not left:
+            return
+        engine.run(min(QUANTUM, *left))
+        steps = engine.read()
+        for slot, clip in enumerate(tenants):
+            if clip is None:
+                continue
+            if codes := clip.course.take(steps[slot], engine.done(slot)):
+                self._codes.put((clip, codes))
+            if engine.left[slot] == 0:
+                tenants[slot] = None
+                if clip.course.window is not None:  # the end of the queue
+                    with self._changed:
+                        self._waiting.append(clip)
+                    self._prepare.submit(self._make_ready, clip)
+
+    def _run_codec(self) -> None:
+        """The thread of the codec."""
+        while (item := self._codes.get()) is not None:
+            clip, codes = item
+            try:
+                for window, each in () if clip.ended else codes:
+                    for block in clip.decode(window, each):
+                        clip.ticket.add(block)
+                if clip.complete:
+                    self._end(clip, clip.output())
+            except BaseException as error:
+                self._end(clip, error)
+
+    def _warm_up(self) -> None:
+        """Compiles everything that a clip may need."""
+        for engine in self._engines:
+            engine.warm_up()
+        config = self.parts.config
+        decoder = _decoder(self.parts, [window := Window(0, 0, self._window, 0)])
+        codes = np.zeros((1, config.lm.n_q, self._window), np.int32)
+        for _ in (*decoder.push(window, codes), *decoder.flush()):
+            pass
+
+    # --- How a clip ends ----------------------------------------------------------------------
+
+    def _end(self, clip: "_Clip", end: GenerationOutput | BaseException) -> None:
+        """Ends a clip's ticket, unless it has ended already; its slot is freed soon."""
+        clip.ticket.finish(end)
+        with self._changed:
+            self._open.discard(clip)
+            if clip in self._waiting:
+                self._waiting.remove(clip)
+            self._changed.notify_all()
+
+    def _give_up(self, error: BaseException, closing: str) -> None:
+        """Takes nothing more, and ends everything."""
+        with self._changed:
+            self._closing, clips = closing, list(self._open)
+        for clip in clips:
+            self._end(clip, error)
+
+    def _expire(self) -> None:
+        """Ends the clips whose time is up."""
+        now = time.monotonic()
+        with self._changed:
+            late = [clip for clip in self._open if clip.deadline <= now]
+        for clip in late:
+            self._end(clip, DeadlinePassed("the music was not finished in time"))
+
+    def _patience(self) -> float | None:
+        """Seconds to the next deadline."""
+        first = min((clip.deadline for clip in self._open), default=math.inf)
+        return None if math.isinf(first) else max(0.0, first - time.monotonic())
+
+    def _place(self, clip: "_Clip") -> int:
+        with self._changed:
+            return self._waiting.index(clip) + 1 if clip in self._waiting else 0
+
+    def _engine_for(self, request: Request) -> Engine:
+        """The engine with the shortest cache that is long enough."""
+        config = self.parts.config
+        if self._longest is not None and request.frames > self._longest:
+            raise UserError(
+                f"duration must be at most {self._longest / config.frame_rate:g} seconds here, got "
+                f"{request.duration!r}"
+            )
+        ids, mask = self.parts.tokenizer(request.descriptions)
+        if mask.any() and ids.shape[1] > self._engines[0].text:
+            raise UserError(
+                f"the description has {ids.shape[1]} tokens, and at most {self._engines[0].text} "
+                "fit here: make it shorter"
+            )
+        steps = max(window.length for window in request.windows) + max(config.lm.delays)
+        return next(engine for engine in self._engines if engine.steps >= steps)
+
+
+class _Clip:
+    """A clip in the scheduler: its way, its audio and its ticket."""
+
+    def __init__(self, course: Course, scheduler: Scheduler, deadline: float | None):
+        self.course = course
+        self.deadline = math.inf if deadline is None else time.monotonic() + deadline
+        self.prepared: Prepared | None = None
+        self.begun = False  # whether it has been in a slot
+        self.complete = False
+        self._pieces: list[Codes] = []
+        self._frames = 0  # of the window whose codes came last
+        self._decoder = _decoder(scheduler.parts, course.request.windows)
+        self.ticket = Ticket(
+            course,
+            course.engine.program,
+            position=functools.partial(scheduler._place, self),
+            cancel=functools.partial(scheduler._end, self, Cancelled("the request was cancelled")),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self.ticket.done
+
+    def decode(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next codes, in order, and yields blocks of audio, float32 [C, n]."""
+        if not self._pieces or self._pieces[-1][0] != window:
+            self._frames = window.prompt if window.number else 0
+        self._frames += codes.shape[2]
+        self._pieces.append((window, codes))
+        for block in self._decoder.push(window, codes):
+            yield block[0]
+        if window == self.course.request.windows[-1] and self._frames == window.length:
+            for block in self._decoder.flush():
+                yield block[0]
+            self.complete = True
+
+    def output(self) -> GenerationOutput:
+        """Everything that was made."""
+        audio = np.concatenate(self.ticket.blocks(), axis=1)[None]
+        rate = self.course.request.config.sample_rate
+        return GenerationOutput(audio, assemble(self._pieces), rate, self.ticket.program)
+
+
+def _decoder(parts: Parts, windows: list[Window]) -> PieceDecoder:
+    block = max(1, round(BLOCK_SECONDS * parts.config.frame_rate))
+    channels = parts.config.audio_channels
+    return PieceDecoder(parts.encodec, windows, channels=channels, block=block, one_program=True)
