@@ -1,12 +1,14 @@
 """Embeddings of audio by a codec's encoder: what it makes of a clip before the quantizer."""
 
+import functools
+
 import jax
 import numpy as np
 
 from musicgen_jax import audio
 from musicgen_jax.codec import Codec
-from musicgen_jax.generation.window_store import fingerprint
 from musicgen_jax.metrics.resample import in_16_bits
+from musicgen_jax.metrics.weights import weights_digest
 from musicgen_jax.nn.encodec import Encodec
 
 _LONGEST = 180  # seconds; fadtk cuts longer clips too
@@ -24,10 +26,10 @@ class CodecEmbedding:
     def __init__(self, codec: Codec):
         self.codec = codec
 
-    @property
+    @functools.cached_property
     def weights(self) -> str:
         """A digest of the encoder's weights."""
-        return fingerprint(self.codec.encodec.encoder)
+        return weights_digest(self.codec.encodec.encoder)
 
     @property
     def definition(self) -> str:

@@ -1,5 +1,6 @@
 """Embeddings of audio by MERT, `MERT-v1-95M` of fadtk: the last hidden states."""
 
+import functools
 import os
 
 import jax
@@ -7,9 +8,8 @@ import numpy as np
 
 from musicgen_jax import audio
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.window_store import fingerprint
 from musicgen_jax.metrics.resample import in_16_bits
-from musicgen_jax.metrics.weights import load_network
+from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.mert import Mert
 
 SOURCE = "m-a-p/MERT-v1-95M in place of FILE, or a folder with its files"
@@ -40,10 +40,10 @@ class MertEmbedding:
         """
         return cls(load_network("mert", Mert, folder, SOURCE))
 
-    @property
+    @functools.cached_property
     def weights(self) -> str:
         """A digest of the weights."""
-        return fingerprint(self.network)
+        return weights_digest(self.network)
 
     @property
     def definition(self) -> str:

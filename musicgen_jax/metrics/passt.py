@@ -1,7 +1,7 @@
 """PaSST, a transformer that hears AudioSet's 527 labels: the classifier behind the KL divergence.
 
 Its three models differ in the longest clip they take: 10, 20 or 30 s. audiocraft measures with the
-20 s model.
+20 s model, stable-audio-metrics with the 10 s model.
 """
 
 import functools
@@ -19,8 +19,8 @@ from musicgen_jax.audio.level import checked
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.window_store import fingerprint
-from musicgen_jax.metrics.weights import load_network
+from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import attend
 
@@ -33,7 +33,7 @@ SOURCE = (
 _FFT, _WINDOW, _HOP = 1024, 800, 320
 _HIGHEST = 15000.0  # Hz, of the mel filters
 _PATCH, _STRIDE = 16, 10
-_SHORTEST = 4800  # samples; audiocraft leaves out pieces up to this
+_LEAST = 4800  # samples: 16 frames, one patch
 
 
 class Norm(nnx.Module):
@@ -124,46 +124,53 @@ class PasstNetwork(nnx.Module):
 
 
 class Passt:
-    """PaSST with weights.
+    """PaSST with weights, under one protocol.
 
     Args:
       network: the network.
+      protocol: the name of one that measures with PaSST, see `protocols`.
     """
 
     name = "passt"
 
-    def __init__(self, network: PasstNetwork):
-        self.network = network
+    def __init__(self, network: PasstNetwork, protocol: str = "audiocraft"):
+        rule = protocols.find(protocol).passt
+        if rule is None:
+            raise UserError(f"{protocol} does not measure with PaSST")
+        self.network, self.rule = network, rule
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike | None = None) -> "Passt":
+    def from_pretrained(
+        cls, folder: str | os.PathLike | None = None, protocol: str = "audiocraft"
+    ) -> "Passt":
         """Loads converted weights.
 
         Args:
           folder: that `musicgen-jax convert` made; default: `passt` in `hub.models_home()`.
+          protocol: see the class.
 
         Raises:
           UserError: there are no such weights; the message says how to make them.
         """
-        return cls(load_network("passt", PasstNetwork, folder, SOURCE))
+        return cls(load_network("passt", PasstNetwork, folder, SOURCE), protocol)
 
-    @property
+    @functools.cached_property
     def weights(self) -> str:
         """A digest of the weights."""
-        return fingerprint(self.network)
+        return weights_digest(self.network)
 
     @property
     def definition(self) -> str:
         """How a clip becomes distributions, in words."""
+        config = self.network.config
         return (
-            f"softmax over {self.network.config.num_classes} labels of PaSST's "
-            f"{self.network.config.seconds} s model; clips resampled as julius does to 32 kHz "
-            f"mono, in pieces of {self.network.config.seconds} s, pieces up to 0.15 s left out"
+            f"softmax over {config.num_classes} labels of PaSST's {config.seconds} s model; "
+            f"{self.rule.words(config.seconds)}"
         )
 
     def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         """Features of a clip, float32 [pieces, 768]; the arguments are those of `probabilities`."""
-        return self._measure(wav, sample_rate, 0)
+        return self._measure(wav, sample_rate)[0]
 
     def probabilities(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         """Distributions over labels.
@@ -173,30 +180,56 @@ class Passt:
           sample_rate: in Hz.
 
         Returns:
-          float32 [pieces, classes]: softmax, though the labels do not exclude each other, as
-          audiocraft does it. No rows of a clip up to 0.15 s.
+          float32 [pieces, classes]: softmax, though the labels do not exclude each other, as all
+          protocols do it. One row of a clip where the protocol pools its pieces. No rows of a clip
+          that is too short.
 
         Raises:
           UserError: the clip is empty or not finite.
         """
-        return np.asarray(jax.nn.softmax(self._measure(wav, sample_rate, 1), axis=-1))
+        logits = self._measure(wav, sample_rate)[1]
+        if self.rule.pooled and len(logits):
+            logits = logits.mean(axis=0, keepdims=True)
+        return np.asarray(jax.nn.softmax(logits, axis=-1))
 
-    def _measure(self, wav: np.ndarray, sample_rate: int, which: int) -> np.ndarray:
+    def _measure(self, wav: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features [pieces, 768] and logits [pieces, classes]."""
+        config = self.network.config
+        none = np.zeros((0, config.dim)), np.zeros((0, config.num_classes))
+        heard = [none] + [
+            _forward(self.network, log_mel(piece)[None])
+            for piece in self._pieces(self._prepared(wav, sample_rate))
+        ]
+        features, logits = (np.concatenate(rows, dtype=np.float32) for rows in zip(*heard, strict=True))
+        return features, logits
+
+    def _prepared(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         wav = checked(wav)
         if not np.isfinite(wav).all():
             raise UserError("the audio contains samples that are NaN or infinite")
-        mono = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
-        mono = audio.convert_channels(mono, 1)[0] if mono.shape[1] else np.zeros(0)
-        longest = self.network.config.seconds * SAMPLE_RATE
-        pieces = [mono[start : start + longest] for start in range(0, len(mono), longest)]
-        rows = [
-            np.asarray(_forward(self.network, log_mel(piece)[None])[which])
+        if not wav.shape[1]:
+            return np.zeros(0)
+        if self.rule.resampler == "soxr":  # channels first, as librosa
+            mono = audio.resample(audio.convert_channels(wav, 1), sample_rate, SAMPLE_RATE)
+        else:
+            resampled = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
+            mono = audio.convert_channels(resampled, 1)
+        return (audio.normalize_audio(mono, SAMPLE_RATE, "peak") if self.rule.peak else mono)[0]
+
+    def _pieces(self, mono: np.ndarray) -> list[np.ndarray]:
+        window = self.network.config.seconds * SAMPLE_RATE
+        overlap = int(window * self.rule.overlap)
+        step, least = window - overlap, int(self.rule.shortest * SAMPLE_RATE)
+        starts = range(0, max(step, len(mono) - overlap), step)
+        pieces = [mono[start : start + window] for start in starts]
+        if not self.rule.padded:
+            return [piece for piece in pieces if len(piece) > least]
+        # stable-audio-metrics hears pieces up to 1.5 s without padding; below a patch is nothing.
+        return [
+            np.pad(piece, (0, window - len(piece))) if len(piece) > least else piece
             for piece in pieces
-            if len(piece) > _SHORTEST
+            if len(piece) > _LEAST
         ]
-        config = self.network.config
-        none = np.zeros((0, config.num_classes if which else config.dim), np.float32)
-        return np.concatenate([none, *rows])
 
 
 @jax.jit

@@ -1,11 +1,7 @@
 """VGGish, the embedding of the Frechet Audio Distance: audio at 16 kHz -> rows of 128 numbers.
 
-The numbers are those before the last ReLU and before the PCA, as all tools use them today. Two
-protocols differ in where the windows lie and in what happens to the level:
-
-    audiocraft   0.96 s every 0.5 s, a clip at -1 dB of full scale in 16 bits, divided by its
-                 largest sample (with its sign: Google's tool forgets the negative ones)
-    fadtk        0.96 s every 0.96 s, 16 bits, the level as it is
+The numbers are those before the last ReLU and before the PCA, as all tools use them today. Where
+the windows lie and what happens to the level is a matter of the protocol, see `protocols`.
 """
 
 import functools
@@ -24,21 +20,20 @@ from musicgen_jax.audio.level import checked
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.window_store import fingerprint
+from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
-from musicgen_jax.metrics.weights import load_network
+from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.linear import Linear
 
 SAMPLE_RATE = 16000
 FRAMES, BANDS = 96, 64  # of an example, which is 0.96 s
-PROTOCOLS = ("audiocraft", "fadtk")
 SOURCE = "vggish-10086976.pth from github.com/harritaylor/torchvggish/releases"
 
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOW, _HIGH = 125.0, 7500.0  # Hz, the edges of the mel filters
 _OFFSET = 0.01  # added before the logarithm
 _POOLED = (0, 1, 3, 5)  # convolutions that a pool follows
-_SECOND = SAMPLE_RATE // _HOP  # frames
 _BATCH = 10  # examples at once: one compiled program serves clips of all lengths
 
 
@@ -135,15 +130,16 @@ class Vggish:
 
     Args:
       network: the network.
-      protocol: one of `PROTOCOLS`.
+      protocol: the name of one that measures with VGGish, see `protocols`.
     """
 
     name = "vggish"
 
     def __init__(self, network: VggishNetwork, protocol: str = "audiocraft"):
-        if protocol not in PROTOCOLS:
-            raise UserError(f"protocol must be {' or '.join(PROTOCOLS)}, got {protocol!r}")
-        self.network, self.protocol = network, protocol
+        rule = protocols.find(protocol).vggish
+        if rule is None:
+            raise UserError(f"{protocol} does not measure with VGGish")
+        self.network, self.rule = network, rule
 
     @classmethod
     def from_pretrained(
@@ -153,28 +149,22 @@ class Vggish:
 
         Args:
           folder: that `musicgen-jax convert` made; default: `vggish` in `hub.models_home()`.
-          protocol: one of `PROTOCOLS`.
+          protocol: see the class.
 
         Raises:
           UserError: there are no such weights; the message says how to make them.
         """
         return cls(load_network("vggish", VggishNetwork, folder, SOURCE), protocol)
 
-    @property
+    @functools.cached_property
     def weights(self) -> str:
         """A digest of the weights."""
-        return fingerprint(self.network)
+        return weights_digest(self.network)
 
     @property
     def definition(self) -> str:
         """How a clip becomes rows, in words."""
-        how = {
-            "audiocraft": "resampled as julius does to 16 kHz mono, peak at -1 dB in 16 bits, "
-            "divided by its largest signed sample; 0.96 s every 0.5 s",
-            "fadtk": "mono, resampled by torchaudio's Kaiser filter to 16 kHz in 16 bits, clips "
-            "below 1 s padded with zeros; 0.96 s every 0.96 s",
-        }
-        return f"VGGish before the last ReLU, no PCA; clips {how[self.protocol]}"
+        return f"VGGish before the last ReLU, no PCA; clips {self.rule.words}"
 
     def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         """Rows of one clip.
@@ -189,8 +179,8 @@ class Vggish:
         Raises:
           UserError: the clip is not finite, or too short for a row (1 s under "audiocraft").
         """
-        mono = prepare(wav, sample_rate, self.protocol)
-        rows = examples(mono, self.protocol)
+        mono = prepare(wav, sample_rate, self.rule)
+        rows = examples(mono, self.rule)
         if not len(rows):
             raise UserError(f"{len(mono) / SAMPLE_RATE:.2f} s are too short: VGGish needs 1 s")
         missing = -len(rows) % _BATCH
@@ -205,38 +195,41 @@ def _embed(network: VggishNetwork, rows: jax.Array) -> jax.Array:
         return network(rows)
 
 
-def prepare(wav: np.ndarray, sample_rate: int, protocol: str) -> np.ndarray:
+def prepare(wav: np.ndarray, sample_rate: int, rule: VggishRule) -> np.ndarray:
     """What the front end gets of a clip, float64 [W'] at 16 kHz."""
     wav = checked(wav)
     if not np.isfinite(wav).all():
         raise UserError("the audio contains samples that are NaN or infinite")
-    if protocol == "fadtk":
+    if rule.resampler == "kaiser":
         mono = in_16_bits(wav.mean(axis=0), sample_rate, SAMPLE_RATE)
-        return np.pad(mono, (0, max(SAMPLE_RATE - len(mono), 0)))
-    # The order of rate and channels is audiocraft's.
-    resampled = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
-    mono = audio.convert_channels(resampled, 1)
-    whole = to_int16(audio.normalize_audio(mono, SAMPLE_RATE, "peak"))[0].astype(np.float64)
-    return whole / max(0.1, whole.max())
+    else:  # the order of rate and channels is audiocraft's
+        resampled = np.asarray(resample_frac(jnp.asarray(wav), sample_rate, SAMPLE_RATE))
+        mono = audio.convert_channels(resampled, 1)[0]
+    if rule.padded:
+        mono = np.pad(mono, (0, max(SAMPLE_RATE - len(mono), 0)))
+    if rule.google_level:
+        # Google's tool forgets the negative samples when it looks for the largest.
+        whole = to_int16(audio.normalize_audio(mono[None], SAMPLE_RATE, "peak"))[0]
+        mono = whole.astype(np.float64) / max(0.1, whole.max())
+    return mono
 
 
-def examples(mono: np.ndarray, protocol: str) -> np.ndarray:
+def examples(mono: np.ndarray, rule: VggishRule) -> np.ndarray:
     """Log-mel examples of a clip.
 
     Args:
       mono: float64 [W], at 16 kHz.
-      protocol: one of `PROTOCOLS`; sets where the examples lie.
+      rule: says where the examples lie.
 
     Returns:
       float32 [N, 96, 64]; none of a clip that is too short.
     """
     frames = log_mel(mono)
-    if protocol == "audiocraft":
-        # Google's tool cuts whole seconds, of each of which the last 40 ms are in no example.
-        step, count = _SECOND // 2, (len(mono) - SAMPLE_RATE) // (SAMPLE_RATE // 2) + 1
+    if rule.whole_seconds:
+        count = (len(mono) - SAMPLE_RATE) // (rule.step * _HOP) + 1
     else:
-        step, count = FRAMES, len(frames) // FRAMES
-    starts = np.arange(max(count, 0)) * step
+        count = (len(frames) - FRAMES) // rule.step + 1
+    starts = np.arange(max(count, 0)) * rule.step
     return frames[starts[:, None] + np.arange(FRAMES)].astype(np.float32)
 
 

@@ -1,10 +1,13 @@
 """Finds and loads the converted weights of a metric's network."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import jax
+import numpy as np
 from flax import nnx
 
 from musicgen_jax.errors import UserError
@@ -47,3 +50,13 @@ def load_network(
     weights = checkpoint.load_params(place, component, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
     return nnx.merge(graphdef, state)
+
+
+def weights_digest(*modules: nnx.Module) -> str:
+    """SHA-256 of the names, types, shapes and all numbers of weights: it names them in a report."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

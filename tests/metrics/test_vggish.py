@@ -5,6 +5,7 @@ import pytest
 
 from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.protocols import PROTOCOLS
 from musicgen_jax.metrics.resample import resample_kaiser
 from musicgen_jax.metrics.vggish import Vggish, examples, log_mel, prepare
 from tests.goldens.make_goldens_metrics import SIGNALS, signal
@@ -12,12 +13,13 @@ from tests.helpers.paths import GOLDENS
 from tests.helpers.tolerance import assert_close
 
 RATE = 16000
+AUDIOCRAFT, FADTK = (PROTOCOLS[name].vggish for name in ("audiocraft", "fadtk"))
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_the_front_end_is_torchvggishs(name):
     expected = np.load(GOLDENS / "metrics/vggish.npz")[name]
-    assert_close(examples(signal(name), "fadtk"), expected, 1e-6)
+    assert_close(examples(signal(name), FADTK), expected, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +38,13 @@ def test_the_front_end_is_torchvggishs(name):
 )
 def test_how_many_rows(samples, audiocraft, fadtk):
     clip = np.zeros(samples)
-    assert examples(clip, "audiocraft").shape == (audiocraft, 96, 64)
-    assert examples(clip, "fadtk").shape == (fadtk, 96, 64)
+    assert examples(clip, AUDIOCRAFT).shape == (audiocraft, 96, 64)
+    assert examples(clip, FADTK).shape == (fadtk, 96, 64)
 
 
 def test_googles_windows_are_seconds_by_themselves():
     clip = np.random.default_rng(0).normal(0, 0.1, 40_000)
-    rows = examples(clip, "audiocraft")
+    rows = examples(clip, AUDIOCRAFT)
     for i, row in enumerate(rows):
         alone = log_mel(clip[8000 * i : 8000 * i + RATE])[:96]
         np.testing.assert_allclose(row, alone, atol=1e-6)
@@ -50,10 +52,10 @@ def test_googles_windows_are_seconds_by_themselves():
 
 def test_the_level_does_not_count_for_audiocraft():
     wav = np.random.default_rng(0).normal(0, 0.05, (2, 20_000)).astype(np.float32)
-    loud, quiet = (prepare(wav * gain, RATE, "audiocraft") for gain in (1, 0.1))
+    loud, quiet = (prepare(wav * gain, RATE, AUDIOCRAFT) for gain in (1, 0.1))
     np.testing.assert_allclose(loud, quiet, atol=1e-3)
     assert loud.max() == 1
-    loud, quiet = (prepare(wav * gain, RATE, "fadtk") for gain in (1, 0.1))
+    loud, quiet = (prepare(wav * gain, RATE, FADTK) for gain in (1, 0.1))
     np.testing.assert_allclose(loud, 10 * quiet, atol=1e-3)
 
 
@@ -62,23 +64,23 @@ def test_googles_level_is_that_of_the_largest_sample_not_of_the_smallest():
     wav[0, 5] = -0.5
     peak = 10 ** (-1 / 20)
     assert normalize_audio(wav, RATE, "peak").min() == pytest.approx(-peak)
-    assert prepare(wav, RATE, "audiocraft").min() == pytest.approx(-5, rel=1e-3)
+    assert prepare(wav, RATE, AUDIOCRAFT).min() == pytest.approx(-5, rel=1e-3)
 
 
 def test_silence_stays_silent():
     silence = np.zeros((2, RATE), np.float32)
-    for protocol in ("audiocraft", "fadtk"):
-        assert not prepare(silence, RATE, protocol).any()
+    for rule in (AUDIOCRAFT, FADTK):
+        assert not prepare(silence, RATE, rule).any()
 
 
 def test_fadtk_pads_short_clips():
-    assert len(prepare(np.ones((1, 50), np.float32), RATE, "fadtk")) == RATE
+    assert len(prepare(np.ones((1, 50), np.float32), RATE, FADTK)) == RATE
 
 
 def test_what_is_refused():
     with pytest.raises(UserError, match="NaN"):
-        prepare(np.full((1, 50), np.inf, np.float32), RATE, "fadtk")
-    with pytest.raises(UserError, match="audiocraft or fadtk"):
+        prepare(np.full((1, 50), np.inf, np.float32), RATE, FADTK)
+    with pytest.raises(UserError, match="does not measure with VGGish"):
         Vggish(None, "stable-audio")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="musicgen-jax convert FILE"):
         Vggish.from_pretrained("/nowhere")

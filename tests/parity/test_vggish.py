@@ -82,7 +82,7 @@ def test_embeddings(reference, folder, protocol, name):
     wav, rate = signals()[name]
     wav = wav.astype(np.float32)
     ours = Vggish.from_pretrained(folder, protocol)
-    rows = examples(prepare(wav, rate, protocol), protocol)
+    rows = examples(prepare(wav, rate, ours.rule), ours.rule)
     with torch.no_grad():
         expected = reference(torch.from_numpy(rows)).numpy()
     got = ours.embed(wav, rate)
