@@ -1,57 +1,40 @@
 """A set of clips measured against a reference, with the exact definition of every figure."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from musicgen_jax import audio
-from musicgen_jax.errors import UserError
-from musicgen_jax.metrics import statistics_file
-from musicgen_jax.metrics.chroma import agreement, loudest_classes
-from musicgen_jax.metrics.clips import UNCHANGED, Extractor, Level, features, find_clips
-from musicgen_jax.metrics.divergence import kl_divergence
-from musicgen_jax.metrics.frechet import (
-    Gaussian,
-    RunningGaussian,
-    distance,
-    expected_bias,
-    gaussian,
-)
-from musicgen_jax.metrics.kernel import kernel_audio_distance, median_distance
-from musicgen_jax.metrics.passt import Passt
+from musicgen_jax.errors import UserError, printable
+from musicgen_jax.metrics.features import Described, Extractor, describe
+from musicgen_jax.metrics.measures import Known, Measure, Scores
 
 METRICS = ("fad", "kad", "kld", "clap", "chroma")
-_KERNEL_ROWS = 20_000  # of each side at most: the cost grows with their square
-_BARS = {"audio": "measuring the clips", "reference": "measuring the reference"}
+_SILENT = 1e-4  # of full scale: a clip whose peak stays below -80 dBFS
+_VERSIONS = ("musicgen-jax", "jax", "numpy")
+_NAMED = 10  # ids in a warning
 
-# audiocraft sets generated audio to this level before it measures anything, references not.
-LOUD = Level(
-    "-14 LUFS, clipped",
-    lambda wav, rate: audio.normalize_audio(wav, rate, "loudness", loudness_headroom_db=14),
-)
+Bar = Callable[..., Iterable[Described]]
+"""Wraps an iteration over clips, as tqdm does, with `total` and `desc`."""
 
 
-class Embedding(Protocol):
-    """A network that turns a clip into rows."""
+@dataclasses.dataclass(frozen=True)
+class ClipSet:
+    """Clips to measure.
 
-    name: str
+    Attributes:
+      place: where they are from, for the report.
+      clips: {id: file}.
+      left_out: {id: reason} of those that do not count from the beginning.
+    """
 
-    @property
-    def weights(self) -> str:
-        """A digest of its weights."""
-        ...
-
-    @property
-    def definition(self) -> str:
-        """How a clip becomes rows, in words."""
-        ...
-
-    def embed(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Rows of one clip, float [C, W] to float32 [rows, D]."""
-        ...
+    place: str
+    clips: Mapping[str, Path]
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,275 +42,226 @@ class Plan:
     """What to compute.
 
     Attributes:
-      audio: the folder of clips to judge.
-      reference: a folder of clips, or a `.npz` of statistics.
-      metrics: those of `METRICS` that can be computed.
-      protocol: its name, for the report.
-      loud: set generated clips to -14 LUFS first, as audiocraft does.
-      embedding: for "fad" and "kad".
-      passt: for "kld".
-      not_computed: {metric: reason} for the others, for the report.
+      audio: the clips to judge.
+      reference: the clips to compare with; None without, or if statistics stand for them.
+      measures: what to feed.
+      statistics: (place, SHA-256, what the file says about itself) of a file of statistics.
+      not_computed: {metric: reason} for those that no measure gives, for the report.
+      warnings: for the report.
       cache: a folder for what the networks make of each clip; None for no cache.
     """
 
-    audio: Path
-    reference: Path
-    metrics: tuple[str, ...]
-    protocol: str
-    loud: bool = False
-    embedding: Embedding | None = None
-    passt: Passt | None = None
+    audio: ClipSet
+    reference: ClipSet | None
+    measures: tuple[Measure, ...]
+    statistics: tuple[str, str, Mapping[str, Any]] | None = None
     not_computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     cache: Path | None = None
 
 
-class _Side:
-    """The features of one set of clips, gathered."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.running = RunningGaussian()
-        self.sample = RowSample(_KERNEL_ROWS)
-        self.by_clip: dict[str, dict[str, np.ndarray]] = {}
-        self.skipped: dict[str, str] = {}
-
-    def read(
-        self,
-        clips: Mapping[str, Path],
-        level: Level,
-        each: Callable[[str, dict[str, np.ndarray]], None],
-        bar: Callable[..., Any],
-        what: str,
-    ) -> None:
-        found = features(clips, _extractors(self.plan), level, self.skipped, self.plan.cache)
-        for name, values in bar(found, total=len(clips), desc=what):
-            rows = values.pop("embedding", None)
-            if rows is not None:
-                self.running.update(rows)
-                if "kad" in self.plan.metrics:
-                    self.sample.add(rows)
-                each(name, {"embedding": rows})
-            self.by_clip[name] = values
+def summary(wav: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Seconds, rate, channels, peak and RMS of a clip, float64 [5]."""
+    seconds = wav.shape[1] / sample_rate
+    rms = np.sqrt(np.square(wav, dtype=np.float64).mean())
+    return np.array([seconds, sample_rate, len(wav), np.abs(wav).max(), rms])
 
 
-class RowSample:
-    """At most `limit` rows of a stream, each kept with equal chance; the seed is fixed."""
-
-    def __init__(self, limit: int):
-        self.limit, self.seen = limit, 0
-        self._rows: list[np.ndarray] = []
-        self._rng = np.random.default_rng(0)
-
-    def add(self, rows: np.ndarray) -> None:
-        """Takes rows [n, D]."""
-        for row in rows:
-            self.seen += 1
-            if len(self._rows) < self.limit:
-                self._rows.append(row)
-            elif (at := int(self._rng.integers(self.seen))) < self.limit:
-                self._rows[at] = row
-
-    def rows(self) -> np.ndarray:
-        """The rows, float [n, D]."""
-        return np.stack(self._rows)
+_SUMMARY = Extractor("summary 1", summary)
 
 
-def evaluate(
-    plan: Plan, bar: Callable[..., Any] = lambda items, **_: items
-) -> tuple[dict[str, Any], Gaussian | None]:
+def plain(items: Iterable[Described], **_: Any) -> Iterable[Described]:
+    """A `Bar` that shows nothing."""
+    return items
+
+
+def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
     """Computes the metrics of a plan.
 
     Clips that cannot be read or measured are skipped, named and counted.
 
     Args:
       plan: what to compute.
-      bar: wraps the iteration over clips, as tqdm does, with `total` and `desc`.
+      bar: shows the progress.
 
     Returns:
-      the report, in plain JSON types: "metrics", "not_computed", "audio", "reference", "clips"
-      and "warnings"; and the reference's statistics, None without an embedding.
+      the report, in plain JSON types: "metrics", "not_computed", "warnings", "audio", "reference",
+      "clips" and "versions".
 
     Raises:
-      UserError: a folder is missing or empty, or none of its clips could be measured.
+      UserError: none of the clips could be measured, or none of the metrics computed.
     """
-    clips = find_clips(plan.audio)
-    reference, about = _Side(plan), {}
-    if plan.reference.suffix.lower() == ".npz":
-        assert plan.embedding is not None
-        target, about = statistics_file.read(plan.reference, plan.embedding.name)
-        others: dict[str, Path] = {}
-    else:
-        target, others = None, find_clips(plan.reference)
-        reference.read(others, UNCHANGED, lambda *_: None, bar, _BARS["reference"])
-        if plan.embedding is not None:
-            target = _gaussian_of_side(reference, plan.reference)
-    per_clip: dict[str, dict[str, float | None]] = {}
-
-    def each(name: str, values: dict[str, np.ndarray]) -> None:
-        rows = values["embedding"]
-        if target is not None and "fad" in plan.metrics:
-            alone = distance(gaussian(rows), target) if len(rows) > 1 else None
-            per_clip.setdefault(name, {})["fad"] = alone
-
-    ours = _Side(plan)
-    ours.read(clips, LOUD if plan.loud else UNCHANGED, each, bar, _BARS["audio"])
-    results: dict[str, Any] = {}
-    not_computed = dict(plan.not_computed)
-    warnings: list[str] = []
-    if target is not None:
-        results |= _distances(plan, ours, reference, target, warnings)
-    pairs = sorted(ours.by_clip.keys() & reference.by_clip.keys())
-    for metric, measure in (("kld", _divergence), ("chroma", _chroma)):
-        if metric not in plan.metrics:
+    reference, audio = _Heard(), _Heard()
+    if plan.reference is not None:
+        wanted = {m.name: m.reference for m in plan.measures if m.reference is not None}
+        found = describe(plan.reference.clips, wanted | {"summary": _SUMMARY}, plan.cache)
+        for clip in bar(found, total=len(plan.reference.clips), desc="measuring the reference"):
+            for measure in plan.measures if reference.add(clip) else ():
+                if measure.name in clip.values:
+                    measure.hear_reference(clip.name, clip.values[measure.name])
+        reference.require_some(plan.reference)
+    wanted = {measure.name: measure.generated for measure in plan.measures}
+    found = describe(plan.audio.clips, wanted | {"summary": _SUMMARY}, plan.cache)
+    scores: dict[str, Scores] = {}
+    for clip in bar(found, total=len(plan.audio.clips), desc="measuring the clips"):
+        if not audio.add(clip):
             continue
-        if result := measure(plan, ours, reference, pairs, per_clip):
-            results[metric] = result
-        elif pairs:
-            not_computed[metric] = "all pairs of clips are too short"
-        else:
-            not_computed[metric] = "no clip of one folder has the name of a clip of the other"
-    report = {
-        "protocol": plan.protocol,
-        "metrics": results,
+        scores[clip.name] = {}
+        for measure in plan.measures:
+            if measure.name in clip.values:
+                scores[clip.name] |= measure.hear(clip.name, clip.values[measure.name])
+    audio.require_some(plan.audio)
+
+    statistics = plan.statistics
+    warnings = [*plan.warnings, *audio.warnings("audio"), *reference.warnings("reference")]
+    known = Known(statistics[1] if statistics else reference.identity, warnings.append)
+    results, not_computed = {}, dict(plan.not_computed)
+    for measure in plan.measures:
+        for metric, figure in measure.figures(known).items():
+            if isinstance(figure, UserError):
+                not_computed[metric] = str(figure)
+            else:
+                results[metric] = figure
+    if not results:
+        why = "; ".join(f"cannot compute {name}: {text}" for name, text in not_computed.items())
+        raise UserError(why or "there is nothing to compute")
+    return {
+        "metrics": {name: results[name] for name in METRICS if name in results},
         "not_computed": not_computed,
         "warnings": warnings,
-        "audio": _set_report(plan.audio, clips, ours),
-        "reference": _set_report(plan.reference, others, reference) | {"statistics": about},
-        "clips": [{"id": name} | per_clip[name] for name in sorted(per_clip)],
+        "audio": _set_report(plan.audio, audio),
+        "reference": _reference_report(plan, reference),
+        "clips": [
+            {"id": printable(name)} | audio.about(name) | values
+            for name, values in sorted(scores.items())
+        ],
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
-    return report, target
 
 
-def _gaussian_of_side(side: _Side, folder: Path) -> Gaussian:
-    try:
-        return side.running.gaussian()
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
+def share(plan: Plan, worker: tuple[int, int], bar: Bar = plain) -> int:
+    """Computes and caches what one of several workers has to: every n-th clip.
+
+    Args:
+      plan: what to compute; it has a cache.
+      worker: its number, from 1, and the number of workers.
+      bar: shows the progress.
+
+    Returns:
+      how many clips it described.
+    """
+    number, count = worker
+    described = 0
+    sides = [({m.name: m.generated for m in plan.measures}, plan.audio)]
+    if plan.reference is not None:
+        known = {m.name: m.reference for m in plan.measures if m.reference is not None}
+        sides.append((known, plan.reference))
+    for wanted, clips in sides:
+        own = dict(list(clips.clips.items())[number - 1 :: count])
+        found = describe(own, wanted | {"summary": _SUMMARY}, plan.cache)
+        for clip in bar(found, total=len(own), desc=f"part {number} of {count}"):
+            described += not clip.fault
+    return described
 
 
-def _extractors(plan: Plan) -> dict[str, Extractor]:
-    found = {}
-    if plan.embedding is not None:
-        network = plan.embedding
-        key = f"{network.name}\n{network.weights}\n{network.definition}"
-        found["embedding"] = Extractor(key, network.embed)
-    if plan.passt is not None:
-        key = f"{plan.passt.name}\n{plan.passt.weights}\n{plan.passt.definition}"
-        found["kld"] = Extractor(key, plan.passt.probabilities)
-    if "chroma" in plan.metrics:
-        found["chroma"] = Extractor("loudest pitch classes", loudest_classes)
-    return found
+class _Heard:
+    """What became of the clips of a set."""
 
+    def __init__(self) -> None:
+        self.faults: dict[str, str] = {}
+        self.partly: dict[str, dict[str, str]] = {}  # by clip and extractor
+        self.silent: list[str] = []
+        self.shapes: set[tuple[int, int]] = set()
+        self._abouts: dict[str, tuple[float, ...]] = {}
+        self._contents = hashlib.sha256()
 
-def _distances(
-    plan: Plan, ours: _Side, reference: _Side, target: Gaussian, warnings: list[str]
-) -> dict[str, Any]:
-    assert plan.embedding is not None
-    common = {
-        "embedding": plan.embedding.name,
-        "weights": plan.embedding.weights,
-        "protocol": plan.protocol,
-        "definition": plan.embedding.definition,
-        "clips": len(ours.by_clip),
-        "rows": ours.running.count,
-        "reference_clips": len(reference.by_clip) or None,
-        "reference_rows": target.count or None,
-    }
-    results = {}
-    if "fad" in plan.metrics:
-        own = _gaussian_of_side(ours, plan.audio)
-        results["fad"] = (
-            {"value": distance(own, target)}
-            | common
-            | {
-                "method": "float64, covariance over n - 1, trace by singular values, clamped at 0",
-            }
-        )
-        if own.count < len(own.mean):
-            warnings.append(
-                f"fad: {own.count} rows for {len(own.mean)} dimensions: the covariance is "
-                "incomplete and the distance mostly bias"
+    def add(self, clip: Described) -> bool:
+        """Takes a clip; False if nothing could be measured of it."""
+        if not clip.fault and clip.faults and clip.values.keys() <= {"summary"}:
+            clip = dataclasses.replace(clip, fault=next(iter(clip.faults.values())))
+        if clip.fault:
+            self.faults[clip.name] = clip.fault
+            return False
+        if clip.faults:
+            self.partly[clip.name] = clip.faults
+        name = clip.name.encode("utf-8", "surrogateescape")
+        self._contents.update(b"%s\0%s\n" % (name, clip.content.encode()))
+        about = tuple(clip.values["summary"].tolist())
+        _, rate, channels, peak, _ = about
+        self._abouts[clip.name] = about
+        self.shapes.add((int(rate), int(channels)))
+        if peak < _SILENT:
+            self.silent.append(clip.name)
+        return True
+
+    @property
+    def measured(self) -> int:
+        return len(self._abouts)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the ids and contents of the measured clips."""
+        return self._contents.hexdigest()
+
+    def about(self, name: str) -> dict[str, float]:
+        return {"seconds": round(self._abouts[name][0], 3)} if name in self._abouts else {}
+
+    def require_some(self, clips: ClipSet) -> None:
+        if not self.measured:
+            first = next(iter(self.faults), None)
+            why = f": {self.faults[first]}" if first is not None else ""
+            raise UserError(
+                f"none of {len(clips.clips)} clips of {clips.place} could be measured{why}"
             )
-        if target.count:
-            bias = expected_bias(target, own.count, target.count)
-            results["fad"]["expected_bias"] = bias
-            if own.count != target.count:
-                warnings.append(
-                    f"fad: {own.count} and {target.count} rows; sets of these sizes from one "
-                    f"Gaussian would score about {bias:.3g}, so compare only figures of equal sizes"
-                )
-    if "kad" in plan.metrics:
-        x, y = ours.sample.rows(), reference.sample.rows()
-        bandwidth = median_distance(y)
-        results["kad"] = {
-            "value": kernel_audio_distance(x, y, bandwidth=bandwidth),
-            **common,
-            "bandwidth": bandwidth,
-            "rows_used": [len(x), len(y)],
-            "method": "100 MMD^2, unbiased, Gaussian kernel, median distance of the reference",
-        }
-    return results
+
+    def warnings(self, side: str) -> list[str]:
+        found = []
+        if self.silent:
+            found.append(
+                f"{_count(len(self.silent), 'silent clip')} ({side}): {_some(self.silent)}"
+            )
+        if len(self.shapes) > 1:
+            kinds = ", ".join(f"{rate} Hz x {channels}" for rate, channels in sorted(self.shapes))
+            found.append(f"the clips ({side}) have several rates or channels ({kinds}): converted")
+        for key in dict.fromkeys(key for faults in self.partly.values() for key in faults):
+            names = [name for name, faults in self.partly.items() if key in faults]
+            why = self.partly[names[0]][key]
+            which = "fad and kad" if key == "embedding" else key
+            found.append(
+                f"{_count(len(names), 'clip')} ({side}) left out of {which}: {_some(names)}; the "
+                f"first: {why}"
+            )
+        return found
 
 
-def _divergence(
-    plan: Plan,
-    ours: _Side,
-    reference: _Side,
-    pairs: list[str],
-    per_clip: dict[str, dict[str, float | None]],
-) -> dict[str, Any] | None:
-    """KL(reference || generated) over the pieces that both clips of a pair have."""
-    assert plan.passt is not None
-    p, q = [], []
-    for name in pairs:
-        real, made = reference.by_clip[name]["kld"], ours.by_clip[name]["kld"]
-        if count := min(len(real), len(made)):
-            p.append(real[:count])
-            q.append(made[:count])
-            per_clip.setdefault(name, {})["kld"] = kl_divergence(p[-1], q[-1])
-    if not p:
-        return None
-    known, generated = np.concatenate(p), np.concatenate(q)
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(printable, names[:_NAMED])) + more
+
+
+def _set_report(clips: ClipSet, heard: _Heard) -> dict[str, Any]:
+    skipped = dict(clips.left_out) | heard.faults
     return {
-        "value": kl_divergence(known, generated),
-        "value_other_way": kl_divergence(generated, known),
-        "protocol": plan.protocol,
-        "weights": plan.passt.weights,
-        "pairs": len(p),
-        "pieces": len(known),
-        "definition": f"mean KL(reference || generated) over pieces, in nats, 1e-6 added to the "
-        f"second; {plan.passt.definition}",
+        "path": printable(clips.place),
+        "clips": len(clips.clips) + len(clips.left_out),
+        "measured": heard.measured,
+        "identity": heard.identity,
+        "skipped": [{"id": printable(name), "reason": why} for name, why in skipped.items()],
+        "partly": [
+            {"id": printable(name), "reasons": faults} for name, faults in heard.partly.items()
+        ],
     }
 
 
-def _chroma(
-    plan: Plan,
-    ours: _Side,
-    reference: _Side,
-    pairs: list[str],
-    per_clip: dict[str, dict[str, float | None]],
-) -> dict[str, Any] | None:
-    if not pairs:
-        return None
-    same = frames = 0
-    for name in pairs:
-        agreed, total = agreement(ours.by_clip[name]["chroma"], reference.by_clip[name]["chroma"])
-        per_clip.setdefault(name, {})["chroma"] = agreed / total
-        same, frames = same + agreed, frames + total
-    return {
-        "value": same / frames,
-        "protocol": plan.protocol,
-        "pairs": len(pairs),
-        "frames": frames,
-        "definition": "share of frames with the same loudest of 12 pitch classes; mono at 32 kHz "
-        "(julius resampling), window 16384, hop 4096, librosa's filters, silence counts as C",
-    }
-
-
-def _set_report(place: Path, clips: Mapping[str, Path], side: _Side) -> dict[str, Any]:
-    return {
-        "path": str(place),
-        "clips": len(clips),
-        "measured": len(side.by_clip),
-        "skipped": [{"id": name, "reason": reason} for name, reason in side.skipped.items()],
-    }
+def _reference_report(plan: Plan, heard: _Heard) -> dict[str, Any]:
+    if plan.statistics is not None:
+        place, digest, about = plan.statistics
+        report = _set_report(ClipSet(place, {}), heard)
+        return report | {"identity": digest, "statistics": dict(about)}
+    if plan.reference is None:
+        return _set_report(ClipSet("none", {}), heard)
+    return _set_report(plan.reference, heard) | {"statistics": {}}

@@ -81,7 +81,7 @@ class RunningGaussian:
         """
         if self.count < 2:
             raise UserError(f"a covariance needs at least 2 rows, got {self.count}")
-        return Gaussian(self._mean, self._root / np.sqrt(self.count - 1), self.count)
+        return Gaussian(self._mean, _short(self._root) / np.sqrt(self.count - 1), self.count)
 
 
 def gaussian(rows: np.ndarray) -> Gaussian:
@@ -125,12 +125,17 @@ def distance(a: Gaussian, b: Gaussian) -> float:
     Raises:
       UserError: they have different dimensions.
     """
+    return max(unclamped_distance(a, b), 0.0)
+
+
+def unclamped_distance(a: Gaussian, b: Gaussian) -> float:
+    """`distance`, but equal Gaussians may be at a distance just below zero, by rounding."""
     if a.mean.shape != b.mean.shape:
         raise UserError(f"embeddings of {a.mean.size} and of {b.mean.size} numbers do not compare")
     shift = a.mean - b.mean
     spread = np.square(a.root).sum() + np.square(b.root).sum()
     mixed = np.linalg.svd(_short(a.root) @ _short(b.root).T, compute_uv=False).sum()
-    return float(max(shift @ shift + spread - 2 * mixed, 0.0))
+    return float(shift @ shift + spread - 2 * mixed)
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:

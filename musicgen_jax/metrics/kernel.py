@@ -63,6 +63,32 @@ def median_distance(rows: np.ndarray) -> float:
     return float(np.sqrt(np.partition(squares, middle)[middle]))
 
 
+class RowSample:
+    """At most `limit` rows of a stream, each kept with equal chance; the seed is fixed."""
+
+    def __init__(self, limit: int):
+        self.limit, self.seen = limit, 0
+        self._rows, self._keys = np.zeros((0, 0)), np.zeros(0)
+        self._rng = np.random.default_rng(0)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes rows [n, D]: every row gets a random key, and the rows of the lowest keys stay."""
+        rows = np.asarray(rows)
+        keys = np.concatenate([self._keys, self._rng.random(len(rows))])
+        rows = np.concatenate([self._rows, rows]) if self.seen else rows
+        self.seen += len(rows) - len(self._rows)
+        if len(keys) > 2 * self.limit:
+            keep = np.sort(np.argpartition(keys, self.limit)[: self.limit])
+            keys, rows = keys[keep], rows[keep]
+        self._rows, self._keys = rows, keys
+
+    def rows(self) -> np.ndarray:
+        """The rows, float [n, D]."""
+        if len(self._keys) <= self.limit:
+            return self._rows
+        return self._rows[np.sort(np.argpartition(self._keys, self.limit)[: self.limit])]
+
+
 def _kernel_sum(a: np.ndarray, b: np.ndarray, gamma: float) -> float:
     return sum(
         float(np.exp(-gamma * _squares(a[i : i + _BLOCK], b[j : j + _BLOCK])).sum())

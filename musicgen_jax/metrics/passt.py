@@ -200,7 +200,9 @@ class Passt:
             _forward(self.network, log_mel(piece)[None])
             for piece in self._pieces(self._prepared(wav, sample_rate))
         ]
-        features, logits = (np.concatenate(rows, dtype=np.float32) for rows in zip(*heard, strict=True))
+        features, logits = (
+            np.concatenate(rows, dtype=np.float32) for rows in zip(*heard, strict=True)
+        )
         return features, logits
 
     def _prepared(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:

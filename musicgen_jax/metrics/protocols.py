@@ -81,8 +81,8 @@ class PasstRule:
         rest = "padded with zeros" if self.padded else f"those up to {self.shortest:g} s left out"
         pooled = ", the mean of their logits" if self.pooled else ""
         return (
-            f"clips mono, resampled {resampled} to 32 kHz{', peak at -1 dB' * self.peak}, in pieces "
-            f"of {seconds} s every {seconds * (1 - self.overlap):g} s, {rest}{pooled}"
+            f"clips mono, resampled {resampled} to 32 kHz{', peak at -1 dB' * self.peak}, in "
+            f"pieces of {seconds} s every {seconds * (1 - self.overlap):g} s, {rest}{pooled}"
         )
 
 

@@ -1,0 +1,155 @@
+"""What the networks make of clips, one clip after the other, cached by content and settings."""
+
+import dataclasses
+import hashlib
+import io
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax import audio, files
+from musicgen_jax.errors import UserError, printable, reason, user_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """What happens to a clip's level before it is measured; `key` names it in the cache."""
+
+    key: str
+    apply: Callable[[np.ndarray, int], np.ndarray]
+
+
+UNCHANGED = Level("as it is", lambda wav, sample_rate: wav)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """One way to describe a clip by numbers.
+
+    Attributes:
+      key: identifies the numbers: network, weights and settings. The cache goes by it.
+      extract: from float32 [C, W] and a sample rate to an array with a row or more.
+      level: is set before.
+    """
+
+    key: str
+    extract: Callable[[np.ndarray, int], np.ndarray]
+    level: Level = UNCHANGED
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """One clip, described.
+
+    Attributes:
+      name: its id.
+      content: SHA-256 of its file, "" if it cannot be read.
+      values: by extractor.
+      faults: by extractor, why there is no value.
+      fault: why the clip as a whole cannot be used; "" if it can.
+    """
+
+    name: str
+    content: str
+    values: dict[str, np.ndarray]
+    faults: dict[str, str]
+    fault: str = ""
+
+
+def describe(
+    clips: Mapping[str, Path], extractors: Mapping[str, Extractor], cache: Path | None = None
+) -> Iterator[Described]:
+    """Describes clips by numbers.
+
+    A clip that cannot be read or measured is a fault of that clip alone, and the others go on.
+
+    Args:
+      clips: {id: file}.
+      extractors: what to compute, by name.
+      cache: a folder for what was computed, by the content of the file, the extractor's key and
+        its level.
+
+    Yields:
+      every clip in turn.
+
+    Raises:
+      UserError: the cache cannot be written.
+    """
+    for name, file in clips.items():
+        try:
+            content = _digest(file)
+        except UserError as error:
+            yield Described(name, "", {}, {}, printable(str(error)))
+            continue
+        yield _described(name, file, content, extractors, cache)
+
+
+def _described(
+    name: str, file: Path, content: str, extractors: Mapping[str, Extractor], cache: Path | None
+) -> Described:
+    values, faults = {}, {}
+    clip: tuple[np.ndarray, int] | None = None
+    for key, extractor in extractors.items():
+        entry = _entry(cache, "\n".join((content, extractor.level.key, extractor.key)))
+        value = _load(entry)
+        if value is None:
+            try:
+                clip = clip or audio.read(file)
+            except UserError as error:
+                return Described(name, content, {}, {}, printable(str(error)))
+            try:
+                value = extractor.extract(extractor.level.apply(*clip), clip[1])
+                if not len(value):
+                    raise UserError(f"{clip[0].shape[1] / clip[1]:.2f} s are too short")
+                if not np.isfinite(value).all():
+                    raise UserError("the network made numbers of it that are not finite")
+            except (UserError, RuntimeError, MemoryError) as error:
+                # RuntimeError: also what XLA raises if a long clip does not fit into the memory.
+                faults[key] = printable(reason(error))
+                continue
+            _store(entry, value)
+        values[key] = value
+    return Described(name, content, values, faults)
+
+
+def cached(cache: Path | None, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `compute` makes, from the cache if it is there.
+
+    Raises:
+      UserError: the cache cannot be written.
+    """
+    entry = _entry(cache, key)
+    value = _load(entry)
+    if value is None:
+        value = compute()
+        _store(entry, value)
+    return value
+
+
+def _digest(file: Path) -> str:
+    with user_error("read", file):
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for ever
+            raise UserError(f"cannot read {file}: not a file")
+    with user_error("read", file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _entry(cache: Path | None, key: str) -> Path | None:
+    return None if cache is None else cache / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+
+
+def _load(entry: Path | None) -> np.ndarray | None:
+    """A cached array; None if there is none or it is damaged."""
+    try:
+        return None if entry is None else np.load(entry, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _store(entry: Path | None, value: np.ndarray) -> None:
+    if entry is not None:
+        stream = io.BytesIO()
+        np.save(stream, value)
+        files.write_bytes(entry, stream.getbuffer())
