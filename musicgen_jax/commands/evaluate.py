@@ -1,63 +1,71 @@
-"""`musicgen-jax evaluate`: how far a folder of clips is from a reference."""
+"""`musicgen-jax evaluate`: how far clips are from real ones, and how well they fit their texts."""
 
 import argparse
 import json
-import os
-import secrets
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from musicgen_jax.commands import options
+from musicgen_jax.commands.batch import _worker
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from musicgen_jax.metrics.evaluation import Embedding
+    from musicgen_jax.metrics.evaluation import ClipSet, Plan
 
 METRICS = ("fad", "kad", "kld", "clap", "chroma")
 EMBEDDINGS = ("vggish", "clap", "encodec", "mert")
-PROTOCOLS = ("audiocraft", "fadtk", "stable-audio")
-# Which protocols define which figures; a distance by its embedding, the others by their name.
-_DEFINED = {
-    "vggish": ("audiocraft", "fadtk"),
-    "clap": ("fadtk",),
-    "encodec": ("fadtk",),
-    "mert": ("fadtk",),
-    "kld": ("audiocraft",),
-    "chroma": PROTOCOLS,  # independent of level and windows
-}
+NETWORKS = ("vggish", "clap", "mert", "passt")
+_SECONDS = 10.0  # of a clip of MusicCaps
+_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
+    judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument(
+        "--audio", metavar="DIR|MANIFEST", help="the clips to judge: a folder, or a list of files"
+    )
+    judged.add_argument(
+        "--model", help="makes the clips first, one for each caption: nano, a folder or a name"
+    )
     add = parser.add_argument
-    add("--audio", required=True, metavar="DIR", help="the folder of clips to judge")
     add(
         "--reference",
-        required=True,
-        metavar="DIR|FILE.npz",
-        help="a folder of real clips, or statistics: from --save-statistics, or fadtk's file",
+        metavar="DIR|MANIFEST|FILE.npz",
+        help="real clips; or statistics: from --save-statistics, fadtk's file, or fma_pop",
+    )
+    add(
+        "--captions",
+        metavar="FILE",
+        help="what the clips should be: MusicCaps' csv as published, or any csv, tsv or jsonl "
+        "file with columns id and caption",
     )
     add(
         "--metrics",
         type=_metrics,
         metavar="LIST",
-        help=f"some of {','.join(METRICS)}; default: all whose weights are here",
+        help=f"some of {','.join(METRICS)}; default: all that are possible",
     )
     add(
         "--embedding",
         choices=EMBEDDINGS,
-        default="vggish",
-        help="the network for fad and kad; encodec needs no further weights",
+        help="the network for fad and kad; default: vggish if it is converted, else encodec, "
+        "which needs no further weights",
     )
     add(
         "--protocol",
-        choices=PROTOCOLS,
-        help="whose windows and levels to repeat; default: audiocraft with vggish, else fadtk",
+        choices=tuple(PROTOCOLS),
+        help="whose windows, levels and directions to repeat; default: audiocraft's where it "
+        "defines the metric, else fadtk's",
     )
     add("--codec", default="nano", metavar="MODEL", help="the codec of --embedding encodec")
-    for name in ("vggish", "mert", "passt"):
+    for name in NETWORKS:
         add(f"--{name}", metavar="FOLDER", help=f"the converted weights of {name}, if elsewhere")
-    add("--out", metavar="FOLDER", help="where to write report.json and report.md")
+    add("--out", metavar="REPORT", help="folder for report.json, report.md, report.html")
     add(
         "--cache",
         metavar="FOLDER",
@@ -65,6 +73,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--save-statistics", metavar="FILE.npz", help="write the reference's mean and covariance")
     add("--json", action="store_true", help="print the report as JSON")
+    add(
+        "--worker",
+        type=_worker,
+        default="1/1",
+        metavar="I/N",
+        help="do part I of N of the work and no report; several machines may share OUT. Then run "
+        "it once without --worker",
+    )
+    make = parser.add_argument_group("with --model")
+    make.add_argument("--limit", type=int, metavar="N", help="only the first N captions")
+    make.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips at once")
+    make.add_argument(
+        "--duration", type=float, default=_SECONDS, metavar="SECONDS", help="of each clip"
+    )
+    options.add_sampling(make)  # type: ignore[arg-type]
+    options.add_devices(make)  # type: ignore[arg-type]
 
 
 def _metrics(text: str) -> tuple[str, ...]:
@@ -81,167 +105,160 @@ def run(args: argparse.Namespace) -> None:
     """Measures the clips and reports.
 
     Raises:
-      UserError: a folder or weights are missing.
+      UserError: a folder or weights are missing, or nothing can be computed.
     """
-    statistics = Path(args.reference).suffix.lower() == ".npz"
-    if args.save_statistics is not None:
-        if statistics:
-            raise UserError(f"{args.reference} contains statistics already: nothing to save")
-        if Path(args.save_statistics).suffix.lower() != ".npz":
-            raise UserError(f"statistics are written to a .npz file, got {args.save_statistics!r}")
-    for place in (args.audio, args.reference):
-        if not Path(place).exists():
-            raise UserError(f"{place} does not exist")
+    _check(args)
 
-    from tqdm import tqdm
-
-    from musicgen_jax.metrics import statistics_file
-    from musicgen_jax.metrics.evaluation import Plan, evaluate
-    from musicgen_jax.metrics.passt import Passt
+    from musicgen_jax.commands import evaluate_captions, evaluate_measures
+    from musicgen_jax.metrics import captions, clips, evaluation, statistics_file
     from musicgen_jax.runtime import compile_cache
 
-    compile_cache.enable()
-    protocol = args.protocol or ("audiocraft" if args.embedding == "vggish" else "fadtk")
-    possible, reasons = _possible(args, protocol, statistics)
-    embedding = None
-    if {"fad", "kad"} & set(possible):
-        try:
-            embedding = _open_embedding(args, protocol)
-        except UserError as error:
-            possible = _without(possible, ("fad", "kad"), str(error), reasons)
-    passt = None
-    if "kld" in possible:
-        try:
-            passt = Passt.from_pretrained(args.passt)
-        except UserError as error:
-            possible = _without(possible, ("kld",), str(error), reasons)
-    if args.metrics and (missing := [name for name in args.metrics if name not in possible]):
-        raise UserError(f"cannot compute {missing[0]}: {reasons[missing[0]]}")
-    if not possible:
-        raise UserError("; ".join(f"cannot compute {name}: {why}" for name, why in reasons.items()))
+    statistics = statistics_file.find(args.reference) if args.reference else None
+    if statistics and args.save_statistics:
+        raise UserError(f"{args.reference} contains statistics already: nothing to save")
+    texts = captions.read(args.captions) if args.captions else {}
+    known = {} if statistics or not args.reference else clips.find_clips(args.reference)
     out = Path(args.out) if args.out else None
-    plan = Plan(
-        Path(args.audio),
-        Path(args.reference),
-        tuple(possible),
-        protocol,
-        loud=protocol == "audiocraft",
-        embedding=embedding,
-        passt=passt,
-        not_computed=reasons,
-        cache=Path(args.cache) if args.cache else out / "features" if out else None,
-    )
-
-    def bar(items: Any, total: int, desc: str) -> Any:
-        return tqdm(items, total=total, desc=desc, unit="clip", disable=not sys.stderr.isatty())
-
-    report, target = evaluate(plan, bar)
-    if args.save_statistics is not None:
-        if target is None or embedding is None:
-            raise UserError("--save-statistics needs fad among the metrics")
-        about = {"embedding": embedding.name, "weights": embedding.weights, "protocol": protocol}
-        statistics_file.write(args.save_statistics, target, about)
-    if out is not None:
-        _write(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-        _write(out / "report.md", _markdown(report))
-    print(json.dumps(report, indent=2, allow_nan=False) if args.json else _summary(report))
-
-
-def _possible(
-    args: argparse.Namespace, protocol: str, statistics: bool
-) -> tuple[list[str], dict[str, str]]:
-    """The metrics that can be computed as far as the arguments say, and why not the others."""
-    possible, reasons = [], {}
-    for name in args.metrics or METRICS:
-        defined = _DEFINED.get(args.embedding if name in ("fad", "kad") else name, ())
-        if name == "clap":
-            reasons[name] = "this version of musicgen-jax has no network for it"
-        elif protocol not in defined:
-            what = f"{name} on {args.embedding}" if name in ("fad", "kad") else name
-            reasons[name] = f"{protocol} defines no {what}, only {' and '.join(defined)}"
-        elif statistics and name != "fad":
-            reasons[name] = f"it needs the reference's audio, and {args.reference} has none"
-        else:
-            possible.append(name)
-    return possible, reasons
-
-
-def _without(
-    possible: list[str], names: tuple[str, ...], reason: str, reasons: dict[str, str]
-) -> list[str]:
-    for name in names:
-        if name in possible:
-            reasons[name] = reason
-    return [name for name in possible if name not in names]
-
-
-def _open_embedding(args: argparse.Namespace, protocol: str) -> "Embedding":
-    if args.embedding == "encodec":
-        from musicgen_jax.codec import Codec
-        from musicgen_jax.metrics.codec_embedding import CodecEmbedding
-
-        return CodecEmbedding(Codec.from_pretrained(args.codec))
-    if args.embedding == "vggish":
-        from musicgen_jax.metrics.vggish import Vggish
-
-        return Vggish.from_pretrained(args.vggish, protocol)
-    if args.embedding == "mert":
-        from musicgen_jax.metrics.mert_embedding import MertEmbedding
-
-        return MertEmbedding.from_pretrained(args.mert)
-    raise UserError(f"this version of musicgen-jax has no network {args.embedding}")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _summary(report: dict[str, Any]) -> str:
-    lines = [f"{name}: {_line(result)}" for name, result in report["metrics"].items()]
-    lines += [f"{name}: not computed: {why}" for name, why in report["not_computed"].items()]
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
-    for side in ("audio", "reference"):
-        if skipped := report[side]["skipped"]:
-            first = f"{skipped[0]['id']}: {skipped[0]['reason']}"
-            lines.append(
-                f"skipped {len(skipped)} of {report[side]['clips']} clips ({side}): {first}"
+    compile_cache.enable()
+    if args.model:
+        assert out is not None
+        work = evaluate_captions.Work(args, texts, known, out)
+        judged, files = work.clips, work.files
+    else:
+        judged = evaluation.ClipSet(args.audio, clips.find_clips(args.audio))
+        files = judged.clips
+    reference = None
+    if known:
+        reference = evaluation.ClipSet(args.reference, known)
+        if args.model:  # the protocol compares a caption's clip with that clip
+            reference = evaluation.ClipSet(
+                args.reference,
+                {name: file for name, file in known.items() if name in files},
+                {name: "no caption" for name in known if name not in texts},
             )
-    return "\n".join(lines)
+    cache = Path(args.cache) if args.cache else out / "features" if out else None
+    opened = evaluate_measures.open_measures(
+        args, count=len(files), reference=reference, statistics=statistics, texts=texts, cache=cache
+    )
+    if args.model:
+        work.make(_bar)
+        judged = work.clips
+    plan = evaluation.Plan(
+        judged,
+        reference,
+        opened.measures,
+        opened.statistics,
+        opened.not_computed,
+        tuple(_unpaired(judged, reference, texts)),
+        cache,
+    )
+    if args.worker[1] > 1:
+        _share(args, plan)
+        return
+    report = evaluation.evaluate(plan, _bar)
+    if args.model:
+        report["model"] = work.about
+    if args.save_statistics is not None:
+        opened.save_statistics(args.save_statistics)
+    if out is not None:
+        _write(out, report, plan, texts)
+    from musicgen_jax.metrics.report import summary
+
+    print(json.dumps(report, indent=2, allow_nan=False) if args.json else summary(report))
 
 
-def _line(result: dict[str, Any]) -> str:
-    if "embedding" in result:
-        known = result["reference_rows"]
-        rows = f"{result['rows']} rows" + (f" against {known}" if known else "")
-        return f"{result['value']:.6g} ({result['embedding']}, {result['protocol']}, {rows})"
-    return f"{result['value']:.6g} ({result['pairs']} pairs, {result['protocol']})"
+def _check(args: argparse.Namespace) -> None:
+    """Refuses arguments that do not go together, before anything is loaded."""
+    if args.save_statistics and Path(args.save_statistics).suffix.lower() != ".npz":
+        raise UserError(f"statistics are written to a .npz file, got {args.save_statistics!r}")
+    if args.save_statistics and not args.reference:
+        raise UserError("--save-statistics needs --reference")
+    if not args.reference and not args.captions:
+        raise UserError("nothing to compare with: add --reference, --captions or both")
+    if args.model and not args.captions:
+        raise UserError("--model needs --captions")
+    for value, name in ((args.model, "--model"), (args.worker[1] > 1, "--worker")):
+        if value and not args.out:
+            raise UserError(f"{name} needs --out")
+    for name in ("limit", "batch_size"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for place in (args.audio, args.captions):
+        if place and not Path(place).exists():
+            raise UserError(f"{place} does not exist")
+    named = args.reference and not Path(args.reference).exists()
+    if named:
+        from musicgen_jax.metrics import statistics_file
+
+        if args.reference not in statistics_file.NAMED:
+            raise UserError(f"{args.reference} does not exist")
 
 
-def _markdown(report: dict[str, Any]) -> str:
-    """The figures as a table, then how they were computed, then the clips left out."""
-    lines = ["# Evaluation", "", f"Clips: `{report['audio']['path']}`, "
-        f"{report['audio']['measured']} of {report['audio']['clips']} measured. "
-        f"Reference: `{report['reference']['path']}`.", "",
-        "| metric | value | protocol |", "|---|---|---|"]  # fmt: skip
-    for name, result in report["metrics"].items():
-        kind = f"{name} on {result['embedding']}" if "embedding" in result else name
-        lines.append(f"| {kind} | {result['value']:.6g} | {result['protocol']} |")
-    lines += ["", "## Definitions", ""]
-    for name, result in report["metrics"].items():
-        lines.append(f"- **{name}**: {result['definition']}. {result.get('method', '')}".rstrip())
-    notes = [f"{name}: not computed: {why}" for name, why in report["not_computed"].items()]
-    notes += report["warnings"]
-    for side in ("audio", "reference"):
-        notes += [f"skipped {s['id']} ({side}): {s['reason']}" for s in report[side]["skipped"]]
-    if notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+def _unpaired(
+    judged: "ClipSet", reference: "ClipSet | None", texts: dict[str, str]
+) -> Iterator[str]:
+    """Warnings about ids that only one side has."""
+    if reference is not None:
+        ours, theirs = judged.clips.keys(), reference.clips.keys()
+        if ours & theirs:
+            yield from _missing(ours - theirs, "clip", "without a clip of its name as reference")
+            yield from _missing(theirs - ours, "clip", "of the reference without one to judge")
+    if texts and (ours := judged.clips.keys()) & texts.keys():
+        yield from _missing(ours - texts.keys(), "clip", "without a caption")
+
+
+def _missing(names: Iterable[str], what: str, without: str) -> Iterator[str]:
+    from musicgen_jax.metrics.evaluation import count, some
+
+    if found := sorted(names):
+        yield f"{count(len(found), what)} {without}: {some(found)}"
+
+
+def _share(args: argparse.Namespace, plan: "Plan") -> None:
+    """Describes this worker's part of the clips; what it made is in the cache."""
+    import dataclasses
+
+    from musicgen_jax.metrics import evaluation
+
+    number, count = args.worker
+
+    def own(clips: "ClipSet | None") -> "ClipSet | None":
+        if clips is None:
+            return None
+        part = dict(list(clips.clips.items())[number - 1 :: count])
+        return dataclasses.replace(clips, clips=part)
+
+    # Of a model's clips each worker has just those that it made.
+    judged = plan.audio if args.model else own(plan.audio)
+    assert judged is not None
+    part = dataclasses.replace(plan, audio=judged, reference=own(plan.reference))
+    described = evaluation.describe_all(part, _bar)
+    print(f"part {number} of {count}: measured {described} clips; run without --worker to report")
+
+
+def _write(out: Path, report: dict[str, Any], plan: "Plan", texts: dict[str, str]) -> None:
+    from musicgen_jax import files
+    from musicgen_jax.metrics.report import markdown
+
+    files.write_bytes(
+        out / "report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
+    )
+    files.write_bytes(out / "report.md", markdown(report).encode())
+
+
+def _bar(items: Iterable[Any], total: int, desc: str) -> Iterable[Any]:
+    """Progress with the time that is left: a bar, or a line now and then in a log."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        return tqdm(items, total=total, desc=desc, unit="clip")
+    return _lines(items, total, desc)
+
+
+def _lines(items: Iterable[Any], total: int, desc: str) -> Iterator[Any]:
+    start = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if (now := time.monotonic()) - said >= _EVERY:
+            said, left = now, (now - start) / done * (total - done)
+            print(f"{desc}: {done} of {total}, {left / 60:.0f} min left", file=sys.stderr)

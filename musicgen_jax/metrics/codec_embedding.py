@@ -1,7 +1,5 @@
 """Embeddings of audio by a codec's encoder: what it makes of a clip before the quantizer."""
 
-import functools
-
 import jax
 import numpy as np
 
@@ -26,7 +24,7 @@ class CodecEmbedding:
     def __init__(self, codec: Codec):
         self.codec = codec
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the encoder's weights."""
         return weights_digest(self.codec.encodec.encoder)

@@ -99,7 +99,7 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
             for measure in plan.measures if reference.add(clip) else ():
                 if measure.name in clip.values:
                     measure.hear_reference(clip.name, clip.values[measure.name])
-        reference.require_some(plan.reference)
+        reference.requiresome(plan.reference)
     wanted = {measure.name: measure.generated for measure in plan.measures}
     found = describe(plan.audio.clips, wanted | {"summary": _SUMMARY}, plan.cache)
     scores: dict[str, Scores] = {}
@@ -110,7 +110,7 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
         for measure in plan.measures:
             if measure.name in clip.values:
                 scores[clip.name] |= measure.hear(clip.name, clip.values[measure.name])
-    audio.require_some(plan.audio)
+    audio.requiresome(plan.audio)
 
     statistics = plan.statistics
     warnings = [*plan.warnings, *audio.warnings("audio"), *reference.warnings("reference")]
@@ -139,27 +139,20 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
     }
 
 
-def share(plan: Plan, worker: tuple[int, int], bar: Bar = plain) -> int:
-    """Computes and caches what one of several workers has to: every n-th clip.
-
-    Args:
-      plan: what to compute; it has a cache.
-      worker: its number, from 1, and the number of workers.
-      bar: shows the progress.
+def describe_all(plan: Plan, bar: Bar = plain) -> int:
+    """Computes what the measures want of all clips of a plan, for the cache alone.
 
     Returns:
       how many clips it described.
     """
-    number, count = worker
     described = 0
-    sides = [({m.name: m.generated for m in plan.measures}, plan.audio)]
+    sides = [(plan.audio, {m.name: m.generated for m in plan.measures})]
     if plan.reference is not None:
         known = {m.name: m.reference for m in plan.measures if m.reference is not None}
-        sides.append((known, plan.reference))
-    for wanted, clips in sides:
-        own = dict(list(clips.clips.items())[number - 1 :: count])
-        found = describe(own, wanted | {"summary": _SUMMARY}, plan.cache)
-        for clip in bar(found, total=len(own), desc=f"part {number} of {count}"):
+        sides.append((plan.reference, known))
+    for clips, wanted in sides:
+        found = describe(clips.clips, wanted | {"summary": _SUMMARY}, plan.cache)
+        for clip in bar(found, total=len(clips.clips), desc="measuring"):
             described += not clip.fault
     return described
 
@@ -206,7 +199,7 @@ class _Heard:
     def about(self, name: str) -> dict[str, float]:
         return {"seconds": round(self._abouts[name][0], 3)} if name in self._abouts else {}
 
-    def require_some(self, clips: ClipSet) -> None:
+    def requiresome(self, clips: ClipSet) -> None:
         if not self.measured:
             first = next(iter(self.faults), None)
             why = f": {self.faults[first]}" if first is not None else ""
@@ -217,9 +210,7 @@ class _Heard:
     def warnings(self, side: str) -> list[str]:
         found = []
         if self.silent:
-            found.append(
-                f"{_count(len(self.silent), 'silent clip')} ({side}): {_some(self.silent)}"
-            )
+            found.append(f"{count(len(self.silent), 'silent clip')} ({side}): {some(self.silent)}")
         if len(self.shapes) > 1:
             kinds = ", ".join(f"{rate} Hz x {channels}" for rate, channels in sorted(self.shapes))
             found.append(f"the clips ({side}) have several rates or channels ({kinds}): converted")
@@ -228,17 +219,19 @@ class _Heard:
             why = self.partly[names[0]][key]
             which = "fad and kad" if key == "embedding" else key
             found.append(
-                f"{_count(len(names), 'clip')} ({side}) left out of {which}: {_some(names)}; the "
+                f"{count(len(names), 'clip')} ({side}) left out of {which}: {some(names)}; the "
                 f"first: {why}"
             )
         return found
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def count(number: int, what: str) -> str:
+    """`number` things, as "1 clip" or "2 clips"."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(printable, names[:_NAMED])) + more
 

@@ -69,7 +69,7 @@ class RunningGaussian:
         between = np.sqrt(self.count * n / total) * shift
         self._root = np.concatenate([self._root, rows - mean, between[None]])
         if len(self._root) > 2 * dim:
-            self._root = np.linalg.qr(self._root, mode="r")
+            self._root = _short(self._root)
         self._mean = self._mean + shift * (n / total)
         self.count = total
 

@@ -5,6 +5,7 @@ it can, and gives its figures at the end. Per clip it keeps nothing, or a few ki
 are compared in pairs.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,25 +79,32 @@ class Known:
     warn: Callable[[str], None]
 
 
-class Measure(Protocol):
-    """One or two figures with a common network."""
+class Measure(abc.ABC):
+    """One or two figures with a common network.
+
+    Attributes:
+      metrics: the names of the figures.
+      name: of what it wants to know of a clip.
+      generated: makes that of a clip to judge.
+      reference: makes that of a clip of the reference; None if it needs none.
+    """
 
     metrics: tuple[str, ...]
-    name: str  # of the extractor
+    name: str
     generated: Extractor
-    reference: Extractor | None  # None: it needs no reference
+    reference: Extractor | None = None
 
+    @abc.abstractmethod
     def hear_reference(self, clip: str, value: np.ndarray) -> None:
         """Takes what the extractor made of a clip of the reference."""
-        ...
 
+    @abc.abstractmethod
     def hear(self, clip: str, value: np.ndarray) -> Scores:
         """Takes what the extractor made of a clip to judge, after the whole reference."""
-        ...
 
+    @abc.abstractmethod
     def figures(self, known: Known) -> dict[str, dict[str, Any] | UserError]:
         """The figures by metric, each in plain JSON types, or why there is none."""
-        ...
 
 
 def level_of(protocol: protocols.Protocol) -> Level:
@@ -115,7 +123,7 @@ def _level_words(level: Level) -> str:
     return "" if level is UNCHANGED else f"; generated clips first set to {level.key}"
 
 
-class Distances:
+class Distances(Measure):
     """`fad` and `kad`: how far the rows of one set are from those of another.
 
     Args:
@@ -137,8 +145,8 @@ class Distances:
         statistics: Gaussian | None = None,
     ):
         self.metrics, self.embedding, self.protocol = metrics, embedding, protocol
-        self._level = level_of(protocol)
-        key = f"{embedding.name}\n{embedding.weights}\n{embedding.definition}"
+        self._level, self._weights = level_of(protocol), embedding.weights
+        key = f"{embedding.name}\n{self._weights}\n{embedding.definition}"
         self.generated = Extractor(key, embedding.embed, self._level)
         self.reference = None if statistics is not None else Extractor(key, embedding.embed)
         self._clips, self._blocks = clips, None
@@ -147,6 +155,11 @@ class Distances:
         self._ours, self._theirs = RunningGaussian(), RunningGaussian()
         self._sample, self._known_sample = RowSample(_KERNEL_ROWS), RowSample(_KERNEL_ROWS)
         self._heard = self._known = 0
+
+    @property
+    def reference_clips(self) -> int:
+        """How many clips of the reference have rows."""
+        return self._known
 
     @property
     def target(self) -> Gaussian | None:
@@ -191,7 +204,7 @@ class Distances:
         return {
             "protocol": self.protocol.name,
             "embedding": self.embedding.name,
-            "weights": self.embedding.weights,
+            "weights": self._weights,
             "definition": self.embedding.definition + _level_words(self._level),
             "clips": self._heard,
             "rows": self._ours.count,
@@ -263,15 +276,15 @@ class Distances:
         }
 
 
-class Divergence:
+class Divergence(Measure):
     """`kld`: how far the labels that PaSST hears in two clips of a pair are apart."""
 
     metrics, name = ("kld",), "kld"
 
     def __init__(self, passt: Passt, protocol: protocols.Protocol):
         self.passt, self.protocol, self.rule = passt, protocol, passt.rule
-        self._level = level_of(protocol)
-        key = f"{passt.name}\n{passt.weights}\n{passt.definition}"
+        self._level, self._weights = level_of(protocol), passt.weights
+        key = f"{passt.name}\n{self._weights}\n{passt.definition}"
         self.generated = Extractor(key, passt.probabilities, self._level)
         self.reference = Extractor(key, passt.probabilities)
         self._theirs: dict[str, np.ndarray] = {}
@@ -311,7 +324,7 @@ class Divergence:
             "direction": f"KL({way[not self.rule.reference_first]})",
             "protocol": self.protocol.name,
             "embedding": self.passt.name,
-            "weights": self.passt.weights,
+            "weights": self._weights,
             "clips": len(self._forth),
             "rows": sum(count for _, count in self._forth),
             "pairs": len(self._forth),
@@ -323,7 +336,7 @@ class Divergence:
         return {"kld": result}
 
 
-class Chroma:
+class Chroma(Measure):
     """`chroma`: in how many frames two clips of a pair have the same loudest pitch class."""
 
     metrics, name = ("chroma",), "chroma"
@@ -370,7 +383,7 @@ class Chroma:
         return {"chroma": result}
 
 
-class TextConsistency:
+class TextConsistency(Measure):
     """`clap`: the cosine between a clip and its caption.
 
     Args:
@@ -380,7 +393,7 @@ class TextConsistency:
       cache: a folder for the captions' rows, or None.
     """
 
-    metrics, name, reference = ("clap",), "clap", None
+    metrics, name = ("clap",), "clap"
 
     def __init__(
         self,
@@ -390,8 +403,8 @@ class TextConsistency:
         cache: Path | None = None,
     ):
         self.clap, self.captions, self.protocol = clap, captions, protocol
-        self._level = level_of(protocol)
-        key = f"{clap.name}\n{clap.weights}\n{clap.definition}"
+        self._level, self._weights = level_of(protocol), clap.weights
+        key = f"{clap.name}\n{self._weights}\n{clap.definition}"
         self.generated = Extractor(key, clap.embed, self._level)
         self._texts, self._cache = key, cache
         self._order, self._read = list(captions), {}
@@ -432,7 +445,7 @@ class TextConsistency:
             "value": float(np.mean(self._scores)),
             "protocol": self.protocol.name,
             "embedding": self.clap.name,
-            "weights": self.clap.weights,
+            "weights": self._weights,
             "clips": len(self._scores),
             "rows": len(self._scores),
             "pairs": len(self._scores),

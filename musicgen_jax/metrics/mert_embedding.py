@@ -1,6 +1,5 @@
 """Embeddings of audio by MERT, `MERT-v1-95M` of fadtk: the last hidden states."""
 
-import functools
 import os
 
 import jax
@@ -40,7 +39,7 @@ class MertEmbedding:
         """
         return cls(load_network("mert", Mert, folder, SOURCE))
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
         return weights_digest(self.network)

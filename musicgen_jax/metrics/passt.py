@@ -154,7 +154,7 @@ class Passt:
         """
         return cls(load_network("passt", PasstNetwork, folder, SOURCE), protocol)
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
         return weights_digest(self.network)

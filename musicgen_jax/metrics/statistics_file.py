@@ -6,19 +6,25 @@
 fadtk's own file is read too: it has `NAME.mu` and `NAME.cov` for each embedding.
 """
 
+import hashlib
 import io
 import json
 import os
-import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from musicgen_jax import files
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.frechet import Gaussian, gaussian_of
+from musicgen_jax.storage.hub import models_home
 
+NAMED = {
+    "fma_pop": "take fadtk/stats/fma_pop.npz out of the wheel of fadtk 1.1.0 (`pip download "
+    "--no-deps fadtk==1.1.0`, then `unzip` it)"
+}
 _MAX_BYTES = 256 << 20
 _MAX_MEMBERS = 1000
 
@@ -44,17 +50,30 @@ def write(path: str | os.PathLike, gaussian: Gaussian, about: dict[str, Any]) ->
         covariance=gaussian.covariance,
         about=np.frombuffer(json.dumps(about | {"rows": gaussian.count}).encode(), np.uint8),
     )
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    files.write_bytes(path, data.getbuffer())
     return path
+
+
+def find(place: str | os.PathLike[str]) -> Path | None:
+    """The file of statistics that a reference names; None if it names something else.
+
+    Args:
+      place: ends in .npz, or is one of `NAMED`, which lie in `statistics` in `hub.models_home()`.
+
+    Raises:
+      UserError: a named file is not there; the message says how to get it.
+    """
+    if str(place) in NAMED and not Path(place).exists():
+        file = models_home() / "statistics" / f"{place}.npz"
+        if not file.is_file():
+            raise UserError(f"no {file}: {NAMED[str(place)]} and copy it there")
+        return file
+    return Path(place) if Path(place).suffix.lower() == ".npz" else None
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file of statistics."""
+    return hashlib.sha256(files.read_bytes(path, _MAX_BYTES)).hexdigest()
 
 
 def read(path: str | os.PathLike, embedding: str) -> tuple[Gaussian, dict[str, Any]]:

@@ -156,7 +156,7 @@ class Vggish:
         """
         return cls(load_network("vggish", VggishNetwork, folder, SOURCE), protocol)
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
         return weights_digest(self.network)

@@ -11,9 +11,10 @@ from musicgen_jax.codec import Codec
 from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import frechet, statistics_file
-from musicgen_jax.metrics.clips import UNCHANGED, Extractor, features, find_clips
+from musicgen_jax.metrics.clips import find_clips
 from musicgen_jax.metrics.codec_embedding import CodecEmbedding
-from musicgen_jax.metrics.evaluation import RowSample
+from musicgen_jax.metrics.features import Extractor, describe
+from musicgen_jax.metrics.kernel import RowSample
 
 RATE = 16000
 NOTES = (220.0, 261.63, 329.63)
@@ -102,7 +103,7 @@ def test_statistics_stand_for_their_clips(run, folders, tmp_path):
     fads = [json.loads(text)["metrics"]["fad"] for text in (with_clips, out)]
     assert fads[1]["value"] == pytest.approx(fads[0]["value"], rel=1e-7)
     assert fads[1]["reference_rows"] == fads[0]["reference_rows"]
-    assert "real.npz has none" in json.loads(out)["not_computed"]["chroma"]
+    assert "not its statistics" in json.loads(out)["not_computed"]["chroma"]
 
 
 def test_broken_clips_are_skipped_and_named(run, folders, tmp_path):
@@ -123,8 +124,8 @@ def test_what_is_cached_is_not_computed_again(folders, tmp_path):
         return wav[:, :3]
 
     def values(folder, key="a"):
-        found = features(find_clips(folder), {"x": Extractor(key, extract)}, UNCHANGED, {}, cache)
-        return {name: arrays["x"] for name, arrays in found}
+        found = describe(find_clips(folder), {"x": Extractor(key, extract)}, cache)
+        return {clip.name: clip.values["x"] for clip in found}
 
     cache = tmp_path / "cache"
     first = values(folders / "real")
@@ -144,7 +145,7 @@ def test_what_is_cached_is_not_computed_again(folders, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--metrics", "kld"], "fadtk defines no kld, only audiocraft"),
+        (["--protocol", "fadtk", "--metrics", "kld"], "fadtk defines no kld, only audiocraft"),
         (["--metrics", "clap"], "cannot compute clap"),
         (["--protocol", "audiocraft", "--metrics", "fad"], "audiocraft defines no fad on encodec"),
         (["--save-statistics", "x.txt"], "written to a .npz"),
@@ -169,7 +170,7 @@ def test_a_folder_of_broken_clips(run, folders, tmp_path):
     (tmp_path / "a.wav").write_text("not audio")
     code, _, err = run(tmp_path, folders / "real")
     assert code == 2
-    assert "none of 1 clips could be measured" in err
+    assert "none of 1 clips of" in err
 
 
 def test_pairs_need_common_names(run, folders, tmp_path):

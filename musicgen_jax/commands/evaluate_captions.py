@@ -1,0 +1,171 @@
+"""`evaluate --model`: a clip for each caption, made in groups that can be interrupted and shared.
+
+    OUT/clips/       the folder of `batch`: 000012.wav is the clip of the caption in row 12
+
+Clip i depends only on its caption, the seed and its row, so a run that was killed and resumed gives
+the same files, and so the same figures.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicgen_jax import audio, files
+from musicgen_jax.commands import batch_folder, options
+from musicgen_jax.commands.batch_folder import Prompt
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.request import check_seed
+from musicgen_jax.metrics.evaluation import ClipSet
+from musicgen_jax.storage import checkpoint, hub
+
+_NOT_FINITE = "the model made samples that are NaN or infinite"
+
+
+class Work:
+    """The clips of a model, before and after they are made.
+
+    Args:
+      args: of the command.
+      texts: captions by id.
+      reference: {id: file}; if there are any, only captions with a clip among them count.
+      out: the report's folder.
+
+    Raises:
+      UserError: no caption has a clip, the model cannot be found, or the folder was begun with
+        other settings.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        texts: Mapping[str, str],
+        reference: Mapping[str, Path],
+        out: Path,
+    ):
+        self.args, self._source = args, args.model
+        seed = check_seed(args.seed, 1)
+        names = list(texts)[: args.limit]
+        self.left_out = {
+            name: "no clip in the reference"
+            for name in names
+            if reference and name not in reference
+        }
+        self.prompts = {
+            name: Prompt(row, texts[name], batch_folder.clip_seed(seed, row))  # type: ignore[arg-type]
+            for row, name in enumerate(names)
+            if name not in self.left_out
+        }
+        if not self.prompts:
+            raise UserError(
+                f"no id in {args.captions} is the name of a clip in {args.reference}: for example "
+                f"{names[0]!r:.80} and {next(iter(reference))!r:.80}"
+            )
+        self.config = checkpoint.load_config(hub.find_model(args.model))
+        self.folder = batch_folder.Folder(out / "clips", ".wav", args.worker)
+        self.settings: dict[str, Any] = {
+            "use_sampling": not args.greedy,
+            "top_k": args.top_k,
+            "top_p": args.top_p,
+            "temperature": args.temperature,
+            "cfg_coef": args.cfg_coef,
+            "duration": args.duration,
+            "seed": args.seed,
+            # Kept: a resumed run has to put the same clips into the same groups.
+            "batch_size": min(args.batch_size, len(self.prompts)),
+        }
+        self.folder.agree(self.settings, keep=False)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """{id: file} of all clips, sorted by id; they need not exist yet."""
+        return {
+            name: self.folder.path / self.folder.name(prompt)
+            for name, prompt in sorted(self.prompts.items())
+        }
+
+    @property
+    def clips(self) -> ClipSet:
+        """The clips to measure: all, or those of this worker."""
+        own = {prompt for group in self._groups() for prompt in group}
+        left_out, found = dict(self.left_out), {}
+        for name, file in self.files.items():
+            if self.prompts[name] not in own:
+                continue
+            if file.exists() and not file.stat().st_size:
+                left_out[name] = _NOT_FINITE
+            else:
+                found[name] = file
+        return ClipSet(str(self.folder.path), found, left_out)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The model and the settings, for the report."""
+        return {"name": self.config.name or self._source, "captions": str(self.args.captions)} | {
+            "settings": self.settings
+        }
+
+    def _groups(self) -> list[list[Prompt]]:
+        size = self.settings["batch_size"]
+        return batch_folder.groups(list(self.prompts.values()), size, self.args.worker)
+
+    def make(self, bar: Callable[..., Iterable[Any]]) -> None:
+        """Makes the clips that are not there yet.
+
+        Args:
+          bar: shows the progress.
+
+        Raises:
+          UserError: the model refuses the settings, or a file cannot be written.
+        """
+        missing = set(self.folder.missing(list(self.prompts.values())))
+        groups = self._groups()
+        count = sum(prompt in missing for group in groups for prompt in group)
+        if not count:
+            return
+
+        from musicgen_jax.generation.window_store import fingerprint
+        from musicgen_jax.model import MusicGen
+
+        args, sampling = self.args, options.sampling(self.args)
+        model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
+        self.settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
+        self.folder.agree(self.settings, keep=False)
+
+        def generate(texts: list[str | None], seeds: list[int]) -> np.ndarray:
+            made = model.generate(
+                texts,
+                seed=seeds,
+                duration=args.duration,
+                use_sampling=sampling.use_sampling,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                temperature=sampling.temperature,
+                cfg_coef=sampling.cfg_coef,
+            )
+            # Only now: settings that the model refuses must not be kept.
+            self.folder.agree(self.settings, keep=True)
+            return made.audio
+
+        written = batch_folder.make_clips(
+            generate,
+            partial(_write, sample_rate=model.sample_rate),
+            self.folder,
+            groups,
+            missing,
+            batch_size=self.settings["batch_size"],
+            seconds=args.duration,
+        )
+        for _ in bar(written, total=count, desc="making the clips"):
+            pass
+
+
+def _write(path: Path, clip: np.ndarray, *, sample_rate: int) -> None:
+    """Writes a clip at the level that audiocraft measures: -14 LUFS, clipped, not compressed."""
+    if np.isfinite(clip).all():
+        audio.write(path, clip, sample_rate, "loudness")
+    else:  # an empty file stands for it: the run goes on, and the report names the clip
+        files.write_bytes(path, b"")
