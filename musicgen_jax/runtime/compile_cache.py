@@ -13,15 +13,16 @@ set, that folder is used.
 An entry is machine code. JAX's key for an entry covers the program, the compiler's version and
 options, and the device. For a CPU the key covers its instruction set too, so a different type of
 machine that shares the folder does not load the entry. Anyone who can write to the folder can make
-this process run arbitrary code, so the default folder is private to the user.
+this process run arbitrary code. So the default folder is private to the user, and a folder that
+others can write to is not used. `program_store` says what is in it.
 """
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
+import stat
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ from typing import Any
 import jax
 from jax import monitoring
 
+from musicgen_jax.runtime import program_store
 from musicgen_jax.runtime.user_folders import user_cache
 
 VARIABLE = "MUSICGEN_JAX_CACHE"
 MAX_BYTES = 2 << 30  # programs of dozens of large models; the least recently used go first
 _OFF = ("off", "0", "no", "none", "false")
-_INTERRUPTED_SECONDS = 60.0  # no write takes this long
 
 
 def folder() -> Path | None:
@@ -51,7 +52,8 @@ def folder() -> Path | None:
 def enable() -> Path | None:
     """Turns on JAX's cache of compiled programs, unless the user turned it off.
 
-    This never fails: if the folder cannot be written, there is no cache. Programs that compile fast
+    This never fails: if the folder cannot be written, there is no cache; if others can write to it,
+    one line on stderr says so, and there is none either. Programs that compile fast
     are cached too: a first clip needs a dozen of them, and each takes longer to compile than to
     load.
 
@@ -64,10 +66,16 @@ def enable() -> Path | None:
     if config.jax_compilation_cache_dir:
         return Path(config.jax_compilation_cache_dir)
     path = folder()
-    # JAX limits the size of its folder only if filelock is installed.
-    if path is None or importlib.util.find_spec("filelock") is None or not _usable(path):
+    if path is None or not _usable(path):
         return None
-    _remove_interrupted(path)
+    if open_folder := _others_can_write(path):
+        print(
+            f"musicgen-jax: compiled programs are not kept in {path}: others can write to "
+            f"{open_folder}; make it yours alone, or set {VARIABLE} to another folder",
+            file=sys.stderr,
+        )
+        return None
+    program_store.install(path)
     if config.jax_compilation_cache_max_size == -1:
         config.update("jax_compilation_cache_max_size", MAX_BYTES)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -117,28 +125,35 @@ def counting() -> Iterator[Compilations]:
 
 
 def _usable(path: Path) -> bool:
-    """Whether this process can create files in the folder, and this user owns it."""
+    """Whether this process can create files in the folder."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
-            return False
         with tempfile.TemporaryFile(dir=path):
             return True
     except OSError:
         return False
 
 
-def _remove_interrupted(path: Path) -> None:
-    """Removes entries that a killed process left half-written.
+def _others_can_write(path: Path) -> Path | None:
+    """The folder through which another user could put a program into the cache, or None.
 
-    JAX writes an entry in place, and then a file with its access time next to it. It neither reads
-    nor replaces an entry without an access time. Its clean-up also stops at such an entry, so JAX
-    stops writing entries.
+    It is the cache itself or one of the folders above it. In a folder with the sticky bit, such as
+    /tmp, nobody can replace what belongs to somebody else.
     """
-    with contextlib.suppress(OSError):
-        for entry in path.glob("*-cache"):
-            stamp = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
-            complete = stamp.exists() and stamp.stat().st_size == 8
-            if not complete and time.time() - entry.stat().st_mtime > _INTERRUPTED_SECONDS:
-                entry.unlink(missing_ok=True)
-                stamp.unlink(missing_ok=True)
+    if not hasattr(os, "getuid"):
+        return None
+    path = path.resolve()
+    for folder in (path, *path.parents):
+        found = folder.stat()
+        trusted = found.st_uid in (os.getuid(), 0) if folder != path else _is_mine(found)
+        writable = found.st_mode & stat.S_IWOTH or (
+            # Some systems give each user a group of its own, with the user's number.
+            found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getuid(), 0)
+        )
+        if not trusted or (writable and (folder == path or not found.st_mode & stat.S_ISVTX)):
+            return folder
+    return None
+
+
+def _is_mine(found: os.stat_result) -> bool:
+    return found.st_uid == os.getuid()

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 
 import jax
 import pytest
 
 from musicgen_jax import Codec, MusicGen
 from musicgen_jax.runtime import compile_cache
+from musicgen_jax.runtime.program_store import ProgramStore
 from musicgen_jax.storage import hub
 
 OPTIONS = (
@@ -100,27 +100,32 @@ def test_a_folder_that_cannot_be_made_or_is_anothers(home, monkeypatch, tmp_path
     monkeypatch.setenv("MUSICGEN_JAX_CACHE", str(file / "below"))
     assert compile_cache.enable() is None
 
-    monkeypatch.delenv("MUSICGEN_JAX_CACHE")
-    monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
-    assert compile_cache.enable() is None
-
-    assert jax.config.jax_compilation_cache_dir is None
     assert capfd.readouterr() == ("", "")
 
-
-def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(home):
+    monkeypatch.delenv("MUSICGEN_JAX_CACHE")
     home.mkdir(parents=True)
-    files = {}
-    kinds = (("whole", 8, 999), ("half", None, 999), ("cut", 3, 999), ("new", None, 0))
-    for name, stamp, age in kinds:
-        files[name] = home / f"jit_{name}-cache"
-        files[name].write_bytes(b"...")
-        os.utime(files[name], times=(time.time() - age,) * 2)
-        if stamp is not None:
-            files[name].with_name(f"jit_{name}-atime").write_bytes(bytes(stamp))
-    compile_cache.enable()
-    assert {name for name, file in files.items() if file.exists()} == {"whole", "new"}
-    assert len(list(home.iterdir())) == 3
+    monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
+    assert compile_cache.enable() is None
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_folder_that_others_can_write_to_is_not_used(home, capfd, mode):
+    home.mkdir(parents=True)
+    home.chmod(mode)
+    assert compile_cache.enable() is None
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"others can write to {home}" in line
+
+
+def test_a_folder_above_that_others_can_write_to(home, capfd):
+    home.mkdir(parents=True)
+    home.parent.parent.chmod(0o777)
+    assert compile_cache.enable() is None
+    assert f"others can write to {home.parent.parent};" in capfd.readouterr().err
+    home.parent.parent.chmod(0o1777)  # like /tmp
+    assert compile_cache.enable() == home
 
 
 _TWICE = """
@@ -152,3 +157,68 @@ def test_jax_uses_it_and_tells_devices_apart(home, tmp_path):
     assert run() == [0, 1]
     # As a machine without newer instructions would: it must not get what the others compiled.
     assert run("--xla_cpu_max_isa=SSE4_2") == [1, 0]
+
+
+_SIX = """
+import warnings
+import jax, jax.numpy as jnp
+warnings.simplefilter("error")
+from musicgen_jax.runtime import compile_cache
+one = jax.jit(lambda x: x + 1)(jnp.ones(3))
+compile_cache.enable()
+with compile_cache.counting() as counts:
+    for i, function in enumerate((jnp.sin, jnp.cos, jnp.tan, jnp.exp, jnp.tanh, jnp.cosh)):
+        def program(x):
+            return function(x) * 2
+        program.__name__ = f"program{i}"
+        jax.jit(program)(one)
+print(counts.compiled, counts.loaded)
+"""
+
+
+def test_damaged_entries_are_compiled_again_and_replaced(home):
+    def run():
+        environment = os.environ | {
+            "MUSICGEN_JAX_CACHE": str(home),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        command = [sys.executable, "-c", _SIX]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
+        return [int(word) for word in result.stdout.split()]
+
+    assert run() == [6, 0]
+    entries = [next(home.glob(f"jit_program{i}-*-cache")) for i in range(6)]
+    cut, altered, grown, empty, link, strange = entries
+    content = altered.read_bytes()
+    middle = len(content) // 2
+    altered.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    cut.write_bytes(cut.read_bytes()[:middle])
+    grown.write_bytes(grown.read_bytes() + b"x")
+    empty.write_bytes(b"")
+    link.rename(home / "program")
+    link.symlink_to(home / "program")
+    if os.getuid() == 0:
+        os.chown(strange, 12345, 12345)
+    else:
+        strange.write_bytes(content)  # a whole entry, under another key
+    assert run() == [6, 0]
+    assert run() == [0, 6]
+
+
+def test_the_least_recently_used_programs_go_first(tmp_path):
+    store = ProgramStore(tmp_path, max_bytes=4000)
+    for i, key in enumerate("abc"):
+        store.put(key, bytes(1000))
+        os.utime(tmp_path / f"{key}-cache", (i, i))
+    assert store.get("a") == bytes(1000)  # now b is the oldest
+    store.put("d", bytes(1000))
+    assert [store.get(key) is not None for key in "abcd"] == [True, False, True, True]
+    (tmp_path / "e-cache").mkdir()  # in the way
+    store.put("e", b"x")
+    assert store.get("e") is None
+
+
+def test_without_jaxs_function_its_own_store_is_used(home, monkeypatch):
+    monkeypatch.delattr("jax._src.compilation_cache.get_file_cache")
+    assert compile_cache.enable() == home
