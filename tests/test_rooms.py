@@ -19,7 +19,7 @@ ROOMS = (
     ("generation",),
     ("serving",),
     ("model", "codec"),
-    ("convert", "export", "training", "nano", "metrics", "testing"),
+    ("convert", "export", "training", "nano", "metrics", "listening", "testing"),
     ("commands", "cli", "__main__"),
 )
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}

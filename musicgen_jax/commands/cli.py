@@ -15,6 +15,7 @@ from musicgen_jax.commands import (
     export,
     finetune,
     generate,
+    listen,
     train,
     warmup,
 )
@@ -138,6 +139,14 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "Measures how far the clips of a folder are from real ones (FAD, KAD), and how well "
             "clips of the same name agree (KLD, chroma). The report says exactly what was "
             "computed.",
+        ),
+        "listen": (
+            listen,
+            "let people score clips blind in a browser, and analyse their scores",
+            "Makes a blind listening study from folders of clips and serves it: raters score "
+            "overall quality, fit to the text and fit to the melody from 1 to 100. Every score is "
+            "on the disk before the page says so. If it is interrupted, run the same command "
+            "again to go on.",
         ),
     },
     "models": {
