@@ -70,7 +70,7 @@ def tabulate(study: Study, raters: Sequence[Rater], answers: Sequence[Answer]) -
         )
     shares = np.where(known, heard, 0).sum(axis=(1, 2, 3))[active]
     return Scores(
-        tuple(raters[i] for i in np.flatnonzero(active)),
+        tuple(raters[int(i)] for i in np.flatnonzero(active)),
         scales,
         values[active],
         shares / known.sum(axis=(1, 2, 3))[active],
