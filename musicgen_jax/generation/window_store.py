@@ -182,7 +182,7 @@ def _difference(found: dict, wanted: dict) -> str:
     """The first difference. The condition comes last, since it follows from others (the text)."""
     keys = sorted(found.keys() | wanted.keys(), key=lambda key: (key == "condition", key))
     for key in ["model", *keys]:
-        before, now = found.get(key), wanted.get(key)
+        before, now = (given.get(key, "nothing") for given in (found, wanted))
         if before != now and key in _DIGESTS:
             return f"it was started with another {_DIGESTS[key]}"
         if before != now:

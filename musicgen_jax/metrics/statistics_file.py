@@ -123,7 +123,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         if len(members) > _MAX_MEMBERS or sum(info.file_size for info in members) > _MAX_BYTES:
             raise UserError(f"{path} is too large for a file of statistics")
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        loaded = {name: arrays[name] for name in arrays.files}
+    if strange := [name for name, value in loaded.items() if not isinstance(value, np.ndarray)]:
+        raise ValueError(f"{strange[0]!r:.50} in it is not an array")
+    return loaded
 
 
 def _about(value: np.ndarray | None, path: Path) -> dict[str, Any]:

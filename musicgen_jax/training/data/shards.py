@@ -495,13 +495,16 @@ def read_clips(data: bytes, path: Path) -> list[CodeClip]:
 
 def _open_array(path: Path, size: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
-        found = path.stat().st_size
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.stat().st_size != size:
+            raise _changed(path)
+        array = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, EOFError):
+    except UserError:
+        raise
+    except Exception:  # NumPy parses the header as Python, which fails in many ways
         raise UserError(f"{path} is broken: encode again") from None
-    if found != size or array.shape != shape or array.dtype != dtype:
+    if array.shape != shape or array.dtype != dtype:
         raise _changed(path)
     return array
 

@@ -1,0 +1,51 @@
+"""What a reader may do with a damaged file: succeed, or refuse it in one line, soon and small."""
+
+import contextlib
+import resource
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+
+from musicgen_jax.errors import UserError, one_line
+
+SECONDS = 10.0
+MEGABYTES = 1024.0
+
+
+class TookTooLong(BaseException):
+    """Not an `Exception`: no reader may catch it."""
+
+
+@contextlib.contextmanager
+def within_limits() -> Iterator[None]:
+    """Passes `UserError` on its way out; any other exception, much time or much memory is a fault.
+
+    Raises:
+      AssertionError: the message of a refusal is empty, or more memory was used.
+      TookTooLong: the block took longer than `SECONDS`.
+    """
+
+    def late(*_):
+        raise TookTooLong
+
+    before = _peak()
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError as error:
+        if not one_line(str(error)):
+            raise AssertionError("a refusal without a word") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    grown = _peak() - before
+    assert grown < MEGABYTES, f"{grown:.0f} MB more"
+
+
+def _peak() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
