@@ -238,12 +238,14 @@ def _share(args: argparse.Namespace, plan: "Plan") -> None:
 
 def _write(out: Path, report: dict[str, Any], plan: "Plan", texts: dict[str, str]) -> None:
     from musicgen_jax import files
+    from musicgen_jax.metrics import page
     from musicgen_jax.metrics.report import markdown
 
     files.write_bytes(
         out / "report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
     )
     files.write_bytes(out / "report.md", markdown(report).encode())
+    page.write(out, report, plan.audio.clips, plan.reference.clips if plan.reference else {}, texts)
 
 
 def _bar(items: Iterable[Any], total: int, desc: str) -> Iterable[Any]:

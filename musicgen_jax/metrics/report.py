@@ -4,14 +4,14 @@ from typing import Any
 
 from musicgen_jax.metrics import published
 
-_NAMES = {
+NAMES = {
     "fad": "Frechet Audio Distance",
     "kad": "Kernel Audio Distance",
     "kld": "KL divergence of PaSST's labels",
     "clap": "CLAP score",
     "chroma": "chroma cosine",
 }
-_BETTER = {"fad": "lower", "kad": "lower", "kld": "lower", "clap": "higher", "chroma": "higher"}
+BETTER = {"fad": "lower", "kad": "lower", "kld": "lower", "clap": "higher", "chroma": "higher"}
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -63,7 +63,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for name, result in report["metrics"].items():
         beside = f" {known[name]:.2f} |" if name in known else " |" if known else ""
-        cells = (_NAMES[name], f"{result['value']:.6g}", _BETTER[name], result["clips"],
+        cells = (NAMES[name], f"{result['value']:.6g}", BETTER[name], result["clips"],
                  result["rows"], result["protocol"], result["embedding"])  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |{beside}")
         infinity = result.get("infinity")
