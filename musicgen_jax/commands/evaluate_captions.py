@@ -104,8 +104,11 @@ class Work:
     @property
     def about(self) -> dict[str, Any]:
         """The model and the settings, for the report."""
-        return {"name": self.config.name or self._source, "captions": str(self.args.captions)} | {
-            "settings": self.settings
+        return {
+            "name": self.config.name or self._source,
+            "captions": str(self.args.captions),
+            # As they were kept, with the model's digest, which a run that makes nothing lacks.
+            "settings": files.read_json(self.folder.path / batch_folder.SETTINGS),
         }
 
     def _groups(self) -> list[list[Prompt]]:

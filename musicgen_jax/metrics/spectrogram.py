@@ -37,7 +37,7 @@ def png(wav: np.ndarray, sample_rate: int) -> bytes:
     sums = np.cumsum(np.pad(power, ((0, 0), (1, 0))), axis=1)
     counts = np.maximum(np.diff(bins), 1)  # low bands are narrower than a bin
     bands = (sums[:, bins[:-1] + counts] - sums[:, bins[:-1]]) / counts
-    decibels = 10 * np.log10(np.maximum(bands, 1e-12) / max(bands.max(), 1e-6))
+    decibels = 10 * np.log10(np.maximum(bands, 1e-14) / max(bands.max(), 1e-6))
     shades = np.clip(255 * (1 + decibels / _RANGE), 0, 255).astype(np.uint8)
     return _encoded(shades.T[::-1])
 
