@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="MERT, for a style model (default: a neighbouring folder or the Hub)",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="RoBERTa's vocab.json and merges.txt, for CLAP (default: near the source or the Hub)",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument("--name", help="name of the model (default: that of the source)")
     parser.add_argument(
@@ -68,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         args.source,
         args.out,
         **places,
+        tokenizer_from=args.tokenizer,
         name=args.name,
         storage=args.storage,
         overwrite=args.overwrite,

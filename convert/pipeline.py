@@ -13,12 +13,33 @@ from flax import nnx
 
 from musicgen_jax.conditioning.chroma import frame_count
 from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.convert import encodec, htdemucs, lm, mert, passt, t5, vggish
+from musicgen_jax.convert import (
+    bpe,
+    clap,
+    clap_gate,
+    encodec,
+    htdemucs,
+    lm,
+    mert,
+    passt,
+    t5,
+    vggish,
+)
 from musicgen_jax.convert.rules import IncompleteError, Table, apply_table
 from musicgen_jax.convert.settings import Part
-from musicgen_jax.convert.source import HUB_CODEC, HUB_MERT, HUB_T5, Source, open_source
+from musicgen_jax.convert.source import (
+    HUB_CODEC,
+    HUB_MERT,
+    HUB_T5,
+    Source,
+    download,
+    open_source,
+)
 from musicgen_jax.convert.tensors import LazyTensor
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.clap import ClapNetwork
+from musicgen_jax.metrics.clap_tokenizer import MERGES, VOCABULARY
+from musicgen_jax.metrics.clap_tokenizer import SOURCE as HUB_BPE
 from musicgen_jax.metrics.passt import PasstNetwork
 from musicgen_jax.metrics.vggish import VggishNetwork
 from musicgen_jax.nn.encodec.model import Encodec
@@ -38,6 +59,7 @@ MODULES = {
     "separator": HTDemucs,
     "vggish": VggishNetwork,
     "passt": PasstNetwork,
+    "clap": ClapNetwork,
 }
 
 LICENSE = """\
@@ -62,6 +84,10 @@ License 2.0; torchvggish, which holds them for PyTorch, is under the same licenc
 The PaSST weights (in a folder `passt`) were released by the authors of PaSST next to code under the
 Apache License 2.0: https://github.com/kkoutini/PaSST
 
+The CLAP weights that LAION published (in a folder `clap`; lukewys/laion_clap) are under CC0 1.0,
+https://creativecommons.org/publicdomain/zero/1.0/, and RoBERTa's tokenizer (vocab.json, merges.txt)
+is under the MIT licence.
+
 Weights from anyone else are under the licence that their authors chose. `config.json` says where
 these came from.
 """
@@ -74,6 +100,7 @@ def convert(
     t5_from: str | None = None,
     encodec_from: str | None = None,
     mert_from: str | None = None,
+    tokenizer_from: str | None = None,
     revision: str | None = None,
     name: str | None = None,
     storage: str = "plain",
@@ -94,6 +121,8 @@ def convert(
       encodec_from: source of the codec; the default is found in the same way.
       mert_from: source of MERT, for a style model (default: a folder `MERT-v1-95M` in or next to
         the source, then the Hub).
+      tokenizer_from: folder or Hub repository of RoBERTa's tokenizer, for CLAP (default: the
+        source, a folder `roberta-base` in or next to it, then the Hub).
       revision: branch, tag or commit of the Hub repository.
       name: name of the model (default: the source's name).
       storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
@@ -111,6 +140,7 @@ def convert(
         t5_from=t5_from,
         encodec_from=encodec_from,
         mert_from=mert_from,
+        tokenizer_from=tokenizer_from,
         revision=revision,
         log=log,
     )
@@ -122,8 +152,12 @@ def convert(
             log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
             with _way_out(found.parts):
                 tree = convert_part(component, parts[component], configs[component])
+            if component == "clap":
+                clap_gate.check(tree, configs[component], found.bpe, parts[component].origin)
             writer.write_component(component, tree, storage=storage)
             del tree  # free it before reading the next one
+        for file, data in found.bpe.items():
+            writer.write_file(file, data)
         writer.finish(
             config or configs,
             tokenizer=found.tokenizer,
@@ -142,6 +176,7 @@ class Found:
       revision: commit of the source, if it comes from the Hub.
       parts: parts by component, in the order of the pipeline.
       tokenizer: sentencepiece model; None without T5.
+      bpe: content of vocab.json and merges.txt; empty without CLAP.
       origins: name of the place from which each component comes.
     """
 
@@ -149,6 +184,7 @@ class Found:
     revision: str | None
     parts: dict[str, Part]
     tokenizer: Path | None
+    bpe: dict[str, bytes]
     origins: dict[str, str]
 
 
@@ -158,6 +194,7 @@ def find_parts(
     t5_from: str | None = None,
     encodec_from: str | None = None,
     mert_from: str | None = None,
+    tokenizer_from: str | None = None,
     revision: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Found:
@@ -213,12 +250,19 @@ def find_parts(
     for component, part in parts.items():
         if names := part.unknown(component):
             log(f"{component}: settings that are not known and not used: {', '.join(names)[:300]}")
+    if "clap" in parts:
+        pieces = _find_bpe(main, tokenizer_from, log)
+    elif tokenizer_from is not None:
+        raise UserError(f"{source} is no CLAP and has no use for --tokenizer {tokenizer_from}")
+    else:
+        pieces = {}
     order = [component for component in checkpoint.COMPONENTS if component in parts]
     return Found(
         main.name,
         main.revision,
         {component: parts[component] for component in order},
         tokenizer,
+        pieces,
         {component: origins[component] for component in order},
     )
 
@@ -241,6 +285,8 @@ def derive_configs(
         configs["vggish"] = vggish.derive_config(parts["vggish"])
     if "passt" in parts:
         configs["passt"] = passt.derive_config(parts["passt"])
+    if "clap" in parts:
+        configs["clap"] = clap.derive_config(parts["clap"])
     if "encodec" in parts:
         codec = encodec.derive_config(parts["encodec"])
         if "lm" in configs:
@@ -303,6 +349,8 @@ def _table(component: str, part: Part, config: Any) -> Table:
         return vggish.TABLE
     if component == "passt":
         return passt.TABLE
+    if component == "clap":
+        return clap.TABLES[part.family]
     return t5.table(part) if component == "t5" else encodec.table(config)
 
 
@@ -323,6 +371,29 @@ def _way_out(parts: Mapping[str, Part]) -> Iterator[None]:
 def _log_notes(source: Source, log: Callable[[str], None]) -> None:
     for note in source.notes:
         log(f"{source.name}: {note}")
+
+
+def _find_bpe(main: Source, given: str | None, log: Callable[[str], None]) -> dict[str, bytes]:
+    """The files of RoBERTa's tokenizer: those that were named, those near the source, the Hub's."""
+    name = HUB_BPE.split("/")[-1]
+    near = [main.folder, main.folder / name, main.folder.parent / name]
+    for folder in [Path(given)] if given else near:
+        if folder.is_dir() and (found := bpe.read_bpe(folder)):
+            return found
+    if given and Path(given).exists():
+        raise UserError(f"{given} is not a folder with {VOCABULARY} and {MERGES}")
+    repo = given or HUB_BPE
+    log(f"tokenizer: not in {main.name}, taken from the Hub: {repo}")
+    try:
+        folder, _ = download(repo, files=lambda names: [n for n in bpe.FILES if n in names])
+        if found := bpe.read_bpe(folder):
+            return found
+        raise UserError(f"{repo} has no {VOCABULARY} and {MERGES}")
+    except UserError as error:
+        raise UserError(
+            f"{main.name} holds no tokenizer: give --tokenizer FOLDER with {VOCABULARY} and "
+            f"{MERGES} of {HUB_BPE} ({error})"
+        ) from None
 
 
 def _beside(folder: Path, name: str) -> str | None:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from musicgen_jax.convert import encodec, htdemucs, mert, passt, vggish
+from musicgen_jax.convert import bpe, clap, encodec, htdemucs, mert, passt, vggish
 from musicgen_jax.convert.files import (
     read_json,
     read_metadata,
@@ -35,7 +36,10 @@ _NAMES = {
     "mert": "MERT",
     "lm": "MusicGen",
     "encodec": "EnCodec",
-    "separator": "demucs",
+    "separator": "HTDemucs",
+    "vggish": "VGGish",
+    "passt": "PaSST",
+    "clap": "CLAP",
 }
 _MERGE = "this is an adapter of PEFT: merge it into its model (merge_and_unload) and save that"
 _SHARDS = {
@@ -52,7 +56,7 @@ class Source:
       name: the name that the user passed: a repository, or the name of a folder or file.
       folder: folder of the files; other components can be next to it.
       parts: parts by component: "t5", "mert", "lm", "encodec", "separator", "vggish",
-        "passt".
+        "passt", "clap".
       tokenizer: sentencepiece model of T5.
       codec_name: the codec that an audiocraft file refers to if it does not contain one.
       t5_name: the T5 with which an audiocraft model was trained.
@@ -151,7 +155,7 @@ def _read(source: Source, path: Path) -> None:
             part = Part(htdemucs.FAMILY, tensors, settings, str(path))
             return _add_part(source, "separator", part)
         return _read_tensors(source, path, tensors)
-    value = read_torch(path, inert=TRAINING_NAMES | htdemucs.NAMES)
+    value = read_torch(path, inert=TRAINING_NAMES | htdemucs.NAMES | clap.NAMES)
     if isinstance(value, dict) and type(value.get("pretrained")) is str:
         source.codec_name = value["pretrained"]
     elif isinstance(value, dict) and value.keys() & {"best_state", "fsdp_best_state", "ema"}:
@@ -160,6 +164,9 @@ def _read(source: Source, path: Path) -> None:
         tensors = state_dict(value.get("state"), path)
         settings = htdemucs.settings_of_package(value, str(path))
         _add_part(source, "separator", Part(htdemucs.FAMILY, tensors, settings, str(path)))
+    elif isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+        # Of LAION's trainer; the optimizer's state is next to it, and stays unread.
+        _read_tensors(source, path, state_dict(clap.without_patch(value["state_dict"]), path))
     else:
         _read_tensors(source, path, state_dict(value, path))
 
@@ -205,9 +212,8 @@ def _unknown(path: Path, tensors: StateDict) -> UserError:
         return UserError(f"{path} holds no whole model: {_MERGE}")
     names = ", ".join(list(tensors)[:3])
     more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-    return UserError(
-        f"{path} holds no MusicGen, EnCodec, T5, MERT or HTDemucs weights, but {names}{more}"
-    )
+    *known, last = _NAMES.values()
+    return UserError(f"{path} holds no {', '.join(known)} or {last} weights, but {names}{more}")
 
 
 def _best_state(value: dict, path: Path) -> object:
@@ -285,6 +291,8 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
         part("vggish")
     elif passt.KEY in tensors:
         part("passt")
+    elif (found := clap.part_of(tensors, path)) is not None:
+        _add_part(source, "clap", found)
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
         part("encodec")
     elif _component_of_audiocraft(tensors) == "lm":
@@ -297,11 +305,17 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
 # --- The Hub -----------------------------------------------------------------------------------
 
 
-def download(repo: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """Downloads only the convertible files of a repository, into the Hub's cache.
+def download(
+    repo: str, revision: str | None = None, files: Callable[[set[str]], list[str]] | None = None
+) -> tuple[Path, str | None]:
+    """Downloads some files of a repository into the Hub's cache.
 
-    Prefers audiocraft's pair of files if there is one. It has half the size, and its codec has full
-    precision, which transformers' file of the stereo models rounds.
+    Args:
+      repo: its name.
+      revision: branch, tag or commit.
+      files: chooses among the names of all files; default: the convertible ones. It prefers
+        audiocraft's pair of files if there is one. It has half the size, and its codec has full
+        precision, which transformers' file of the stereo models rounds.
 
     Returns:
       The folder and the commit.
@@ -319,7 +333,7 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str | None]:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
         names = {sibling.rfilename for sibling in info.siblings or ()}
         folder = huggingface_hub.snapshot_download(
-            repo, revision=info.sha, allow_patterns=files_to_download(names)
+            repo, revision=info.sha, allow_patterns=(files or files_to_download)(names)
         )
     except Exception as error:  # the Hub's own exceptions, the network's and the file system's
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -334,7 +348,7 @@ def files_to_download(names: set[str]) -> list[str]:
     for weights in WEIGHT_FILES:
         if weights in names:
             shards = [_SHARDS[weights]] if weights in _SHARDS else []
-            return ["config.json", TOKENIZER, weights, *shards]
+            return ["config.json", TOKENIZER, *clap.SETTINGS_FILES, *bpe.FILES, weights, *shards]
     if demucs := [name for name in sorted(names) if htdemucs.FILE.fullmatch(name)]:
         return demucs
     return [LM_FILE, *WEIGHT_FILES]  # none of these exist; `open_source` will report it

@@ -182,7 +182,9 @@ def _open_embedding(args: argparse.Namespace, name: str) -> tuple[Embedding, Pro
 
 
 def _open_clap(args: argparse.Namespace, protocol: Protocol) -> "TextEmbedding":
-    raise UserError("this version of musicgen-jax has no network for it")
+    from musicgen_jax.metrics.clap import Clap
+
+    return Clap.from_pretrained(args.clap, protocol.name)
 
 
 def _divergence(args: argparse.Namespace) -> Measure:

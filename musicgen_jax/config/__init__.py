@@ -25,6 +25,7 @@ from musicgen_jax.config.architectures import (
     T5Config,
     VggishConfig,
 )
+from musicgen_jax.config.clap import ClapConfig, HtsatConfig, RobertaConfig
 from musicgen_jax.config.schema import from_dict, to_dict
 
 __all__ = [
@@ -39,12 +40,15 @@ __all__ = [
     "OFFICIAL_MODELS",
     "STEREO_DELAYS",
     "T5_BASE",
+    "ClapConfig",
     "EncodecConfig",
     "HTDemucsConfig",
+    "HtsatConfig",
     "LMConfig",
     "MertConfig",
     "MusicGenConfig",
     "PasstConfig",
+    "RobertaConfig",
     "StyleConfig",
     "T5Config",
     "VggishConfig",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from musicgen_jax.metrics.chroma import chroma_cosine
+    from musicgen_jax.metrics.clap import Clap
+    from musicgen_jax.metrics.clap_pairs import clap_score
     from musicgen_jax.metrics.divergence import kl_divergence
     from musicgen_jax.metrics.frechet import frechet_distance
     from musicgen_jax.metrics.kernel import kernel_audio_distance
@@ -12,18 +14,22 @@ if TYPE_CHECKING:
     from musicgen_jax.metrics.vggish import Vggish
 
 __all__ = [
+    "Clap",
     "Passt",
     "Vggish",
     "chroma_cosine",
+    "clap_score",
     "frechet_distance",
     "kernel_audio_distance",
     "kl_divergence",
 ]
 
 _HOME = {
+    "Clap": "clap",
     "Passt": "passt",
     "Vggish": "vggish",
     "chroma_cosine": "chroma",
+    "clap_score": "clap_pairs",
     "frechet_distance": "frechet",
     "kernel_audio_distance": "kernel",
     "kl_divergence": "divergence",

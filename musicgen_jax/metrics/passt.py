@@ -20,6 +20,7 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics.norm import Norm
 from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import attend
@@ -34,20 +35,6 @@ _FFT, _WINDOW, _HOP = 1024, 800, 320
 _HIGHEST = 15000.0  # Hz, of the mel filters
 _PATCH, _STRIDE = 16, 10
 _LEAST = 4800  # samples: 16 frames, one patch
-
-
-class Norm(nnx.Module):
-    """Layer norm with its own epsilon, float32."""
-
-    def __init__(self, dim: int, epsilon: float):
-        self.epsilon = epsilon
-        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., D]` to `[..., D]`."""
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        return x * self.scale[...] + self.bias[...]
 
 
 class Block(nnx.Module):

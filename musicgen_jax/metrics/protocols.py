@@ -87,6 +87,43 @@ class PasstRule:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClapRule:
+    """How CLAP hears a clip under one protocol.
+
+    Attributes:
+      resampler: "julius", "soxr" as in librosa, or "kaiser" for torchaudio's filter and a 16-bit
+        file, as in fadtk.
+      peak: bring a clip to a peak of -1 dB first.
+      rounded: cut the samples to 16 bits, as laion-clap's own entry for arrays does.
+      every_second: one piece from each second on to the end of the clip, the last ones padded with
+        zeros. Otherwise one piece: a clip over 10 s is cut at random, and a shorter one is repeated
+        as often as it fits whole, then padded with zeros.
+    """
+
+    resampler: str
+    peak: bool
+    rounded: bool
+    every_second: bool
+
+    @property
+    def words(self) -> str:
+        """The rule, for a report."""
+        resampled = {
+            "julius": "as julius does",
+            "soxr": "by soxr",
+            "kaiser": "by torchaudio's Kaiser filter",
+        }[self.resampler]
+        level = ", peak at -1 dB" * self.peak + ", cut to 16 bits" * self.rounded
+        windows = (
+            "10 s every 1 s, the last ones padded with zeros"
+            if self.every_second
+            else "of a clip over 10 s one cut of 10 s, at a place drawn by a digest of the clip; a "
+            "shorter one repeated as often as it fits whole, then padded with zeros"
+        )
+        return f"mono, resampled {resampled} to 48 kHz{level}; {windows}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """A tool's definitions.
 
@@ -96,6 +133,7 @@ class Protocol:
         None leaves them. References are never changed.
       vggish: None where the tool does not measure with VGGish; so also below.
       passt: for `kld`.
+      clap: for `clap`, and for `fad` and `kad` on CLAP.
       embeddings: those that `fad` and `kad` are defined on.
       clap_score: whether it defines `clap`.
     """
@@ -104,6 +142,7 @@ class Protocol:
     loudness: float | None
     vggish: VggishRule | None
     passt: PasstRule | None
+    clap: ClapRule
     embeddings: tuple[str, ...]
     clap_score: bool
 
@@ -122,6 +161,7 @@ AUDIOCRAFT = Protocol(
         pooled=False,
         reference_first=True,
     ),
+    clap=ClapRule("julius", peak=False, rounded=False, every_second=False),
     embeddings=("vggish",),
     clap_score=True,
 )
@@ -130,6 +170,7 @@ FADTK = Protocol(
     loudness=None,
     vggish=VggishRule("kaiser", google_level=False, step=96, whole_seconds=False, padded=True),
     passt=None,
+    clap=ClapRule("kaiser", peak=False, rounded=True, every_second=True),
     embeddings=("vggish", "clap", "encodec", "mert"),
     clap_score=False,
 )
@@ -147,6 +188,7 @@ STABLE_AUDIO = Protocol(
         pooled=True,
         reference_first=False,
     ),
+    clap=ClapRule("soxr", peak=True, rounded=True, every_second=False),
     embeddings=(),  # it measures with OpenL3
     clap_score=True,
 )

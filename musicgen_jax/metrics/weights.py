@@ -35,7 +35,7 @@ def load_network(
     Raises:
       UserError: there is no such folder, or it holds something else.
     """
-    place = models_home() / component if folder is None else Path(folder).expanduser()
+    place = place_of(component, folder)
     if place.is_file():
         raise UserError(f"{place} is a file: first run `musicgen-jax convert {place} OUT`")
     if not place.is_dir():
@@ -50,6 +50,11 @@ def load_network(
     weights = checkpoint.load_params(place, component, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
     return nnx.merge(graphdef, state)
+
+
+def place_of(component: str, folder: str | os.PathLike | None) -> Path:
+    """Where the weights of a component are; see `load_network`."""
+    return models_home() / component if folder is None else Path(folder).expanduser()
 
 
 def weights_digest(*modules: nnx.Module) -> str:

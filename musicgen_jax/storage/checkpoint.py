@@ -28,6 +28,7 @@ import numpy as np
 from musicgen_jax import files
 from musicgen_jax.config import (
     FORMAT_VERSION,
+    ClapConfig,
     EncodecConfig,
     HTDemucsConfig,
     LMConfig,
@@ -55,9 +56,17 @@ COMPONENTS = {
     "separator": HTDemucsConfig,
     "vggish": VggishConfig,
     "passt": PasstConfig,
+    "clap": ClapConfig,
 }
 ComponentConfig = (
-    T5Config | MertConfig | LMConfig | EncodecConfig | HTDemucsConfig | VggishConfig | PasstConfig
+    T5Config
+    | MertConfig
+    | LMConfig
+    | EncodecConfig
+    | HTDemucsConfig
+    | VggishConfig
+    | PasstConfig
+    | ClapConfig
 )
 TOKENIZER = "tokenizer.model"
 CONFIG = "config.json"
@@ -110,6 +119,12 @@ class ModelWriter:
             arrays.remove_paths(self._folder / name)
         barrier("a component has been copied")
         self._count(name, info.components[name]["storage"])
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Writes a small file of the model's own next to `config.json`."""
+        if jax.process_index() == 0:
+            with user_error("write", self._target):
+                (self._folder / name).write_bytes(data)
 
     def _count(self, name: str, storage: str) -> None:
         count, size = _files_and_bytes(self._folder / name)
