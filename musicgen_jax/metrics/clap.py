@@ -4,7 +4,6 @@ audiocraft measures with `music_audioset_epoch_15_esc_90.14.pt`. Scores of diffe
 comparable: they differ by more than a factor of two on the same clips.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ class Clap:
         tokenizer: ClapTokenizer | Path | None = None,
     ):
         self.network, self.rule, self.name = network, protocols.find(protocol).clap, name
-        self._tokenizer = tokenizer
+        self._tokenizer, self._weights = tokenizer, ""
 
     @classmethod
     def from_pretrained(
@@ -122,10 +121,12 @@ class Clap:
         source = str(checkpoint.load_info(place).source.get("name", ""))
         return cls(network, protocol, _NAMES.get(source, f"clap of {source}"), place)
 
-    @functools.cached_property
+    @property
     def weights(self) -> str:
         """A digest of the weights."""
-        return weights_digest(self.network)
+        if not self._weights:
+            self._weights = weights_digest(self.network)
+        return self._weights
 
     @property
     def definition(self) -> str:

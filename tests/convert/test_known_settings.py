@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from musicgen_jax.convert import convert, encodec, htdemucs, lm, mert, official, t5
+from musicgen_jax.convert import clap, convert, encodec, htdemucs, lm, mert, official, t5
 from musicgen_jax.convert.known_settings import READ, TABLES, NoEffect, Only, check, unknown
 from musicgen_jax.convert.pipeline import derive_configs, find_parts
 from musicgen_jax.convert.settings import Part, read_xp_cfg
@@ -15,6 +15,7 @@ from musicgen_jax.convert.source import open_source
 from musicgen_jax.errors import UserError
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.testing import DEBUG, DEBUG_MELODY, DEBUG_STEREO, DEBUG_STYLE
+from tests.helpers.clap_files import transformers_part
 from tests.helpers.official_files import (
     CODEC_CFG,
     LM_CFG,
@@ -32,6 +33,7 @@ DERIVE = {
     "t5": t5.derive_config,
     "mert": mert.derive_config,
     "separator": htdemucs.derive_config,
+    "clap": clap.derive_config,
 }
 SETTINGS = [
     pytest.param(family, component, name, rule, id=f"{family}-{component}-{name}")
@@ -50,6 +52,7 @@ def parts():
         ("audiocraft", "encodec"): open_source(str(GOLDENS / "audiocraft/text")).parts["encodec"],
         **{("transformers", name): text[name] for name in ("lm", "t5", "encodec")},
         ("transformers", "mert"): open_source(str(GOLDENS / "style/MERT-v1-95M")).parts["mert"],
+        ("transformers", "clap"): transformers_part(),
         ("demucs", "separator"): run["separator"],
     }
 
@@ -121,6 +124,10 @@ READ_VALUES = {
         "sample_rate": 16000,
         "num_attention_heads": 5,
         "conv_stride": [5, 2, 2, 2, 2, 2, 3],
+    },
+    ("transformers", "clap"): {
+        "text_config/num_attention_heads": 2,
+        "text_config/layer_norm_eps": 1e-5,
     },
 }
 # Those that are not the component's own: the pipeline reads them, and a test below tries them.

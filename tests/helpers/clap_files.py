@@ -4,10 +4,15 @@ import json
 
 import numpy as np
 
+from musicgen_jax.convert import clap
+from musicgen_jax.convert.inverse import invert_table
 from musicgen_jax.convert.pickled import Inert, Name
+from musicgen_jax.convert.pipeline import convert_part
+from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.torch_writer import write_torch
 from musicgen_jax.metrics.clap_audio import hann
 from tests.goldens.make_goldens_clap import TEXT_DIM, weight
+from tests.helpers.official_files import lazy
 from tests.helpers.paths import GOLDENS
 from tests.helpers.tokenizers import SENTENCES
 
@@ -58,6 +63,24 @@ def write_laion(path, state):
         "scaler": {"scale": 65536.0, "kind": Name("numpy.dtype")},
     }
     write_torch(path, checkpoint)
+
+
+def transformers_part():
+    """The network in transformers' names, with the settings that matter."""
+    tensors = {name: lazy(tensor) for name, tensor in laion_state(text_dim=64).items()}
+    part = Part(clap.LAION, tensors, {}, "x")
+    params = convert_part("clap", part, clap.derive_config(part))
+    state = invert_table(clap.TABLES["transformers"], params, "x")
+    settings = {
+        "projection_hidden_act": "relu",
+        "text_config/hidden_act": "gelu",
+        "text_config/num_attention_heads": 1,
+        "audio_config/window_size": 8,
+        "audio_config/enable_fusion": False,
+        "front end/truncation": "rand_trunc",
+        "front end/frequency_min": 50,
+    }
+    return Part("transformers", {name: lazy(t) for name, t in state.items()}, settings, "x")
 
 
 def write_tokenizer(folder, vocab_size=320):
