@@ -39,7 +39,7 @@ def test_the_command_line_answers_without_jax():
 import contextlib, io
 from musicgen_jax.commands.cli import main
 words = ["generate", "batch", "chroma", "convert", "export-torch", "codec", "warmup", "export"]
-words += ["finetune", "train", "evaluate", "listen"]
+words += ["finetune", "train", "evaluate", "listen", "serve"]
 helps = [[], *([word] for word in words), ["codec", "encode"], ["codec", "decode"], ["train", "lm"]]
 for arguments in (*([*words, "--help"] for words in helps), ["generate"]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -55,7 +55,7 @@ for arguments in (*([*words, "--help"] for words in helps), ["generate"]):
 
 def test_no_command_is_missing_above():
     commands = [*subcommands(cli._parser())]
-    names = "generate batch chroma codec evaluate listen"
+    names = "generate batch serve chroma codec evaluate listen"
     names += " convert export-torch export warmup finetune train"
     assert commands == names.split()
 

@@ -16,6 +16,7 @@ from musicgen_jax.commands import (
     finetune,
     generate,
     listen,
+    serve,
     train,
     warmup,
 )
@@ -119,6 +120,12 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "make music for a file of prompts",
             "Makes one clip per line of PROMPTS into OUT_DIR. If it is interrupted, run the same "
             "command again to continue. Clip i depends only on its text, the seed and i.",
+        ),
+        "serve": (
+            serve,
+            "make music over HTTP, for many listeners at once",
+            "Serves music over HTTP: POST /v1/audio/generate, OpenAI's POST /v1/audio/speech, jobs "
+            "for long pieces; see docs/serving.md. SIGTERM finishes what runs.",
         ),
         "chroma": (
             chroma,

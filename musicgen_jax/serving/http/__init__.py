@@ -1,0 +1,18 @@
+"""The HTTP server of `musicgen-jax serve`, on top of a `Scheduler`. It needs the extra `[serve]`.
+
+settings     what the server allows
+errors       what went wrong, in OpenAI's shape
+fields       the fields of a request: names, types, other names
+asked        from a request's body to a checked `Request`
+body         reads a body within bounds
+listener     a ticket as asyncio sees it
+sound        answers that are audio, whole or streamed
+jobs         long pieces that nobody holds a connection for
+routes       what there is under which address
+guard        around all routes: host, origin, token, one log line
+pace         how long until a place in the queue is free
+metrics      for Prometheus
+openapi      the description of all this for programs
+connection   slow and too many connections
+run          the process: socket, signals, the end
+"""

@@ -1,0 +1,178 @@
+"""From the body of a request to what the scheduler and the answer need, checked once."""
+
+import dataclasses
+import re
+import unicodedata
+from typing import Any
+
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.settings import Sampling
+from musicgen_jax.serving.http import fields
+from musicgen_jax.serving.http.errors import HTTPError, invalid
+from musicgen_jax.serving.http.settings import Settings
+
+# Names of OpenAI's models that its clients have as defaults.
+_OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a client has asked for.
+
+    Attributes:
+      request: of one clip.
+      form: of the audio, a key of `MEDIA_TYPES`.
+      streamed: whether audio is sent while it is made.
+      events: whether it is sent as server-sent events.
+      strategy: how the level is set.
+      deadline: seconds, or None.
+    """
+
+    request: Request
+    form: str
+    streamed: bool
+    events: bool
+    strategy: str
+    deadline: float | None
+
+    @property
+    def prompt(self) -> str | None:
+        """The description."""
+        return self.request.descriptions[0]
+
+    @property
+    def seconds(self) -> float:
+        """The length of the music."""
+        return self.request.frames / self.request.config.frame_rate
+
+    @property
+    def samples(self) -> int:
+        """The length of the audio, per channel."""
+        config = self.request.config
+        return round(self.seconds * config.sample_rate)
+
+    def settings(self) -> dict[str, Any]:
+        """Whatever shapes the music, by the names of fields, without the description."""
+        request = self.request
+        named = {
+            "duration": request.duration,
+            "seed": request.seed,
+            **dataclasses.asdict(request.sampling),
+            "extend_stride": request.extend_stride,
+            "join": request.join,
+            "strategy": self.strategy,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def generate(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
+    """What `POST /v1/audio/generate` asks for."""
+    return _asked(body, fields.GENERATE, config, settings, settings.max_duration)
+
+
+def job(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
+    """What `POST /v1/jobs` asks for."""
+    return _asked(body, fields.JOB, config, settings, settings.max_job_duration)
+
+
+def speech(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
+    """What `POST /v1/audio/speech` asks for: OpenAI's fields, and ours next to them."""
+    if body.get("model") in _OPENAI_MODELS:
+        body = {**body, "model": None}
+    return _asked(body, fields.SPEECH, config, settings, settings.max_duration)
+
+
+def _asked(
+    body: dict[str, Any],
+    table: tuple[fields.Field, ...],
+    config: MusicGenConfig,
+    settings: Settings,
+    longest: float,
+) -> Asked:
+    values, used = fields.read(body, table)
+    model = values["model"]
+    if model is not None and model != settings.model:
+        raise HTTPError(
+            404,
+            f"there is no model {_quoted(model)} here: this is {settings.model}",
+            "model_not_found",
+            param="model",
+        )
+    prompt = _description(values, used, settings.text)
+    if values["duration"] > longest:
+        name = used.get("duration", "duration")
+        raise invalid(f"{name} must be at most {longest:g} seconds, got {values['duration']}", name)
+    deadline = values["deadline"]
+    if deadline is not None and deadline <= 0:
+        raise invalid(f"deadline must be more than 0 seconds, got {deadline}", "deadline")
+    try:
+        names = (field.name for field in dataclasses.fields(Sampling))
+        request = Request(
+            config=config,
+            descriptions=[prompt],
+            duration=values["duration"],
+            seed=values["seed"],
+            sampling=Sampling(**{name: values[name] for name in names}),
+            extend_stride=values["extend_stride"],
+            join=values["join"],
+        )
+    except UserError as error:
+        raise _at_field(error, used) from error
+    events = values.get("stream_format") == "sse"
+    streamed = events or table is fields.SPEECH or bool(values.get("stream"))
+    strategy = values["strategy"]
+    if streamed and strategy != "clip":
+        raise invalid(
+            f"strategy must be clip in a stream, got {strategy}: the others need the whole music",
+            "strategy",
+        )
+    return Asked(request, values["response_format"], streamed, events, strategy, deadline)
+
+
+def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> str | None:
+    """The description from all the fields that may hold it."""
+    field = "input" if "input" in values else "prompt"
+    if field not in used and "descriptions" not in used:
+        raise invalid(f"{field} is missing: describe the music", field, "missing_field")
+    text, name = values[field], used.get(field, "descriptions")
+    several = values.get("descriptions")
+    if several is not None:
+        if text is not None or len(several) != 1 or not isinstance(several[0], str):
+            raise invalid("descriptions must be a list of one text, without prompt", "descriptions")
+        text = several[0]
+    if text is None:
+        if field == "input":
+            raise invalid(f"{name} must be a description of the music, got null", name)
+        return None
+    if (more := values.get("instructions")) is not None:
+        _check_text(more, "instructions", longest)
+        text = f"{text}, {more}"
+    _check_text(text, name, longest)
+    if not text.strip():
+        raise invalid(f"{name} is empty: describe the music", name)
+    return text
+
+
+def _check_text(text: str, name: str, longest: int) -> None:
+    if len(text) > longest:
+        raise invalid(
+            f"{name} must have at most {longest} characters, got {len(text)}", name, "text_too_long"
+        )
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise invalid(
+                f"{name} holds the control character U+{ord(character):04X}: remove it", name
+            )
+
+
+def _at_field(error: UserError, used: dict[str, str]) -> HTTPError:
+    """The refusal of a `Request`, whose message begins with the name of what is wrong."""
+    start = re.match(r"(?:a )?(\w+)", str(error))
+    field = start[1] if start else ""
+    return invalid(str(error), used.get(field, field or None))
+
+
+def _quoted(text: str) -> str:
+    return ascii(text if len(text) <= 60 else f"{text[:60]}...")

@@ -1,0 +1,78 @@
+"""Reads the body of a request within bounds of bytes, time and depth."""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from musicgen_jax.serving.http.errors import ClientGone, HTTPError, invalid
+from musicgen_jax.serving.http.settings import Settings
+
+
+async def read_json(request: Request, settings: Settings) -> dict[str, Any]:
+    """The JSON object that a body holds.
+
+    Raises:
+      HTTPError: 415 if it is not declared as JSON: a page of another site could send that without
+        asking. 413 if it is too large, 408 if it takes too long, 400 if it is not a JSON object.
+      ClientGone: the client left before it was whole.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPError(415, f"send application/json, not {kind[:60] or 'nothing'}", "media_type")
+    return parse(await read_bytes(request, settings.json_bytes, settings.body_seconds))
+
+
+async def read_bytes(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, if it has at most `limit` bytes and arrives within `seconds`."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPError(415, "send the body uncompressed", "content_encoding")
+    too_large = HTTPError(413, f"the body has more than {limit} bytes", "body_too_large")
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPError(
+            408,
+            f"the body did not arrive within {seconds:g} s",
+            "body_too_slow",
+            headers={"Connection": "close"},
+        ) from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    return bytes(body)
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Strict JSON: an object, no name twice, no NaN."""
+    if not body.strip():
+        raise invalid("the body is empty: send a JSON object", code="invalid_json")
+    try:
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_name_twice
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise invalid(f"the body is not JSON: {reason[:200]}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return found

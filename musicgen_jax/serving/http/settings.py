@@ -1,0 +1,54 @@
+"""What the server allows: one value for all of its parts."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the server allows.
+
+    Attributes:
+      model: the name under which the model is offered.
+      queue: clips that may wait.
+      max_duration: seconds of a clip that a client waits for.
+      max_job_duration: seconds of a piece made as a job.
+      token: what clients must show, or None.
+      hosts: names that a request's Host may have; addresses of this machine count anyway.
+      any_address: whether Host may be any IP address, not only this machine's own.
+      origins: pages of other sites whose scripts may use the server.
+      log_prompts: whether the log holds what clients describe.
+      deadline: seconds after which a clip is given up; a client can ask for fewer.
+      text: characters of a description.
+      json_bytes: of a body without files.
+      upload_bytes: of a body with files.
+      uploads: bodies with files that are read at the same time.
+      upload_seconds: of audio in a file.
+      body_seconds: that a body may take to arrive.
+      header_seconds: that the head of a request may take.
+      send_seconds: that a client may leave bytes untaken.
+      connections: at the same time.
+      job_bytes: of finished jobs, altogether.
+      job_seconds: that a finished job is kept.
+    """
+
+    model: str
+    queue: int = 32
+    max_duration: float = 30.0
+    max_job_duration: float = 600.0
+    token: str | None = None
+    hosts: frozenset[str] = frozenset({"localhost"})
+    any_address: bool = False
+    origins: tuple[str, ...] = ()
+    log_prompts: bool = False
+    deadline: float = 600.0
+    text: int = 2000
+    json_bytes: int = 2 << 20
+    upload_bytes: int = 32 << 20
+    uploads: int = 4
+    upload_seconds: float = 600.0
+    body_seconds: float = 30.0
+    header_seconds: float = 10.0
+    send_seconds: float = 60.0
+    connections: int = 512
+    job_bytes: int = 512 << 20
+    job_seconds: float = 3600.0
