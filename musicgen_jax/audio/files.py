@@ -14,10 +14,10 @@ import numpy as np
 from musicgen_jax import files
 from musicgen_jax.audio import mp3
 from musicgen_jax.audio.level import normalize_audio
+from musicgen_jax.audio.samples import MAX_SAMPLES
 from musicgen_jax.errors import UserError, user_error
 
 MAX_SECONDS = 3600  # longer files are refused: this package never uses more than a few minutes
-MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 

@@ -5,6 +5,8 @@ import numpy as np
 from musicgen_jax.audio.level import checked
 from musicgen_jax.errors import UserError
 
+MAX_SAMPLES = 2**29  # over all channels: 2 GiB of float32; an hour of stereo at 48 kHz has 0.35e9
+
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resamples along the last axis, band-limited (soxr, HQ).
@@ -22,6 +24,9 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         raise UserError(f"sample rates must be positive, got {from_rate} and {to_rate}")
     if from_rate == to_rate:
         return audio
+    if audio.size * to_rate > MAX_SAMPLES * from_rate:  # a file may say that it has 1 Hz
+        seconds = audio.shape[1] / from_rate
+        raise UserError(f"audio of {seconds:.0f} s is too long at {to_rate} Hz")
     import soxr
 
     length = max(1, audio.shape[1] * to_rate // from_rate)
@@ -54,5 +59,11 @@ def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def convert_audio(audio: np.ndarray, from_rate: int, to_rate: int, to_channels: int) -> np.ndarray:
-    """Converts the rate (`resample`) and the channel count (`convert_channels`) of audio [C, W]."""
+    """Converts the rate (`resample`) and the channel count (`convert_channels`) of audio [C, W].
+
+    The rate comes first, as in audiocraft. Many channels are reduced first, to bound the memory;
+    the result is the same up to rounding.
+    """
+    if len(audio) > max(2, to_channels):
+        audio = convert_channels(audio, to_channels)
     return convert_channels(resample(audio, from_rate, to_rate), to_channels)

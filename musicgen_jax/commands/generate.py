@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from musicgen_jax.model import MusicGen
 
 FORMATS = (".wav", ".flac")
+_MOST_CLIPS = 1000  # in one call, which makes them all at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -270,8 +271,11 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
     if args.prompts and args.unconditional is not None:
         raise UserError("--unconditional N makes clips without a prompt: give it or PROMPT")
     if args.unconditional is not None:
-        if args.unconditional < 1:
-            raise UserError(f"--unconditional must be at least 1, got {args.unconditional}")
+        if not 1 <= args.unconditional <= _MOST_CLIPS:
+            raise UserError(
+                f"--unconditional must be from 1 to {_MOST_CLIPS}, got {args.unconditional}; "
+                "`musicgen-jax batch` makes more"
+            )
         return [None] * args.unconditional
     if args.prompts:
         return args.prompts

@@ -164,7 +164,7 @@ def _forward(model: HTDemucs, mix: jax.Array) -> jax.Array:
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         return path
     if path.is_file():

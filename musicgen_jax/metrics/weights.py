@@ -54,7 +54,7 @@ def load_network(
 
 def place_of(component: str, folder: str | os.PathLike | None) -> Path:
     """Where the weights of a component are; see `load_network`."""
-    return models_home() / component if folder is None else Path(folder).expanduser()
+    return models_home() / component if folder is None else Path(os.path.expanduser(folder))
 
 
 def weights_digest(*modules: nnx.Module) -> str:

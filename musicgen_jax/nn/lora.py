@@ -34,6 +34,9 @@ _PARTS = ("q", "k", "v")  # parts of a fused weight
 Weights = dict[str, dict[str, Any]]  # name -> {"a": [rank, I], "b": [O, rank]}
 
 
+MAX_RANK = 10_000  # the largest official matrix has rank 2048
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
     """Selects the matrices to adapt and sets the adapter's rank and strength."""
@@ -43,13 +46,13 @@ class LoraConfig:
     target: str = EVERYWHERE  # a regex, searched for in a matrix's name
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not 1 <= self.rank <= MAX_RANK:
+            raise ValueError(f"rank must be from 1 to {MAX_RANK}, got {self.rank}")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive, got {self.alpha}")
         try:
             re.compile(self.target)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"target is not a regular expression: {error}") from None
 
     @property

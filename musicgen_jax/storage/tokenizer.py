@@ -11,14 +11,16 @@ from musicgen_jax.files import read_bytes
 _MAX_BYTES = 1 << 26  # T5's has 0.8 MB
 PAD_ID = 0
 END_ID = 1
+MAX_TOKENS = 2048  # about 1,500 words; T5-base needs 0.2 GB for a layer's attention to them
 
 
 class Tokenizer:
     """T5's unigram tokenizer: sentencepiece ids, then `</s>`, padded with 0.
 
     Whitespace of any kind becomes single spaces, and unknown characters (emoji) become `<unk>`.
-    Nothing is truncated, as in audiocraft; the cost of the text encoder grows with the square of
-    the prompt's length. Control symbols such as `</s>` in a prompt are ordinary text.
+    Nothing is truncated, as in audiocraft. More than `MAX_TOKENS` tokens are refused: the memory
+    of the text encoder grows with the square of the prompt's length. Control symbols such as `</s>`
+    in a prompt are ordinary text.
 
     Args:
       path: a sentencepiece model with pad 0, end of sentence 1 (T5's `spiece.model`).
@@ -65,7 +67,8 @@ class Tokenizer:
           ids int32 [B, L] and mask bool [B, L], True at the tokens of a prompt and its `</s>`.
 
         Raises:
-          UserError: `texts` is not a list of strings and Nones, or a prompt exceeds `length`.
+          UserError: `texts` is not a list of strings and Nones, or a prompt exceeds `length` or
+            `MAX_TOKENS`.
         """
         if isinstance(texts, str | bytes):
             raise UserError("prompts must be a list of strings; for one prompt give a list of one")
@@ -73,7 +76,7 @@ class Tokenizer:
         longest = max((len(row) for row in rows), default=1)
         if length is None:
             length = longest
-        elif longest > length:
+        if longest > (length := min(length, MAX_TOKENS)):
             index = max(range(len(rows)), key=lambda i: len(rows[i]))
             raise UserError(f"prompt {index} has {longest} tokens, at most {length} fit")
         ids = np.full((len(rows), length), PAD_ID, np.int32)

@@ -348,6 +348,19 @@ def test_channel_conversion(wave, channels):
         np.testing.assert_array_equal(out, wave[:channels])
 
 
+def test_many_channels_are_mixed_before_they_grow(monkeypatch):
+    rng = np.random.default_rng(0)
+    wave = rng.normal(0, 0.1, (16, 400)).astype(np.float32)
+    mixed = audio.convert_audio(wave, 8000, 32000, 1)
+    np.testing.assert_allclose(
+        mixed, audio.resample(wave, 8000, 32000).mean(0, keepdims=True), atol=1e-6
+    )
+    monkeypatch.setattr("musicgen_jax.audio.samples.MAX_SAMPLES", 2000)
+    assert audio.convert_audio(wave, 8000, 32000, 1).shape == (1, 1600)
+    with pytest.raises(UserError, match="too long at 44100 Hz"):
+        audio.convert_audio(wave, 8000, 44100, 1)
+
+
 def test_no_channels_are_refused():
     with pytest.raises(UserError, match="at least 1"):
         audio.convert_channels(noise(), 0)

@@ -358,7 +358,7 @@ def test_a_rate_that_would_blow_a_file_up_is_refused(tmp_path):
     soundfile.write(tmp_path / "slow.wav", tone(3000, 1, channels=8), 1)
     (meta,) = sources.find(tmp_path, Skipped())
     with pytest.raises(UserError, match="too long at 32000 Hz"):
-        sources.read_audio(meta, 32000, 1)
+        sources.read_audio(meta, 32000, 8)
 
 
 # --- Shards ------------------------------------------------------------------------------------
