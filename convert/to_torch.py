@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def export_torch(
             _write_audiocraft(folder, info.config, source, name, log)
         else:
             _write_transformers(folder, info.config, source, name, log)
-        shutil.copyfile(source / "LICENSE", folder / "LICENSE")
+        files.copy_file(source / "LICENSE", folder / "LICENSE")
     return Path(out)
 
 
@@ -184,7 +183,7 @@ def _write_weights(folder: Path, tensors: Tensors) -> None:
 
 
 def _write_tokenizer(folder: Path, source: Path) -> None:
-    shutil.copyfile(source / checkpoint.TOKENIZER, folder / TOKENIZER)
+    files.copy_file(source / checkpoint.TOKENIZER, folder / TOKENIZER)
     _write_json(folder / "tokenizer_config.json", official.TOKENIZER_CONFIG)
 
 

@@ -76,6 +76,43 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_JSON) -> dict[s
     return value
 
 
+# --- Copying -----------------------------------------------------------------------------------
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies a regular file into a folder that is being written.
+
+    A link is refused: what it leads to may be any file of this user, and would be passed on.
+
+    Raises:
+      UserError: the source is a link, a pipe or a folder, or cannot be read or written.
+    """
+    with user_error("copy", source):
+        if os.path.islink(source) or not os.path.isfile(source):
+            raise UserError(
+                f"cannot copy {source}: a link or not a regular file; make it one with cp -L"
+            )
+        shutil.copyfile(source, target)
+
+
+def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies a folder of regular files, see `copy_file`; hidden ones stay behind.
+
+    Raises:
+      UserError: something in it is a link or not a regular file, or the disk is full.
+    """
+    with user_error("copy", source):
+        os.mkdir(target)
+        for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+            if entry.name.startswith("."):  # the operating system's
+                continue
+            inner = os.path.join(target, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                copy_folder(entry.path, inner)
+            else:
+                copy_file(entry.path, inner)
+
+
 # --- Writing files -----------------------------------------------------------------------------
 
 

@@ -28,6 +28,34 @@ def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
+# --- Copies ------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_files_is_copied_without_hidden_ones(tmp_path):
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    (source / "d" / "a").write_text("1")
+    (source / ".DS_Store").write_text("x")
+    files.copy_folder(source, tmp_path / "target")
+    assert names(tmp_path / "target") == ["d"]
+    assert (tmp_path / "target" / "d" / "a").read_text() == "1"
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe", "dangling"])
+def test_nothing_from_outside_is_copied_in(tmp_path, kind):
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    (tmp_path / "secret").write_text("key")
+    strange = source / "d" / "x"
+    if kind == "pipe":
+        os.mkfifo(strange)
+    else:
+        where = {"link": "secret", "link to a folder": "source", "dangling": "nothing"}[kind]
+        strange.symlink_to(tmp_path / where)
+    with pytest.raises(UserError, match="x: a link or not a regular file"):
+        files.copy_folder(source, tmp_path / "target")
+
+
 # --- Files -------------------------------------------------------------------------------------
 
 

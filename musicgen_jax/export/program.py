@@ -124,7 +124,7 @@ def export_model(
         shutil.copy(runner.__file__, folder / "run.py")
         for name in (checkpoint.TOKENIZER, "LICENSE"):
             if source is not None and (Path(source) / name).is_file():
-                shutil.copy(Path(source) / name, folder / name)
+                files.copy_file(Path(source) / name, folder / name)
     return target
 
 

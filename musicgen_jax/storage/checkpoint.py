@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,12 +109,13 @@ class ModelWriter:
         Args:
           source: the other model's folder.
           name: see `write_component`.
+
+        Raises:
+          UserError: it cannot be copied, or holds a link or something that is not a file.
         """
         info = load_info(source)
         if jax.process_index() == 0:
-            # Hidden files are the operating system's, and no link is followed out of the folder.
-            hidden = shutil.ignore_patterns(".*")
-            shutil.copytree(Path(source) / name, self._folder / name, ignore=hidden)
+            files.copy_folder(Path(source) / name, self._folder / name)
             arrays.remove_paths(self._folder / name)
         barrier("a component has been copied")
         self._count(name, info.components[name]["storage"])
