@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--captions",
         metavar="FILE",
-        help="a .csv or .jsonl file with id and text, so that raters judge how well clips fit the "
-        "text, and melody, an audio file, so that they judge how well clips follow it",
+        help="a .csv, .tsv or .jsonl file with id and text, so that raters judge how well clips "
+        "fit the text, and melody, an audio file, so that they judge how well clips follow it",
     )
     add("--title", default="Listening study", help="heads the page")
     add("--seed", type=int, default=0, help="orders pieces and clips for each rater")

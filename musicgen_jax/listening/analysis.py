@@ -15,7 +15,7 @@ from musicgen_jax.listening.agreement import krippendorff_alpha
 from musicgen_jax.listening.answers import Answer, Rater
 from musicgen_jax.listening.intervals import DRAWS, LEVEL, Interval, intervals
 from musicgen_jax.listening.screening import Rules, screen
-from musicgen_jax.listening.significance import holm, paired_p
+from musicgen_jax.listening.significance import fewest, holm, paired_p
 from musicgen_jax.listening.study import ANCHOR, REFERENCE, SCALES, Study
 
 
@@ -112,13 +112,13 @@ def analyse(
         "pieces": len(study.items),
         "raters": {
             "joined": len(raters),
-            "finished a piece": len(scores.raters),
+            "finished_a_piece": len(scores.raters),
             "counted": [scores.raters[i].number for i in kept],
-            "left out": [
+            "left_out": [
                 {"rater": scores.raters[i].number, "reason": reason} for i, reason in out.items()
             ],
         },
-        "scores of unfinished pieces, not used": scores.unfinished,
+        "unfinished_scores": scores.unfinished,
         "rules": dataclasses.asdict(rules),
         "scales": _scales(study, scores.scales, scores.values[kept]),
         "everybody": _scales(study, scores.scales, scores.values),
@@ -150,8 +150,13 @@ def _scale(study: Study, scale: str, values: np.ndarray) -> dict[str, Any]:
     differences = [values[:, :, a] - values[:, :, b] for a, b in pairs]
     p_values = [paired_p(difference) for difference in differences]
     found = intervals(np.stack(differences, axis=-1)) if pairs else []
+    known = ~np.isnan(values).all(axis=-1)
+    there = int(known.any(axis=-1).sum()), int(known.any(axis=0).sum())
     return {
         "short": SCALES[scale].short,
+        "raters": there[0],
+        "pieces": there[1],
+        "fewest": fewest(len(pairs)),
         "systems": means,
         "alpha": krippendorff_alpha(values.reshape(len(values), -1)),
         "pairs": [
@@ -161,7 +166,7 @@ def _scale(study: Study, scale: str, values: np.ndarray) -> dict[str, Any]:
                 "low": difference.low,
                 "high": difference.high,
                 "p": p,
-                "p corrected": corrected,
+                "p_corrected": corrected,
             }
             for (a, b), difference, p, corrected in zip(
                 pairs, found, p_values, holm(p_values), strict=True
@@ -231,7 +236,7 @@ def markdown(results: dict[str, Any]) -> str:
         *(f"* {line}" for line in _people(results)),
         "",
     ]
-    if results["raters"]["left out"]:
+    if results["raters"]["left_out"]:
         lines += ["With everybody:", "", *_markdown_table(table(results, "everybody")), ""]
     return "\n".join(lines)
 
@@ -244,22 +249,27 @@ def _markdown_table(rows: list[list[str]]) -> list[str]:
 def _comparisons(results: dict[str, Any]) -> list[str]:
     lines = []
     for scale in results["scales"].values():
+        if scale["pairs"] and min(scale["raters"], scale["pieces"]) < scale["fewest"]:
+            lines.append(
+                f"{scale['short']}: {scale['raters']} raters and {scale['pieces']} pieces cannot "
+                f"show a difference at 5 %: it takes {scale['fewest']} of each"
+            )
         for pair in scale["pairs"]:
             a, b = pair["systems"]
             interval = "" if pair["low"] is None else f" [{pair['low']:+.1f}, {pair['high']:+.1f}]"
-            verdict = "differ" if pair["p corrected"] < 0.05 else "no difference shown"
+            verdict = "differ" if pair["p_corrected"] < 0.05 else "no difference shown"
             lines.append(
                 f"{scale['short']}: {a} - {b} = {pair['difference']:+.1f}{interval}, "
-                f"p = {pair['p corrected']:.2g}: {verdict}"
+                f"p = {pair['p_corrected']:.2g}: {verdict}"
             )
     return lines
 
 
 def _people(results: dict[str, Any]) -> list[str]:
     raters = results["raters"]
-    finished, counted = raters["finished a piece"], len(raters["counted"])
+    finished, counted = raters["finished_a_piece"], len(raters["counted"])
     lines = [f"{counted} of {finished} raters count ({raters['joined']} came)"]
-    lines += [f"rater {one['rater']} is left out: {one['reason']}" for one in raters["left out"]]
+    lines += [f"rater {one['rater']} is left out: {one['reason']}" for one in raters["left_out"]]
     for scale in results["scales"].values():
         if scale["alpha"] is not None:
             lines.append(

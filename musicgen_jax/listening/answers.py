@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, reason
 from musicgen_jax.listening.study import Study
 
 MAX_RATERS = 10_000
@@ -26,16 +26,16 @@ CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS raters (
   number INTEGER PRIMARY KEY,
   key TEXT NOT NULL UNIQUE,
-  name TEXT NOT NULL,
+  name TEXT NOT NULL CHECK (typeof(name) = 'text'),
   joined REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS answers (
   rater INTEGER NOT NULL REFERENCES raters (number),
   clip TEXT NOT NULL,
   scale TEXT NOT NULL,
-  score INTEGER NOT NULL CHECK (score BETWEEN 1 AND 100),
-  heard REAL NOT NULL CHECK (heard BETWEEN 0 AND 1),
-  at REAL NOT NULL,
+  score INTEGER NOT NULL CHECK (typeof(score) = 'integer' AND score BETWEEN 1 AND 100),
+  heard REAL NOT NULL CHECK (typeof(heard) = 'real' AND heard BETWEEN 0 AND 1),
+  at REAL NOT NULL CHECK (typeof(at) = 'real' AND at BETWEEN 0 AND 1e11),
   PRIMARY KEY (rater, clip, scale)
 );
 """
@@ -93,6 +93,7 @@ class Answers:
         self.path = folder / "answers.sqlite"
         if not create and not self.path.is_file():
             raise UserError(f"{folder} holds no answers yet: nobody has opened the study")
+        self._asked = {clip.file: item.scales for item in study.items for clip in item.clips}
         self._lock = threading.Lock()
         with self._errors("open"):
             self._database = sqlite3.connect(
@@ -110,6 +111,9 @@ class Answers:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA foreign_keys = ON")
+        (state,) = run("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
         with self._transaction():
             for statement in _SCHEMA.split(";\n"):
                 run(statement)
@@ -191,7 +195,12 @@ class Answers:
         columns = ", ".join(field.name for field in dataclasses.fields(Answer))
         query = f"SELECT {columns} FROM answers {where} ORDER BY rater, at, clip, scale"
         with self._lock, self._errors("read"):
-            return [Answer(*row) for row in self._database.execute(query, values)]
+            known = {number for (number,) in self._database.execute("SELECT number FROM raters")}
+            found = [Answer(*row) for row in self._database.execute(query, values)]
+        for answer in found:
+            if answer.rater not in known or answer.scale not in self._asked.get(answer.clip, ()):
+                raise UserError(f"{self.path} is damaged: it answers what the study does not ask")
+        return found
 
     # --- SQLite -------------------------------------------------------------------------------
 
@@ -211,4 +220,6 @@ class Answers:
         try:
             yield
         except sqlite3.Error as error:
-            raise UserError(f"cannot {verb} {self.path}: {error}") from error
+            raise UserError(f"cannot {verb} {self.path}: {reason(error)}") from error
+        except UnicodeError:
+            raise UserError(f"cannot {verb} {self.path}: damaged") from None

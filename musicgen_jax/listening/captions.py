@@ -1,19 +1,15 @@
-"""Descriptions of pieces, from a csv or jsonl file."""
+"""What the pieces of a study were asked to be: descriptions and melodies, from a table."""
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
-from typing import Any
 
-from musicgen_jax import files
-from musicgen_jax.config.schema import parse_json
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics import tables
+from musicgen_jax.metrics.captions import CAPTIONS, IDS, clip_id
+from musicgen_jax.metrics.tables import Row
 
-_LARGEST = 1 << 26  # bytes of the file
+_MELODIES = ("melody",)
 _LONGEST = 10_000  # characters of a description
-# MusicCaps calls them ytid and caption; the lines of `musicgen-jax batch` call the text prompt.
-_ID, _TEXT, _MELODY = ("id", "ytid"), ("text", "caption", "prompt"), ("melody",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,83 +26,53 @@ class Caption:
 
 
 def read(path: Path) -> dict[str, Caption]:
-    """Reads the descriptions of pieces.
+    """Reads what pieces were asked to be.
+
+    `evaluate` reads the same tables, but knows no melodies and needs a text in every row.
 
     Args:
-      path: a .csv file with a head line, or a .jsonl file with an object in every line. Columns or
-        fields: id (or ytid), text (or caption, prompt), and melody, an audio file relative to
-        `path`; text and melody may be empty or missing. Others are not looked at.
+      path: a table with an id in every row, and with a text, with a melody or with both, which
+        single rows may leave empty. A melody is an audio file, relative to the table.
 
     Returns:
       {id: caption}.
 
     Raises:
-      UserError: the file cannot be read, has no ids, or names one twice.
+      UserError: the file cannot be read, a column is missing, or an id is missing or there twice.
     """
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise UserError(f"captions must be in a .csv or .jsonl file, got {str(path)!r}")
-    try:
-        text = files.read_bytes(path, _LARGEST).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: not UTF-8") from None
-    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
+    rows = tables.read(path)
+    ids = tables.column(rows, IDS, path, "the id")
+    texts, melodies = _column(rows, CAPTIONS), _column(rows, _MELODIES)
+    if texts is None and melodies is None:
+        tables.column(rows, CAPTIONS + _MELODIES, path, "the text or the melody")
     found: dict[str, Caption] = {}
-    for line, row in rows:
-        name = _field(row, _ID, path, line)
-        if name is None:
-            raise UserError(f"{path}, line {line}: no {' or '.join(_ID)}")
+    for row in rows:
+        where = f"{path}, line {row.line}"
+        name = clip_id(row.values.get(ids), ids)
+        if not name:
+            raise UserError(f"{where}: the id is missing")
         if name in found:
-            raise UserError(f"{path}, line {line}: the id {name!r:.80} is there twice")
-        description = _field(row, _TEXT, path, line)
-        melody = _field(row, _MELODY, path, line)
-        if description and len(description) > _LONGEST:
-            raise UserError(f"{path}, line {line}: a text of more than {_LONGEST} characters")
-        found[name] = Caption(description, path.parent / melody if melody else None)
-    if not found:
-        raise UserError(f"{path} holds no captions")
+            raise UserError(f"{where}: the id {name!r:.80} is there twice")
+        text, melody = _cell(row, texts, where), _cell(row, melodies, where)
+        found[name] = Caption(text, path.parent / melody if melody is not None else None)
     return found
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    # A csv field may hold line breaks, so the reader counts the lines.
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+def _column(rows: list[Row], names: tuple[str, ...]) -> str | None:
+    """The first of some columns that any row has: objects in a jsonl file may differ."""
+    return next((name for name in names if any(name in row.values for row in rows)), None)
+
+
+def _cell(row: Row, column: str | None, where: str) -> str | None:
+    value = row.values.get(column) if column is not None else None
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {column} must be a text")
+    if len(value) > _LONGEST:
+        raise UserError(f"{where}: {column} has more than {_LONGEST} characters")
     try:
-        columns = reader.fieldnames or ()
-        for known in (_ID, _TEXT + _MELODY):
-            if not set(known) & set(columns):
-                raise UserError(
-                    f"{path} has no column {' or '.join(known)}: its columns are "
-                    f"{', '.join(str(column) for column in columns)[:200]}"
-                )
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _json_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = parse_json(content)
-        except ValueError as error:
-            raise UserError(f"{path}, line {line}: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {line}: not an object")
-        rows.append((line, row))
-    return rows
-
-
-def _field(row: dict[str, Any], names: tuple[str, ...], path: Path, line: int) -> str | None:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # an id that is a number
-        if value is None or value == "":
-            continue
-        if not isinstance(value, str):
-            raise UserError(f"{path}, line {line}: {name} must be a text")
-        if value.strip():
-            return value.strip()
-    return None
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise UserError(f"{where}: {column} is not valid Unicode") from None
+    return value.strip() or None

@@ -24,7 +24,7 @@ class Plan:
 
     Attributes:
       systems: {name: folder of clips}; one called `REFERENCE` is the hidden reference.
-      captions: a csv or jsonl file, see `captions.read`; None: no texts and no melodies.
+      captions: a table, see `captions.read`; None: no texts and no melodies.
       title: heads the page.
       seed: orders pieces and clips.
       per_rater: how many pieces one rater hears; None: all.

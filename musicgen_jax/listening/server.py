@@ -248,7 +248,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "pieces": found.per_rater,
             "clips": len(found.systems),
             "must_hear": found.must_hear,
-            "sample_rate": found.sample_rate,
             "scales": {
                 name: {"label": SCALES[name].label, "question": SCALES[name].question}
                 for name in found.scales
@@ -298,7 +297,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise refuse("this rater has no such clip")
         if not isinstance(scale, str) or scale not in asked[clip]:
             raise refuse("nothing of this kind is asked about this clip")
-        score, heard = body.get("score", 0), body.get("heard", -1)
+        score: Any = body.get("score")
+        heard: Any = body.get("heard")
         if not is_int(score) or not LOWEST <= score <= HIGHEST:
             raise refuse(f"a score is a whole number from {LOWEST} to {HIGHEST}")
         if not is_number(heard) or not 0 <= heard <= 1:

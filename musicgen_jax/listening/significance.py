@@ -4,8 +4,7 @@ If two systems are equal, each rater's mean difference between them could as wel
 sign, and so could each piece's. The test flips these signs, once by rater and once by piece, and
 asks how often the mean difference is as large as the one that was found. The larger of the two
 p-values counts: the difference must hold for other raters and for other pieces. It assumes no
-distribution. With n raters or pieces no p-value is below 2 / 2^n: six of each are the fewest that
-can show anything at 5 %.
+distribution. With n raters or pieces no p-value is below 2 / 2^n: see `fewest`.
 """
 
 import itertools
@@ -35,6 +34,11 @@ def paired_p(differences: np.ndarray, seed: int = 0) -> float:
         _sign_flips(np.nanmean(differences, axis=1), seed),
         _sign_flips(np.nanmean(differences, axis=0), seed),
     )
+
+
+def fewest(pairs: int, level: float = 0.05) -> int:
+    """How many raters, and how many pieces, it takes for one of `pairs` to differ at `level`."""
+    return next(n for n in itertools.count(2) if max(1, pairs) * 2 / 2**n < level)
 
 
 def _sign_flips(values: np.ndarray, seed: int) -> float:

@@ -16,6 +16,9 @@ from musicgen_jax.convert import pipeline
 from musicgen_jax.convert.torch_zip import read_torch
 from musicgen_jax.generation.window_store import WindowStore
 from musicgen_jax.generation.windows import Window
+from musicgen_jax.listening import analysis, study
+from musicgen_jax.listening import captions as study_captions
+from musicgen_jax.listening.answers import Answer, Answers
 from musicgen_jax.metrics import captions, statistics_file
 from musicgen_jax.metrics.frechet import gaussian_of
 from musicgen_jax.model import MusicGen
@@ -26,6 +29,7 @@ from musicgen_jax.training.data import sources
 from musicgen_jax.training.data.shards import CodeShards
 from musicgen_jax.training.records import records
 from tests.helpers.paths import GOLDENS
+from tests.helpers.studies import study_of
 
 EARLIER, MONO = GOLDENS / "earlier", GOLDENS / "mono"
 
@@ -133,6 +137,34 @@ _MANIFEST = "\n".join(
 )
 _CAPTIONS = 'ytid,start_s,caption\n-abc,30,"a calm, slow waltz"\nxyz,0,"drums"\n'
 
+
+def _study(file: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        made = study_of(2, 2)
+        study.clips_folder(folder).mkdir()
+        for item in made.items:
+            for clip in item.clips:
+                (study.clips_folder(folder) / clip.file).touch()
+        (folder / "study.json").write_bytes(study.dump(made))
+        with Answers(folder, made) as store:
+            rater = store.join("Ada")
+            for i, item in enumerate(made.items):
+                for k, clip in enumerate(item.clips):
+                    score = 10 * k + i + 1
+                    store.record(Answer(rater.number, clip.file, "overall", score, 1.0, 1e9))
+        return folder / file
+
+    return make
+
+
+def _results(file: Path) -> None:
+    found = study.load(file.parent)
+    with Answers(file.parent, found, create=False) as store:
+        raters, answers = store.raters(), store.all()
+    analysis.tabulate(found, raters, answers)
+    analysis.answers_csv(found, raters, answers, [])
+
+
 READERS = [
     Reader("model config", _model("config.json"), _load_model, costly=True),
     Reader("model info", _model("config.json"), lambda file: checkpoint.load_info(file.parent)),
@@ -164,6 +196,9 @@ READERS = [
         lambda file: sources.find(file, sources.Skipped()),
     ),
     Reader("captions", _written("c.csv", _CAPTIONS), captions.read),
+    Reader("captions of a study", _written("c.csv", _CAPTIONS), study_captions.read),
+    Reader("study", _study("study.json"), _results),
+    Reader("answers", _study("answers.sqlite"), _results),
     Reader("records", _written("metrics.jsonl", '{"step": 1, "loss": 2.5}\n' * 3), _records),
     Reader("shards index", _copied(EARLIER / "shards", "index.json"), _shards),
     Reader("shards codes", _copied(EARLIER / "shards", "codes-00000.npy"), _shards),

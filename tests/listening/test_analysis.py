@@ -58,7 +58,7 @@ def simulated():
 def test_means_are_found_and_clickers_are_out(simulated):
     _, _, results = simulated
     assert results["raters"]["counted"] == list(range(10))
-    assert {one["rater"] for one in results["raters"]["left out"]} == {10, 11, 12, 13}
+    assert {one["rater"] for one in results["raters"]["left_out"]} == {10, 11, 12, 13}
     for scale in results["scales"].values():
         for system, mean in MEANS.items():
             found = scale["systems"][system]
@@ -80,8 +80,8 @@ def test_comparisons_leave_the_anchor_out_and_find_the_difference(simulated):
     ]  # fmt: skip
     assert pairs[0]["difference"] == pytest.approx(12, abs=3)
     assert pairs[0]["low"] > 0
-    assert pairs[0]["p corrected"] < 0.05
-    assert pairs[0]["p"] <= pairs[0]["p corrected"]
+    assert pairs[0]["p_corrected"] < 0.05
+    assert pairs[0]["p"] <= pairs[0]["p_corrected"]
 
 
 def test_equal_systems_are_not_told_apart():
@@ -96,7 +96,7 @@ def test_equal_systems_are_not_told_apart():
         for a in answers
     ]
     results = analysis.analyse(found, raters, noise, Rules())
-    assert results["scales"]["overall"]["pairs"][0]["p corrected"] > 0.05
+    assert results["scales"]["overall"]["pairs"][0]["p_corrected"] > 0.05
 
 
 def test_melody_scores_come_from_pieces_with_a_melody(simulated):
@@ -120,7 +120,7 @@ def test_a_rater_who_answered_nothing_is_not_left_out_but_absent(simulated):
     found, (raters, answers), _ = simulated
     results = analysis.analyse(found, [*raters, Rater(14, "k", "")], answers, Rules())
     assert results["raters"]["joined"] == 15
-    assert results["raters"]["finished a piece"] == 14
+    assert results["raters"]["finished_a_piece"] == 14
 
 
 def test_everybody_left_out_is_an_error_with_a_way_out():
@@ -138,7 +138,7 @@ def test_little_heard_is_measured_against_what_was_demanded():
     raters, answers = rated(found, 4)
     half = [dataclasses.replace(a, heard=0.5 if a.rater else 0.3) for a in answers]
     results = analysis.analyse(found, raters, half, Rules())
-    (out,) = results["raters"]["left out"]
+    (out,) = results["raters"]["left_out"]
     assert out["rater"] == 0
     assert "heard 60%" in out["reason"]
 
@@ -152,6 +152,13 @@ def test_one_rater_gives_means_without_intervals():
     for text in (analysis.summary(results), analysis.markdown(results), plot.svg(results)):
         assert "None" not in text
         assert "nan" not in text
+
+
+def test_too_few_raters_are_told_before_they_wonder(simulated):
+    lines = [x for x in analysis.summary(simulated[2]).splitlines() if "cannot show" in x]
+    assert lines == [
+        "MEL: 10 raters and 4 pieces cannot show a difference at 5 %: it takes 7 of each"
+    ]
 
 
 def test_texts_have_every_figure(simulated):

@@ -76,7 +76,7 @@ def test_no_answers_yet(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_next_score_is_saved(tmp_path):
-    with Answers(tmp_path, STUDY) as store:
+    with Answers(tmp_path, study_of(300, 2)) as store:
         ada = store.join("")
         pages = store._database.execute("PRAGMA page_count").fetchone()[0]
         store._database.execute(f"PRAGMA max_page_count = {pages}")
@@ -85,8 +85,40 @@ def test_a_full_disk_is_one_line_and_the_next_score_is_saved(tmp_path):
             any(store.record(answer(ada, clip=clip)) for clip in clips)
         kept = len(store.all())
         store._database.execute("PRAGMA max_page_count = 100000")
-        store.record(answer(ada, clip=5000))
+        store.record(answer(ada, clip=1199))
         assert len(store.all()) == kept + 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE answers SET clip = 'elsewhere.wav'",
+        "UPDATE answers SET scale = 'melody'",
+        "PRAGMA foreign_keys = OFF; UPDATE answers SET rater = 9",
+        "PRAGMA ignore_check_constraints = ON; UPDATE answers SET score = 'many'",
+        "PRAGMA ignore_check_constraints = ON; UPDATE answers SET score = 700",
+        "PRAGMA ignore_check_constraints = ON; UPDATE answers SET at = 1e300",
+        "DROP TABLE answers; CREATE TABLE answers (rater, score)",
+        "DROP TABLE study",
+        "INSERT INTO raters VALUES (2, x'ff', 'x', 0)",
+    ],
+)
+def test_what_somebody_else_has_written_there(statement, tmp_path):
+    """Refused in one line, or harmless."""
+    with Answers(tmp_path, STUDY) as store:
+        store.record(answer(store.join("")))
+    database = sqlite3.connect(tmp_path / "answers.sqlite")
+    database.executescript(statement)
+    database.close()
+    refusal, scores = "", []
+    try:
+        with Answers(tmp_path, STUDY, create=False) as store:
+            assert all(isinstance(rater.name, str) for rater in store.raters())
+            scores = [one.score for one in store.all()]
+    except UserError as error:
+        refusal = str(error)
+    assert scores == [50] or "answers.sqlite" in refusal
+    assert "\n" not in refusal
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):

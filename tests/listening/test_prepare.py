@@ -269,17 +269,18 @@ def test_musiccaps_as_published_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "name,text\n1,x\n", "no column id or ytid"),
-        ("a.csv", "id,words\n1,x\n", "no column text or caption"),
+        ("a.csv", "number,text\n1,x\n", "no column for the id"),
+        ("a.csv", "id,words\n1,x\n", "no column for the text or the melody"),
         ("a.csv", "id,text\n1,x\n1,y\n", "line 3: the id '1' is there twice"),
-        ("a.csv", "id,text\n", "holds no captions"),
-        ("a.csv", "", "no column id"),
-        ("a.csv", "id,text\n,x\n", "line 2: no id or ytid"),
+        ("a.csv", "id,text\n", "has no rows"),
+        ("a.csv", "", "has no rows"),
+        ("a.csv", "id,text\n,x\n", "line 2: the id is missing"),
         ("a.jsonl", '{"id": 1, "text": "x"}\n{"id": 1}', "line 2: the id '1' is there twice"),
         ("a.jsonl", '{"id": "1", "text": 5.5}', "line 1: text must be a text"),
-        ("a.jsonl", "[1]", "line 1: not an object"),
+        ("a.jsonl", r'{"id": "1", "text": "\ud800"}', "line 1: text is not valid Unicode"),
+        ("a.jsonl", "[1]", "line 1: not a JSON object"),
         ("a.jsonl", "{", "line 1: not JSON"),
-        ("a.txt", "x", "must be in a .csv or .jsonl file"),
+        ("a.txt", "x", "is not a table"),
     ],
 )
 def test_captions_that_cannot_be_used(name, text, message, tmp_path):

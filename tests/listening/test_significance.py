@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from musicgen_jax.listening.significance import holm, paired_p
+from musicgen_jax.listening.significance import fewest, holm, paired_p
 
 
 def simulated(rng, difference, raters, pieces):
@@ -42,6 +42,15 @@ def test_a_difference_in_one_piece_alone_is_none():
 def test_the_smallest_p_value_is_two_sign_patterns(n):
     differences = 5 + np.random.default_rng(n).normal(0, 0.1, (n, 30))
     assert paired_p(differences) == pytest.approx(2 / 2**n)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 10, 15])
+def test_the_fewest_raters_can_show_a_difference_and_one_less_cannot(pairs):
+    n = fewest(pairs)
+    clear = 5 + np.random.default_rng(n).normal(0, 0.1, (n, 20))
+    others = [1.0] * (pairs - 1)
+    assert holm([paired_p(clear), *others])[0] < 0.05
+    assert holm([paired_p(clear[1:]), *others])[0] > 0.05
 
 
 def test_missing_scores_do_not_count():

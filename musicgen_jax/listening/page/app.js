@@ -145,9 +145,9 @@ const player = {
   async load(clip) {
     const answer = await fetch(`clips/${clip}`);
     if (!answer.ok) throw new Refused(answer.status, "a clip cannot be loaded");
-    // Decodes without the right to play, which browsers grant after a click only.
-    const decoder = new OfflineAudioContext(1, 1, about.sample_rate);
-    const buffer = await decoder.decodeAudioData(await answer.arrayBuffer());
+    // Decoding converts to the device's rate, and well. Players of other rates interpolate linearly.
+    player.context ??= new AudioContext({ latencyHint: "interactive" });
+    const buffer = await player.context.decodeAudioData(await answer.arrayBuffer());
     player.buffers.set(clip, buffer);
     const bins = Math.max(1, Math.floor(buffer.duration / BIN));
     if (player.heard.get(clip)?.length !== bins) player.heard.set(clip, new Uint8Array(bins));
@@ -167,8 +167,7 @@ const player = {
   async start(clip, position) {
     if (!player.buffers.has(clip)) return;
     player.stop();
-    player.context ??= new AudioContext({ latencyHint: "interactive" });
-    await player.context.resume();
+    await player.context.resume(); // browsers let a page play after a click only
     player.stop(); // another key may have been quicker
     const buffer = player.buffers.get(clip);
     if (!buffer) return;
