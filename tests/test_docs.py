@@ -20,7 +20,9 @@ FILE = re.compile(r"`([\w.-]+(?:/[\w.-]+)+\.(?:py|md|png|jsonl|toml))`")
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    return [code for language, code in FENCE.findall(page.read_text()) if language in languages]
+    """The code of a page; a command over several lines becomes one."""
+    found = [code for language, code in FENCE.findall(page.read_text()) if language in languages]
+    return found if "python" in languages else [code.replace("\\\n", " ") for code in found]
 
 
 def commands(page: Path) -> list[list[str]]:
