@@ -146,8 +146,8 @@ def _serve(args: argparse.Namespace, found: "Study") -> None:
         Answers(folder, found) as answers,
         StudyServer(found, folder, answers, host=args.host, port=args.port, token=token) as server,
     ):
-        print(f"open {server.url} (Ctrl-C stops; the same command goes on)", flush=True)
         try:
+            print(f"open {server.url} (Ctrl-C stops; the same command goes on)", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print(f"\nstopped; musicgen-jax listen --analyse {folder} shows the results")

@@ -96,7 +96,7 @@ def test_a_whole_study_by_keyboard_alone(browser, whole, whole_url):
                     for _ in range(i + step):
                         press("ArrowRight")
                     press("Tab")
-                shown += [int(text) for text in row.locator("output").all_inner_texts()]
+                shown += [int(text) for text in row.locator(".value").all_inner_texts()]
             press("n")
         page.get_by_role("heading", name="Thank you").wait_for()
         expect(page.locator("#done-text"), "every score is saved")
@@ -142,6 +142,19 @@ def test_clips_follow_each_other_at_the_same_place(browser, whole_url):
         assert page.locator("#play").get_attribute("aria-label") == "Play clip B"
 
 
+def test_clips_are_converted_when_they_are_loaded(browser, whole, whole_url):
+    """At the device's rate: a player that converts while it plays only interpolates."""
+    with opened(browser, whole_url) as page:
+        start(page)
+        rates = page.locator("body").evaluate(
+            "() => [player.context.sampleRate, ...[...player.buffers.values()]"
+            ".map((buffer) => buffer.sampleRate)]"
+        )
+    assert len(rates) >= 5
+    assert len(set(rates)) == 1
+    assert rates[0] != whole[0].sample_rate
+
+
 def test_without_loop_a_clip_ends(browser, whole_url):
     with opened(browser, whole_url) as page:
         start(page)
@@ -165,7 +178,7 @@ def test_a_rater_goes_on_where_they_stopped(browser, quick, quick_url):
         page.reload()
         page.get_by_role("heading", name="Piece 2 of 2").wait_for()
         page.get_by_role("button", name="Back").click()
-        texts = page.locator(".clip output").all_inner_texts()
+        texts = page.locator(".clip .value").all_inner_texts()
         assert texts == [str(10 + i) for i in range(len(texts))]
     with opened(browser, link) as page:  # another browser, with the link
         page.get_by_role("heading", name="Piece 2 of 2").wait_for()

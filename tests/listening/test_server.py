@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import socket
 import threading
 import time
@@ -354,6 +355,15 @@ def test_twenty_raters_lose_nothing_when_the_server_is_killed(made):
         keys = {rater.number: rater.key for rater in store.raters()}
         written = {(keys[a.rater], a.clip, a.scale): a.score for a in store.all()}
     assert confirmed == written
+
+
+def test_ctrl_c_ends_the_command_in_peace(made):
+    process = Process(made[1])
+    process.process.send_signal(signal.SIGINT)
+    out, err = process.process.communicate(timeout=20)
+    assert process.process.returncode == 0
+    assert "listen --analyse" in out
+    assert err == ""
 
 
 def test_the_command_says_where_to_go_and_wants_a_token(made, monkeypatch):

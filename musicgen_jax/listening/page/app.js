@@ -299,7 +299,7 @@ function makeRow(item, one, i) {
     input.setAttribute("aria-label", `Clip ${row.letter}: ${about.scales[scale].label}`);
     input.setAttribute("aria-describedby", row.hint.id);
     label.textContent = about.scales[scale].label;
-    const slider = { input, output: score.querySelector("output"), scale };
+    const slider = { input, value: score.querySelector(".value"), scale };
     if (one.scores[scale]) input.value = one.scores[scale];
     // A click that moves nothing is an answer, too.
     for (const event of ["input", "pointerup"]) input.addEventListener(event, () => setScore(row, slider));
@@ -363,13 +363,13 @@ function drawRow(row, ready, playing) {
     if (row.opened === false) announce(`Clip ${row.letter} can be scored now.`);
   }
   row.opened = open;
-  for (const { input, output, scale } of row.sliders) {
+  for (const { input, value, scale } of row.sliders) {
     const score = row.one.scores[scale];
     const word = WORDS[Math.min(4, Math.floor(((score ?? 1) - 1) / 20))];
     input.disabled = !open;
     input.dataset.set = Boolean(score);
     input.setAttribute("aria-valuetext", score ? `${score}, ${word}` : "no score yet");
-    output.textContent = score ?? "–";
+    value.textContent = score ?? "–"; // screen readers have the valuetext
   }
 }
 
