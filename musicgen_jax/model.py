@@ -5,7 +5,8 @@
     condition -> LM over delayed codebooks      generation/: a piece, its windows, the decode loop
     codes -> EnCodec -> waveform                nn/encodec/; generation/joins.py as a piece grows
 
-Every method builds a checked `Request` and a condition, and hands both to `generate_piece`.
+Every method builds a checked `Request` and a condition, and hands both to `generate_piece`, or to
+`generate_in_slots` of the serving room.
 """
 
 import math
@@ -21,10 +22,15 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning.audio_input import Audio, Clips, check_audio, check_clips
+from musicgen_jax.conditioning.audio_input import Audio, Clips, check_audio, check_clips, rows_of
 from musicgen_jax.conditioning.melody import melodies_of, melody_conditions
 from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, style_conditions
-from musicgen_jax.conditioning.text import check_descriptions, text_alone, text_condition
+from musicgen_jax.conditioning.text import (
+    ConditionAt,
+    check_descriptions,
+    text_alone,
+    text_condition,
+)
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int
 from musicgen_jax.generation import scoring
@@ -45,6 +51,7 @@ from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.mert import Mert
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.runtime import tuning
+from musicgen_jax.serving.slot_piece import Conditions, SlotPiece, generate_in_slots
 from musicgen_jax.storage import checkpoint as model_folder
 from musicgen_jax.storage import hub, loading, lora_file
 
@@ -403,6 +410,7 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
+        slots: int | None = None,
     ) -> GenerationOutput:
         """Generates one clip per description.
 
@@ -432,6 +440,9 @@ class MusicGen:
             the result then holds no audio. Memory does not grow with the duration.
           chunk_seconds: length of such a stretch, given out while the language model still runs.
             Default: one stretch after every window, which is fastest.
+          slots: None: the clips begin together, in the program that is fastest for this call. N:
+            each clip is made by the server's program of N slots, whatever the other clips are.
+            `program` of the result says which one it was; see "The same music" in docs/python.md.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -451,10 +462,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
         )
-        condition_at = text_alone(self.parts, request.descriptions)
-        return generate_piece(
-            self.parts, request, condition_at, progress=progress, on_audio=on_audio
-        )
+        return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
 
     def stream(
         self,
@@ -473,6 +481,7 @@ class MusicGen:
         extend_stride: float | None = None,
         join: str = "hard",
         checkpoint: str | os.PathLike[str] | None = None,
+        slots: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Generates as `generate` does, and yields audio while the language model still runs.
 
@@ -507,11 +516,15 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
         )
-        piece = Piece(self.parts, request, text_alone(self.parts, request.descriptions))
+        if slots is None:
+            piece = Piece(self.parts, request, text_alone(self.parts, request.descriptions))
+            audio = piece.audio
+        else:
+            audio = SlotPiece(self.parts, request, _text, slots=slots).stretches
 
         def chunks() -> Iterator[np.ndarray]:
             with progress_callback(progress) as callback:
-                yield from piece.audio(callback)
+                yield from audio(callback)
 
         return chunks()
 
@@ -533,6 +546,7 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
+        slots: int | None = None,
     ) -> GenerationOutput:
         """Generates `num_samples` clips without a description.
 
@@ -562,6 +576,7 @@ class MusicGen:
             checkpoint=checkpoint,
             on_audio=on_audio,
             chunk_seconds=chunk_seconds,
+            slots=slots,
         )
 
     # --- From audio to music ------------------------------------------------------------------
@@ -585,6 +600,7 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
+        slots: int | None = None,
     ) -> GenerationOutput:
         """Continues audio. The output begins with the prompt, as the codec reconstructs it.
 
@@ -620,10 +636,7 @@ class MusicGen:
         check_prompt(self.config, frames, request.frames)
         match_batch(np.empty((len(audio), 0, 0)), request.batch)
         request = request.with_prompt(self.encode(audio, prompt_sample_rate))
-        condition_at = text_alone(self.parts, request.descriptions)
-        return generate_piece(
-            self.parts, request, condition_at, progress=progress, on_audio=on_audio
-        )
+        return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
 
     def generate_with_chroma(
         self,
@@ -647,6 +660,7 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
+        slots: int | None = None,
     ) -> GenerationOutput:
         """Generates music that follows the melody of given audio, and a description.
 
@@ -683,17 +697,18 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
         )
-        condition_at = melody_conditions(
-            self.parts,
-            request.descriptions,
-            melody,
-            melody_sample_rate,
-            separate=separate,
-            duration=request.duration,
-        )
-        return generate_piece(
-            self.parts, request, condition_at, progress=progress, on_audio=on_audio
-        )
+
+        def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
+            return melody_conditions(
+                parts,
+                request.descriptions,
+                rows_of(melody, rows),
+                melody_sample_rate,
+                separate=separate,
+                duration=request.duration,
+            )
+
+        return self._make(request, conditions, slots=slots, progress=progress, on_audio=on_audio)
 
     def generate_with_style(
         self,
@@ -718,6 +733,7 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
+        slots: int | None = None,
     ) -> GenerationOutput:
         """Generates music in the style of given audio, and after a description.
 
@@ -759,16 +775,40 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
         )
-        condition_at = style_conditions(
-            self.parts,
-            request.descriptions,
-            style,
-            style_sample_rate,
-            eval_q=eval_q,
-            excerpt_length=excerpt_length,
-            duration=request.duration,
-            keys=request.keys,
+
+        def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
+            return style_conditions(
+                parts,
+                request.descriptions,
+                rows_of(style, rows),
+                style_sample_rate,
+                eval_q=eval_q,
+                excerpt_length=excerpt_length,
+                duration=request.duration,
+                keys=request.keys,
+            )
+
+        return self._make(request, conditions, slots=slots, progress=progress, on_audio=on_audio)
+
+    def _make(
+        self,
+        request: Request,
+        conditions: Conditions,
+        *,
+        slots: int | None,
+        progress: Progress,
+        on_audio: OnAudio | None,
+    ) -> GenerationOutput:
+        """Generates all clips together, or each in a slot."""
+        if slots is None:
+            condition_at = conditions(self.parts, request, slice(None))
+            return generate_piece(
+                self.parts, request, condition_at, progress=progress, on_audio=on_audio
+            )
+        return generate_in_slots(
+            self.parts, request, conditions, slots=slots, progress=progress, on_audio=on_audio
         )
-        return generate_piece(
-            self.parts, request, condition_at, progress=progress, on_audio=on_audio
-        )
+
+
+def _text(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
+    return text_alone(parts, request.descriptions)

@@ -104,6 +104,13 @@ def one_for_each(items: list[Item], batch: int, what: str) -> list[Item]:
     return items * batch if len(items) == 1 else items
 
 
+def rows_of(audio: Clips, rows: slice) -> Clips:
+    """The clips of some rows; one clip for all rows stays as it is."""
+    if isinstance(audio, np.ndarray | jax.Array) and audio.ndim == 2:
+        return audio
+    return audio if len(audio) == 1 else audio[rows]
+
+
 _MOST_CHANNELS = 8  # up to so many rows are channels, however few samples there are
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.generation.joins import decode_windows
+from musicgen_jax.generation.plan import cache_lengths
 from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
@@ -75,7 +76,7 @@ def generate_piece(
             for stretch in piece.audio(callback):
                 (on_audio or stretches.append)(stretch)
             codes, audio = assemble(piece.done), np.concatenate(stretches, axis=2)
-    return GenerationOutput(np.asarray(audio), codes, parts.config.sample_rate)
+    return GenerationOutput(np.asarray(audio), codes, parts.config.sample_rate, piece.program)
 
 
 class Piece:
@@ -96,7 +97,24 @@ class Piece:
     def __init__(self, parts: Parts, request: Request, condition_at: ConditionAt):
         self.parts, self.request, self.condition_at = parts, request, condition_at
         self.done: list[tuple[Window, np.ndarray]] = []
-        self._store = None if request.checkpoint is None else self._open_store()
+        self._store = None
+        if request.checkpoint is not None:
+            self._store = open_store(parts, request, condition_at)
+
+    @property
+    def program(self) -> ProgramName:
+        """Names the program that makes the piece."""
+        request, lm = self.request, self.parts.lm
+        tokens = self.parts.tokenizer(request.descriptions)[0].shape[1]
+        frames = max(window.length for window in request.windows)
+        return ProgramName.of(
+            lm,
+            self.parts.mesh,
+            clips=request.batch,
+            slots=False,
+            steps=cache_lengths(frames + max(lm.config.delays), lm.tuning)[-1],
+            text=lm.tuning.text_length(tokens),
+        )
 
     def codes(self, callback: Callback = None) -> Iterator[tuple[Window, np.ndarray]]:
         """Generates, see `windows.generate_windows`, and keeps what it yields in `done`."""
@@ -125,35 +143,50 @@ class Piece:
             block=block_frames(self.request),
         )
 
-    def _open_store(self) -> WindowStore:
-        """The folder of this generation and of no other."""
-        request, config = self.request, self.parts.config
-        starts = (request.windows[0].start, request.windows[-1].start)
-        prompt = request.prompt
-        settings = {
-            **dataclasses.asdict(request.sampling),
-            "seed": request.seed,
-            "join": request.join,
-            "descriptions": list(request.descriptions),
-            "duration": request.windows[-1].end / config.frame_rate,
-            "windows": [dataclasses.astuple(window) for window in request.windows[:2]],
-            "prompt": None
-            if prompt is None
-            else hashlib.sha256(np.ascontiguousarray(prompt).tobytes()).hexdigest(),
-            "condition": condition_digest(
-                *(self.condition_at(start / config.frame_rate) for start in starts)
-            ),
-            "model": fingerprint(self.parts.lm, self.parts.encodec),
-            "machine": machine(self.parts.mesh),
-        }
-        assert request.checkpoint is not None
-        return WindowStore(
-            request.checkpoint,
-            settings,
-            batch=request.batch,
-            codebooks=config.lm.n_q,
-            card=config.lm.card,
-        )
+
+def open_store(
+    parts: Parts, request: Request, condition_at: ConditionAt, program: ProgramName | None = None
+) -> WindowStore:
+    """The folder `request.checkpoint`, of this generation and of no other.
+
+    Args:
+      parts: of the model.
+      request: what to generate.
+      condition_at: the condition of each window.
+      program: that makes it, if it is not the one that `generate_piece` runs.
+
+    Raises:
+      UserError: the folder holds another generation, or cannot be used.
+    """
+    config = parts.config
+    starts = (request.windows[0].start, request.windows[-1].start)
+    prompt = request.prompt
+    settings = {
+        **dataclasses.asdict(request.sampling),
+        "seed": request.seed,
+        "join": request.join,
+        "descriptions": list(request.descriptions),
+        "duration": request.windows[-1].end / config.frame_rate,
+        "windows": [dataclasses.astuple(window) for window in request.windows[:2]],
+        "prompt": None
+        if prompt is None
+        else hashlib.sha256(np.ascontiguousarray(prompt).tobytes()).hexdigest(),
+        "condition": condition_digest(
+            *(condition_at(start / config.frame_rate) for start in starts)
+        ),
+        "model": fingerprint(parts.lm, parts.encodec),
+        "machine": machine(parts.mesh),
+    }
+    if program is not None:
+        settings["program"] = str(program)
+    assert request.checkpoint is not None
+    return WindowStore(
+        request.checkpoint,
+        settings,
+        batch=request.batch,
+        codebooks=config.lm.n_q,
+        card=config.lm.card,
+    )
 
 
 def block_frames(request: Request) -> int:

@@ -85,12 +85,9 @@ class Engine:
     """
 
     def __init__(self, parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS):
-        check_slots(slots, parts.mesh)
         config = parts.config
         self.parts, self.slots, self.steps, self.text = _padding(parts, text), slots, steps, text
-        self.program = ProgramName.of(
-            parts.lm, parts.mesh, clips=slots, slots=True, steps=steps, text=text
-        )
+        self.program = program_of(parts, slots=slots, steps=steps, text=text)
         self.left = np.zeros(slots, int)
         self._limit = np.zeros(slots, int)
         # A melody or style model may be asked for double guidance.
@@ -240,12 +237,15 @@ class Engine:
 # --- What follows from a request and its model alone ----------------------------------------------
 
 
-def check_slots(slots: int, mesh: Mesh | None) -> None:
-    """UserError unless `slots` is a possible number of slots."""
+def program_of(parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS) -> ProgramName:
+    """Names the program of an engine; UserError if `slots` is not a possible number of slots."""
     if not is_int(slots) or not 1 <= slots <= MAX_SLOTS:
         raise UserError(f"slots must be an integer from 1 to {MAX_SLOTS}, got {slots!r}")
-    if mesh is not None and slots % (data := mesh.shape[sharding.DATA]):
-        raise UserError(f"slots must be a multiple of {data}, the parts of the data axis")
+    if parts.mesh is not None and slots % (data := parts.mesh.shape[sharding.DATA]):
+        raise UserError(
+            f"slots must be a multiple of {data}, the parts of the data axis, got {slots}"
+        )
+    return ProgramName.of(parts.lm, parts.mesh, clips=slots, slots=True, steps=steps, text=text)
 
 
 def cache_lengths(

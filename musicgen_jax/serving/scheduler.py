@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -45,6 +45,8 @@ class Scheduler:
       queue: how many clips may wait.
       text: what descriptions are padded to, in tokens; a power of two. Part of what a seed stands
         for; a longer description is refused.
+      lengths: of the caches to make room for, in steps. Default: those of every clip up to
+        `seconds`, see `engine.cache_lengths`.
       warm: whether to compile everything now.
 
     Attributes:
@@ -63,6 +65,7 @@ class Scheduler:
         seconds: float | None = None,
         queue: int = 32,
         text: int = TEXT_TOKENS,
+        lengths: Sequence[int] | None = None,
         warm: bool = True,
     ):
         config = parts.config
@@ -74,7 +77,7 @@ class Scheduler:
         frames = self._longest or self._window
         self._engines = [
             Engine(parts, slots=slots, steps=steps, text=text)
-            for steps in cache_lengths(config, frames, parts.lm.tuning, text)
+            for steps in lengths or cache_lengths(config, frames, parts.lm.tuning, text)
         ]
         self.parts, self._queue = self._engines[0].parts, queue
         self.ready = threading.Event()
@@ -104,6 +107,7 @@ class Scheduler:
         condition_at: ConditionAt | None = None,
         *,
         deadline: float | None = None,
+        on_audio: Callable[[np.ndarray], object] | None = None,
         store: Store | None = None,
     ) -> Ticket:
         """Asks for a clip; returns at once.
@@ -113,6 +117,8 @@ class Scheduler:
           condition_at: the condition of each window, one row, made from `parts`; it is called in
             another thread. Default: the description alone.
           deadline: seconds from now after which the clip is given up.
+          on_audio: called with each block of audio, float32 [C, n], in the codec's thread, so it
+            must return soon. The ticket then keeps no audio: memory does not grow with the piece.
           store: keeps finished windows; those that it has already are not made again.
 
         Raises:
@@ -125,7 +131,7 @@ class Scheduler:
         engine = self._engine_for(request)
         if condition_at is None:
             condition_at = text_alone(self.parts, request.descriptions)
-        clip = _Clip(Course(request, condition_at, engine, store), self, deadline)
+        clip = _Clip(Course(request, condition_at, engine, store), self, deadline, on_audio)
         with self._changed:
             if self._closing is not None:
                 raise Closing(self._closing)
@@ -351,7 +357,13 @@ class Scheduler:
 class _Clip:
     """A clip in the scheduler: its way, its audio and its ticket."""
 
-    def __init__(self, course: Course, scheduler: Scheduler, deadline: float | None):
+    def __init__(
+        self,
+        course: Course,
+        scheduler: Scheduler,
+        deadline: float | None,
+        on_audio: Callable[[np.ndarray], object] | None,
+    ):
         self.course = course
         self.deadline = math.inf if deadline is None else time.monotonic() + deadline
         self.prepared: Prepared | None = None
@@ -365,6 +377,7 @@ class _Clip:
             course.engine.program,
             position=functools.partial(scheduler._place, self),
             cancel=functools.partial(scheduler._end, self, Cancelled("the request was cancelled")),
+            on_audio=on_audio,
         )
 
     @property
@@ -387,9 +400,11 @@ class _Clip:
 
     def output(self) -> GenerationOutput:
         """Everything that was made."""
-        audio = np.concatenate(self.ticket.blocks(), axis=1)[None]
-        rate = self.course.request.config.sample_rate
-        return GenerationOutput(audio, assemble(self._pieces), rate, self.ticket.program)
+        config = self.course.request.config
+        nothing = np.zeros((config.audio_channels, 0), np.float32)
+        audio = np.concatenate([nothing, *self.ticket.blocks()], axis=1)[None]
+        codes = assemble(self._pieces)
+        return GenerationOutput(audio, codes, config.sample_rate, self.ticket.program)
 
 
 def _decoder(parts: Parts, windows: list[Window]) -> PieceDecoder:

@@ -42,9 +42,11 @@ class Ticket:
         *,
         position: Callable[[], int],
         cancel: Callable[[], None],
+        on_audio: Callable[[np.ndarray], object] | None = None,
     ):
         self.request, self.program = course.request, program
         self._course, self._position, self._cancel = course, position, cancel
+        self._on_audio = on_audio
         self._changed = threading.Condition()
         self._blocks: list[np.ndarray] = []
         self._error: BaseException | None = None
@@ -126,9 +128,12 @@ class Ticket:
 
     def add(self, block: np.ndarray) -> None:
         """For the scheduler: the next block of audio."""
-        with self._changed:
-            self._blocks.append(block)
-            self._changed.notify_all()
+        if self._on_audio is not None:
+            self._on_audio(block)
+        else:
+            with self._changed:
+                self._blocks.append(block)
+                self._changed.notify_all()
         self._tell()
 
     def finish(self, end: GenerationOutput | BaseException) -> bool:

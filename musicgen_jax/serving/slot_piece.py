@@ -1,0 +1,170 @@
+"""The B clips of one call through slots: what `MusicGen.generate(..., slots=N)` does."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from musicgen_jax.conditioning.text import ConditionAt
+from musicgen_jax.generation.piece import GenerationOutput, OnAudio, open_store
+from musicgen_jax.generation.progress import Progress, progress_callback
+from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.windows import Store, Window
+from musicgen_jax.serving.engine import cache_lengths, program_of
+from musicgen_jax.serving.scheduler import Scheduler
+from musicgen_jax.storage.loading import Parts
+
+# The condition of each window, for some of the rows of a request.
+Conditions = Callable[[Parts, Request, slice], ConditionAt]
+
+
+def generate_in_slots(
+    parts: Parts,
+    request: Request,
+    conditions: Conditions,
+    *,
+    slots: int,
+    progress: Progress = False,
+    on_audio: OnAudio | None = None,
+) -> GenerationOutput:
+    """`generation.piece.generate_piece` by slots; the arguments are also those of `SlotPiece`."""
+    piece = SlotPiece(parts, request, conditions, slots=slots)
+    stretches = [np.zeros((request.batch, parts.config.audio_channels, 0), np.float32)]
+    with progress_callback(progress) as callback:
+        for stretch in piece.stretches(callback):
+            (on_audio or stretches.append)(stretch)
+    assert piece.output is not None
+    return dataclasses.replace(piece.output, audio=np.concatenate(stretches, axis=2))
+
+
+class SlotPiece:
+    """The clips of one request, each in a slot as soon as there is one.
+
+    Each clip is made on its own, from the text encoder to the codec, as a server would make it.
+
+    Args:
+      parts: of the model.
+      request: B clips.
+      conditions: called with the parts of the slots, a request for one clip, and its row.
+      slots: N.
+
+    Attributes:
+      output: everything that was made, once `stretches` has ended: without audio.
+
+    Raises:
+      UserError: `slots` is out of range, or the folder of finished windows cannot be used.
+    """
+
+    def __init__(self, parts: Parts, request: Request, conditions: Conditions, *, slots: int):
+        self._parts, self._request, self._conditions = parts, request, conditions
+        frames = max(window.length for window in request.windows)
+        self._length = cache_lengths(parts.config, frames, parts.lm.tuning)[-1]
+        program = program_of(parts, slots=slots, steps=self._length)
+        everything = conditions(parts, request, slice(None))  # checks what it was made from
+        self._slots, self._store = slots, None
+        if request.checkpoint is not None:
+            self._store = _Rows(open_store(parts, request, everything, program), request.batch)
+        self.output: GenerationOutput | None = None
+
+    def stretches(self, callback: Callable[[int, int], None] | None = None) -> Iterator[np.ndarray]:
+        """Makes the clips, and yields audio when all of them have come as far, float32 [B, C, n].
+
+        Args:
+          callback: called with (steps done, steps to do), over all clips.
+        """
+        changed = threading.Event()
+        batch = self._request.batch
+        hop = self._parts.config.encodec.hop_length
+        chunk = max(1, self._request.chunk_frames * hop)  # samples
+        heard: list[list[np.ndarray]] = [[] for _ in range(batch)]
+        scheduler = Scheduler(
+            self._parts, slots=self._slots, queue=batch, lengths=[self._length], warm=False
+        )
+        with scheduler:
+            tickets = [
+                scheduler.submit(
+                    clip := self._request.clip(i),
+                    self._conditions(scheduler.parts, clip, slice(i, i + 1)),
+                    on_audio=heard[i].append,
+                    store=None if self._store is None else self._store.row(i),
+                )
+                for i in range(batch)
+            ]
+            for ticket in tickets:
+                ticket.listen(changed.set)
+            finished = False
+            while not finished:
+                changed.wait()
+                changed.clear()
+                finished = all(ticket.done for ticket in tickets)
+                for ticket in tickets:
+                    if ticket.done:
+                        ticket.result()  # raises what went wrong, before anybody waits for it
+                if callback:
+                    callback(*map(sum, zip(*(ticket.steps for ticket in tickets), strict=True)))
+                yield from _in_step(heard, 1 if finished else chunk)
+            outputs = [ticket.result() for ticket in tickets]
+        self.output = GenerationOutput(
+            np.concatenate([output.audio for output in outputs]),
+            np.concatenate([output.codes for output in outputs]),
+            outputs[0].sample_rate,
+            outputs[0].program,
+        )
+
+
+def _in_step(heard: list[list[np.ndarray]], chunk: int) -> Iterator[np.ndarray]:
+    """Takes from all clips the audio that each of them has, in whole chunks, float32 [B, C, n]."""
+    ready = min(sum(block.shape[1] for block in blocks) for blocks in heard) // chunk * chunk
+    if not ready:
+        return
+    rows = []
+    for blocks in heard:
+        count = len(blocks)  # the codec's thread adds to the end
+        audio = np.concatenate(blocks[:count], axis=1)
+        blocks[:count] = [audio[:, ready:]]
+        rows.append(audio[:, :ready])
+    yield np.stack(rows)
+
+
+class _Rows:
+    """A store of B clips, for clips that finish their windows at different times."""
+
+    def __init__(self, store: Store, batch: int):
+        self._store, self._batch = store, batch
+        self._found: dict[int, np.ndarray | None] = {}
+        self._made: dict[int, dict[int, np.ndarray]] = {}  # by window, then by clip
+
+    def row(self, index: int) -> Store:
+        """The store of one clip."""
+        return _Row(self, index)
+
+    def load(self, window: Window, index: int) -> np.ndarray | None:
+        """The window of one clip, int32 [1, K, t], or None."""
+        if window.number not in self._found:
+            self._found[window.number] = self._store.load(window)
+        codes = self._found[window.number]
+        return None if codes is None else codes[index : index + 1]
+
+    def save(self, window: Window, index: int, codes: np.ndarray) -> None:
+        """Keeps the window of one clip; it is written when all clips have made theirs."""
+        made = self._made.setdefault(window.number, {})
+        made[index] = codes
+        if len(made) == self._batch:
+            self._store.save(window, np.concatenate([made[i] for i in range(self._batch)]))
+            del self._made[window.number]
+
+
+class _Row:
+    """A `windows.Store` of one clip."""
+
+    def __init__(self, rows: _Rows, index: int):
+        self._rows, self._index = rows, index
+
+    def load(self, window: Window) -> np.ndarray | None:
+        """As in `windows.Store`."""
+        return self._rows.load(window, self._index)
+
+    def save(self, window: Window, codes: np.ndarray) -> None:
+        """As in `windows.Store`."""
+        self._rows.save(window, self._index, codes)
