@@ -1,8 +1,8 @@
 """Files that version 0.1.0 wrote before its modules were moved into rooms still load.
 
 tests/goldens/earlier holds a small random model (without its tokenizer), codes of its codec, an
-adapter, shards of codes, an exported model and a generation that was stopped after its first
-window. tests/training has run folders.
+adapter, shards of codes, an exported model, a generation that was stopped after its first window
+and a folder of `batch` with the first of its clips. tests/training has run folders.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from musicgen_jax import Codec, MusicGen, testing
+from musicgen_jax.commands.cli import main
 from musicgen_jax.generation.window_store import fingerprint, machine
 from musicgen_jax.storage import codec_file, lora_file
 from musicgen_jax.training.data.shards import CodeShards
@@ -78,6 +79,23 @@ def test_an_interrupted_generation_resumes(model, tmp_path):
     np.testing.assert_array_equal(out.codes[:, :, : first.shape[2]], first)
     assert out.codes.shape[2] == 200
     assert seen[0][0] >= first.shape[2]  # the first window is not generated again
+
+
+def test_a_batch_goes_on(folder, tmp_path, capsys):
+    out = tmp_path / "batch"
+    shutil.copytree(EARLIER / "batch", out)
+    (prompts := tmp_path / "prompts.txt").write_text("bells\na calm waltz\n")
+    command = ["batch", str(prompts), str(out), "--model", str(folder), "--duration", "0.3"]
+    assert main([*command, "--seed", "5", "--slots", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("1 of 2 clips exist already\nwrote")
+    assert "an earlier version began" in said.err
+    for kept in ("000000.wav", "settings.json"):
+        assert (out / kept).read_bytes() == (EARLIER / "batch" / kept).read_bytes()
+    first, second = map(json.loads, (out / "manifest.jsonl").read_text().splitlines())
+    assert "program" not in first
+    assert second["program"].startswith("slots=2 ")
+    assert main([*command, "--seed", "6"]) == 2
 
 
 def test_an_exported_model_runs():

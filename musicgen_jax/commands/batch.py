@@ -1,13 +1,12 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
+import sys
 from functools import partial
 
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.commands import options
 from musicgen_jax.errors import UserError
-
-_CLIPS = 4  # at once for each part of the data axis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for 000000.wav and so on and a manifest; clips that exist are not made again",
     )
     options.add_model(parser)
+    options.add_slots(
+        parser,
+        "clips that the device makes at once; part of what a seed stands for (default: that of "
+        "OUT_DIR, else 4 on a CPU and 8 elsewhere, times the parts of the data axis of --devices)",
+    )
     add(
         "--batch-size",
         type=int,
         metavar="N",
-        help=f"clips at once (default: {_CLIPS}, times the parts of the data axis of --devices)",
+        help="clips in hand at once, in a slot or waiting for one; changes no clip (default: twice "
+        "the slots)",
     )
     add(
         "--worker",
@@ -79,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         "format": args.format,
     }
     folder = batch_folder.Folder(args.output, f".{args.format}", args.worker)
+    if args.slots is not None and folder.setting("slots") is not None:
+        settings["slots"] = args.slots
     folder.agree(settings, keep=False)
     missing = set(folder.missing(prompts))
     if len(missing) < len(prompts):
@@ -87,47 +94,59 @@ def run(args: argparse.Namespace) -> None:
         return
 
     # From here on it may take a while.
-    import numpy as np
-
     from musicgen_jax import audio
+    from musicgen_jax.generation.request import Request
     from musicgen_jax.generation.window_store import fingerprint
     from musicgen_jax.model import MusicGen
     from musicgen_jax.runtime import compile_cache
+    from musicgen_jax.runtime.tuning import tuning
+    from musicgen_jax.serving.scheduler import scheduler_for
 
-    data = args.devices[0] if args.devices else 1
-    size = min(args.batch_size or _CLIPS * data, len(prompts))
-    shares = batch_folder.groups(prompts, size, args.worker)
-    count = sum(prompt in missing for group in shares for prompt in group)
     compile_cache.enable()
     model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
     settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
     folder.agree(settings, keep=False)
 
-    def generate(texts: list[str | None], seeds: list[int]) -> np.ndarray:
-        out = model.generate(
-            texts,
-            seed=seeds,
+    def request(prompt: batch_folder.Prompt) -> Request:
+        return Request(
+            config=model.config,
+            descriptions=[prompt.text],
             duration=args.duration,
+            seed=prompt.seed,
+            sampling=sampling,
             extend_stride=args.extend_stride,
             join=args.join,
-            use_sampling=sampling.use_sampling,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            temperature=sampling.temperature,
-            cfg_coef=sampling.cfg_coef,
         )
+
+    share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
+    if not share:
+        return
+    data = args.devices[0] if args.devices else 1
+    slots = args.slots or folder.setting("slots") or tuning().slots * data
+    size = args.batch_size or 2 * slots
+    if folder.begun() and folder.setting("slots") is None:
+        print(
+            f"musicgen-jax: an earlier version began {args.output}: what is made now comes from "
+            "another program, which the manifest names",
+            file=sys.stderr,
+        )
+    else:
+        settings["slots"] = slots
+    with scheduler_for(model.parts, request(share[0]), slots=slots, queue=size) as scheduler:
         # Only now: settings that the model refuses must not be kept.
         folder.agree(settings, keep=True)
-        return out.audio
-
-    write = partial(
-        audio.write,
-        sample_rate=model.sample_rate,
-        strategy=args.strategy,
-        loudness_compressor=True,
-    )
-    written = batch_folder.make_clips(
-        generate, write, folder, shares, missing, batch_size=size, seconds=args.duration
-    )
-    for i, file in enumerate(written, 1):
-        print(f"wrote {file} ({i} of {count})", flush=True)
+        written = batch_folder.make_clips(
+            lambda prompt: scheduler.submit(request(prompt)),
+            partial(
+                audio.write,
+                sample_rate=model.sample_rate,
+                strategy=args.strategy,
+                loudness_compressor=True,
+            ),
+            folder,
+            share,
+            batch_size=size,
+            seconds=args.duration,
+        )
+        for i, file in enumerate(written, 1):
+            print(f"wrote {file} ({i} of {len(share)})", flush=True)

@@ -5,24 +5,26 @@
       000000.wav ...     clip i of line i, counted from 0
       manifest.jsonl     a line for every finished clip; worker 2 of 4 has manifest-2-of-4.jsonl
 
-Clip i depends only on its text, the seed and i. The prompts are divided into groups of `batch_size`
-lines. A group is always generated as a whole, in the same order, even if only one of its files is
-missing. So an interrupted and resumed run gives the same files to the last bit.
+Clip i depends only on its text, the seed, i, and the program, whose number of slots is one of the
+settings. It does not depend on which other clips are made at the same time. So an interrupted and
+resumed run gives the same files to the last bit.
 
 A file appears complete, then its line is added to the manifest, which only this worker writes. If a
-worker dies, at most one group is lost, and the next run makes it again. Workers divide the groups
-by their numbers (`--worker 2/4`), without locks: machines need not agree on anything, not even on
-the time. To finish a dead worker's share, start it again, or run once without `--worker`. If two
-workers make the same clip, they write the same file.
+worker dies, at most the clips that it had in hand are lost, and the next run makes them again.
+Workers divide the lines by their numbers (`--worker 2/4`), without locks: machines need not agree
+on anything, not even on the time. To finish a dead worker's share, start it again, or run once
+without `--worker`. If two workers make the same clip, they write the same file.
 """
 
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -203,8 +205,16 @@ class Folder:
                 left.append(prompt)
         return left
 
-    def finished(self, prompt: Prompt, seconds: float) -> None:
-        """Adds a finished clip's line to the manifest."""
+    def begun(self) -> bool:
+        """Whether the folder has settings."""
+        return (self.path / SETTINGS).exists()
+
+    def setting(self, key: str) -> Any:
+        """A setting that the folder was begun with; None if it has none of this name."""
+        return files.read_json(self.path / SETTINGS).get(key) if self.begun() else None
+
+    def finished(self, prompt: Prompt, seconds: float, program: str) -> None:
+        """Adds a finished clip's line to the manifest; `program` names what made it."""
         file = self.path / self.name(prompt)
         record = {
             "index": prompt.index,
@@ -213,6 +223,7 @@ class Folder:
             "seed": prompt.seed,
             "seconds": seconds,
             "bytes": file.stat().st_size,
+            "program": program,
         }
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         path = self.path / self.manifest
@@ -241,49 +252,49 @@ class Folder:
 # --- The work -------------------------------------------------------------------------------------
 
 
-def groups(
-    prompts: Sequence[Prompt], batch_size: int, worker: tuple[int, int] = (1, 1)
-) -> list[list[Prompt]]:
-    """The groups of one worker: every n-th of all, whatever the others have done."""
+def share(prompts: Sequence[Prompt], worker: tuple[int, int] = (1, 1)) -> list[Prompt]:
+    """The prompts of one worker: every n-th of all, whatever the others have done."""
     number, count = worker
-    whole = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
-    return whole[number - 1 :: count]
+    return list(prompts[number - 1 :: count])
+
+
+class Clip(Protocol):
+    """A clip that is being made, such as a `serving.ticket.Ticket`."""
+
+    def result(self) -> Any:
+        """Waits for it: `audio`, float32 [1, C, W], and `program`, which names what made it."""
+        ...
 
 
 def make_clips(
-    generate: Callable[[list[str | None], list[int]], np.ndarray],
+    submit: Callable[[Prompt], Clip],
     write: Callable[[Path, np.ndarray], object],
     folder: Folder,
-    shares: Sequence[Sequence[Prompt]],
-    missing: Collection[Prompt],
+    prompts: Iterable[Prompt],
     *,
     batch_size: int,
     seconds: float,
 ) -> Iterator[Path]:
-    """Makes the missing clips.
+    """Makes clips, several at once, and writes them in order.
 
     Args:
-      generate: B texts and B seeds to audio [B, C, W].
+      submit: begins a clip.
       write: writes one clip's [C, W] to a file that appears whole or not at all.
       folder: the clips' folder.
-      shares: from `groups`.
-      missing: from `Folder.missing`.
-      batch_size: B, always the same: a shorter group is padded.
+      prompts: of the clips that are missing.
+      batch_size: the most clips that are begun and not yet written.
       seconds: of each clip, for the manifest.
 
     Yields:
       every file that it wrote.
     """
-    for group in shares:
-        if not any(prompt in missing for prompt in group):
-            continue
-        padding = batch_size - len(group)
-        audio = generate(
-            [prompt.text for prompt in group] + [None] * padding,
-            [prompt.seed for prompt in group] + [0] * padding,
-        )
-        for prompt, clip in zip(group, audio, strict=False):
-            if prompt in missing:
-                write(folder.path / folder.name(prompt), clip)
-                folder.finished(prompt, seconds)
-                yield folder.path / folder.name(prompt)
+    left, begun = iter(prompts), deque[tuple[Prompt, Clip]]()
+    while True:
+        begun.extend((prompt, submit(prompt)) for prompt in islice(left, batch_size - len(begun)))
+        if not begun:
+            return
+        prompt, clip = begun.popleft()
+        made = clip.result()
+        write(folder.path / folder.name(prompt), made.audio[0])
+        folder.finished(prompt, seconds, str(made.program))
+        yield folder.path / folder.name(prompt)

@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stdout if FILE is -; stderr names the rate and channels",
     )
     options.add_sampling(parser)
+    options.add_slots(
+        parser,
+        "make each clip as a server of N slots, or `batch --slots N`, makes it: the same samples, "
+        "whatever else they make (default: the program that is fastest for the clips of this call)",
+    )
     options.add_devices(parser)
     add("--continue-from", metavar="FILE", help="audio that the music begins with")
     add("--melody", metavar="FILE", help="audio whose melody the music follows (melody models)")
@@ -202,6 +207,7 @@ def _request(
         "cfg_coef": sampling.cfg_coef,
         "extend_stride": args.extend_stride,
         "join": args.join,
+        "slots": args.slots,
         "progress": sys.stderr.isatty(),
     }
     if args.melody:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from musicgen_jax.config import JOINS
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, Sampling
+from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SLOTS, Sampling
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -89,6 +89,17 @@ def separate(args: argparse.Namespace) -> bool | None:
         print(f"musicgen-jax: {NOT_SEPARATED}", file=sys.stderr)
         return False
     return args.separate
+
+
+def add_slots(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--slots`, whose help is `what`."""
+    parser.add_argument("--slots", type=_slots, metavar="N", help=what)
+
+
+def _slots(text: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_SLOTS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be an integer from 1 to {MAX_SLOTS}, got {text!r}")
 
 
 def add_devices(parser: argparse.ArgumentParser) -> None:

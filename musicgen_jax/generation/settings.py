@@ -7,6 +7,7 @@ from musicgen_jax.errors import UserError, is_int, is_number
 DEFAULT_DURATION = 8.0  # seconds
 MAX_DURATION = 24 * 3600  # seconds; catches typing errors
 MAX_SEED = 2**32 - 1
+MAX_SLOTS = 1024
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Tuning:
         and values of a short text, see `nn.folded_cross`.
       cache_lengths: cache lengths to compile for, in steps; longer lengths are multiples of 512.
       first_cache_lengths: shorter lengths for the start of a growing cache.
+      slots: default number of slots of `batch` and of a server, see `serving.engine`.
       slot_lengths: cache lengths of slots, below the length of the model's window, in steps.
       grow_cache_above: a cache grows during generation if it takes more than this share of the
         model's bytes, and more than this number of bytes.
@@ -52,6 +53,7 @@ class Tuning:
     # threads only if a head's keys have more than 32,768 numbers (benchmarks/attention.py).
     cache_lengths: tuple[int, ...] = (256, 528, 1024, 1504)
     first_cache_lengths: tuple[int, ...] = ()
+    slots: int = 8
     slot_lengths: tuple[int, ...] = (528,)
     # Each length is one more program to compile, and an accelerator takes longer to compile for.
     grow_cache_above: tuple[float, int] = (1.0, 1 << 30)
@@ -89,6 +91,7 @@ CPU = Tuning(
     # Reading unused slots of a cache costs more than compiling for another length
     # (benchmarks/lm_steps.py --batch 16).
     first_cache_lengths=(64, 128),
+    slots=4,
     grow_cache_above=(0.1, 1 << 28),
     # 8 MB of float32, which stays in the processor's cache (benchmarks/codec.py).
     codec_tile=1 << 21,

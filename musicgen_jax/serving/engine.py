@@ -34,7 +34,7 @@ from musicgen_jax.generation.program import Context, DecodeState, Requests, adva
 from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.sampling import Mode, Numbers
-from musicgen_jax.generation.settings import DEFAULT_SAMPLING
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING, MAX_SLOTS
 from musicgen_jax.generation.windows import Window, window_keys
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
@@ -44,12 +44,12 @@ from musicgen_jax.storage.loading import Parts
 
 TEXT_TOKENS = 64
 STYLE_SECONDS = 5.0  # of the longest excerpt; the official model was trained with up to 4.5
-MAX_SLOTS = 1024
 
 _EVERY_SETTING = Mode(greedy=False, top_k=True, nucleus=True)
 _PREFILLS = (64, *range(256, 1 << 14, 256))  # steps: few, since each is compiled beforehand
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """One window of one clip, ready for a slot: everything before the language model.
@@ -62,7 +62,7 @@ class Prepared:
 
     requests: Requests
     condition: Condition
-    prefill: int
+    prefill: int = dataclasses.field(metadata={"static": True})
 
 
 class Engine:
@@ -245,7 +245,16 @@ def program_of(parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS)
         raise UserError(
             f"slots must be a multiple of {data}, the parts of the data axis, got {slots}"
         )
+    if jax.process_count() > 1:
+        raise UserError("slots are for one process: threads of several would not keep step")
     return ProgramName.of(parts.lm, parts.mesh, clips=slots, slots=True, steps=steps, text=text)
+
+
+def program_for(parts: Parts, request: Request, *, slots: int) -> ProgramName:
+    """Names the program of N slots that makes the clips of a request; raises as `program_of`."""
+    frames = max(window.length for window in request.windows)
+    steps = cache_lengths(parts.config, frames, parts.lm.tuning)[-1]
+    return program_of(parts, slots=slots, steps=steps)
 
 
 def cache_lengths(

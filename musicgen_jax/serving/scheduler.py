@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
+import jax
 import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt, text_alone
@@ -89,6 +90,8 @@ class Scheduler:
         self._open: set[_Clip] = set()  # clips whose ticket has not ended
         self._closing: str | None = None  # why nothing more is taken
         self._stopped = False
+        # Threads that start programs of several devices may start them in another order on each.
+        self._turn = threading.Lock() if parts.mesh else contextlib.nullcontext()
         self._codes: SimpleQueue[tuple[_Clip, list[Codes]] | None] = SimpleQueue()
         self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
         self._threads = [
@@ -207,7 +210,8 @@ class Scheduler:
             if stored := clip.course.stored():
                 self._codes.put((clip, stored))
             if clip.course.window is not None:
-                prepared = clip.course.prepare()
+                with self._turn:
+                    prepared = jax.block_until_ready(clip.course.prepare())
                 with self._changed:
                     clip.prepared = prepared
                     self._changed.notify_all()
@@ -242,7 +246,8 @@ class Scheduler:
                 self._waiting.remove(clip)
             slot = tenants.index(None)
             assert clip.prepared is not None
-            clip.course.engine.insert(slot, clip.prepared)
+            with self._turn:
+                clip.course.engine.insert(slot, clip.prepared)
             clip.prepared, clip.begun = None, True
             tenants[slot] = clip
 
@@ -264,8 +269,9 @@ class Scheduler:
         left = [engine.left[i] for i, clip in enumerate(tenants) if clip is not None]
         if not left:
             return
-        engine.run(min(QUANTUM, *left))
-        steps = engine.read()
+        with self._turn:
+            engine.run(min(QUANTUM, *left))
+            steps = engine.read()
         for slot, clip in enumerate(tenants):
             if clip is None:
                 continue
@@ -284,7 +290,9 @@ class Scheduler:
             clip, codes = item
             try:
                 for window, each in () if clip.ended else codes:
-                    for block in clip.decode(window, each):
+                    with self._turn:
+                        blocks = list(clip.decode(window, each))
+                    for block in blocks:
                         clip.ticket.add(block)
                 if clip.complete:
                     self._end(clip, clip.output())
@@ -352,6 +360,20 @@ class Scheduler:
             )
         steps = max(window.length for window in request.windows) + max(config.lm.delays)
         return next(engine for engine in self._engines if engine.steps >= steps)
+
+
+def scheduler_for(parts: Parts, request: Request, *, slots: int, queue: int) -> Scheduler:
+    """A scheduler for clips that are as long as one request, and only for these.
+
+    Args:
+      parts: as in `Scheduler`, like the others.
+      request: of one clip or more.
+      slots: see there.
+      queue: see there.
+    """
+    frames = max(window.length for window in request.windows)
+    lengths = cache_lengths(parts.config, frames, parts.lm.tuning)[-1:]
+    return Scheduler(parts, slots=slots, queue=queue, lengths=lengths, warm=False)
 
 
 class _Clip:

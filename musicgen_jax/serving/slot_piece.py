@@ -11,8 +11,8 @@ from musicgen_jax.generation.piece import GenerationOutput, OnAudio, open_store
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.windows import Store, Window
-from musicgen_jax.serving.engine import cache_lengths, program_of
-from musicgen_jax.serving.scheduler import Scheduler
+from musicgen_jax.serving.engine import program_for
+from musicgen_jax.serving.scheduler import scheduler_for
 from musicgen_jax.storage.loading import Parts
 
 # The condition of each window, for some of the rows of a request.
@@ -58,9 +58,7 @@ class SlotPiece:
 
     def __init__(self, parts: Parts, request: Request, conditions: Conditions, *, slots: int):
         self._parts, self._request, self._conditions = parts, request, conditions
-        frames = max(window.length for window in request.windows)
-        self._length = cache_lengths(parts.config, frames, parts.lm.tuning)[-1]
-        program = program_of(parts, slots=slots, steps=self._length)
+        program = program_for(parts, request, slots=slots)
         everything = conditions(parts, request, slice(None))  # checks what it was made from
         self._slots, self._store = slots, None
         if request.checkpoint is not None:
@@ -78,10 +76,7 @@ class SlotPiece:
         hop = self._parts.config.encodec.hop_length
         chunk = max(1, self._request.chunk_frames * hop)  # samples
         heard: list[list[np.ndarray]] = [[] for _ in range(batch)]
-        scheduler = Scheduler(
-            self._parts, slots=self._slots, queue=batch, lengths=[self._length], warm=False
-        )
-        with scheduler:
+        with scheduler_for(self._parts, self._request, slots=self._slots, queue=batch) as scheduler:
             tickets = [
                 scheduler.submit(
                     clip := self._request.clip(i),
