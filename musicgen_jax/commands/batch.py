@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
         )
     else:
         settings["slots"] = slots
-    with scheduler_for(model.parts, request(share[0]), slots=slots, queue=size) as scheduler:
+    with scheduler_for(model.parts, map(request, share), slots=slots, queue=size) as scheduler:
         # Only now: settings that the model refuses must not be kept.
         folder.agree(settings, keep=True)
         written = batch_folder.make_clips(

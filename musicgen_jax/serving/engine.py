@@ -5,7 +5,7 @@ what the other rows hold: a clip is the same bit for bit alone or among neighbou
 whenever it began. What runs once per clip (text encoder, prefill, codec) runs at batch 1, for the
 same reason.
 
-    engine = Engine(parts, slots=4, steps=528)
+    engine = Engine(parts, slots=4, shape=shape_of(parts, request))
     ready = engine.prepare(request, request.windows[0], condition)     any thread
     engine.insert(2, ready)                                            the thread of the device
     while engine.left[2]:
@@ -23,27 +23,20 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from musicgen_jax.conditioning.chroma import chroma_frames
-from musicgen_jax.conditioning.style import style_length
 from musicgen_jax.conditioning.text import text_condition
-from musicgen_jax.config import MusicGenConfig
-from musicgen_jax.errors import UserError, is_int
+from musicgen_jax.errors import UserError
 from musicgen_jax.generation.decode import example_keys, known_steps
 from musicgen_jax.generation.guidance import guided
 from musicgen_jax.generation.program import Context, DecodeState, Requests, advance, start
-from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.sampling import Mode, Numbers
-from musicgen_jax.generation.settings import DEFAULT_SAMPLING, MAX_SLOTS
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING
 from musicgen_jax.generation.windows import Window, window_keys
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.runtime import sharding
-from musicgen_jax.runtime.tuning import Tuning
+from musicgen_jax.serving.shapes import TEXT_TOKENS, Shape, audio_length, name_program
 from musicgen_jax.storage.loading import Parts
-
-TEXT_TOKENS = 64
-STYLE_SECONDS = 5.0  # of the longest excerpt; the official model was trained with up to 4.5
 
 _EVERY_SETTING = Mode(greedy=False, top_k=True, nucleus=True)
 _PREFILLS = (64, *range(256, 1 << 14, 256))  # steps: few, since each is compiled beforehand
@@ -71,12 +64,11 @@ class Engine:
     Args:
       parts: of the model, with the adapters that all slots use.
       slots: N, from 1.
-      steps: length of the cache: the most steps of a window, see `cache_lengths`.
-      text: length that descriptions are padded to, in tokens; a power of two.
+      shape: what everything is padded to.
 
     Attributes:
-      parts: the model as the slots need it: it pads every text to `text`. Conditions for
-        `prepare` come from these.
+      parts: the model as the slots need it, see `parts_for_slots`. Conditions for `prepare` come
+        from these.
       program: names what a seed stands for here.
       left: int `[N]`, the steps that each slot still has to run.
 
@@ -84,19 +76,23 @@ class Engine:
       UserError: `slots` is out of range.
     """
 
-    def __init__(self, parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS):
-        config = parts.config
-        self.parts, self.slots, self.steps, self.text = _padding(parts, text), slots, steps, text
-        self.program = program_of(parts, slots=slots, steps=steps, text=text)
+    def __init__(self, parts: Parts, *, slots: int, shape: Shape):
+        self.program = name_program(parts, slots, shape)
+        self.parts, self.slots, self.shape = parts_for_slots(parts), slots, shape
         self.left = np.zeros(slots, int)
         self._limit = np.zeros(slots, int)
         # A melody or style model may be asked for double guidance.
-        self._copies = 3 if config.lm.conditioning == "prepend" else 2
+        self._copies = 3 if parts.config.lm.conditioning == "prepend" else 2
         self._mesh = parts.mesh
         self._module = nnx.split(self.parts.lm, nnx.Param)
         null = guided(self.parts.lm, self._null(), copies=self._copies)
         self._state, self._context = _empty(
-            *self._module, null, slots=slots, steps=steps, copies=self._copies, mesh=self._mesh
+            *self._module,
+            null,
+            slots=slots,
+            steps=shape.steps,
+            copies=self._copies,
+            mesh=self._mesh,
         )
 
     def prepare(
@@ -123,7 +119,7 @@ class Engine:
         start = prompt.shape[2]
         limit = window.length + max(lm.config.delays)
         requests = Requests(
-            known_steps(prompt, window.length, self.steps, lm),
+            known_steps(prompt, window.length, self.shape.steps, lm),
             np.array([start], np.int32),
             np.array([limit], np.int32),
             window_keys(request.keys, window.number),
@@ -143,7 +139,7 @@ class Engine:
             sharding.place_rows(requests, self._mesh),
             prepared.condition,
             prefill=prepared.prefill,
-            steps=self.steps,
+            steps=self.shape.steps,
             copies=self._copies,
             mesh=self._mesh,
         )
@@ -180,7 +176,7 @@ class Engine:
         K, delay = config.lm.n_q, max(config.lm.delays)
         texts = ["a"], [None]
         conditions = [text_condition(self.parts, text) for text in texts]
-        longest = min(window_frames(config), self.steps - delay)
+        longest = min(window_frames(config), self.shape.steps - delay)
         prompts = [n for n in (0, *_PREFILLS) if n < longest]
         prompts += [longest - 1]
         request = Request(config=config, descriptions=["a"], duration=config.max_duration)
@@ -197,7 +193,7 @@ class Engine:
         """The known steps, rounded up to a length that is compiled."""
         if not start:
             return 0
-        return min(next(n for n in _PREFILLS if n >= start), self.steps)
+        return min(next(n for n in _PREFILLS if n >= start), self.shape.steps)
 
     def _guided(self, condition: Condition) -> Condition:
         condition = sharding.place_rows(condition, self._mesh)
@@ -212,7 +208,7 @@ class Engine:
             return Embedded(vectors, np.zeros((1, length), bool))  # type: ignore[arg-type]
 
         audio = audio_length(self.parts.config)
-        return Condition(null(self.text), null(audio) if audio else None)
+        return Condition(null(self.shape.text), null(audio) if audio else None)
 
     def _padded(self, condition: Condition) -> Condition:
         """One row in the shapes of all; missing parts become null."""
@@ -234,58 +230,13 @@ class Engine:
         return Condition(pad(condition.text, null.text), pad(condition.audio, null.audio))
 
 
-# --- What follows from a request and its model alone ----------------------------------------------
+def parts_for_slots(parts: Parts) -> Parts:
+    """The parts, with a language model whose texts are padded further, and never folded.
 
-
-def program_of(parts: Parts, *, slots: int, steps: int, text: int = TEXT_TOKENS) -> ProgramName:
-    """Names the program of an engine; UserError if `slots` is not a possible number of slots."""
-    if not is_int(slots) or not 1 <= slots <= MAX_SLOTS:
-        raise UserError(f"slots must be an integer from 1 to {MAX_SLOTS}, got {slots!r}")
-    if parts.mesh is not None and slots % (data := parts.mesh.shape[sharding.DATA]):
-        raise UserError(
-            f"slots must be a multiple of {data}, the parts of the data axis, got {slots}"
-        )
-    if jax.process_count() > 1:
-        raise UserError("slots are for one process: threads of several would not keep step")
-    return ProgramName.of(parts.lm, parts.mesh, clips=slots, slots=True, steps=steps, text=text)
-
-
-def program_for(parts: Parts, request: Request, *, slots: int) -> ProgramName:
-    """Names the program of N slots that makes the clips of a request; raises as `program_of`."""
-    frames = max(window.length for window in request.windows)
-    steps = cache_lengths(parts.config, frames, parts.lm.tuning)[-1]
-    return program_of(parts, slots=slots, steps=steps)
-
-
-def cache_lengths(
-    config: MusicGenConfig, frames: int, tuning: Tuning, text: int = TEXT_TOKENS
-) -> list[int]:
-    """The lengths of caches for windows of up to `frames` frames, in steps.
-
-    The last one is that of a window of `frames` frames. It follows from the request alone, or a
-    long neighbour would change a short clip. It is the first of `Tuning.slot_lengths` that is long
-    enough, or else the length of the model's window. With the prefix it is a multiple of 16: odd
-    widths are slow, and not reproducible on every device.
+    Whether a text is folded depends on the size of the batch.
     """
-    delay = max(config.lm.delays)
-    longest = window_frames(config) + delay
-    lengths = [n for n in tuning.slot_lengths if n < longest] + [longest]
-    prefix = text + audio_length(config) if config.lm.conditioning == "prepend" else 0
-    needed = sum(n < frames + delay for n in lengths) + 1
-    return [-(-(prefix + n) // 16) * 16 - prefix for n in lengths[:needed]]
-
-
-def audio_length(config: MusicGenConfig) -> int:
-    """The vectors of a melody or a style in a slot; 0 for a text model."""
-    if config.lm.chroma_bins:
-        return chroma_frames(config)
-    return style_length(min(STYLE_SECONDS, config.max_duration), config) if config.lm.style else 0
-
-
-def _padding(parts: Parts, text: int) -> Parts:
-    """The parts, with a language model whose texts are padded to `text` tokens, never folded."""
     lm = nnx.merge(*nnx.split(parts.lm))  # the same arrays
-    lm.tuning = dataclasses.replace(lm.tuning, shortest_text=text, fold_short_text=())
+    lm.tuning = dataclasses.replace(lm.tuning, shortest_text=TEXT_TOKENS, fold_short_text=())
     return dataclasses.replace(parts, lm=lm)
 
 

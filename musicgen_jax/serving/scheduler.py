@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -27,7 +27,8 @@ from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.windows import Store, Window, assemble
 from musicgen_jax.runtime.compile_cache import Compilations, counting
 from musicgen_jax.serving.course import Codes, Course
-from musicgen_jax.serving.engine import TEXT_TOKENS, Engine, Prepared, cache_lengths
+from musicgen_jax.serving.engine import Engine, Prepared
+from musicgen_jax.serving.shapes import TEXT_TOKENS, Shape, shape_of, shapes_up_to
 from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed, Ticket
 from musicgen_jax.storage.loading import Parts
 
@@ -44,10 +45,9 @@ class Scheduler:
       seconds: the longest clip that will be asked for; from the model's window on there is no
         limit, since longer pieces take several windows. Default: the model's window.
       queue: how many clips may wait.
-      text: what descriptions are padded to, in tokens; a power of two. Part of what a seed stands
-        for; a longer description is refused.
-      lengths: of the caches to make room for, in steps. Default: those of every clip up to
-        `seconds`, see `engine.cache_lengths`.
+      text: the longest description that will be asked for, in tokens.
+      shapes: of the clips that will be asked for. Default: of all clips up to `seconds` and `text`.
+        For each there are N slots.
       warm: whether to compile everything now.
 
     Attributes:
@@ -66,7 +66,7 @@ class Scheduler:
         seconds: float | None = None,
         queue: int = 32,
         text: int = TEXT_TOKENS,
-        lengths: Sequence[int] | None = None,
+        shapes: Sequence[Shape] | None = None,
         warm: bool = True,
     ):
         config = parts.config
@@ -77,8 +77,8 @@ class Scheduler:
             self._longest = max(1, int(seconds * config.frame_rate))
         frames = self._longest or self._window
         self._engines = [
-            Engine(parts, slots=slots, steps=steps, text=text)
-            for steps in lengths or cache_lengths(config, frames, parts.lm.tuning, text)
+            Engine(parts, slots=slots, shape=shape)
+            for shape in shapes or shapes_up_to(parts, frames, text)
         ]
         self.parts, self._queue = self._engines[0].parts, queue
         self.ready = threading.Event()
@@ -345,35 +345,36 @@ class Scheduler:
             return self._waiting.index(clip) + 1 if clip in self._waiting else 0
 
     def _engine_for(self, request: Request) -> Engine:
-        """The engine with the shortest cache that is long enough."""
+        """The engine of a clip's shape."""
         config = self.parts.config
         if self._longest is not None and request.frames > self._longest:
             raise UserError(
                 f"duration must be at most {self._longest / config.frame_rate:g} seconds here, got "
                 f"{request.duration!r}"
             )
-        ids, mask = self.parts.tokenizer(request.descriptions)
-        if mask.any() and ids.shape[1] > self._engines[0].text:
-            raise UserError(
-                f"the description has {ids.shape[1]} tokens, and at most {self._engines[0].text} "
-                "fit here: make it shorter"
-            )
-        steps = max(window.length for window in request.windows) + max(config.lm.delays)
-        return next(engine for engine in self._engines if engine.steps >= steps)
+        shape = shape_of(self.parts, request)
+        engines = {engine.shape: engine for engine in self._engines}
+        if shape not in engines:
+            text = max(each.text for each in engines)
+            if shape.text > text:
+                raise UserError(f"the description has more than {text} tokens: make it shorter")
+            raise UserError(f"there are no slots here for a clip of {request.duration:g} seconds")
+        return engines[shape]
 
 
-def scheduler_for(parts: Parts, request: Request, *, slots: int, queue: int) -> Scheduler:
-    """A scheduler for clips that are as long as one request, and only for these.
+def scheduler_for(
+    parts: Parts, requests: Iterable[Request], *, slots: int, queue: int
+) -> Scheduler:
+    """A scheduler for some clips, and for others of the same shapes.
 
     Args:
-      parts: as in `Scheduler`, like the others.
-      request: of one clip or more.
-      slots: see there.
-      queue: see there.
+      parts: as in `Scheduler`.
+      requests: each of one clip.
+      slots: as in `Scheduler`.
+      queue: as in `Scheduler`.
     """
-    frames = max(window.length for window in request.windows)
-    lengths = cache_lengths(parts.config, frames, parts.lm.tuning)[-1:]
-    return Scheduler(parts, slots=slots, queue=queue, lengths=lengths, warm=False)
+    shapes = sorted({shape_of(parts, request) for request in requests})
+    return Scheduler(parts, slots=slots, queue=queue, shapes=shapes, warm=False)
 
 
 class _Clip:

@@ -11,8 +11,8 @@ from musicgen_jax.generation.piece import GenerationOutput, OnAudio, open_store
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.windows import Store, Window
-from musicgen_jax.serving.engine import program_for
 from musicgen_jax.serving.scheduler import scheduler_for
+from musicgen_jax.serving.shapes import name_program, shape_of
 from musicgen_jax.storage.loading import Parts
 
 # The condition of each window, for some of the rows of a request.
@@ -50,7 +50,8 @@ class SlotPiece:
       slots: N.
 
     Attributes:
-      output: everything that was made, once `stretches` has ended: without audio.
+      output: everything that was made, once `stretches` has ended: without audio. `program` is the
+        first clip's; those of other clips differ at most in the length of the text.
 
     Raises:
       UserError: `slots` is out of range, or the folder of finished windows cannot be used.
@@ -58,7 +59,8 @@ class SlotPiece:
 
     def __init__(self, parts: Parts, request: Request, conditions: Conditions, *, slots: int):
         self._parts, self._request, self._conditions = parts, request, conditions
-        program = program_for(parts, request, slots=slots)
+        self._clips = [request.clip(i) for i in range(request.batch)]
+        program = name_program(parts, slots, shape_of(parts, self._clips[0]))
         everything = conditions(parts, request, slice(None))  # checks what it was made from
         self._slots, self._store = slots, None
         if request.checkpoint is not None:
@@ -76,15 +78,15 @@ class SlotPiece:
         hop = self._parts.config.encodec.hop_length
         chunk = max(1, self._request.chunk_frames * hop)  # samples
         heard: list[list[np.ndarray]] = [[] for _ in range(batch)]
-        with scheduler_for(self._parts, self._request, slots=self._slots, queue=batch) as scheduler:
+        with scheduler_for(self._parts, self._clips, slots=self._slots, queue=batch) as scheduler:
             tickets = [
                 scheduler.submit(
-                    clip := self._request.clip(i),
+                    clip,
                     self._conditions(scheduler.parts, clip, slice(i, i + 1)),
                     on_audio=heard[i].append,
                     store=None if self._store is None else self._store.row(i),
                 )
-                for i in range(batch)
+                for i, clip in enumerate(self._clips)
             ]
             for ticket in tickets:
                 ticket.listen(changed.set)

@@ -98,6 +98,11 @@ def test_slots_on_several_devices():
         model.generate(TEXTS, slots=3)
 
 
-def test_an_adapter_is_part_of_the_engine(model):
-    with pytest.raises(UserError, match="at most 64 fit here"):
-        model.generate(["la " * 80], duration=0.5, slots=1)
+def test_a_long_description_takes_a_program_of_its_own(model):
+    long = " ".join(f"word{i}" for i in range(80))
+    both = model.generate([long, "a"], seed=[1, 2], duration=0.5, slots=2)
+    assert "text=128" in str(both.program)
+    for i, text in enumerate([long, "a"]):
+        alone = model.generate([text], seed=1 + i, duration=0.5, slots=2)
+        np.testing.assert_array_equal(alone.audio[0], both.audio[i])
+    assert "text=64" in str(alone.program)
