@@ -113,7 +113,7 @@ def test_what_is_refused(model, scheduler):
         scheduler.submit(dataclasses.replace(CLIPS[0], descriptions=["a", "b"]))
     for bad in (0, True, 2.0):
         with pytest.raises(UserError, match="slots must be an integer from 1"):
-            Scheduler(model.parts, slots=bad)
+            Scheduler(model.parts, slots=bad)  # type: ignore[arg-type]
 
 
 def test_a_full_queue_and_the_end(model):
