@@ -1,7 +1,6 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
-import sys
 from functools import partial
 
 from musicgen_jax.audio import STRATEGIES
@@ -20,18 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for 000000.wav and so on and a manifest; clips that exist are not made again",
     )
     options.add_model(parser)
-    options.add_slots(
-        parser,
-        "clips that the device makes at once; part of what a seed stands for (default: that of "
-        "OUT_DIR, else 4 on a CPU and 8 elsewhere, times the parts of the data axis of --devices)",
-    )
-    add(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="clips in hand at once, in a slot or waiting for one; changes no clip (default: twice "
-        "the slots)",
-    )
+    options.add_clips_at_once(parser)
     add(
         "--worker",
         type=_worker,
@@ -99,8 +87,6 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax.generation.window_store import fingerprint
     from musicgen_jax.model import MusicGen
     from musicgen_jax.runtime import compile_cache
-    from musicgen_jax.runtime.tuning import tuning
-    from musicgen_jax.serving.scheduler import scheduler_for
 
     compile_cache.enable()
     model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
@@ -121,32 +107,21 @@ def run(args: argparse.Namespace) -> None:
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
     if not share:
         return
-    data = args.devices[0] if args.devices else 1
-    slots = args.slots or folder.setting("slots") or tuning().slots * data
-    size = args.batch_size or 2 * slots
-    if folder.begun() and folder.setting("slots") is None:
-        print(
-            f"musicgen-jax: an earlier version began {args.output}: what is made now comes from "
-            "another program, which the manifest names",
-            file=sys.stderr,
-        )
-    else:
-        settings["slots"] = slots
-    with scheduler_for(model.parts, map(request, share), slots=slots, queue=size) as scheduler:
-        # Only now: settings that the model refuses must not be kept.
-        folder.agree(settings, keep=True)
-        written = batch_folder.make_clips(
-            lambda prompt: scheduler.submit(request(prompt)),
-            partial(
-                audio.write,
-                sample_rate=model.sample_rate,
-                strategy=args.strategy,
-                loudness_compressor=True,
-            ),
-            folder,
-            share,
-            batch_size=size,
-            seconds=args.duration,
-        )
-        for i, file in enumerate(written, 1):
-            print(f"wrote {file} ({i} of {len(share)})", flush=True)
+    write = partial(
+        audio.write,
+        sample_rate=model.sample_rate,
+        strategy=args.strategy,
+        loudness_compressor=True,
+    )
+    written = batch_folder.make_clips(
+        model,
+        folder,
+        settings,
+        share,
+        request,
+        write,
+        slots=args.slots,
+        batch_size=args.batch_size,
+    )
+    for i, file in enumerate(written, 1):
+        print(f"wrote {file} ({i} of {len(share)})", flush=True)

@@ -20,16 +20,22 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from musicgen_jax import files
 from musicgen_jax.errors import UserError, user_error
+
+if TYPE_CHECKING:
+    from musicgen_jax.generation.request import Request
+    from musicgen_jax.model import MusicGen
+    from musicgen_jax.serving.ticket import Ticket
 
 SETTINGS = "settings.json"
 _MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
@@ -258,43 +264,58 @@ def share(prompts: Sequence[Prompt], worker: tuple[int, int] = (1, 1)) -> list[P
     return list(prompts[number - 1 :: count])
 
 
-class Clip(Protocol):
-    """A clip that is being made, such as a `serving.ticket.Ticket`."""
-
-    def result(self) -> Any:
-        """Waits for it: `audio`, float32 [1, C, W], and `program`, which names what made it."""
-        ...
-
-
 def make_clips(
-    submit: Callable[[Prompt], Clip],
-    write: Callable[[Path, np.ndarray], object],
+    model: "MusicGen",
     folder: Folder,
-    prompts: Iterable[Prompt],
+    settings: dict[str, Any],
+    prompts: Sequence[Prompt],
+    request: "Callable[[Prompt], Request]",
+    write: Callable[[Path, np.ndarray], object],
     *,
-    batch_size: int,
-    seconds: float,
+    slots: int | None,
+    batch_size: int | None,
 ) -> Iterator[Path]:
-    """Makes clips, several at once, and writes them in order.
+    """Makes clips in slots, and writes them in order.
 
     Args:
-      submit: begins a clip.
+      model: what makes them.
+      folder: the clips' folder. It keeps the settings, and the number of slots among them, once the
+        model has not refused any.
+      settings: of all clips.
+      prompts: of the clips to make, at least one.
+      request: what the model is asked for.
       write: writes one clip's [C, W] to a file that appears whole or not at all.
-      folder: the clips' folder.
-      prompts: of the clips that are missing.
-      batch_size: the most clips that are begun and not yet written.
-      seconds: of each clip, for the manifest.
+      slots: N; None for that of the folder, or else of this kind of device.
+      batch_size: the most clips that are begun and not yet written; None for twice the slots.
 
     Yields:
       every file that it wrote.
     """
-    left, begun = iter(prompts), deque[tuple[Prompt, Clip]]()
-    while True:
-        begun.extend((prompt, submit(prompt)) for prompt in islice(left, batch_size - len(begun)))
-        if not begun:
-            return
-        prompt, clip = begun.popleft()
-        made = clip.result()
-        write(folder.path / folder.name(prompt), made.audio[0])
-        folder.finished(prompt, seconds, str(made.program))
-        yield folder.path / folder.name(prompt)
+    from musicgen_jax.runtime import sharding
+    from musicgen_jax.serving.scheduler import scheduler_for
+
+    older = folder.begun() and folder.setting("slots") is None
+    parts = 1 if model.mesh is None else model.mesh.shape[sharding.DATA]
+    slots = slots or folder.setting("slots") or model.lm.tuning.slots * parts
+    assert slots is not None
+    size = batch_size or 2 * slots
+    requests = {prompt: request(prompt) for prompt in prompts}
+    with scheduler_for(model.parts, requests.values(), slots=slots, queue=size) as scheduler:
+        if older:
+            print(
+                f"musicgen-jax: an earlier version began {folder.path}: what is made now comes "
+                "from another program, which the manifest names",
+                file=sys.stderr,
+            )
+        folder.agree(settings if older else settings | {"slots": slots}, keep=True)
+        left, begun = iter(requests.items()), deque[tuple[Prompt, "Ticket"]]()
+        while True:
+            for prompt, asked in islice(left, size - len(begun)):
+                begun.append((prompt, scheduler.submit(asked)))
+            if not begun:
+                return
+            prompt, ticket = begun.popleft()
+            made, file = ticket.result(), folder.path / folder.name(prompt)
+            write(file, made.audio[0])
+            folder.finished(prompt, made.audio.shape[2] / made.sample_rate, str(made.program))
+            yield file

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     make = parser.add_argument_group("with --model")
     make.add_argument("--limit", type=int, metavar="N", help="only the first N captions")
-    make.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips at once")
+    options.add_clips_at_once(make)  # type: ignore[arg-type]
     make.add_argument(
         "--duration", type=float, default=_SECONDS, metavar="SECONDS", help="of each clip"
     )

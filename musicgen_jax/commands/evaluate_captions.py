@@ -1,4 +1,4 @@
-"""`evaluate --model`: a clip for each caption, made in groups that can be interrupted and shared.
+"""`evaluate --model`: a clip for each caption, which can be interrupted and shared.
 
     OUT/clips/       the folder of `batch`: 000012.wav is the clip of the caption in row 12
 
@@ -74,9 +74,9 @@ class Work:
             "cfg_coef": args.cfg_coef,
             "duration": args.duration,
             "seed": args.seed,
-            # Kept: a resumed run has to put the same clips into the same groups.
-            "batch_size": min(args.batch_size, len(self.prompts)),
         }
+        if args.slots is not None and self.folder.setting("slots") is not None:
+            self.settings["slots"] = args.slots
         self.folder.agree(self.settings, keep=False)
 
     @property
@@ -90,7 +90,7 @@ class Work:
     @property
     def clips(self) -> ClipSet:
         """The clips to measure: all, or those of this worker."""
-        own = {prompt for group in self._groups() for prompt in group}
+        own = set(self._share())
         left_out, found = dict(self.left_out), {}
         for name, file in self.files.items():
             if self.prompts[name] not in own:
@@ -111,9 +111,8 @@ class Work:
             "settings": files.read_json(self.folder.path / batch_folder.SETTINGS),
         }
 
-    def _groups(self) -> list[list[Prompt]]:
-        size = self.settings["batch_size"]
-        return batch_folder.groups(list(self.prompts.values()), size, self.args.worker)
+    def _share(self) -> list[Prompt]:
+        return batch_folder.share(list(self.prompts.values()), self.args.worker)
 
     def make(self, bar: Callable[..., Iterable[Any]]) -> None:
         """Makes the clips that are not there yet.
@@ -125,11 +124,11 @@ class Work:
           UserError: the model refuses the settings, or a file cannot be written.
         """
         missing = set(self.folder.missing(list(self.prompts.values())))
-        groups = self._groups()
-        count = sum(prompt in missing for group in groups for prompt in group)
-        if not count:
+        share = [prompt for prompt in self._share() if prompt in missing]
+        if not share:
             return
 
+        from musicgen_jax.generation.request import Request
         from musicgen_jax.generation.window_store import fingerprint
         from musicgen_jax.model import MusicGen
 
@@ -138,31 +137,26 @@ class Work:
         self.settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
         self.folder.agree(self.settings, keep=False)
 
-        def generate(texts: list[str | None], seeds: list[int]) -> np.ndarray:
-            made = model.generate(
-                texts,
-                seed=seeds,
+        def request(prompt: Prompt) -> Request:
+            return Request(
+                config=model.config,
+                descriptions=[prompt.text],
                 duration=args.duration,
-                use_sampling=sampling.use_sampling,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                temperature=sampling.temperature,
-                cfg_coef=sampling.cfg_coef,
+                seed=prompt.seed,
+                sampling=sampling,
             )
-            # Only now: settings that the model refuses must not be kept.
-            self.folder.agree(self.settings, keep=True)
-            return made.audio
 
         written = batch_folder.make_clips(
-            generate,
-            partial(_write, sample_rate=model.sample_rate),
+            model,
             self.folder,
-            groups,
-            missing,
-            batch_size=self.settings["batch_size"],
-            seconds=args.duration,
+            self.settings,
+            share,
+            request,
+            partial(_write, sample_rate=model.sample_rate),
+            slots=args.slots,
+            batch_size=args.batch_size,
         )
-        for _ in bar(written, total=count, desc="making the clips"):
+        for _ in bar(written, total=len(share), desc="making the clips"):
             pass
 
 

@@ -96,6 +96,23 @@ def add_slots(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--slots", type=_slots, metavar="N", help=what)
 
 
+def add_clips_at_once(parser: argparse.ArgumentParser) -> None:
+    """Adds `--slots` and `--batch-size`, for a folder of clips."""
+    add_slots(
+        parser,
+        "clips that the device makes at once; part of what a seed stands for (default: as the "
+        "folder was begun, else 4 on a CPU and 8 elsewhere, times the parts of the data axis of "
+        "--devices)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="clips in hand at once, in a slot or waiting for one; changes no clip (default: twice "
+        "the slots)",
+    )
+
+
 def _slots(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_SLOTS:
         return int(text)

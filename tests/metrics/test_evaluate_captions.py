@@ -15,6 +15,8 @@ import pytest
 from musicgen_jax import audio, testing
 from musicgen_jax.commands import batch_folder, cli
 from musicgen_jax.model import MusicGen
+from musicgen_jax.serving.scheduler import Scheduler
+from musicgen_jax.serving.ticket import Ticket
 
 RATE = 4000
 MODEL = dataclasses.replace(
@@ -119,7 +121,7 @@ def test_pairs_go_by_id(whole, data, model):
 
 def test_the_same_again_makes_and_changes_nothing(whole, model, data, monkeypatch):
     before = clips(whole), figures(whole)
-    monkeypatch.setattr(MusicGen, "generate", None)
+    monkeypatch.setattr(Scheduler, "submit", None)
     assert cli.main(arguments(model, data, whole)) == 0
     assert (clips(whole), figures(whole)) == before
 
@@ -128,8 +130,8 @@ def test_interrupted_at_any_place(whole, model, data, tmp_path, monkeypatch):
     """Once while clips are made and once while they are measured."""
     finished = batch_folder.Folder.finished
 
-    def interrupted(self, prompt, seconds):
-        finished(self, prompt, seconds)
+    def interrupted(self, prompt, *rest):
+        finished(self, prompt, *rest)
         if prompt.index == 2:
             raise KeyboardInterrupt
 
@@ -184,7 +186,7 @@ def test_workers_share_a_folder(whole, model, data, tmp_path, capsys, monkeypatc
         assert "run without --worker to report" in capsys.readouterr().out
         assert not (tmp_path / "report.json").exists()
     assert clips(tmp_path) == clips(whole)
-    monkeypatch.setattr(MusicGen, "generate", None)
+    monkeypatch.setattr(Scheduler, "submit", None)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").iterdir()}
     assert cli.main(arguments(model, data, tmp_path)) == 0
     after = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").iterdir()}
@@ -193,15 +195,15 @@ def test_workers_share_a_folder(whole, model, data, tmp_path, capsys, monkeypatc
 
 
 def test_a_clip_that_is_not_finite_is_named(model, data, tmp_path, monkeypatch, capsys):
-    generate = MusicGen.generate
+    result = Ticket.result
 
-    def broken(self, texts, **arguments):
-        made = generate(self, texts, **arguments)
-        wav = np.array(made.audio)
-        wav[[i for i, text in enumerate(texts) if text == CAPTIONS["x"]]] = np.nan
-        return dataclasses.replace(made, audio=wav)
+    def broken(self):
+        made = result(self)
+        if self.request.descriptions == [CAPTIONS["x"]]:
+            made = dataclasses.replace(made, audio=np.full_like(made.audio, np.nan))
+        return made
 
-    monkeypatch.setattr(MusicGen, "generate", broken)
+    monkeypatch.setattr(Ticket, "result", broken)
     assert cli.main(arguments(model, data, tmp_path, "--json")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["metrics"]["fad"]["clips"] == 3
