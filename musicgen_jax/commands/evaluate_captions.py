@@ -161,8 +161,8 @@ class Work:
 
 
 def _write(path: Path, clip: np.ndarray, *, sample_rate: int) -> None:
-    """Writes a clip at the level that audiocraft measures: -14 LUFS, clipped, not compressed."""
+    """Writes a clip at the model's own level, clipped at full scale: a protocol may change it."""
     if np.isfinite(clip).all():
-        audio.write(path, clip, sample_rate, "loudness")
+        audio.write(path, clip, sample_rate, "clip", peak_clip_headroom_db=0)
     else:  # an empty file stands for it: the run goes on, and the report names the clip
         files.write_bytes(path, b"")

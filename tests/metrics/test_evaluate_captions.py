@@ -110,9 +110,8 @@ def test_pairs_go_by_id(whole, data, model):
     made = MusicGen.from_pretrained(model).generate(
         [CAPTIONS["_0-2meOf9qY"]], seed=[batch_folder.clip_seed(7, 2)], duration=1
     )
-    level = audio.normalize_audio(made.audio[0], RATE, "loudness")
     wav, _ = audio.read(whole / "clips/000002.wav")
-    np.testing.assert_allclose(wav, level, atol=1e-4)
+    np.testing.assert_allclose(wav, np.clip(made.audio[0], -1, 1), atol=1e-4)
     page = (whole / "report.html").read_text()
     row = page[page.index('data-id="_0-2meOf9qY"') :].split("</tr>")[0]
     assert "a calm waltz" in row
