@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols, statistics_file
+from musicgen_jax.metrics.distances import Distances
 from musicgen_jax.metrics.evaluation import METRICS, ClipSet
 from musicgen_jax.metrics.frechet import Gaussian
-from musicgen_jax.metrics.measures import (
-    Chroma,
-    Distances,
-    Divergence,
-    Embedding,
-    Measure,
-    TextConsistency,
-)
+from musicgen_jax.metrics.measures import Embedding, Measure
+from musicgen_jax.metrics.pairs import Chroma, Divergence, TextConsistency
 from musicgen_jax.metrics.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -151,7 +146,7 @@ def _distances(
     try:
         embedding, protocol = _open_embedding(args, name)
     except UserError as error:
-        if args.embedding is not None or args.protocol is not None:
+        if args.embedding or args.protocol or args.vggish:
             raise
         opened.not_computed[f"{' and '.join(metrics)} on vggish"] = str(error)
         embedding, protocol = _open_embedding(args, "encodec")
@@ -202,4 +197,6 @@ def _consistency(args: argparse.Namespace, texts: Mapping[str, str], cache: Path
     if not texts:
         raise UserError("it needs --captions")
     protocol = _protocol(args, "clap")
-    return TextConsistency(_open_clap(args, protocol), texts, protocol, cache)
+    clap = _open_clap(args, protocol)
+    clap.embed_text([])  # a tokenizer that is missing says so before the work
+    return TextConsistency(clap, texts, protocol, cache)

@@ -11,11 +11,12 @@ import numpy as np
 
 from musicgen_jax.audio import convert_channels
 from musicgen_jax.audio.level import checked
-from musicgen_jax.conditioning.chroma import HOP, WINDOW, chromagram, frame_count
+from musicgen_jax.conditioning.chroma import HOP, WINDOW, loudest_pitches
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.errors import UserError
 
 SAMPLE_RATE = 32000
+_FRAMES = 80  # at once; 10 s have 79
 
 
 def chroma_cosine(
@@ -71,15 +72,16 @@ def loudest_classes(clip: np.ndarray, sample_rate: int) -> np.ndarray:
     frames = -(-len(mono) // HOP)
     missing = max(WINDOW - len(mono), 0)
     mono = np.pad(mono, (missing // 2, missing - missing // 2))
-    # Rounded up to seconds, so that clips of about one length share a compiled program.
-    room = -(-len(mono) // SAMPLE_RATE) * SAMPLE_RATE
-    chroma = chromagram(
-        np.pad(mono, (0, room - len(mono))),
-        len(mono),
-        sample_rate=SAMPLE_RATE,
-        num_frames=frame_count(room),
-    )
-    return np.argmax(np.asarray(chroma), axis=1)[:frames].astype(np.uint8)
+    mono = np.pad(mono, WINDOW // 2, mode="reflect")
+    # In blocks, so that one compiled program serves all lengths and memory does not grow with them.
+    block = (_FRAMES - 1) * HOP + WINDOW
+    mono = np.pad(mono, (0, block))
+    starts = range(0, frames * HOP, _FRAMES * HOP)
+    found = [
+        np.asarray(loudest_pitches(mono[i : i + block], sample_rate=SAMPLE_RATE, hop=HOP))
+        for i in starts
+    ]
+    return np.concatenate(found)[:frames]
 
 
 def _mono(clip: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -186,6 +186,10 @@ class Clap:
             rows.append(np.asarray(found)[: len(batch)])
         return np.concatenate(rows)
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of these texts have more than 77 tokens, so that their ends do not count."""
+        return sum(length > LENGTH for length in self.tokenizer.lengths(texts))
+
     @property
     def tokenizer(self) -> ClapTokenizer:
         """The tokenizer.
