@@ -1,5 +1,7 @@
 """The study's server, over HTTP: what it hands out, whom it lets in, and that it loses nothing."""
 
+import contextlib
+import http.client
 import json
 import random
 import signal
@@ -10,6 +12,7 @@ import time
 import pytest
 
 from musicgen_jax.errors import UserError
+from musicgen_jax.listening import web
 from musicgen_jax.listening.answers import Answers
 from musicgen_jax.listening.server import StudyServer
 from musicgen_jax.listening.study import clips_folder
@@ -177,6 +180,7 @@ def test_answers_are_checked(made, client, answers):
     plain = made[0].items[1].clips[0].file  # of the piece without a melody
     for change, status in [
         ({"rater": "x"}, 404), ({"rater": None}, 404), ({"rater": ["x"]}, 404),
+        ({"rater": "\ud800"}, 404),
         ({"clip": "0" * 16 + ".wav"}, 400), ({"clip": {}}, 400), ({"clip": None}, 400),
         ({"scale": "colour"}, 400), ({"scale": []}, 400),
         ({"clip": plain, "scale": "melody"}, 400),
@@ -254,7 +258,7 @@ def test_without_the_token_only_the_page_is_open(made, guarded):
         assert guarded.ask(method, path)[0] == 401
     assert guarded.post("/api/raters", {})[0] == 401
     assert guarded.post("/api/answers", {})[0] == 401
-    for wrong in ("", "a long secret wore", None, 5, "ä"):
+    for wrong in ("", "a long secret wore", None, 5, "ä", "\ud800"):
         assert guarded.post("/api/enter", {"token": wrong})[0] == 403
 
 
@@ -288,6 +292,26 @@ def test_a_port_in_use_and_other_bad_addresses(made, answers):
         StudyServer(*made, answers, port=70_000)
     with pytest.raises(UserError, match="cannot listen on"):
         StudyServer(*made, answers, host="host.invalid", token=TOKEN)
+
+
+def test_idle_connections_are_bounded(made, answers, monkeypatch):
+    monkeypatch.setattr(web, "_MAX_CONNECTIONS", 2)
+    server, stop = started(made, answers)
+    client = Client(server.server_port)
+    with contextlib.ExitStack() as idle:
+        for _ in range(2):
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            client.get("/api/study")
+    deadline = time.monotonic() + 10
+    while True:  # the server sees that they hung up
+        try:
+            assert client.get("/api/study")["token"] is False
+            break
+        except (ConnectionError, http.client.HTTPException):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    stop()
 
 
 # --- Nothing is lost --------------------------------------------------------------------------
