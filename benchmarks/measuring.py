@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+
+from musicgen_jax.runtime import memory
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PACKAGES = ("jax", "flax", "numpy", "torch", "transformers")
@@ -163,13 +164,7 @@ def bandwidth(size: int = 1 << 29) -> float:
 
 def peak_memory() -> int:
     """The peak memory of this process, in bytes."""
-    try:  # getrusage includes the memory of the parent process
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return memory.peak() or 0
 
 
 def _commit() -> str:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 
 from musicgen_jax import __version__
@@ -10,6 +11,7 @@ from musicgen_jax.commands import (
     batch,
     chroma,
     codec,
+    doctor,
     endings,
     evaluate,
     export,
@@ -77,13 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="musicgen-jax",
         usage="musicgen-jax COMMAND [OPTION ...]",
-        description="Text to music, in JAX.",
         epilog=_overview(),
+        add_help=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(  # `endings.debug_flag` takes it away, wherever it is
-        "--debug", action="store_true", help="show the traceback of an error, with any command"
-    )
+    # The last line of the overview names these three, to spare a screen the lines for each.
+    add = partial(parser.add_argument, help=argparse.SUPPRESS)
+    add("-h", "--help", action="help")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    add("--debug", action="store_true")  # `endings.debug_flag` takes it away, wherever it is
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", prog=parser.prog, help=argparse.SUPPRESS
     )
@@ -95,7 +98,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _commands() -> dict[str, tuple[ModuleType, str, str]]:
-    """Each command's module, its line in the overview, and the description in its own help."""
+    """Each command's module, its line in the overview, and the description in its own help.
+
+    A command without a line shares the one of the command before it.
+    """
     return {name: entry for group in _GROUPS.values() for name, entry in group.items()}
 
 
@@ -103,10 +109,19 @@ def _overview() -> str:
     """The commands by group, one line each."""
     lines = []
     for title, group in _GROUPS.items():
+        rows: list[str] = []
         lines.append(f"{title}:")
-        lines += [f"  {name:<13} {line}" for name, (_, line, _) in group.items()]
-    return "\n".join([*lines, "`musicgen-jax COMMAND --help` lists the options of a command."])
+        names: list[str] = []
+        for name, (_, line, _) in reversed(group.items()):
+            names.insert(0, name)
+            if line:
+                rows.append(f"  {', '.join(names):<20}  {line}")
+                names.clear()
+        lines += rows[::-1]
+    return "\n".join([*lines, _LAST])
 
+
+_LAST = "COMMAND --help lists its options; --debug shows an error's traceback; --version"
 
 _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
     "make music": {
@@ -139,7 +154,31 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "Encodes audio to a small file of codes, and decodes it.",
         ),
     },
-    "judge music": {
+    "models": {
+        "convert": (
+            convert_command,
+            "convert an official PyTorch checkpoint",
+            "Converts an official PyTorch checkpoint (a folder, a file or a Hub id).",
+        ),
+        "export": (
+            export,
+            "write a model as StableHLO, or in the official PyTorch formats",
+            "Writes a model as programs in StableHLO next to its weights, to run with JAX and "
+            "NumPy alone: the text encoder, the language model's loop and the codec's decoder.",
+        ),
+        "export-torch": (
+            to_torch_command,
+            "",
+            "Writes a model as files that audiocraft or transformers load.",
+        ),
+        "warmup": (
+            warmup,
+            "compile ahead of time what `generate` needs",
+            "Compiles what `generate` needs and keeps it on disk, so that the first clip is as "
+            "fast as the second.",
+        ),
+    },
+    "judge and train": {
         "evaluate": (
             evaluate,
             "measure a folder of clips against a reference",
@@ -155,32 +194,6 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "on the disk before the page says so. If it is interrupted, run the same command "
             "again to go on.",
         ),
-    },
-    "models": {
-        "convert": (
-            convert_command,
-            "convert an official PyTorch checkpoint",
-            "Converts an official PyTorch checkpoint (a folder, a file or a Hub id).",
-        ),
-        "export-torch": (
-            to_torch_command,
-            "write a model in the official PyTorch formats",
-            "Writes a model as files that audiocraft or transformers load.",
-        ),
-        "export": (
-            export,
-            "write a model as StableHLO, to run without this package",
-            "Writes a model as programs in StableHLO next to its weights, to run with JAX and "
-            "NumPy alone: the text encoder, the language model's loop and the codec's decoder.",
-        ),
-        "warmup": (
-            warmup,
-            "compile ahead of time what `generate` needs",
-            "Compiles what `generate` needs and keeps it on disk, so that the first clip is as "
-            "fast as the second.",
-        ),
-    },
-    "training": {
         "finetune": (
             finetune,
             "train a model further on your own music",
@@ -191,6 +204,14 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             train,
             "train a codec or a language model from scratch",
             "Trains models: the codec on audio, the language model on the codec's codes.",
+        ),
+    },
+    "this machine": {
+        "doctor": (
+            doctor,
+            "say what is here, what fits and what is wrong",
+            "Looks at versions, devices, memory, folders and the network, makes a second of music "
+            "with nano and checks it. Exit code 2: something is wrong.",
         ),
     },
 }

@@ -20,9 +20,7 @@ others can write to is not used. `program_store` says what is in it.
 import contextlib
 import dataclasses
 import os
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,23 +28,13 @@ from typing import Any
 import jax
 from jax import monitoring
 
-from musicgen_jax.runtime import program_store
-from musicgen_jax.runtime.user_folders import user_cache
+from musicgen_jax.runtime import program_store, user_folders
+from musicgen_jax.runtime.user_folders import VARIABLE
 
-VARIABLE = "MUSICGEN_JAX_CACHE"
+__all__ = ["VARIABLE", "Compilations", "counting", "enable", "folder"]
+
 MAX_BYTES = 2 << 30  # programs of dozens of large models; the least recently used go first
-_OFF = ("off", "0", "no", "none", "false")
-
-
-def folder() -> Path | None:
-    """The folder for compiled programs; None if the user turned it off or has no home folder."""
-    chosen = os.environ.get(VARIABLE, "").strip()
-    if chosen.lower() in _OFF:
-        return None
-    if chosen:
-        return Path(os.path.expanduser(chosen))
-    cache = user_cache()
-    return cache and cache / "compiled"
+folder = user_folders.compiled_programs
 
 
 def enable() -> Path | None:
@@ -66,9 +54,9 @@ def enable() -> Path | None:
     if config.jax_compilation_cache_dir:
         return Path(config.jax_compilation_cache_dir)
     path = folder()
-    if path is None or not _usable(path):
+    if path is None or not user_folders.usable(path):
         return None
-    if open_folder := _others_can_write(path):
+    if open_folder := user_folders.others_can_write(path):
         print(
             f"musicgen-jax: compiled programs are not kept in {path}: others can write to "
             f"{open_folder}; make it yours alone, or set {VARIABLE} to another folder",
@@ -122,38 +110,3 @@ def counting() -> Iterator[Compilations]:
     finally:
         monitoring.unregister_event_listener(on_event)
         monitoring.unregister_event_duration_listener(on_duration)
-
-
-def _usable(path: Path) -> bool:
-    """Whether this process can create files in the folder."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return True
-    except OSError:
-        return False
-
-
-def _others_can_write(path: Path) -> Path | None:
-    """The folder through which another user could put a program into the cache, or None.
-
-    It is the cache itself or one of the folders above it. In a folder with the sticky bit, such as
-    /tmp, nobody can replace what belongs to somebody else.
-    """
-    if not hasattr(os, "getuid"):
-        return None
-    path = path.resolve()
-    for folder in (path, *path.parents):
-        found = folder.stat()
-        trusted = found.st_uid in (os.getuid(), 0) if folder != path else _is_mine(found)
-        writable = found.st_mode & stat.S_IWOTH or (
-            # Some systems give each user a group of its own, with the user's number.
-            found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getuid(), 0)
-        )
-        if not trusted or (writable and (folder == path or not found.st_mode & stat.S_ISVTX)):
-            return folder
-    return None
-
-
-def _is_mine(found: os.stat_result) -> bool:
-    return found.st_uid == os.getuid()

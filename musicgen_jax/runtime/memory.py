@@ -1,13 +1,43 @@
-"""Memory: the size of arrays, and freed memory that the C library does not return."""
+"""Memory: how much there is, the size of arrays, and freed memory that the C library keeps."""
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 _returning = False
+
+
+def total() -> int | None:
+    """Bytes of main memory that this process may use; None where the system does not say.
+
+    In a container it is the container's limit, if that is less than the machine has.
+    """
+    limits = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, new and old
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limits, default=None)
+
+
+def peak() -> int | None:
+    """The most bytes of main memory that this process has used; None on Windows."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        # getrusage includes the memory of the parent process
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    try:
+        import resource
+    except ImportError:
+        return None
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024
 
 
 def nbytes(tree: Any) -> int:

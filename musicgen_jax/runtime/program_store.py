@@ -101,6 +101,20 @@ def install(folder: Path) -> None:
     compilation_cache.get_file_cache = open_store  # type: ignore[assignment]
 
 
+def damaged(folder: Path) -> list[Path]:
+    """The entries that `ProgramStore.get` would not return: altered, cut off or somebody else's."""
+    return [entry for entry in sorted(folder.glob(f"*{_SUFFIX}")) if not _is_whole(entry)]
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        content = _read_own(entry)
+    except OSError:
+        return False
+    key = entry.name.removesuffix(_SUFFIX)
+    return content[-_DIGEST_BYTES:] == _digest(key, content[:-_DIGEST_BYTES])
+
+
 def _digest(key: str, program: bytes) -> bytes:
     return hashlib.sha256(b"musicgen-jax 1\0" + key.encode() + b"\0" + program).digest()
 
