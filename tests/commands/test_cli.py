@@ -162,7 +162,7 @@ def test_module_is_the_command():
         (["play"], ["play"]),
         (["generate"], ["nothing to generate", "--unconditional"]),
         (["generate", "x", "--unconditional", "2"], ["--unconditional"]),
-        (["generate", "--unconditional", "0"], ["at least 1, got 0"]),
+        (["generate", "--unconditional", "0"], ["from 1 to 1000, got 0"]),
         (["generate", "x", "--duration", "long"], ["--duration", "long"]),
         (["generate", "x", "--seed", "1.5"], ["--seed", "1.5"]),
         (["generate", "x", "--strategy", "max"], ["--strategy", "max"]),
