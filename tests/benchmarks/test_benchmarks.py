@@ -12,6 +12,7 @@ import measuring
 import numpy as np
 import products
 import pytest
+import slots
 from precision_quality import compare, step_logits
 
 from musicgen_jax import testing
@@ -74,6 +75,14 @@ def test_the_memory_is_measured_in_turn_with_the_steps(capsys):
         assert 0 < low <= speed <= high
         assert measured["fraction"] == pytest.approx(line["gb_per_second"] / speed, abs=0.02)
         assert stream not in line["per_second"]
+
+
+def test_slots_make_all_clips():
+    line = slots.main(["--quick", "--slots", "2", "--clips", "5"])
+    assert line["clips"] == 5
+    assert line["steps"] == sum(clip.frames + 3 for clip in slots.requests(testing.DEBUG, 5, 0.2))
+    assert line["program"].startswith("slots=2 steps=160")
+    assert line["per_second"].keys() == {"2 slots", "one by one"}
 
 
 def test_a_copy_copies():
