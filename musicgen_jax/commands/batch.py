@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for 000000.wav and so on and a manifest; clips that exist are not made again",
     )
     options.add_model(parser)
+    options.add_dtype(parser)
     options.add_clips_at_once(parser)
     add(
         "--worker",
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax.runtime import compile_cache
 
     compile_cache.enable()
-    model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
+    model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=options.mesh(args))
     settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
     folder.agree(settings, keep=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from musicgen_jax.audio import STRATEGIES
 from musicgen_jax.commands import options
-from musicgen_jax.config import CACHE_DTYPES, DTYPES
+from musicgen_jax.config import CACHE_DTYPES
 from musicgen_jax.errors import UserError
 from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="a description of the music")
     options.add_model(parser)
-    add(
-        "--dtype",
-        choices=DTYPES,
-        help="dtype of the language model; int8 is fastest on a CPU and not exactly the same "
-        "music (default: float32 on a CPU, bfloat16 elsewhere)",
-    )
+    options.add_dtype(parser)
     add(
         "--cache-dtype",
         choices=CACHE_DTYPES,

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen_jax.config import JOINS
+from musicgen_jax.config import DTYPES, JOINS
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SLOTS, Sampling
 
@@ -21,6 +21,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="nano",
         help="nano, a converted model's folder, or an official name such as musicgen-small",
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds `--dtype`."""
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="dtype of the language model; int8 is fastest on a CPU and not exactly the same "
+        "music (default: float32 on a CPU, bfloat16 elsewhere)",
     )
 
 

@@ -170,6 +170,10 @@ class Engine:
         """Gives a slot up before its last step; its row runs on until it is filled again."""
         self.left[slot] = 0
 
+    def close(self) -> None:
+        """Gives the memory of all slots back; nothing can be done with the engine any more."""
+        del self._state, self._context
+
     def warm_up(self) -> None:
         """Runs every program once, so that nothing compiles later. The slots must be free."""
         config = self.parts.config

@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -20,19 +20,17 @@ import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt, text_alone
 from musicgen_jax.errors import UserError, is_int
-from musicgen_jax.generation.joins import PieceDecoder
 from musicgen_jax.generation.piece import GenerationOutput
-from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.request import Request, window_frames
-from musicgen_jax.generation.windows import Store, Window, assemble
+from musicgen_jax.generation.windows import Store, Window
 from musicgen_jax.runtime.compile_cache import Compilations, counting
+from musicgen_jax.serving.clip import Clip, new_decoder
 from musicgen_jax.serving.course import Codes, Course
-from musicgen_jax.serving.engine import Engine, Prepared
+from musicgen_jax.serving.engine import Engine
 from musicgen_jax.serving.shapes import TEXT_TOKENS, Shape, shape_of, shapes_up_to
 from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed, Ticket
 from musicgen_jax.storage.loading import Parts
 
-BLOCK_SECONDS = 0.5  # of audio that the codec makes at a time; its samples depend on it
 QUANTUM = 10  # steps between two looks at the queue
 
 
@@ -52,6 +50,8 @@ class Scheduler:
 
     Attributes:
       parts: the model as the slots need it; conditions for `submit` are made from these.
+      slots: N.
+      programs: names the programs, by increasing length of the texts and the caches.
       ready: an event, set once nothing compiles any more. Requests may come before.
 
     Raises:
@@ -80,25 +80,28 @@ class Scheduler:
             Engine(parts, slots=slots, shape=shape)
             for shape in shapes or shapes_up_to(parts, frames, text)
         ]
-        self.parts, self._queue = self._engines[0].parts, queue
+        self.parts, self.slots = self._engines[0].parts, slots
+        self.programs = [engine.program for engine in self._engines]
+        self._queue, self._warm = queue, warm
         self.ready = threading.Event()
         self._compilations: Compilations | None = None
         self._counting = contextlib.ExitStack()
         self._changed = threading.Condition()
-        self._waiting: list[_Clip] = []
-        self._tenants: list[list[_Clip | None]] = [[None] * slots for _ in self._engines]
-        self._open: set[_Clip] = set()  # clips whose ticket has not ended
+        self._waiting: list[Clip] = []
+        self._tenants: dict[Engine, list[Clip | None]] = {
+            engine: [None] * slots for engine in self._engines
+        }
+        self._open: set[Clip] = set()  # clips whose ticket has not ended
         self._closing: str | None = None  # why nothing more is taken
         self._stopped = False
         # Threads that start programs of several devices may start them in another order on each.
         self._turn = threading.Lock() if parts.mesh else contextlib.nullcontext()
-        self._codes: SimpleQueue[tuple[_Clip, list[Codes]] | None] = SimpleQueue()
+        self._codes: SimpleQueue[tuple[Clip, list[Codes]] | None] = SimpleQueue()
         self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
         self._threads = [
             threading.Thread(target=target, name=f"musicgen-jax {name}", daemon=True)
             for name, target in (("device", self._run_device), ("codec", self._run_codec))
         ]
-        self._warm = warm
         for thread in self._threads:
             thread.start()
 
@@ -134,37 +137,34 @@ class Scheduler:
         engine = self._engine_for(request)
         if condition_at is None:
             condition_at = text_alone(self.parts, request.descriptions)
-        clip = _Clip(Course(request, condition_at, engine, store), self, deadline, on_audio)
+        course = Course(request, condition_at, engine, store)
+        clip = Clip(course, self.parts, deadline)
+        clip.ticket = Ticket(
+            course,
+            engine.program,
+            position=functools.partial(self._place, clip),
+            cancel=functools.partial(self._end, clip, Cancelled("the request was cancelled")),
+            on_audio=on_audio,
+        )
         with self._changed:
             if self._closing is not None:
                 raise Closing(self._closing)
             if self.waiting >= self._queue:
                 raise Busy(f"{self._queue} clips are waiting already: try again later")
             self._open.add(clip)
-            self._waiting.append(clip)
-        self._prepare.submit(self._make_ready, clip)
+            self._wait(clip)
         return clip.ticket
-
-    @property
-    def slots(self) -> int:
-        """N."""
-        return self._engines[0].slots
 
     @property
     def busy(self) -> int:
         """Slots with a clip in them."""
-        return sum(slot is not None for engine in self._tenants for slot in engine)
+        return sum(clip is not None for tenants in self._tenants.values() for clip in tenants)
 
     @property
     def waiting(self) -> int:
         """Clips that have not begun."""
         with self._changed:
             return sum(not clip.begun for clip in self._waiting)
-
-    @property
-    def programs(self) -> list[ProgramName]:
-        """Names the programs, by increasing length of their caches."""
-        return [engine.program for engine in self._engines]
 
     @property
     def compilations(self) -> int:
@@ -188,11 +188,14 @@ class Scheduler:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        device, codec = self._threads
+        device.join()
         self._prepare.shutdown(cancel_futures=True)
-        self._threads[0].join()
         self._codes.put(None)
-        self._threads[1].join()
+        codec.join()
         self._counting.close()
+        for engine in self._engines:
+            engine.close()
 
     def __enter__(self) -> "Scheduler":
         return self
@@ -202,7 +205,7 @@ class Scheduler:
 
     # --- The threads --------------------------------------------------------------------------
 
-    def _make_ready(self, clip: "_Clip") -> None:
+    def _make_ready(self, clip: Clip) -> None:
         """In the thread of preparations: the next window of a clip."""
         try:
             if clip.ended:
@@ -228,7 +231,7 @@ class Scheduler:
             while not self._stopped:
                 self._expire()
                 self._fill()
-                for engine, tenants in zip(self._engines, self._tenants, strict=True):
+                for engine, tenants in self._tenants.items():
                     self._run_slots(engine, tenants)
         except BaseException as error:
             self._give_up(error, f"the model has stopped working: {error}")
@@ -238,29 +241,40 @@ class Scheduler:
         """Gives free slots to the clips that wait longest; waits if there is nothing to run."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopped or self.busy or self._next(), self._patience()
+                lambda: self._stopped or self.busy or self._following(), self._patience()
             )
-        while (following := self._next()) is not None and not self._stopped:
-            clip, tenants = following
-            with self._changed:
-                self._waiting.remove(clip)
-            slot = tenants.index(None)
+        while (clip := self._take()) is not None:
             assert clip.prepared is not None
+            tenants = self._tenants[clip.course.engine]
+            slot = tenants.index(None)
             with self._turn:
                 clip.course.engine.insert(slot, clip.prepared)
-            clip.prepared, clip.begun = None, True
-            tenants[slot] = clip
+            clip.prepared, tenants[slot] = None, clip
 
-    def _next(self) -> "tuple[_Clip, list[_Clip | None]] | None":
-        """The first clip that is prepared and for which there is a slot."""
+    def _take(self) -> Clip | None:
+        """Takes the next clip for a slot out of the queue."""
         with self._changed:
-            for clip in self._waiting:
-                tenants = self._tenants[self._engines.index(clip.course.engine)]
-                if clip.prepared is not None and None in tenants:
-                    return clip, tenants
+            clip = None if self._stopped else self._following()
+            if clip is not None:
+                self._waiting.remove(clip)
+                clip.begun = True
+            return clip
+
+    def _following(self) -> Clip | None:
+        """The first clip that is prepared and for which there is a slot."""
+        for clip in self._waiting:
+            if clip.prepared is not None and None in self._tenants[clip.course.engine]:
+                return clip
         return None
 
-    def _run_slots(self, engine: Engine, tenants: "list[_Clip | None]") -> None:
+    def _wait(self, clip: Clip) -> None:
+        """Puts a clip at the end of the queue."""
+        with self._changed:
+            if not clip.ended:
+                self._waiting.append(clip)
+                self._prepare.submit(self._make_ready, clip)
+
+    def _run_slots(self, engine: Engine, tenants: list[Clip | None]) -> None:
         """Runs the slots of an engine up to the next one that is finished, but not for long."""
         for slot, clip in enumerate(tenants):
             if clip is not None and clip.ended:
@@ -275,14 +289,15 @@ class Scheduler:
         for slot, clip in enumerate(tenants):
             if clip is None:
                 continue
-            if codes := clip.course.take(steps[slot], engine.done(slot)):
-                self._codes.put((clip, codes))
+            try:
+                if codes := clip.course.take(steps[slot], engine.done(slot)):
+                    self._codes.put((clip, codes))
+            except Exception as error:  # a finished window could not be saved
+                self._end(clip, error)
             if engine.left[slot] == 0:
                 tenants[slot] = None
-                if clip.course.window is not None:  # the end of the queue
-                    with self._changed:
-                        self._waiting.append(clip)
-                    self._prepare.submit(self._make_ready, clip)
+                if clip.course.window is not None:
+                    self._wait(clip)
 
     def _run_codec(self) -> None:
         """The thread of the codec."""
@@ -304,14 +319,14 @@ class Scheduler:
         for engine in self._engines:
             engine.warm_up()
         config = self.parts.config
-        decoder = _decoder(self.parts, [window := Window(0, 0, self._window, 0)])
+        decoder = new_decoder(self.parts, [window := Window(0, 0, self._window, 0)])
         codes = np.zeros((1, config.lm.n_q, self._window), np.int32)
         for _ in (*decoder.push(window, codes), *decoder.flush()):
             pass
 
     # --- How a clip ends ----------------------------------------------------------------------
 
-    def _end(self, clip: "_Clip", end: GenerationOutput | BaseException) -> None:
+    def _end(self, clip: Clip, end: GenerationOutput | BaseException) -> None:
         """Ends a clip's ticket, unless it has ended already; its slot is freed soon."""
         clip.ticket.finish(end)
         with self._changed:
@@ -340,7 +355,7 @@ class Scheduler:
         first = min((clip.deadline for clip in self._open), default=math.inf)
         return None if math.isinf(first) else max(0.0, first - time.monotonic())
 
-    def _place(self, clip: "_Clip") -> int:
+    def _place(self, clip: Clip) -> int:
         with self._changed:
             return self._waiting.index(clip) + 1 if clip in self._waiting else 0
 
@@ -375,62 +390,3 @@ def scheduler_for(
     """
     shapes = sorted({shape_of(parts, request) for request in requests})
     return Scheduler(parts, slots=slots, queue=queue, shapes=shapes, warm=False)
-
-
-class _Clip:
-    """A clip in the scheduler: its way, its audio and its ticket."""
-
-    def __init__(
-        self,
-        course: Course,
-        scheduler: Scheduler,
-        deadline: float | None,
-        on_audio: Callable[[np.ndarray], object] | None,
-    ):
-        self.course = course
-        self.deadline = math.inf if deadline is None else time.monotonic() + deadline
-        self.prepared: Prepared | None = None
-        self.begun = False  # whether it has been in a slot
-        self.complete = False
-        self._pieces: list[Codes] = []
-        self._frames = 0  # of the window whose codes came last
-        self._decoder = _decoder(scheduler.parts, course.request.windows)
-        self.ticket = Ticket(
-            course,
-            course.engine.program,
-            position=functools.partial(scheduler._place, self),
-            cancel=functools.partial(scheduler._end, self, Cancelled("the request was cancelled")),
-            on_audio=on_audio,
-        )
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is wanted."""
-        return self.ticket.done
-
-    def decode(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes the next codes, in order, and yields blocks of audio, float32 [C, n]."""
-        if not self._pieces or self._pieces[-1][0] != window:
-            self._frames = window.prompt if window.number else 0
-        self._frames += codes.shape[2]
-        self._pieces.append((window, codes))
-        for block in self._decoder.push(window, codes):
-            yield block[0]
-        if window == self.course.request.windows[-1] and self._frames == window.length:
-            for block in self._decoder.flush():
-                yield block[0]
-            self.complete = True
-
-    def output(self) -> GenerationOutput:
-        """Everything that was made."""
-        config = self.course.request.config
-        nothing = np.zeros((config.audio_channels, 0), np.float32)
-        audio = np.concatenate([nothing, *self.ticket.blocks()], axis=1)[None]
-        codes = assemble(self._pieces)
-        return GenerationOutput(audio, codes, config.sample_rate, self.ticket.program)
-
-
-def _decoder(parts: Parts, windows: list[Window]) -> PieceDecoder:
-    block = max(1, round(BLOCK_SECONDS * parts.config.frame_rate))
-    channels = parts.config.audio_channels
-    return PieceDecoder(parts.encodec, windows, channels=channels, block=block, one_program=True)

@@ -100,6 +100,44 @@ def test_a_long_piece_starves_nobody(scheduler):
     assert scheduler.submit(CLIPS[0]).result().codes.shape[2] == 50
 
 
+def test_listeners_who_leave_disturb_nobody(scheduler):
+    """Cancelled while waiting, in a slot, between windows and at the end, from other threads."""
+    expected = [scheduler.submit(clip).result() for clip in CLIPS]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        tickets = [scheduler.submit(clip) for clip in CLIPS for _ in range(3)]
+        leaving = rng.permutation(len(tickets))[:9]
+        timers = [
+            threading.Timer(float(wait), tickets[i].cancel)
+            for i, wait in zip(leaving, rng.uniform(0, 0.3, len(leaving)), strict=True)
+        ]
+        for timer in timers:
+            timer.start()
+        for i, ticket in enumerate(tickets):
+            try:
+                made = ticket.result(60)
+            except Cancelled:
+                assert i in leaving
+            else:
+                np.testing.assert_array_equal(made.audio, expected[i // 3].audio)
+    assert scheduler.waiting == 0
+
+
+def test_a_window_that_cannot_be_saved_ends_one_clip(scheduler):
+    class Full:
+        def load(self, window):
+            return None
+
+        def save(self, window, codes):
+            raise UserError("cannot write it: No space left on device")
+
+    lost = scheduler.submit(CLIPS[2], store=Full())
+    kept = scheduler.submit(CLIPS[0])
+    with pytest.raises(UserError, match="No space left"):
+        lost.result()
+    assert kept.result().codes.shape[2] == 50
+
+
 def test_a_deadline(scheduler):
     ticket = scheduler.submit(ask("x", 1, 3600.0), deadline=0.05)
     with pytest.raises(DeadlinePassed):

@@ -1,0 +1,78 @@
+"""One clip in the scheduler: its way through the slots, its audio, its ticket."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from musicgen_jax.generation.joins import PieceDecoder
+from musicgen_jax.generation.piece import GenerationOutput
+from musicgen_jax.generation.windows import Window, assemble
+from musicgen_jax.serving.course import Codes, Course
+from musicgen_jax.serving.engine import Prepared
+from musicgen_jax.serving.ticket import Ticket
+from musicgen_jax.storage.loading import Parts
+
+BLOCK_SECONDS = 0.5  # of audio that the codec makes at a time; its samples depend on it
+
+
+class Clip:
+    """What the scheduler's threads know of one clip.
+
+    Args:
+      course: its windows.
+      parts: of the model.
+      deadline: seconds from now after which it is given up, or None.
+
+    Attributes:
+      ticket: what the listener holds; the scheduler sets it.
+      deadline: as `time.monotonic()` counts.
+      prepared: its next window, once that is ready for a slot.
+      begun: whether it has been in a slot.
+      complete: whether all its audio has been made.
+    """
+
+    ticket: Ticket
+
+    def __init__(self, course: Course, parts: Parts, deadline: float | None):
+        self.course = course
+        self.deadline = math.inf if deadline is None else time.monotonic() + deadline
+        self.prepared: Prepared | None = None
+        self.begun = self.complete = False
+        self._pieces: list[Codes] = []
+        self._frames = 0  # of the window whose codes came last
+        self._decoder = new_decoder(parts, course.request.windows)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self.ticket.done
+
+    def decode(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Takes the next codes, in order, and yields blocks of audio, float32 [C, n]."""
+        if not self._pieces or self._pieces[-1][0] != window:
+            self._frames = window.prompt if window.number else 0
+        self._frames += codes.shape[2]
+        self._pieces.append((window, codes))
+        for block in self._decoder.push(window, codes):
+            yield block[0]
+        if window == self.course.request.windows[-1] and self._frames == window.length:
+            for block in self._decoder.flush():
+                yield block[0]
+            self.complete = True
+
+    def output(self) -> GenerationOutput:
+        """Everything that was made."""
+        config = self.course.request.config
+        nothing = np.zeros((config.audio_channels, 0), np.float32)
+        audio = np.concatenate([nothing, *self.ticket.blocks()], axis=1)[None]
+        codes = assemble(self._pieces)
+        return GenerationOutput(audio, codes, config.sample_rate, self.ticket.program)
+
+
+def new_decoder(parts: Parts, windows: list[Window]) -> PieceDecoder:
+    """The codec of one clip: for all lengths the same program, at batch 1."""
+    block = max(1, round(BLOCK_SECONDS * parts.config.frame_rate))
+    channels = parts.config.audio_channels
+    return PieceDecoder(parts.encodec, windows, channels=channels, block=block, one_program=True)
