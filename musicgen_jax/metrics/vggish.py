@@ -21,6 +21,7 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
@@ -114,15 +115,8 @@ class VggishNetwork(nnx.Module):
                 x = nnx.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:
-            x = jax.nn.relu(_dense(layer, x))
-        return _dense(self.dense[-1], x)
-
-
-def _dense(layer: Linear, x: jax.Array) -> jax.Array:
-    # An ordinary product. XLA's CPU compiler (jax 0.10) gets the halved product of `linear` wrong
-    # where its rows come from a pool and a reshape in the same program.
-    y = jnp.einsum("bi,oi->bo", x, layer.weight[...].astype(x.dtype))  # type: ignore[union-attr]
-    return y + layer.bias[...].astype(x.dtype)  # type: ignore[index]
+            x = jax.nn.relu(dense(layer, x))
+        return dense(self.dense[-1], x)
 
 
 class Vggish:
