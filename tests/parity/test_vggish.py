@@ -108,7 +108,7 @@ def test_the_command(folder, tmp_path, capsys):
     assert cli.main([str(w) for w in (*words, "--vggish", folder)]) == 0
     out = capsys.readouterr().out
     assert "(vggish, audiocraft, " in out
-    assert "short: 0.56 s are too short" in out
+    assert "left out of fad and kad: short; the first: 0.56 s are too short" in out
     assert cli.main([str(w) for w in (*words, "--vggish", tmp_path / "no")]) == 2
     message = capsys.readouterr().err
     assert f"run `musicgen-jax convert FILE {tmp_path / 'no'}` with vggish-10086976.pth" in message
