@@ -51,7 +51,7 @@ class Encoder:
     ):
         self._file = _Growing(patched=False)
         self._flac_samples = samples if form == "flac" else None
-        self._sink = _sink(self._file, form, sample_rate, channels, samples, comment)
+        self._sink = sink(self._file, form, sample_rate, channels, samples, comment)
 
     def push(self, samples: np.ndarray) -> bytes:
         """Adds samples, int16 [C, W], and returns the bytes that have become final."""
@@ -76,15 +76,28 @@ class Encoder:
 def encode(form: str, samples: np.ndarray, sample_rate: int, *, comment: str = "") -> bytes:
     """A whole file of samples, int16 [C, W]; the arguments are those of `Encoder`."""
     file = _Growing(patched=True)
-    sink = _sink(file, form, sample_rate, samples.shape[0], samples.shape[1], comment)
-    sink.write(samples)
-    sink.close()
+    into = sink(file, form, sample_rate, samples.shape[0], samples.shape[1], comment)
+    into.write(samples)
+    into.close()
     return file.take()
 
 
-def _sink(
-    file: "_Growing", form: str, sample_rate: int, channels: int, samples: int, comment: str
+def sink(
+    file: io.RawIOBase, form: str, sample_rate: int, channels: int, samples: int, comment: str
 ) -> "_Bare | _Sndfile":
+    """What takes samples, int16 [C, W], by `write` and puts them encoded into a file by `close`.
+
+    Args:
+      file: can seek; for libsndfile, which does not notice when writing fails.
+      form: a key of `MEDIA_TYPES`.
+      sample_rate: of the samples, in Hz.
+      channels: C.
+      samples: how many there will be, per channel.
+      comment: text for the file's comment.
+
+    Raises:
+      UserError: as `Encoder`.
+    """
     if form in _SNDFILE:
         return _Sndfile(file, form, sample_rate, channels, comment)
     if form == "wav":
@@ -95,7 +108,7 @@ def _sink(
 class _Bare:
     """Little-endian samples as they are."""
 
-    def __init__(self, file: "_Growing"):
+    def __init__(self, file: io.RawIOBase):
         self._file = file
 
     def write(self, samples: np.ndarray) -> None:
@@ -108,7 +121,9 @@ class _Bare:
 class _Sndfile:
     """A format that libsndfile writes."""
 
-    def __init__(self, file: "_Growing", form: str, sample_rate: int, channels: int, comment: str):
+    def __init__(
+        self, file: io.RawIOBase, form: str, sample_rate: int, channels: int, comment: str
+    ):
         import soundfile
 
         rates = _RATES.get(form, (sample_rate,))
@@ -119,6 +134,8 @@ class _Sndfile:
 
             self._resample = soxr.ResampleStream(self._from, self._to, channels, dtype="float32")
         kind, subtype = _SNDFILE[form]
+        if subtype not in soundfile.available_subtypes(kind):
+            raise UserError(f"this machine's libsndfile writes no {form}: install a newer one")
         try:
             self._file = soundfile.SoundFile(
                 file,  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ import numpy as np
 
 from musicgen_jax import files
 from musicgen_jax.audio import mp3
+from musicgen_jax.audio.encoding import encode
 from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.audio.samples import MAX_SAMPLES
 from musicgen_jax.errors import UserError, user_error
 
 MAX_SECONDS = 3600  # longer files are refused: this package never uses more than a few minutes
 
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "opus"}  # see `encoding`
 
 
 # --- Files ------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def info(path: str | os.PathLike[str]) -> AudioFileInfo:
     Raises:
       UserError: the file does not exist, is not audio, has no samples, or has an unknown length.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return AudioFileInfo(file.samplerate, file.frames, file.channels)
 
 
@@ -68,7 +68,7 @@ def read(
         NaN or infinite samples, or is longer than `MAX_SECONDS` or `MAX_SAMPLES`. The length is
         checked from the header, before the samples are read.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         rate, first = file.samplerate, int(start * file.samplerate)
         frames = file.frames - first
         if frames <= 0:
@@ -95,7 +95,7 @@ def read(
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator:
+def opened(path: str | os.PathLike[str]) -> Iterator:
     """Opens a path with soundfile; raises a UserError if libsndfile refuses the file."""
     import soundfile
 
@@ -145,14 +145,15 @@ def write(
     peak_clip_headroom_db: float = 1,
     rms_headroom_db: float = 18,
     loudness_headroom_db: float = 14,
+    comment: str = "",
 ) -> Path:
-    """Normalises audio and writes it as a 16-bit wav or flac file, depending on the suffix.
+    """Normalises audio and writes it: a 16-bit wav or flac, an mp3 or an ogg file, by its suffix.
 
     Creates missing parent folders. The file appears complete or not at all, and replaces an
     existing file.
 
     Args:
-      path: the file; must end in .wav or .flac.
+      path: the file; must end in .wav, .flac, .mp3 or .ogg (Opus).
       audio: float [C, W].
       sample_rate: in Hz.
       strategy: how to set the level; this and the other options are those of `normalize_audio`.
@@ -161,19 +162,17 @@ def write(
       peak_clip_headroom_db: headroom for "peak" and "clip".
       rms_headroom_db: headroom for "rms".
       loudness_headroom_db: headroom for "loudness".
+      comment: text for the file's comment, see `clip_settings`.
 
     Returns:
       The path.
 
     Raises:
-      UserError: the suffix is not .wav or .flac, the path cannot be written, or `audio` is empty,
+      UserError: the suffix is another one, the path cannot be written, or `audio` is empty,
         not [C, W], not finite, or has more channels than the format supports.
     """
-    import soundfile
-
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"cannot write {path}: the name must end in .wav or .flac")
+    form = format_of(path)
     audio = normalize_audio(
         audio,
         sample_rate,
@@ -184,17 +183,25 @@ def write(
         rms_headroom_db=rms_headroom_db,
         loudness_headroom_db=loudness_headroom_db,
     )
-    # Encode in memory first, since libsndfile does not report a full disk.
-    encoded = io.BytesIO()
-    form = FORMATS[path.suffix.lower()]
-    try:
-        soundfile.write(encoded, to_int16(audio).T, sample_rate, "PCM_16", format=form)
-    except RuntimeError as error:
-        raise UserError(
-            f"cannot write {path}: {form} takes no {audio.shape[0]} channels at {sample_rate} Hz"
-        ) from error
-    files.write_bytes(path, encoded.getbuffer())
+    try:  # in memory first, since libsndfile does not report a full disk
+        encoded = encode(form, to_int16(audio), sample_rate, comment=comment)
+    except UserError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    files.write_bytes(path, encoded)
     return path
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format that a file's suffix asks for, a key of `encoding.MEDIA_TYPES`.
+
+    Raises:
+      UserError: nothing is written under such a suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        *others, last = FORMATS
+        raise UserError(f"cannot write {path}: the name must end in {', '.join(others)} or {last}")
+    return FORMATS[suffix]
 
 
 def to_int16(audio: np.ndarray, highest: float | None = None) -> np.ndarray:

@@ -9,20 +9,21 @@ from typing import BinaryIO
 import numpy as np
 
 from musicgen_jax import files
-from musicgen_jax.audio.files import FORMATS, to_int16
+from musicgen_jax.audio.encoding import sink
+from musicgen_jax.audio.files import format_of, to_int16
 from musicgen_jax.audio.level import Meter, apply_level, checked
 from musicgen_jax.errors import UserError, user_error
 
 
 class GrowingFile:
-    """A 16-bit wav or flac file written piece by piece; equal to the file that `write` makes.
+    """A sound file written piece by piece; equal to the file that `write` makes.
 
     The level depends on all samples, so they are stored as float32 in a temporary file until the
     end. Memory use does not depend on the length.
 
     Args:
-      path: the file; must end in .wav or .flac. It appears complete at the end and replaces an
-        existing file.
+      path: the file, with a suffix that `write` takes. It appears complete at the end and replaces
+        an existing file.
       channels: C, the number of channels.
       sample_rate: in Hz.
       strategy: how to set the level, see `normalize_audio`; "loudness" uses its compressor.
@@ -30,7 +31,7 @@ class GrowingFile:
       aside: path of the temporary file. The first `write` creates it and `finish` removes it.
 
     Raises:
-      UserError: the suffix is not .wav or .flac, or the file would be too long.
+      UserError: the suffix is another one, or the file would be too long.
     """
 
     def __init__(
@@ -45,9 +46,8 @@ class GrowingFile:
     ):
         self.path, self.aside = Path(path), Path(aside)
         self.channels, self.sample_rate = channels, sample_rate
-        if self.path.suffix.lower() not in FORMATS:
-            raise UserError(f"cannot write {path}: the name must end in .wav or .flac")
-        if self.path.suffix.lower() == ".wav" and 2 * channels * samples > 2**32 - 4096:
+        self._form = format_of(self.path)
+        if self._form == "wav" and 2 * channels * samples > 2**32 - 4096:
             raise UserError(f"cannot write {path}: a .wav file has at most 4 GiB; write a .flac")
         self._meter = Meter(strategy, channels, sample_rate)
         self._file: io.BufferedWriter | None = None
@@ -66,48 +66,39 @@ class GrowingFile:
                 self._file = self.aside.open("wb")
             self._file.write(np.ascontiguousarray(audio.T).tobytes())
 
-    def finish(self) -> Path:
-        """Sets the level, writes the file and removes the temporary samples."""
+    def finish(self, comment: str = "") -> Path:
+        """Sets the level, writes the file and removes the temporary samples.
+
+        Args:
+          comment: text for the file's comment.
+        """
         if self._file is None:
             raise UserError(f"cannot write {self.path}: there are no samples")
         with user_error("write", self.path):
             self._file.close()
             with files.new_file(self.path) as file:
-                self._encode(_Recorder(file))
+                self._encode(_Recorder(file), comment)
             self.aside.unlink()
         return self.path
 
-    def _encode(self, file: "_Recorder") -> None:
-        import soundfile
-
+    def _encode(self, file: "_Recorder", comment: str) -> None:
         level = self._meter.level()
         set_level = partial(
             apply_level, strategy=self._meter.strategy, level=level, loudness_compressor=True
         )
         highest = float(set_level(np.array([[self._meter.highest]], np.float32))[0, 0])
-        form = FORMATS[self.path.suffix.lower()]
+        total = self.aside.stat().st_size // (4 * self.channels)
         try:
-            with (
-                self.aside.open("rb") as samples,
-                soundfile.SoundFile(
-                    file,  # type: ignore[arg-type]
-                    "w",
-                    self.sample_rate,
-                    self.channels,
-                    "PCM_16",
-                    format=form,
-                ) as encoder,
-            ):
+            encoder = sink(file, self._form, self.sample_rate, self.channels, total, comment)
+            with self.aside.open("rb") as samples:
                 while block := samples.read(4 * self.channels << 18):
                     audio = np.frombuffer(block, np.float32).reshape(-1, self.channels).T
-                    encoder.write(to_int16(set_level(audio), highest).T)
+                    encoder.write(to_int16(set_level(audio), highest))
                     file.check()
-        except RuntimeError as error:
+            encoder.close()
+        except (RuntimeError, UserError) as error:  # libsndfile's, perhaps after a full disk
             file.check()
-            raise UserError(
-                f"cannot write {self.path}: {form} takes no {self.channels} channels at "
-                f"{self.sample_rate} Hz"
-            ) from error
+            raise UserError(f"cannot write {self.path}: {error}") from error
         file.check()
 
 

@@ -1,10 +1,10 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
-from functools import partial
+from pathlib import Path
 
 from musicgen_jax.audio import STRATEGIES
-from musicgen_jax.commands import options
+from musicgen_jax.commands import made, options
 from musicgen_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="do part I of N of the work; several machines may share OUT_DIR",
     )
-    add("--format", choices=("wav", "flac"), default="wav", help="of the files")
+    add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="of the files")
     options.add_duration(parser, "of each clip")
     options.add_windows(parser)
     options.add_sampling(parser)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax import audio
     from musicgen_jax.generation.request import Request
     from musicgen_jax.generation.window_store import fingerprint
-    from musicgen_jax.model import MusicGen
+    from musicgen_jax.model import GenerationOutput, MusicGen
     from musicgen_jax.runtime import compile_cache
 
     compile_cache.enable()
@@ -108,12 +108,18 @@ def run(args: argparse.Namespace) -> None:
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
     if not share:
         return
-    write = partial(
-        audio.write,
-        sample_rate=model.sample_rate,
-        strategy=args.strategy,
-        loudness_compressor=True,
-    )
+
+    def write(path: Path, prompt: batch_folder.Prompt, out: GenerationOutput) -> None:
+        named = {"prompt": prompt.text, "seed": prompt.seed, "program": out.program}
+        audio.write(
+            path,
+            out.audio[0],
+            out.sample_rate,
+            args.strategy,
+            loudness_compressor=True,
+            comment=made.comment(args, model, sampling, **named),
+        )
+
     written = batch_folder.make_clips(
         model,
         folder,

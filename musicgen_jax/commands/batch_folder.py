@@ -33,6 +33,7 @@ from musicgen_jax import files
 from musicgen_jax.errors import UserError, user_error
 
 if TYPE_CHECKING:
+    from musicgen_jax.generation.piece import GenerationOutput
     from musicgen_jax.generation.request import Request
     from musicgen_jax.model import MusicGen
     from musicgen_jax.serving.ticket import Ticket
@@ -270,7 +271,7 @@ def make_clips(
     settings: dict[str, Any],
     prompts: Sequence[Prompt],
     request: "Callable[[Prompt], Request]",
-    write: Callable[[Path, np.ndarray], object],
+    write: "Callable[[Path, Prompt, GenerationOutput], object]",
     *,
     slots: int | None,
     batch_size: int | None,
@@ -284,7 +285,7 @@ def make_clips(
       settings: of all clips.
       prompts: of the clips to make, at least one.
       request: what the model is asked for.
-      write: writes one clip's [C, W] to a file that appears whole or not at all.
+      write: writes the one clip that was made to a file that appears whole or not at all.
       slots: N; None for that of the folder, or else of this kind of device.
       batch_size: the most clips that are begun and not yet written; None for twice the slots.
 
@@ -316,6 +317,6 @@ def make_clips(
                 return
             prompt, ticket = begun.popleft()
             made, file = ticket.result(), folder.path / folder.name(prompt)
-            write(file, made.audio[0])
+            write(file, prompt, made)
             folder.finished(prompt, made.audio.shape[2] / made.sample_rate, str(made.program))
             yield file

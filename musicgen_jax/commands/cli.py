@@ -17,7 +17,9 @@ from musicgen_jax.commands import (
     export,
     finetune,
     generate,
+    info,
     listen,
+    models,
     serve,
     train,
     warmup,
@@ -155,6 +157,17 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
         ),
     },
     "models": {
+        "models": (
+            models,
+            "list the models that are here or could be; say what a model or a file is",
+            "Lists the bundled model, the converted ones in your folder, and the official names.",
+        ),
+        "info": (
+            info,
+            "",
+            "Says what a model is (parameters, window, licence, source), or what a file is: the "
+            "settings inside a clip, codes, an adapter, statistics.",
+        ),
         "convert": (
             convert_command,
             "convert an official PyTorch checkpoint",

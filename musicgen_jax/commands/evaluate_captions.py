@@ -8,7 +8,6 @@ the same files, and so the same figures.
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from musicgen_jax import audio, files
 from musicgen_jax.commands import batch_folder, options
 from musicgen_jax.commands.batch_folder import Prompt
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import check_seed
 from musicgen_jax.metrics.evaluation import ClipSet
 from musicgen_jax.storage import checkpoint, hub
@@ -152,7 +152,7 @@ class Work:
             self.settings,
             share,
             request,
-            partial(_write, sample_rate=model.sample_rate),
+            _write,
             slots=args.slots,
             batch_size=args.batch_size,
         )
@@ -160,9 +160,9 @@ class Work:
             pass
 
 
-def _write(path: Path, clip: np.ndarray, *, sample_rate: int) -> None:
+def _write(path: Path, _: Prompt, out: GenerationOutput) -> None:
     """Writes a clip at the model's own level, clipped at full scale: a protocol may change it."""
-    if np.isfinite(clip).all():
-        audio.write(path, clip, sample_rate, "clip", peak_clip_headroom_db=0)
+    if np.isfinite(out.audio).all():
+        audio.write(path, out.audio[0], out.sample_rate, "clip", peak_clip_headroom_db=0)
     else:  # an empty file stands for it: the run goes on, and the report names the clip
         files.write_bytes(path, b"")

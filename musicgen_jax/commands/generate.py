@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen_jax.audio import STRATEGIES
-from musicgen_jax.commands import options
+from musicgen_jax.audio import FORMATS, STRATEGIES
+from musicgen_jax.commands import made, options
 from musicgen_jax.config import CACHE_DTYPES
 from musicgen_jax.errors import UserError
 from musicgen_jax.files import new_file
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from musicgen_jax.commands.output import Make
+    from musicgen_jax.generation.program_name import ProgramName
     from musicgen_jax.model import MusicGen
 
-FORMATS = (".wav", ".flac")
 _MOST_CLIPS = 1000  # in one call, which makes them all at once
 
 
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="out.wav",
         metavar="FILE",
-        help="a .wav or .flac file; overwritten if it exists, and its folder is created. Several "
-        "clips become out-0.wav, out-1.wav and so on",
+        help="a .wav, .flac, .mp3 or .ogg file; overwritten if it exists, and its folder is "
+        "created. Several clips become out-0.wav, out-1.wav and so on",
     )
     options.add_duration(
         parser,
@@ -128,6 +128,12 @@ def run(args: argparse.Namespace) -> None:
     if args.stream:
         output.to_pipe(make, model, args.stream)
         return
+
+    def comment(clip: int, program: "ProgramName | None") -> str:
+        number = clip if len(prompts) > 1 else None
+        named = {"prompt": prompts[clip], "seed": args.seed, "clip": number, "program": program}
+        return made.comment(args, model, sampling, **named)
+
     long = model.max_duration < args.duration <= MAX_DURATION
     folder = output.partial_folder(args.output)
     if long:
@@ -139,13 +145,15 @@ def run(args: argparse.Namespace) -> None:
             go_on=args.resume,
             duration=args.duration,
             strategy=args.strategy,
+            comment=comment,
         )
     else:  # at once: there is nothing that could be resumed
         from musicgen_jax import audio
 
         out = make()
-        for file, wav in zip(files, out.audio, strict=True):
-            audio.write(file, wav, out.sample_rate, args.strategy, loudness_compressor=True)
+        level = {"strategy": args.strategy, "loudness_compressor": True}
+        for i, (file, wav) in enumerate(zip(files, out.audio, strict=True)):
+            audio.write(file, wav, out.sample_rate, **level, comment=comment(i, out.program))
     _report(files, out.codes, model.frame_rate, save_codes=args.save_codes)
     if long:
         window_store.discard(folder)
@@ -290,7 +298,9 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
 
 def _output_files(output: Path, count: int) -> list[Path]:
     if output.suffix.lower() not in FORMATS:
-        raise UserError(f"the output must end in {' or '.join(FORMATS)}, got {str(output)!r}")
+        *others, last = FORMATS
+        names = f"{', '.join(others)} or {last}"
+        raise UserError(f"the output must end in {names}, got {str(output)!r}")
     if count == 1:
         return [output]
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]

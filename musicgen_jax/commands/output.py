@@ -12,10 +12,13 @@ from musicgen_jax.audio import GrowingFile
 from musicgen_jax.audio.level import apply_level
 from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.files import locked
+from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.window_store import check_ours
 from musicgen_jax.model import GenerationOutput, MusicGen
 
 Make = Callable[..., GenerationOutput]  # a method of the model with its other arguments bound
+
+Comment = Callable[[int, ProgramName | None], str]
 
 STREAM_CHUNK = 1.0  # seconds
 
@@ -34,6 +37,7 @@ def to_files(
     go_on: bool,
     duration: float,
     strategy: str,
+    comment: Comment,
 ) -> GenerationOutput:
     """Makes music of any length and writes it as it goes; the files appear at the end.
 
@@ -45,6 +49,7 @@ def to_files(
       go_on: whether to resume what is in the folder.
       duration: seconds, checked.
       strategy: how the level is set.
+      comment: from the number of a clip and its program to the comment of its file.
 
     Returns:
       What `make` returns: codes, no audio. The folder is left for `window_store.discard`.
@@ -54,7 +59,7 @@ def to_files(
         run and `go_on` is False, a file cannot be written, or as `make`.
     """
     with locked(folder, wait=False):
-        return _to_files(make, model, files, folder, go_on, duration, strategy)
+        return _to_files(make, model, files, folder, go_on, duration, strategy, comment)
 
 
 def _to_files(
@@ -65,6 +70,7 @@ def _to_files(
     go_on: bool,
     duration: float,
     strategy: str,
+    comment: Comment,
 ) -> GenerationOutput:
     if not go_on and folder.exists():  # hours of work, perhaps
         raise UserError(
@@ -94,8 +100,8 @@ def _to_files(
     except KeyboardInterrupt:
         print(f"musicgen-jax: {folder} is kept: --resume continues it", file=sys.stderr)
         raise
-    for file in growing:
-        file.finish()
+    for i, file in enumerate(growing):
+        file.finish(comment(i, out.program))
     return out
 
 

@@ -90,16 +90,7 @@ def read(path: str | os.PathLike, embedding: str) -> tuple[Gaussian, dict[str, A
       UserError: the file is missing, damaged, too large, or of another embedding.
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise UserError(f"{path} is not a file")
-        arrays = _load(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # damaged bytes fail in as many ways as there are bytes
-        raise UserError(f"{path} is not a file of statistics, or is damaged: {error}") from None
+    arrays = _arrays(path)
     pairs = (("mean", "covariance"), (f"{embedding}.mu", f"{embedding}.cov"), ("mu", "cov"))
     pair = next((pair for pair in pairs if set(pair) <= arrays.keys()), None)
     if pair is None:
@@ -114,6 +105,37 @@ def read(path: str | os.PathLike, embedding: str) -> tuple[Gaussian, dict[str, A
         return gaussian_of(mean, covariance, rows if type(rows) is int else 0), about
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of statistics says about itself, and "dimensions": D of each of its entries.
+
+    Raises:
+      UserError: the file is missing, damaged or too large, or contains no statistics.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    names = {n: n.removesuffix(".mu") for n in arrays if n in ("mean", "mu") or n.endswith(".mu")}
+    dimensions = {
+        entry: len(arrays[name]) for name, entry in names.items() if np.ndim(arrays.get(name)) == 1
+    }
+    if not dimensions:
+        raise UserError(f"{path} contains no statistics")
+    return _about(arrays.get("about"), path) | {"dimensions": dimensions}
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file from outside."""
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file")
+        return _load(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # damaged bytes fail in as many ways as there are bytes
+        raise UserError(f"{path} is not a file of statistics, or is damaged: {error}") from None
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from musicgen_jax import audio, testing
+from musicgen_jax.audio import clip_settings
 from musicgen_jax.commands.batch_folder import read_prompts
 from musicgen_jax.config import toml
 from musicgen_jax.convert import pipeline
@@ -116,6 +117,12 @@ def _audio(file: Path) -> None:
     audio.convert_audio(wav, rate, 16000, 1)
 
 
+def _clip(folder: Path) -> Path:
+    made = {"model": "nano", "prompt": "a waltz", "program": "batch=1"}
+    wave = np.zeros((1, 800), np.float32)
+    return audio.write(folder / "x.wav", wave, 8000, comment=clip_settings.dump(made))
+
+
 def _shards(file: Path) -> None:
     shards = CodeShards.open(file.parent)
     for i in range(min(len(shards), 3)):
@@ -200,6 +207,7 @@ READERS = [
     Reader("study", _study("study.json"), _results),
     Reader("answers", _study("answers.sqlite"), _results),
     Reader("records", _written("metrics.jsonl", '{"step": 1, "loss": 2.5}\n' * 3), _records),
+    Reader("settings of a clip", _clip, clip_settings.read),
     Reader("shards index", _copied(EARLIER / "shards", "index.json"), _shards),
     Reader("shards codes", _copied(EARLIER / "shards", "codes-00000.npy"), _shards),
     Reader("statistics", _statistics, lambda file: statistics_file.read(file, "vggish")),

@@ -10,6 +10,7 @@ import numpy as np
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from musicgen_jax.audio import clip_settings
 from musicgen_jax.audio.encoding import MEDIA_TYPES, Encoder, encode
 from musicgen_jax.audio.files import to_int16
 from musicgen_jax.audio.level import apply_level, normalize_audio
@@ -45,7 +46,7 @@ def comment(asked: Asked, ticket: Ticket, model: str) -> str:
         **asked.settings(),
         "program": str(ticket.program),
     }
-    return json.dumps(made)
+    return clip_settings.dump(made)
 
 
 def whole(asked: Asked, ticket: Ticket, audio: np.ndarray, model: str) -> bytes:
