@@ -117,7 +117,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     arrays = _arrays(path)
     names = {n: n.removesuffix(".mu") for n in arrays if n in ("mean", "mu") or n.endswith(".mu")}
     dimensions = {
-        entry: len(arrays[name]) for name, entry in names.items() if np.ndim(arrays.get(name)) == 1
+        entry: len(arrays[name])
+        for name, entry in names.items()
+        if name in arrays and arrays[name].ndim == 1
     }
     if not dimensions:
         raise UserError(f"{path} contains no statistics")
