@@ -8,6 +8,7 @@ from types import ModuleType
 
 from musicgen_jax import __version__
 from musicgen_jax.commands import (
+    app,
     batch,
     chroma,
     codec,
@@ -143,6 +144,12 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "make music over HTTP, for many listeners at once",
             "Serves music over HTTP: POST /v1/audio/generate, OpenAI's POST /v1/audio/speech, jobs "
             "for long pieces; see docs/serving.md. SIGTERM finishes what runs.",
+        ),
+        "app": (
+            app,
+            "open a page in the browser that makes music, on this machine alone",
+            "Opens a page in the browser that plays music while it is made; see docs/app.md. Only "
+            "this machine can reach it.",
         ),
         "chroma": (
             chroma,

@@ -1,5 +1,6 @@
 """The HTTP server of `musicgen-jax serve`, on top of a `Scheduler`. It needs the extra `[serve]`.
 
+about        what a page says about its model
 settings     what the server allows
 errors       what went wrong, in OpenAI's shape
 fields       the fields of a request: names, types, other names
@@ -7,6 +8,7 @@ asked        from a request's body to a checked `Request`
 body         reads a body within bounds
 listener     a ticket as asyncio sees it
 sound        answers that are audio, whole or streamed
+page         the page of `musicgen-jax app`
 jobs         long pieces that nobody holds a connection for
 routes       what there is under which address
 guard        around all routes: host, origin, token, one log line

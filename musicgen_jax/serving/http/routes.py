@@ -7,7 +7,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from musicgen_jax.serving.http import asked as asks
-from musicgen_jax.serving.http import metrics, sound
+from musicgen_jax.serving.http import metrics, page, sound
 from musicgen_jax.serving.http.asked import Asked
 from musicgen_jax.serving.http.body import read_json
 from musicgen_jax.serving.http.errors import HTTPError
@@ -28,6 +28,7 @@ def application(service: Service) -> ASGIApp:
             Route("/health", routes.health),
             Route("/ready", routes.ready),
             Route("/metrics", routes.metrics),
+            *page.routes(service),
         ],
         redirect_slashes=False,
         lifespan=service.watching,

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from musicgen_jax.serving.http.about import About
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -29,6 +31,7 @@ class Settings:
       connections: at the same time.
       job_bytes: of finished jobs, altogether.
       job_seconds: that a finished job is kept.
+      page: what the page says about the model; None for a server without a page.
     """
 
     model: str
@@ -52,3 +55,4 @@ class Settings:
     connections: int = 512
     job_bytes: int = 512 << 20
     job_seconds: float = 3600.0
+    page: About | None = None

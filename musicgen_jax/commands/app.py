@@ -1,0 +1,136 @@
+"""`musicgen-jax app`: a page in the browser that makes music, on this machine alone."""
+
+import argparse
+import importlib.util
+import os
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from musicgen_jax.commands import endings, options
+from musicgen_jax.config import DTYPES
+from musicgen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from musicgen_jax.serving.http.about import About
+
+_NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
+_LONGEST = 600.0  # seconds of a clip: an hour would fill the memory of a browser's page
+_PATIENCE = 24 * 3600.0  # seconds: a slow machine is no reason to give a clip up
+_NANO_KNOWS = (
+    "nano knows eight instruments: piano, guitar, organ, strings, flute, trumpet, music box and "
+    "synth. It knows waltzes, marches, lullabies, ballads, jigs, pop and folk tunes, slow, medium "
+    "or fast, in major or minor. It has heard only music that a program composed: no voices, no "
+    "recordings. Anything else is answered with the nearest thing that it knows."
+)
+_NANO_PLAYS = (
+    "a slow lullaby on a music box",
+    "a fast irish jig for flute with guitar",
+    "a calm waltz for solo piano",
+    "a sad ballad for strings in minor",
+    "a bright parade march with trumpet and drums",
+    "a happy pop song with synth, bass and drums",
+)
+_OFFICIAL_KNOWS = (
+    "The official models learnt from instrumental music, mostly Western, with English "
+    "descriptions. They sing no words, may end early or fall silent, and can repeat the biases of "
+    "their training data. The weights are for research and private use, not for commercial use."
+)
+_OFFICIAL_PLAYS = (
+    "lo-fi hip hop with a warm Rhodes piano and vinyl crackle",
+    "80s synth-pop with a driving bass and gated drums",
+    "an epic orchestral theme with brass and timpani",
+    "acoustic folk with fingerpicked guitar and soft percussion",
+    "fast bluegrass with banjo and fiddle",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to a parser."""
+    add = parser.add_argument
+    options.add_model(parser)
+    add("--port", type=int, default=7860, help="0 takes a free one")
+    add("--no-open", action="store_true", help="do not open the browser")
+    add("--slots", type=int, default=1, metavar="N", help="clips that are made at once; more wait. "
+        "Part of what a seed stands for")  # fmt: skip
+    add("--dtype", choices=DTYPES, help="dtype of the language model (default: float32 on a CPU, "
+        "bfloat16 elsewhere)")  # fmt: skip
+    options.add_devices(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves the page until Ctrl-C."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"app needs {', '.join(missing)}: pip install 'musicgen-jax[app]'")
+    if not 0 <= args.port < 1 << 16:
+        raise UserError(f"--port must be from 0 to 65535, got {args.port}")
+    if args.slots < 1:
+        raise UserError(f"--slots must be at least 1, got {args.slots}")
+
+    from musicgen_jax.serving.http import run as server
+
+    taken = server.bind("127.0.0.1", args.port)
+    try:
+        return _serve(args, taken)
+    finally:
+        taken.close()
+
+
+def _serve(args: argparse.Namespace, taken) -> int:
+    # From here on it takes a while.
+    from musicgen_jax.model import MusicGen
+    from musicgen_jax.runtime import compile_cache
+    from musicgen_jax.serving.http import run as server
+    from musicgen_jax.serving.http.service import Service
+    from musicgen_jax.serving.http.settings import Settings
+    from musicgen_jax.serving.scheduler import Scheduler
+    from musicgen_jax.storage import hub
+
+    compile_cache.enable()
+    folder = hub.find_model(args.model)
+    parts = MusicGen.from_pretrained(folder, dtype=args.dtype, mesh=options.mesh(args)).parts
+    settings = Settings(
+        model=os.path.basename(os.path.normpath(args.model)),
+        max_duration=_LONGEST,
+        max_job_duration=_LONGEST,
+        deadline=_PATIENCE,
+        page=_about(folder, parts.config.name),
+    )
+    # Not warm: one listener would rather wait for what they ask for than for everything.
+    scheduler = Scheduler(parts, slots=args.slots, seconds=_LONGEST, warm=False)
+    http = server.MusicServer(Service(scheduler, settings))
+    url = server.url(taken)
+    print(f"{settings.model} plays on {url} (Ctrl-C stops)", flush=True)
+    if not args.no_open and _has_screen():
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    http.run([taken])
+    if http.force_exit:
+        # XLA cannot be interrupted: closing would wait until it has compiled for nobody.
+        sys.stderr.flush()
+        os._exit(endings.INTERRUPTED)
+    scheduler.close()
+    return 0
+
+
+def _has_screen() -> bool:
+    """Whether a browser has a window to open; on a terminal alone it would take the terminal."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _about(folder: Path, name: str) -> "About":
+    """What the page says about the model in a folder."""
+    from musicgen_jax.serving.http.about import About
+
+    file = folder / "LICENSE"
+    terms = file.read_text("utf-8", "replace")[: 1 << 14] if file.is_file() else ""
+    if name == "nano":
+        return About("MIT licence", terms, _NANO_KNOWS, _NANO_PLAYS)
+    if "CC-BY-NC 4.0" in terms:
+        licence = "CC-BY-NC 4.0, not for commercial use"
+        return About(licence, terms, _OFFICIAL_KNOWS, _OFFICIAL_PLAYS)
+    return About("licence: see below", terms or "The model's folder has no LICENSE.", "", ())

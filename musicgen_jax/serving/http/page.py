@@ -1,0 +1,111 @@
+"""The page of `musicgen-jax app`: three static files, and two routes that only the page needs.
+
+    GET  /, /app.js, /app.css   the page
+    GET  /app/about             the model, its licence, its limits, examples and defaults
+    POST /app/encode/FORM       samples that the page holds, as a file in another format
+
+The page makes music with the same routes as everybody else.
+"""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from musicgen_jax.audio.encoding import MEDIA_TYPES, encode
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SEED
+from musicgen_jax.serving.http.body import parse, read_bytes
+from musicgen_jax.serving.http.errors import HTTPError, invalid
+from musicgen_jax.serving.http.service import Service
+
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/app.css": ("app.css", "text/css; charset=utf-8"),
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # another release may follow under the same address
+}
+_LARGEST_SEED = 2**53 - 1  # a page has no larger integers
+_COMMENT_BYTES = 1 << 16
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes of the page; none if the server has no page."""
+    about = service.settings.page
+    if about is None:
+        return []
+    folder = Path(__file__).parent / "page"
+    config, settings = service.config, service.settings
+    defaults = {"duration": DEFAULT_DURATION, **dataclasses.asdict(DEFAULT_SAMPLING)}
+    told = {
+        **dataclasses.asdict(about),
+        "model": settings.model,
+        "sample_rate": config.sample_rate,
+        "channels": config.audio_channels,
+        "frame_rate": config.frame_rate,
+        "window": config.max_duration,
+        "max_duration": settings.max_duration,
+        "max_seed": min(MAX_SEED, _LARGEST_SEED),
+        "defaults": defaults,
+    }
+
+    async def describe(request: Request) -> Response:
+        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+
+    async def convert(request: Request) -> Response:
+        return await _encoded(request, service)
+
+    return [
+        *(_static(path, folder / name, kind) for path, (name, kind) in _FILES.items()),
+        Route("/app/about", describe),
+        Route("/app/encode/{form}", convert, methods=["POST"]),
+    ]
+
+
+def _static(path: str, file: Path, media_type: str) -> Route:
+    data = file.read_bytes()
+
+    async def answer(request: Request) -> Response:
+        return Response(data, 200, _HEADERS, media_type)
+
+    return Route(path, answer)
+
+
+async def _encoded(request: Request, service: Service) -> Response:
+    """A file of the samples in the body.
+
+    The body is a line of JSON, which becomes the file's comment, and then samples as the stream
+    sent them: int16, little-endian, channels interleaved, at the model's rate.
+    """
+    config, settings = service.config, service.settings
+    form = request.path_params["form"]
+    if form not in MEDIA_TYPES:
+        raise invalid(f"the format must be one of {', '.join(MEDIA_TYPES)}, got {form[:20]!r}")
+    if request.headers.get("content-type") != "application/octet-stream":
+        # A page of another site could send other types without asking.
+        raise HTTPError(415, "send application/octet-stream", "media_type")
+    most = 2 * config.audio_channels * round(settings.max_duration * config.sample_rate)
+    body = await read_bytes(request, most + _COMMENT_BYTES, settings.body_seconds)
+    comment, _, data = body.partition(b"\n")
+    parse(comment)
+    if not data or len(data) % (2 * config.audio_channels):
+        raise invalid("after the first line there must be whole samples, int16")
+    samples = np.frombuffer(data, "<i2").reshape(-1, config.audio_channels).T
+
+    def file() -> bytes:
+        return encode(form, samples, config.sample_rate, comment=comment.decode())
+
+    try:
+        return Response(await asyncio.to_thread(file), 200, media_type=MEDIA_TYPES[form])
+    except UserError as error:
+        raise invalid(str(error)) from error

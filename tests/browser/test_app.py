@@ -1,0 +1,211 @@
+"""The page of `musicgen-jax app` in a real browser, on a server with a small random model."""
+
+import dataclasses
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+
+import itertools
+
+from musicgen_jax import testing
+from musicgen_jax.audio.files import to_int16
+from musicgen_jax.audio.level import apply_level
+from musicgen_jax.generation.request import Request
+from musicgen_jax.serving.http.about import About
+from musicgen_jax.serving.scheduler import Scheduler
+from tests.helpers.browser import PHONE, opened
+from tests.helpers.http_server import serving
+
+pytestmark = pytest.mark.browser
+LM = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
+T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
+MODEL = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
+ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss", "a loud hum"))
+# Notes every piece of sound that the page queues: when, and its samples.
+RECORD = """() => {
+  window.heard = [];
+  const start = AudioBufferSourceNode.prototype.start;
+  AudioBufferSourceNode.prototype.start = function (at) {
+    heard.push([at, this.context.sampleRate, Array.from(this.buffer.getChannelData(0))]);
+    return start.call(this, at);
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with Scheduler(testing.random_model(MODEL).parts, slots=1, warm=False) as scheduler:
+        scheduler.submit(request("warm", 1.0)).result()
+        yield scheduler
+
+
+@pytest.fixture(scope="module")
+def server(scheduler):
+    with serving(scheduler, max_duration=600.0, page=ABOUT) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server.url) as page:
+        page.locator("body[data-ready]").wait_for()
+        yield page
+
+
+def request(text, seconds, seed=0):
+    return Request(config=MODEL, descriptions=[text], duration=seconds, seed=seed)
+
+
+def make(page, text, seconds, seed=3):
+    page.get_by_label("Describe the music").fill(text)
+    page.get_by_label("Seconds").fill(str(seconds))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("button", name="Make music").click()
+
+
+def says(page, words):
+    page.get_by_role("status").filter(has_text=words).wait_for()
+
+
+def downloaded(page, name) -> tuple[str, bytes]:
+    with page.expect_download() as found:
+        page.get_by_role("button", name=name).first.click()
+    return found.value.suggested_filename, Path(found.value.path()).read_bytes()
+
+
+def wait_until(true, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, scheduler):
+    page.evaluate(RECORD)
+    make(page, "a calm waltz", 20)
+    says(page, "The clip is finished.")
+    position = page.locator(".seek")
+    wait_until(lambda: float(position.input_value()) > 0.5)  # it sounds: the context's clock runs
+    heard = page.evaluate("() => heard")
+    audio = scheduler.submit(request("a calm waltz", 20.0, 3)).result().audio[0]
+    wanted = to_int16(apply_level(audio, "clip", 0.0))[0]
+    samples = np.concatenate([np.array(part) for _, _, part in heard])
+    np.testing.assert_array_equal(samples * 32768, wanted)
+    assert len(heard) > 1
+    for (at, rate, part), (following, _, _) in itertools.pairwise(heard):
+        assert rate == MODEL.sample_rate
+        assert following - at == pytest.approx(len(part) / rate, abs=1e-6)
+    for form in ("WAV", "FLAC"):
+        name, data = downloaded(page, f"Download {form}")
+        assert name == f"a-calm-waltz-3.{form.lower()}"
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            np.testing.assert_array_equal(file.read(dtype="int16"), wanted)
+            told = json.loads(file.comment)
+        assert (told["prompt"], told["seed"], told["top_k"]) == ("a calm waltz", 3, 250)
+    assert downloaded(page, "Download MP3")[1]
+    told = json.loads(downloaded(page, "Download the settings")[1])
+    assert told["program"] == str(scheduler.programs[0])
+
+
+def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
+    make(page, "a long hum", 500)
+    page.locator(".pace", has_text="left").wait_for()
+    assert scheduler.busy
+    page.get_by_role("button", name="Stop").first.click()
+    page.locator(".note", has_text="Stopped after").wait_for()
+    wait_until(lambda: not scheduler.busy and not scheduler.waiting)
+    assert downloaded(page, "Download WAV")[1]
+
+
+def test_clips_and_settings_survive_a_reload_until_they_are_deleted(page):
+    make(page, "a short hiss", 1, seed=41)
+    says(page, "The clip is finished.")
+    page.get_by_role("button", name="Again with another seed").click()
+    page.locator(".facts").nth(1).wait_for()
+    says(page, "The clip is finished.")
+    page.reload()
+    facts = page.locator(".facts")
+    facts.nth(1).wait_for()
+    first, second = facts.all_inner_texts()
+    assert "seed 41" in second
+    assert "seed 41" not in first
+    assert page.get_by_label("Describe the music").input_value() == "a short hiss"
+    assert f"seed {page.get_by_label('Seed', exact=True).input_value()} " in first
+    data = downloaded(page, "Download WAV")[1]
+    assert soundfile.info(io.BytesIO(data)).frames == MODEL.sample_rate
+    page.get_by_role("button", name="Delete").first.click()
+    says(page, "Deleted.")
+    page.reload()
+    facts.first.wait_for()
+    assert facts.count() == 1
+
+
+def test_without_a_server_the_page_says_so_and_goes_on_when_it_is_back(page):
+    page.context.set_offline(True)
+    make(page, "nobody hears this", 1)
+    page.get_by_role("alert").filter(has_text="The server does not answer. Start").wait_for()
+    assert page.get_by_label("Describe the music").input_value() == "nobody hears this"
+    assert not page.locator(".clip").count()
+    page.context.set_offline(False)
+    says(page, "The server answers again.")
+    page.get_by_role("button", name="Make music").click()
+    says(page, "The clip is finished.")
+
+
+def test_what_the_server_refuses_is_said(page):
+    make(page, "word " * 200, 1)
+    page.get_by_role("alert").filter(has_text=re.compile("at most .* make it shorter")).wait_for()
+    assert not page.locator(".clip").count()
+
+
+def test_a_slow_machine_waits_instead_of_stuttering(page):
+    enough = """([speed, made]) => {
+      player.from = 0;
+      return player.enough({ end: null, rate: 100, total: 1000, frames: made, speed });
+    }"""
+    assert page.evaluate(enough, [2.0, 50])
+    assert not page.evaluate(enough, [0.5, 500])
+    assert page.evaluate(enough, [0.5, 600])
+    assert not page.evaluate(enough, [None, 500])
+
+
+def test_a_phone(browser, server):
+    with opened(browser, server.url, **PHONE) as page:
+        page.get_by_role("button", name="a calm hiss").tap()
+        says(page, "The clip is finished.")
+        page.get_by_text("Temperature, top-k").tap()
+        page.get_by_text("licence and limits").tap()
+        page.get_by_text("All settings").tap()
+        assert page.locator("html").evaluate("html => html.scrollWidth") == 390
+        for button in page.locator("button:visible, summary:visible").all():
+            assert button.bounding_box()["height"] >= 44
+        assert page.get_by_text("It knows noise.").is_visible()
+
+
+def test_the_keyboard_alone_and_every_control_has_a_name(page):
+    page.get_by_label("Describe the music").focus()
+    page.keyboard.type("keys")
+    page.keyboard.press("Control+Enter")
+    says(page, "The clip is finished.")
+    play = page.locator(".play")
+    play.filter(visible=True).focus()
+    page.get_by_role("button", name="Pause").wait_for()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Play").wait_for()
+    page.keyboard.press("Tab")
+    before = float(page.locator(".seek").input_value())
+    page.keyboard.press("Home")
+    assert float(page.locator(".seek").input_value()) < before
+    nameless = page.locator("button, input, select, textarea, progress").evaluate_all(
+        "all => all.filter(e => !(e.ariaLabel || e.textContent || e.labels?.length))"
+        ".map(e => e.outerHTML)"
+    )
+    assert nameless == []

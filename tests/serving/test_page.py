@@ -1,0 +1,88 @@
+"""The routes of the page: its files, what it is told, and files of the samples that it holds."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+
+from musicgen_jax import testing
+from musicgen_jax.serving.http.about import About
+from musicgen_jax.serving.scheduler import Scheduler
+from tests.helpers.http_server import serving
+
+ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",))
+RATE = testing.DEBUG.sample_rate
+KIND = {"Content-Type": "application/octet-stream"}
+TOLD = {"prompt": "a calm hiss", "seed": 7}
+WAVE = np.arange(-1000, 1000, dtype="<i2")
+
+
+@pytest.fixture(scope="module")
+def server():
+    model = testing.random_model(testing.DEBUG)
+    with (
+        Scheduler(model.parts, slots=1, warm=False) as scheduler,
+        serving(scheduler, max_duration=2.0, page=ABOUT) as server,
+    ):
+        yield server
+
+
+def body(told=None, samples=WAVE) -> bytes:
+    return json.dumps(TOLD if told is None else told).encode() + b"\n" + samples.tobytes()
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/app.css"])
+def test_the_page_may_load_nothing_from_elsewhere(server, path):
+    answer = server.ask("GET", path)
+    assert answer.status == 200
+    assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    text = answer.body.decode().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert not re.search(r"https?:/|url\(|@import", text)
+
+
+def test_the_page_is_told_what_it_shows(server):
+    told = server.ask("GET", "/app/about").json
+    assert (told["model"], told["sample_rate"], told["max_duration"]) == ("debug", RATE, 2.0)
+    assert (told["licence"], told["examples"]) == ("MIT licence", ["a calm hiss"])
+    assert told["defaults"]["top_k"] == 250
+    assert told["max_seed"] <= 2**53 - 1
+
+
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_samples_become_a_file_with_the_settings(server, form):
+    answer = server.ask("POST", f"/app/encode/{form}", body(), KIND)
+    assert answer.status == 200
+    with soundfile.SoundFile(io.BytesIO(answer.body)) as file:
+        np.testing.assert_array_equal(file.read(dtype="int16"), WAVE)
+        assert file.samplerate == RATE
+        assert json.loads(file.comment) == TOLD
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "headers", "status", "words"),
+    [
+        ("exe", body(), KIND, 400, "must be one of wav"),
+        ("wav", body(), {"Content-Type": "text/plain"}, 415, "application/octet-stream"),
+        ("wav", b"", KIND, 400, "empty"),
+        ("wav", b"{}\n", KIND, 400, "whole samples"),
+        ("wav", b"{}\n123", KIND, 400, "whole samples"),
+        ("wav", b"not JSON\n1234", KIND, 400, "not JSON"),
+        ("wav", body(samples=np.zeros(2**17, "<i2")), KIND, 413, "bytes"),
+    ],
+)
+def test_what_is_not_samples_is_refused(server, form, data, headers, status, words):
+    answer = server.ask("POST", f"/app/encode/{form}", data, headers)
+    assert answer.status == status
+    assert words in answer.error["message"]
+
+
+def test_another_site_cannot_use_it(server):
+    headers = {**KIND, "Origin": "https://example.org"}
+    assert server.ask("POST", "/app/encode/wav", body(), headers).status == 403
+    assert server.ask("GET", "/", headers={"Host": "example.org"}).status == 421
