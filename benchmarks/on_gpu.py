@@ -34,7 +34,6 @@ from pathlib import Path
 import codec
 import end_to_end
 import jax
-import jax.numpy as jnp
 import lm_steps
 import measuring
 import numpy as np
@@ -44,6 +43,7 @@ from musicgen_jax import testing
 from musicgen_jax.config import OFFICIAL_MODELS, EncodecConfig, MusicGenConfig
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.testing import device_params
 
 TOTAL_SECONDS = 480
 STEPS = 100
@@ -137,44 +137,6 @@ def attempt(what: str, run: Callable[[], object]) -> bool:
 def torch_device() -> str:
     """Where transformers runs: the same card, or the CPU if JAX has no accelerator."""
     return "cpu" if jax.default_backend() == "cpu" else "cuda"
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, mean: float) -> jax.Array:
-    return (mean + STD * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
-
-
-@partial(jax.jit, static_argnums=1)
-def _whole(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.lax.bitcast_convert_type(jax.random.bits(key, shape, jnp.uint8), jnp.int8)
-
-
-def device_params(abstract: dict) -> dict:
-    """Random weights made on the device: a large model's would take a host longer than the test.
-
-    Args:
-      abstract: nested dicts of `jax.ShapeDtypeStruct`.
-
-    Returns:
-      nested dicts of arrays with a standard deviation of 0.02, around 1 in the scales of norms.
-    """
-    # The device's own generator: it compiles and runs faster, and nothing depends on the numbers.
-    keys = (jax.random.key(seed, impl="rbg") for seed in itertools.count())
-
-    def is_int8(node: object) -> bool:
-        return isinstance(node, dict) and node.keys() == {"int8", "scale"}
-
-    def draw(path: tuple, leaf) -> object:
-        if is_int8(leaf):
-            scale = leaf["scale"]  # 74 is the standard deviation of these whole numbers
-            return {
-                "int8": _whole(next(keys), leaf["int8"].shape),
-                "scale": jnp.full(scale.shape, STD / 74, scale.dtype),
-            }
-        mean = 1.0 if str(path[-1].key) == "scale" else 0.0
-        return _normal(next(keys), leaf.shape, leaf.dtype, mean)
-
-    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
 
 
 def random_encodec(config: EncodecConfig) -> Encodec:

@@ -5,10 +5,12 @@ Nothing here downloads anything.
 
 import dataclasses
 import io
+import itertools
 import os
 import string
 import zlib
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +92,9 @@ DEBUG_SEPARATOR = HTDemucsConfig(
 )  # fmt: skip
 
 
+_SMALL = 0.02  # standard deviation of `device_params`
+
+
 class DummyTokenizer:
     """A stand-in for `Tokenizer` that needs no file; each word is a token whose id is a checksum.
 
@@ -146,6 +151,44 @@ def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
         if is_int8(leaf):  # the numbers of the float model, rounded
             return dict(zip(("int8", "scale"), quantize(jnp.asarray(values)), strict=True))
         return jnp.asarray(values + (str(path[-1].key) == "scale"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, mean: float) -> jax.Array:
+    return (mean + _SMALL * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+
+@partial(jax.jit, static_argnums=1)
+def _whole(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jax.random.bits(key, shape, jnp.uint8), jnp.int8)
+
+
+def device_params(abstract: dict) -> dict:
+    """Random weights made on the device: a large model's would take a host longer than the test.
+
+    Args:
+      abstract: nested dicts of `jax.ShapeDtypeStruct`.
+
+    Returns:
+      nested dicts of arrays with a standard deviation of 0.02, around 1 in the scales of norms.
+    """
+    # The device's own generator: it compiles and runs faster, and nothing depends on the numbers.
+    keys = (jax.random.key(seed, impl="rbg") for seed in itertools.count())
+
+    def is_int8(node: object) -> bool:
+        return isinstance(node, dict) and node.keys() == {"int8", "scale"}
+
+    def draw(path: tuple, leaf) -> object:
+        if is_int8(leaf):
+            scale = leaf["scale"]  # 74 is the standard deviation of these whole numbers
+            return {
+                "int8": _whole(next(keys), leaf["int8"].shape),
+                "scale": jnp.full(scale.shape, _SMALL / 74, scale.dtype),
+            }
+        mean = 1.0 if str(path[-1].key) == "scale" else 0.0
+        return _normal(next(keys), leaf.shape, leaf.dtype, mean)
 
     return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
 

@@ -10,6 +10,7 @@ from musicgen_jax import __version__
 from musicgen_jax.commands import (
     app,
     batch,
+    bench,
     chroma,
     codec,
     doctor,
@@ -232,6 +233,13 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "say what is here, what fits and what is wrong",
             "Looks at versions, devices, memory, folders and the network, makes a second of music "
             "with nano and checks it. Exit code 2: something is wrong.",
+        ),
+        "bench": (
+            bench,
+            "measure how fast it is: steps, first audio, codec, memory",
+            "Measures an official model's shape with random weights on this device, without a "
+            "download: steps per second, the share of the memory's copy bandwidth, the first "
+            "audio, the codec, and the peak memory.",
         ),
     },
 }

@@ -1,0 +1,50 @@
+"""`musicgen-jax bench`: how fast this device is, with random weights and without a download."""
+
+import argparse
+import json
+import sys
+
+from musicgen_jax.config import DTYPES, OFFICIAL_MODELS
+from musicgen_jax.errors import UserError
+
+_SHORT = [name.removeprefix("facebook/musicgen-") for name in OFFICIAL_MODELS]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments to a parser."""
+    add = parser.add_argument
+    add("--model", default="small", choices=[*_SHORT, "nano"], help="whose shape to run")
+    add("--dtype", choices=DTYPES, help="of the language model (default: float32 on a CPU, "
+        "bfloat16 elsewhere)")  # fmt: skip
+    add("--batch", type=int, default=1, metavar="B", help="clips at once")
+    add("--steps", type=int, default=100, metavar="N", help="of the language model, in each run")
+    add(
+        "--limit",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="begin nothing more after this time, and say what was left out",
+    )
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures, and prints a line for each figure as it comes."""
+    if not 1 <= args.batch <= 1024:
+        raise UserError(f"--batch must be from 1 to 1024, got {args.batch}")
+    if not 8 <= args.steps <= 1500:
+        raise UserError(f"--steps must be from 8 to 1500, got {args.steps}")
+    from musicgen_jax.commands import bench_measures
+    from musicgen_jax.runtime import compile_cache
+
+    compile_cache.enable()
+    figures = {}
+    out = sys.stderr if args.json else sys.stdout
+    measures = bench_measures.measure(
+        args.model, args.dtype, batch=args.batch, steps=args.steps, limit=args.limit
+    )
+    for text, found in measures:
+        figures |= found
+        print(text, file=out, flush=True)
+    if args.json:
+        print(json.dumps(figures, indent=2))
