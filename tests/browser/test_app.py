@@ -176,6 +176,35 @@ def test_a_slow_machine_waits_instead_of_stuttering(page):
     assert not page.evaluate(enough, [None, 500])
 
 
+def test_the_spectrogram_shows_what_sounds(page):
+    peak = """() => {
+      const [real, imaginary] = [new Float32Array(64), new Float32Array(64)];
+      real.forEach((_, i) => (real[i] = Math.cos((2 * Math.PI * 5 * i) / 64)));
+      fourier(real, imaginary);
+      return Array.from(real, (re, k) => Math.round(Math.hypot(re, imaginary[k])));
+    }"""
+    assert page.evaluate(peak) == [32 if k in (5, 59) else 0 for k in range(64)]
+    make(page, "a wide noise", 1)
+    says(page, "The clip is finished.")
+    page.get_by_role("button", name="Spectrogram").click()
+    page.get_by_role("button", name="Spectrogram", pressed=True).wait_for()
+    colors = page.locator(".clip canvas").evaluate(
+        "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height)"
+        ".data.buffer)).size"
+    )
+    assert colors > 50
+
+
+def test_a_clip_made_in_one_tab_appears_in_the_other_and_leaves_it(page, server):
+    other = page.context.new_page()
+    other.goto(server.url)
+    other.locator("body[data-ready]").wait_for()
+    make(page, "two tabs", 1)
+    other.locator(".clip", has_text="two tabs").wait_for()
+    other.get_by_role("button", name="Delete").click()
+    page.locator("#empty").wait_for()
+
+
 def test_a_phone(browser, server):
     with opened(browser, server.url, **PHONE) as page:
         page.get_by_role("button", name="a calm hiss").tap()

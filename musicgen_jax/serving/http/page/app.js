@@ -102,6 +102,9 @@ tabs.onmessage = () => showKept();
 // --- A clip -------------------------------------------------------------------------------------
 
 class Clip {
+  static count = 0; // since the page was opened
+  static sounded = false; // whether one of these has made a sound
+
   constructor(settings, saved) {
     this.id = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
     this.created = Date.now();
@@ -114,6 +117,7 @@ class Clip {
     this.peaks = []; // of BIN seconds each, from 0 to 255
     this.end = null; // done, stopped, lost: null while it is made
     this.underruns = 0;
+    this.number = Clip.count++;
     this.speed = null; // seconds of music per second
     Object.assign(this, saved);
     this.loudest = Math.max(100, ...this.peaks); // of the picture: quiet music is drawn quiet, but not flat
@@ -136,6 +140,7 @@ class Clip {
     if (!this.parts.length && this.frames) this.parts = [await kept.sound(this.id)];
   }
   add(part) {
+    Clip.sounded = true;
     this.parts.push(part);
     this.frames += part.length / this.channels;
     this.measure();
@@ -368,9 +373,14 @@ class Card {
     this.find(".play").onclick = () => (this.active() ? player.pause() : player.play(clip));
     this.seek = this.find(".seek");
     this.seek.oninput = () => this.jump(this.seek.value * clip.rate);
+    this.seek.onkeydown = (event) => {
+      const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+      if (step) event.preventDefault(), this.jump(Math.max(0, this.position + step * clip.rate));
+    };
     this.find(".halt").onclick = () => clip.controller.abort();
     this.find(".again").onclick = () => again(clip);
     this.find(".reuse").onclick = () => (fill(settings), $("prompt").focus());
+    this.find(".spectrum").onclick = () => this.toggle();
     this.find(".share").onclick = () => share(clip);
     this.find(".delete").onclick = () => remove(clip, true);
     for (const button of this.node.querySelectorAll("[data-form]")) {
@@ -404,6 +414,7 @@ class Card {
     this.seek.max = clip.total / clip.rate;
     this.find(".facts").textContent = [short(clip.total / clip.rate), `seed ${settings.seed}`, clip.model, this.unusual()].filter(Boolean).join(" · ");
     this.find(".making").hidden = !!clip.end;
+    this.find(".delete").hidden = !clip.end;
     this.find(".actions").hidden = this.find(".all").hidden = !clip.end;
     this.find(".note").textContent = this.note();
     if (!clip.end) {
@@ -421,7 +432,12 @@ class Card {
   }
   pace() {
     const { clip } = this;
-    if (!clip.frames) return "Waiting for the first sound. The first clip after a start takes longer: the model is being compiled.";
+    if (!clip.frames) {
+      const earlier = clips.filter((other) => !other.end && other.number < clip.number).length;
+      if (earlier) return `Waiting for its turn: ${earlier === 1 ? "one of your clips comes" : `${earlier} of your clips come`} first.`;
+      if (Clip.sounded) return "Waiting for the first sound.";
+      return "Waiting for the first sound. The first clip after a start takes longer: the model is being compiled.";
+    }
     const made = `${clip.seconds.toFixed(1)} of ${short(clip.total / clip.rate)}`;
     if (!clip.speed) return made;
     const left = Math.ceil((clip.total - clip.frames) / clip.rate / clip.speed);
@@ -447,6 +463,12 @@ class Card {
     this.find(".time").textContent = `${clock(seconds)} / ${clock(clip.total / clip.rate)}`;
     this.draw();
   }
+  async toggle() {
+    await this.clip.load();
+    this.spectrum = this.spectrum ? null : new Spectrum(this.clip);
+    this.find(".spectrum").setAttribute("aria-pressed", !!this.spectrum);
+    this.draw();
+  }
   // Bars: what has sounded, what is there, and dots for what is not made yet.
   draw() {
     const { canvas, clip } = this;
@@ -460,6 +482,7 @@ class Card {
     const [played, unplayed, unmade] = [color("--played"), color("--unplayed"), color("--unmade")];
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, width, height);
+    if (this.spectrum) return void pen.drawImage(this.spectrum.picture, 0, 0, width, height);
     const step = 4 * scale;
     const bars = Math.floor(width / step);
     const bins = clip.total / clip.rate / BIN;
@@ -476,6 +499,69 @@ class Card {
       pen.fill();
     }
   }
+}
+
+// The picture of a finished clip: time to the right, pitch upwards, an octave as high as any other.
+class Spectrum {
+  constructor(clip) {
+    const [columns, rows] = [600, 120];
+    const size = clip.rate > 20000 ? 2048 : 1024;
+    const [lowest, highest] = [60, clip.rate / 2];
+    const samples = clip.samples();
+    const [real, imaginary] = [new Float32Array(size), new Float32Array(size)];
+    const hann = Float32Array.from(real, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size));
+    const bins = Array.from({ length: rows + 1 }, (_, i) => (lowest * (highest / lowest) ** (i / rows) * size) / clip.rate);
+    this.picture = document.createElement("canvas");
+    Object.assign(this.picture, { width: columns, height: rows });
+    const pen = this.picture.getContext("2d");
+    const image = pen.createImageData(columns, rows);
+    for (let x = 0; x < columns; x++) {
+      const start = Math.round(((x + 0.5) / columns) * clip.frames - size / 2);
+      for (let i = 0; i < size; i++) real[i] = hann[i] * ((samples[(start + i) * clip.channels] ?? 0) / 32768);
+      imaginary.fill(0);
+      fourier(real, imaginary);
+      for (let y = 0; y < rows; y++) {
+        let most = 0;
+        const last = Math.min(size / 2 - 1, Math.max(Math.floor(bins[y + 1]), Math.floor(bins[y])));
+        for (let k = Math.floor(bins[y]); k <= last; k++) most = Math.max(most, real[k] ** 2 + imaginary[k] ** 2);
+        const decibels = 10 * Math.log10(most / (size / 4) ** 2 + 1e-12);
+        image.data.set(heat(Math.min(1, Math.max(0, 1 + decibels / 75))), 4 * ((rows - 1 - y) * columns + x));
+      }
+    }
+    pen.putImageData(image, 0, 0);
+  }
+}
+
+// In place; the length is a power of two.
+function fourier(real, imaginary) {
+  const size = real.length;
+  for (let i = 1, j = 0; i < size; i++) {
+    let bit = size >> 1;
+    for (; j & bit; bit >>= 1) j ^= bit;
+    j ^= bit;
+    if (i < j) [real[i], real[j], imaginary[i], imaginary[j]] = [real[j], real[i], imaginary[j], imaginary[i]];
+  }
+  for (let half = 1; half < size; half *= 2) {
+    for (let k = 0; k < half; k++) {
+      const [cos, sin] = [Math.cos((-Math.PI * k) / half), Math.sin((-Math.PI * k) / half)];
+      for (let i = k; i < size; i += 2 * half) {
+        const j = i + half;
+        const re = real[j] * cos - imaginary[j] * sin;
+        const im = real[j] * sin + imaginary[j] * cos;
+        real[j] = real[i] - re;
+        imaginary[j] = imaginary[i] - im;
+        real[i] += re;
+        imaginary[i] += im;
+      }
+    }
+  }
+}
+
+const HEAT = [[18, 20, 32], [38, 66, 120], [94, 140, 200], [240, 190, 90], [255, 246, 214]];
+function heat(share) {
+  const at = share * (HEAT.length - 1);
+  const i = Math.min(HEAT.length - 2, Math.floor(at));
+  return [...HEAT[i].map((from, c) => from + (HEAT[i + 1][c] - from) * (at - i)), 255];
 }
 
 function row([name, value]) {
@@ -617,7 +703,9 @@ function fragment(settings) {
 }
 
 function working() {
-  const busy = clips.some((clip) => !clip.end);
+  const open = clips.filter((clip) => !clip.end);
+  const busy = open.length > 0;
+  open.forEach((clip) => clip.card.refresh());
   $("stop").disabled = !busy;
   document.title = busy ? "Making music … musicgen-jax" : "musicgen-jax";
 }
