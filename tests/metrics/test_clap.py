@@ -1,11 +1,14 @@
 """CLAP against laion-clap's own code, and how a clip becomes rows."""
 
+import json
+
 import numpy as np
 import pytest
 
 pytest.importorskip("tokenizers")
 
-from musicgen_jax import metrics
+from musicgen_jax import audio, metrics
+from musicgen_jax.commands import cli
 from musicgen_jax.convert import convert
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.clap import Clap, _embed_text
@@ -172,3 +175,32 @@ def test_the_score():
             metrics.clap_score(a, bad)
     with pytest.raises(UserError):
         metrics.clap_score(a[:0], b[:0])
+
+
+def test_the_command(clap, folder, tmp_path, capsys):
+    rng, captions = np.random.default_rng(1), {"a": CAPTION, "b": "Rock!", "c": "drums"}
+    for name in captions:
+        clip = rng.normal(0, 0.1, (1, 60_000)).astype(np.float32)
+        audio.write(tmp_path / f"clips/{name}.wav", clip, 32_000)
+    lines = ["id,caption", *(f"{name},{text}" for name, text in captions.items())]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    words = ["evaluate", "--audio", tmp_path / "clips", "--captions", tmp_path / "captions.csv"]
+    words += ["--metrics", "clap", "--clap", folder, "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    figure = json.loads(capsys.readouterr().out)["metrics"]["clap"]
+    rows = []
+    for name in captions:
+        wav, rate = audio.read(tmp_path / f"clips/{name}.wav")
+        loud = audio.normalize_audio(wav, rate, "loudness", loudness_headroom_db=14)
+        rows.append(clap.embed(loud, rate)[0])
+    expected = metrics.clap_score(np.stack(rows), clap.embed_text(list(captions.values())))
+    assert figure["value"] == pytest.approx(expected, abs=1e-6)
+    assert (figure["embedding"], figure["pairs"]) == ("clap-laion-music", 3)
+    assert figure["weights"] == clap.weights
+
+    words = ["evaluate", "--audio", tmp_path / "clips", "--reference", tmp_path / "clips"]
+    words += ["--metrics", "fad", "--embedding", "clap", "--clap", folder, "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    figure = json.loads(capsys.readouterr().out)["metrics"]["fad"]
+    assert (figure["protocol"], figure["rows"]) == ("fadtk", 6)  # two seconds of each clip
+    assert figure["value"] == pytest.approx(0, abs=1e-6)
