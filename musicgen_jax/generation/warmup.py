@@ -98,7 +98,7 @@ def warm_up(
         language = [each for seconds in durations for each in _lengths(parts, seconds, rows)]
     for count in dict.fromkeys(tokens):
         with counting() as counts:
-            condition = text_condition(parts, [_text(parts, count)] * batch)
+            condition = text_condition(parts, [text_of_length(parts, count)] * batch)
         yield Stage(f"text of {count} tokens", counts)
         for duration, slots in dict.fromkeys(language):
             piece = request(duration)
@@ -131,7 +131,7 @@ def _duration(parts: Parts, frames: int) -> float:
     return (frames + 0.5) / parts.config.frame_rate  # half: rounds down to the frame
 
 
-def _text(parts: Parts, tokens: int) -> str | None:
+def text_of_length(parts: Parts, tokens: int) -> str | None:
     """A text that is padded to the same length as one of `tokens` tokens."""
     if not tokens:
         return None

@@ -31,6 +31,7 @@ from musicgen_jax.generation.program import Context, DecodeState, Requests, adva
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.sampling import Mode, Numbers
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING
+from musicgen_jax.generation.warmup import text_of_length
 from musicgen_jax.generation.windows import Window, window_keys
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
@@ -106,7 +107,7 @@ class Engine:
 
         Args:
           request: one clip.
-          window: one of `request.windows`, of at most `steps` steps.
+          window: one of `request.windows`, no longer than `shape.steps`.
           condition: one row, computed with `parts`.
           prompt: int32 `[1, K, window.prompt]`, what the window begins with.
 
@@ -177,18 +178,15 @@ class Engine:
     def warm_up(self) -> None:
         """Runs every program once, so that nothing compiles later. The slots must be free."""
         config = self.parts.config
-        K, delay = config.lm.n_q, max(config.lm.delays)
-        texts = ["a"], [None]
-        conditions = [text_condition(self.parts, text) for text in texts]
-        longest = min(window_frames(config), self.shape.steps - delay)
-        prompts = [n for n in (0, *_PREFILLS) if n < longest]
-        prompts += [longest - 1]
-        request = Request(config=config, descriptions=["a"], duration=config.max_duration)
-        for number, frames in enumerate(prompts):
+        longest = min(window_frames(config), self.shape.steps - max(config.lm.delays))
+        prompts = [0, *(n for n in _PREFILLS if n < longest), longest - 1]
+        request = Request(config=config, descriptions=[None], duration=config.max_duration)
+        described = text_condition(self.parts, [text_of_length(self.parts, self.shape.text)])
+        conditions = [text_condition(self.parts, [None]), *[described] * len(prompts)]
+        for number, (frames, condition) in enumerate(zip([0, *prompts], conditions, strict=True)):
             window = Window(number, 0, longest, frames)
-            prompt = np.zeros((1, K, frames), np.int32) if frames else None
-            for condition in conditions:
-                self.insert(0, self.prepare(request, window, condition, prompt))
+            prompt = np.zeros((1, config.lm.n_q, frames), np.int32) if frames else None
+            self.insert(0, self.prepare(request, window, condition, prompt))
         self.run(1)
         self.read()
         self.free(0)
