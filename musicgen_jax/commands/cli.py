@@ -202,10 +202,10 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
     "judge and train": {
         "evaluate": (
             evaluate,
-            "measure a folder of clips against a reference",
-            "Measures how far the clips of a folder are from real ones (FAD, KAD), and how well "
-            "clips of the same name agree (KLD, chroma). The report says exactly what was "
-            "computed.",
+            "measure clips, or a model, against real clips and captions",
+            "Measures how far clips are from real ones (FAD, KAD), how well clips of the same name "
+            "agree (KLD, chroma), and how well they fit their captions (CLAP). With --model it "
+            "makes the clips first. The report says exactly what was computed.",
         ),
         "listen": (
             listen,

@@ -77,6 +77,8 @@ def describe(
     Raises:
       UserError: the cache cannot be written.
     """
+    if cache is not None and cache.is_dir():
+        files.remove_abandoned(cache)
     for name, file in clips.items():
         try:
             content = _digest(file)

@@ -68,25 +68,36 @@ class RowSample:
 
     def __init__(self, limit: int):
         self.limit, self.seen = limit, 0
-        self._rows, self._keys = np.zeros((0, 0)), np.zeros(0)
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # keys and rows
+        self._held = 0
         self._rng = np.random.default_rng(0)
 
     def add(self, rows: np.ndarray) -> None:
         """Takes rows [n, D]: every row gets a random key, and the rows of the lowest keys stay."""
         rows = np.asarray(rows)
-        keys = np.concatenate([self._keys, self._rng.random(len(rows))])
-        rows = np.concatenate([self._rows, rows]) if self.seen else rows
-        self.seen += len(rows) - len(self._rows)
-        if len(keys) > 2 * self.limit:
-            keep = np.sort(np.argpartition(keys, self.limit)[: self.limit])
-            keys, rows = keys[keep], rows[keep]
-        self._rows, self._keys = rows, keys
+        self._parts.append((self._rng.random(len(rows)), rows))
+        self._held += len(rows)
+        self.seen += len(rows)
+        if self._held > 2 * self.limit:
+            self._compact()
 
     def rows(self) -> np.ndarray:
-        """The rows, float [n, D]."""
-        if len(self._keys) <= self.limit:
-            return self._rows
-        return self._rows[np.sort(np.argpartition(self._keys, self.limit)[: self.limit])]
+        """The rows, float [n, D].
+
+        Raises:
+          UserError: there are none.
+        """
+        if not self.seen:
+            raise UserError("there are no rows to draw from")
+        self._compact()
+        return self._parts[0][1]
+
+    def _compact(self) -> None:
+        keys, rows = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        if len(keys) > self.limit:
+            keep = np.sort(np.argpartition(keys, self.limit)[: self.limit])
+            keys, rows = keys[keep], rows[keep]
+        self._parts, self._held = [(keys, rows)], len(keys)
 
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray, gamma: float) -> float:

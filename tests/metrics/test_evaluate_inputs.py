@@ -121,6 +121,24 @@ def test_a_changed_file_is_noticed(evaluate, tmp_path):
     assert changed["reference"]["identity"] == first["reference"]["identity"]
 
 
+def test_workers_share_two_folders(model, tmp_path, capsys):
+    for side in ("made", "real"):
+        for i in range(5):
+            audio.write(tmp_path / side / f"{i}.wav", noise(i), RATE)
+    words = ["evaluate", "--audio", tmp_path / "made", "--reference", tmp_path / "real"]
+    words += ["--embedding", "encodec", "--codec", model, "--out", tmp_path / "out"]
+    words = [str(word) for word in words]
+    entries = []
+    for part, count in (("1/2", "measured 6 clips"), ("2/2", "measured 4 clips")):
+        assert cli.main([*words, "--worker", part]) == 0
+        assert f"part {part[0]} of 2: {count}" in capsys.readouterr().out
+        assert not (tmp_path / "out/report.json").exists()
+        entries.append(set((tmp_path / "out/features").iterdir()))
+    assert cli.main(words) == 0
+    assert set((tmp_path / "out/features").iterdir()) == entries[1] > entries[0]
+    assert json.loads((tmp_path / "out/report.json").read_text())["metrics"]["fad"]["clips"] == 5
+
+
 def test_the_last_clip_that_fails_costs_itself_alone(tmp_path):
     for i in range(5):
         audio.write(tmp_path / f"{i}.wav", noise(i, 0.1), RATE)
