@@ -17,7 +17,7 @@ from typing import Any
 
 from musicgen_jax import audio, files
 from musicgen_jax.errors import UserError, printable, user_error
-from musicgen_jax.metrics.report import BETTER, NAMES
+from musicgen_jax.metrics.report import BETTER, NAMES, infinity_words
 from musicgen_jax.metrics.spectrogram import HEIGHT, WIDTH, png
 
 _ALL = 100  # up to so many clips, each has players
@@ -197,7 +197,7 @@ def _page(report: Mapping[str, Any], rows: str, shown: int) -> str:
         f"<tr><td>{NAMES[name]}</td><td class='number'>{_number(result['value'])}</td>"
         f"<td>{BETTER[name]} is better</td><td class='number'>{result['clips']}</td>"
         f"<td class='number'>{result['rows']}</td><td>{html.escape(result['protocol'])}</td>"
-        f"<td>{html.escape(result['embedding'])}</td></tr>"
+        f"<td>{html.escape(result['embedding'])}</td></tr>" + _infinity(result.get("infinity"))
         for name, result in report["metrics"].items()
     )
     notes = [f"{name}: not computed: {why}" for name, why in report["not_computed"].items()]
@@ -238,6 +238,13 @@ by the column that is sorted. {total} clips.{heard}</p>
 <h2>Definitions</h2><ul class="small">{definitions}</ul>
 <script>{_SCRIPT}</script></body></html>
 """
+
+
+def _infinity(found: Mapping[str, Any] | None) -> str:
+    if not found or found["value"] is None:
+        return ""
+    words = html.escape(infinity_words(dict(found)))
+    return f'<tr><td>... of infinitely many clips</td><td colspan="6">{words}</td></tr>'
 
 
 def _sorted(name: str, metrics: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ def summary(report: dict[str, Any]) -> str:
     for name, result in report["metrics"].items():
         lines.append(f"{name}: {_line(result)}")
         if (infinity := result.get("infinity")) and infinity["value"] is not None:
-            lines.append(f"{name}, of infinitely many clips: {_infinity(infinity)}")
+            lines.append(f"{name}, of infinitely many clips: {infinity_words(infinity)}")
     lines += [f"{name}: not computed: {why}" for name, why in report["not_computed"].items()]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     for side in ("audio", "reference"):
@@ -40,7 +40,8 @@ def _line(result: dict[str, Any]) -> str:
     return f"{result['value']:.6g} ({result['pairs']} pairs, {result['protocol']})"
 
 
-def _infinity(infinity: dict[str, Any]) -> str:
+def infinity_words(infinity: dict[str, Any]) -> str:
+    """A FAD of infinitely many clips with its interval and the fit of its line."""
     low, high = infinity["interval"]
     return f"{infinity['value']:.4g} ({low:.4g} to {high:.4g}), R^2 {infinity['r_squared']:.3f}"
 
@@ -70,7 +71,7 @@ def markdown(report: dict[str, Any]) -> str:
         if infinity and infinity["value"] is not None:
             extra = " |" if known else ""
             lines.append(
-                f"| ... of infinitely many clips | {_infinity(infinity)} | | | | | |{extra}"
+                f"| ... of infinitely many clips | {infinity_words(infinity)} | | | | | |{extra}"
             )
     if known:
         lines += ["", _caution(report)]

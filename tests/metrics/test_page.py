@@ -9,7 +9,7 @@ import pytest
 
 from musicgen_jax import audio
 from musicgen_jax.metrics import page
-from musicgen_jax.metrics.report import escaped, markdown
+from musicgen_jax.metrics.report import escaped, markdown, summary
 from musicgen_jax.metrics.spectrogram import HEIGHT, WIDTH, png
 
 NASTY = "</script><img src=x onerror='alert(1)'>&\"`|*"
@@ -81,6 +81,17 @@ def test_a_markdown_report_shows_text_as_it_is():
     text = markdown(report([]))
     assert escaped(NASTY) in text
     assert escaped("a\nb") == "a b"
+
+
+def test_the_fad_of_infinitely_many_clips(tmp_path):
+    found = {"value": 1.5, "interval": [1.0, 2.0], "r_squared": 0.99}
+    for infinity, shown in ((found, True), ({"value": None, "reason": "few"}, False)):
+        figure = report([])["metrics"]["chroma"] | {"infinity": infinity, "reference_rows": 2}
+        some = report([], metrics={"fad": figure})
+        text = page.write(tmp_path, some, {}, {}, {}).read_text()
+        assert ("1.5 (1 to 2), R^2 0.990" in text) == shown
+        assert ("1.5 (1 to 2), R^2 0.990" in markdown(some)) == shown
+        assert ("1.5 (1 to 2), R^2 0.990" in summary(some)) == shown
 
 
 def test_the_worst_clips_come_first(tmp_path, clips):
