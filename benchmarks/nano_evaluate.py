@@ -14,9 +14,9 @@ Against the first version of the model that today's code can read:
     git archive 39fa63c musicgen_jax/nano/model | tar -x -C runs/nano-v1
     python benchmarks/nano_evaluate.py --n 100 --first runs/nano-v1/musicgen_jax/nano/model
 
-Prints a table in Markdown and appends one JSON line to benchmarks/results.jsonl. Under 20 minutes
-on two cores; if it is interrupted, the same command goes on. The reports, with players, are in the
-folder --out.
+Prints a table in Markdown and appends one JSON line to benchmarks/results.jsonl. It takes about 9
+minutes of a core's time; if it is interrupted, the same command goes on. The reports, with players,
+are in the folder --out.
 """
 
 import contextlib
