@@ -42,7 +42,7 @@ import contextlib, io
 from musicgen_jax.commands.cli import main
 words = ["generate", "batch", "chroma", "convert", "export-torch", "codec", "warmup", "export"]
 words += ["finetune", "train", "evaluate", "listen", "serve", "doctor"]
-words += ["info", "models", "bench", "app"]
+words += ["info", "models", "bench", "app", "cache", "completion"]
 helps = [[], *([word] for word in words), ["codec", "encode"], ["codec", "decode"], ["train", "lm"]]
 for arguments in (*([*words, "--help"] for words in helps), ["generate"]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

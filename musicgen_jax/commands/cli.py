@@ -11,8 +11,10 @@ from musicgen_jax.commands import (
     app,
     batch,
     bench,
+    cache,
     chroma,
     codec,
+    completion,
     doctor,
     endings,
     evaluate,
@@ -240,6 +242,16 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "Measures an official model's shape with random weights on this device, without a "
             "download: steps per second, the share of the memory's copy bandwidth, the first "
             "audio, the codec, and the peak memory.",
+        ),
+        "cache": (
+            cache,
+            "list or remove compiled programs and models; complete words in a shell",
+            "Lists and removes what lies in your folders: compiled programs and converted models.",
+        ),
+        "completion": (
+            completion,
+            "",
+            "Prints a script with which a shell completes commands and options.",
         ),
     },
 }

@@ -143,7 +143,7 @@ def _compiled(folder: Path) -> Finding:
     data = finding.data | {"damaged": damaged}
     if damaged:
         text = f"{folder}: {damaged} damaged, of another release or not yours, and not used"
-        return Finding(finding.check, WRONG, f"{text}: delete the folder", data)
+        return Finding(finding.check, WRONG, f"{text}: `musicgen-jax cache clean --damaged`", data)
     return dataclasses.replace(finding, data=data)
 
 

@@ -101,9 +101,14 @@ def install(folder: Path) -> None:
     compilation_cache.get_file_cache = open_store  # type: ignore[assignment]
 
 
+def entries(folder: Path) -> list[Path]:
+    """The files of programs in a folder, whole or not."""
+    return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
 def damaged(folder: Path) -> list[Path]:
     """The entries that `ProgramStore.get` would not return: altered, cut off or somebody else's."""
-    return [entry for entry in sorted(folder.glob(f"*{_SUFFIX}")) if not _is_whole(entry)]
+    return [entry for entry in entries(folder) if not _is_whole(entry)]
 
 
 def _is_whole(entry: Path) -> bool:
