@@ -114,6 +114,19 @@ def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, sched
     assert told["program"] == str(scheduler.programs[0])
 
 
+def test_variations_have_seeds_that_follow_and_stand_side_by_side(page):
+    page.get_by_label("Variations").select_option("2")
+    make(page, "two of a kind", 1, seed=8)
+    page.locator(".facts").nth(1).wait_for()
+    first, second = page.locator(".facts").all_inner_texts()
+    assert "seed 8 " in first
+    assert "seed 9 " in second
+    left, right = (card.bounding_box() for card in page.locator(".clip").all())
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+    page.get_by_role("button", name="Again").nth(1).wait_for()
+
+
 def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
     make(page, "a long hum", 500)
     page.locator(".pace", has_text="left").wait_for()

@@ -86,8 +86,8 @@ const kept = {
   all: () => kept.run("readonly", (list) => list.getAll()).catch(() => []),
   sound: (id) => kept.run("readonly", (_, sounds) => sounds.get(id)),
   async add(clip) {
-    const { id, created, settings, rate, channels, frames, peaks, program, end, model } = clip;
-    const entry = { id, created, settings, rate, channels, frames, peaks, program, end, model };
+    const { id, created, settings, several, rate, channels, frames, peaks, program, end, model } = clip;
+    const entry = { id, created, settings, several, rate, channels, frames, peaks, program, end, model };
     try {
       await kept.run("readwrite", (list, sounds) => (list.put(entry), sounds.put(clip.samples(), id)));
     } catch {
@@ -118,6 +118,7 @@ class Clip {
     this.end = null; // done, stopped, lost: null while it is made
     this.underruns = 0;
     this.number = Clip.count++;
+    this.several = false; // made with variations, which stand side by side
     this.speed = null; // seconds of music per second
     Object.assign(this, saved);
     this.loudest = Math.max(100, ...this.peaks); // of the picture: quiet music is drawn quiet, but not flat
@@ -253,6 +254,7 @@ const player = {
   nodes: new Set(),
   from: 0, // the frame that sounds at `zero`, by the context's clock
   zero: 0,
+  turn: 0, // counts the orders to play
   drawn: 0, // when, in milliseconds
   queued: 0, // the frame up to which samples are queued
 
@@ -269,7 +271,9 @@ const player = {
   async play(clip, from = clip.card.position) {
     player.pause();
     player.wake(clip.rate);
+    const turn = ++player.turn;
     await clip.load();
+    if (turn !== player.turn) return; // meanwhile another clip was chosen
     if (player.clip && player.clip !== clip) player.clip.card.refresh();
     player.clip = clip;
     player.from = from >= clip.total ? 0 : from;
@@ -365,6 +369,7 @@ class Card {
     this.position = 0; // frame where it plays from
     this.node = $("card").content.firstElementChild.cloneNode(true);
     this.node.id = `clip-${clip.id}`;
+    this.node.dataset.several = clip.several;
     this.canvas = this.find("canvas");
     const { settings } = clip;
     const title = settings.prompt ?? "No description";
@@ -720,8 +725,10 @@ function make() {
   history.replaceState(null, "", `#${fragment(settings)}`);
   const made = [];
   const now = Date.now();
-  for (let i = 0; i < +$("variations").value; i++) {
-    const clip = new Clip({ ...settings, seed: Math.min(settings.seed + i, about.max_seed) });
+  const count = +$("variations").value;
+  for (let i = 0; i < count; i++) {
+    const seed = (settings.seed + i) % (about.max_seed + 1);
+    const clip = new Clip({ ...settings, seed }, { several: count > 1 });
     clip.created = now - i; // the first one is on top
     put(clip);
     made.push(clip);
