@@ -107,9 +107,20 @@ def init(
       params: initial parameters with the names of Encodec (default: random ones).
     """
     if params is None:
-        encodec = Encodec(model, rngs=nnx.Rngs(config.seed))
-        params = nnx.to_pure_dict(nnx.state(encodec, nnx.Param))
-    own: Any = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)
+        params = _random_params(model, config.seed)
+    own = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)  # a step donates them
+    return _first_state(model, config, own)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "seed"))
+def _random_params(model: EncodecConfig, seed: int) -> dict:
+    encodec = Encodec(model, rngs=nnx.Rngs(seed))
+    return nnx.to_pure_dict(nnx.state(encodec, nnx.Param))
+
+
+# One program: operation by operation, this would compile a hundred.
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _first_state(model: EncodecConfig, config: CodecTrainConfig, own: Any) -> CodecTrainState:
     nets = {"encoder": own["encoder"], "decoder": own["decoder"]}
     if config.weight_norm:
         # Frozen weights stay unsplit: splitting and folding would round them.

@@ -164,6 +164,7 @@ def init(
     return LMTrainState(step, params, optimizer, average)
 
 
+@functools.lru_cache(maxsize=4)  # a run asks three times, and each time traces the whole model
 def abstract_state(
     model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
 ) -> LMTrainState:
@@ -224,6 +225,7 @@ def trained(params: Any, config: LMTrainConfig) -> dict:
 # --- Loss and step ------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4)  # the same function again is not compiled again
 def make_loss(
     model: MusicGenConfig,
     codebook_weights: tuple[float, ...] = (),
@@ -308,6 +310,7 @@ def _condition(lm: LM, t5: T5Encoder, batch: Batch) -> Condition:
     return Condition(text, Embedded(audio, jnp.broadcast_to(has_audio, audio.shape[:2])))
 
 
+@functools.lru_cache(maxsize=4)  # a run resumed in the same process does not recompile
 def make_step(
     model: MusicGenConfig, config: LMTrainConfig, layout: Layout = ONE_DEVICE
 ) -> Callable:

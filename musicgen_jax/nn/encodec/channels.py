@@ -27,13 +27,13 @@ def encode(encodec: Encodec, audio: np.ndarray, mesh: Mesh | None = None) -> jax
     """
     B, C, W = audio.shape
     rows = sharding.by_rows(mesh, partial(_encode, encodec), audio.reshape(B * C, 1, W))
+    if C == 1:  # each operation on a device is a program of its own
+        return rows
     T = rows.shape[2]
     return rows.reshape(B, C, -1, T).swapaxes(1, 2).reshape(B, -1, T)
 
 
-def decode(
-    encodec: Encodec, codes: jax.Array, channels: int, mesh: Mesh | None = None
-) -> jax.Array:
+def decode(encodec: Encodec, codes: Array, channels: int, mesh: Mesh | None = None) -> jax.Array:
     """Decodes codes to audio: int32 [B, K, T] to float32 [B, C, T * hop_length].
 
     Compiles once per T. The codec's convolutions look ahead and reflect at the true end, so padding
@@ -46,7 +46,8 @@ def decode(
       mesh: device mesh that holds the codec, or None.
     """
     stage = partial(_decode, encodec)
-    return from_rows(sharding.by_rows(mesh, stage, to_rows(codes, channels)), channels)
+    rows = to_rows(np.asarray(codes), channels)  # on the host, where it needs no compilation
+    return from_rows(sharding.by_rows(mesh, stage, rows), channels)
 
 
 def to_rows(codes: Array, channels: int) -> Array:
