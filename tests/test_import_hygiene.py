@@ -1,6 +1,7 @@
 """Who may import what: the package starts at once, and torch is nowhere in it."""
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_files_without_jax():
     """
     code = "\n".join(f"import musicgen_jax.{name}" for name in names.split())
     assert not loaded_by(code) & {"flax", "jax"}
+
+
+def test_no_test_is_skipped_for_want_of_our_own_code():
+    """`importorskip` of a module of ours would skip its tests in silence once the module moves."""
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("importorskip"):
+                (name,) = (ast.literal_eval(argument) for argument in node.args)
+                assert name.partition(".")[0] not in ("tests", "musicgen_jax"), file
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from tests.parity.encodec_weights import from_transformers
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-make_codec_goldens = pytest.importorskip("tests.make_codec_goldens")
+
+from tests.goldens import make_codec_goldens  # noqa: E402
 
 RATIOS = {"hop 640": (8, 5, 4, 4), "hop 15": (5, 3), "hop 6": (3, 2)}
 

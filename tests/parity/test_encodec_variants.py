@@ -12,7 +12,10 @@ from tests.helpers.tolerance import assert_close
 from tests.parity.encodec_weights import from_transformers
 
 torch = pytest.importorskip("torch")
-make_codec_goldens = pytest.importorskip("tests.make_codec_goldens")
+pytest.importorskip("transformers")
+
+from tests.goldens import make_codec_goldens  # noqa: E402
+
 KINDS, OUR_SIZES = make_codec_goldens.KINDS, make_codec_goldens.OUR_SIZES
 noise, reference = make_codec_goldens.noise, make_codec_goldens.reference
 

@@ -10,7 +10,8 @@ from musicgen_jax.testing import DEBUG
 
 torch = pytest.importorskip("torch")
 omegaconf = pytest.importorskip("omegaconf")
-make = pytest.importorskip("tests.make_training_goldens")
+
+from tests.goldens import make_training_goldens as make  # noqa: E402
 
 KINDS = """\
 text: a b
