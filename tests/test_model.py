@@ -20,6 +20,7 @@ from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import channels
 from musicgen_jax.storage import checkpoint, hub
+from tests.helpers import shallow
 from tests.helpers.paths import GOLDENS
 from tests.helpers.tolerance import assert_close
 
@@ -28,12 +29,12 @@ RATE = testing.DEBUG.sample_rate
 
 @pytest.fixture(scope="module")
 def model() -> MusicGen:
-    return testing.random_model()
+    return testing.random_model(shallow.TEXT)
 
 
 @pytest.fixture(scope="module")
 def stereo() -> MusicGen:
-    return testing.random_model(testing.DEBUG_STEREO)
+    return testing.random_model(shallow.STEREO)
 
 
 @pytest.fixture(scope="module")
@@ -188,16 +189,15 @@ def test_encode_and_decode_agree_on_lengths(model):
         assert model.decode(codes).shape == (1, 1, 80 * codes.shape[2])
 
 
-def test_stereo_books_are_interleaved_left_then_right(stereo):
+def test_stereo_books_are_interleaved_left_then_right(stereo, model):
     audio = noise(2, 2, 400)
     codes = np.asarray(stereo.encode(audio, RATE))
     assert codes.shape == (2, 8, 5)
     decoded = stereo.decode(codes)
-    mono = testing.random_model()  # the same codec: its seed is the same
-    for side in (0, 1):
-        one_side = mono.encode(audio[:, side : side + 1], RATE)
+    for side in (0, 1):  # by the same codec: its seed is the same
+        one_side = model.encode(audio[:, side : side + 1], RATE)
         np.testing.assert_array_equal(codes[:, side::2], one_side)
-        assert_close(decoded[:, side : side + 1], mono.decode(one_side))
+        assert_close(decoded[:, side : side + 1], model.decode(one_side))
 
 
 def test_stereo_generates_and_takes_a_mono_prompt(stereo):

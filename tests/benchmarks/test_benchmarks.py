@@ -17,6 +17,7 @@ from precision_quality import compare, step_logits
 
 from musicgen_jax import testing
 from musicgen_jax.generation.plan import cache_lengths
+from tests.helpers import shallow
 from tests.helpers.tolerance import assert_close
 
 
@@ -124,7 +125,7 @@ def test_every_way_of_a_product_gives_the_same(dtype, rows):
 
 
 def test_steps_cost_what_the_whole_sequence_costs():
-    model = testing.random_model()
+    model = testing.random_model(shallow.TEXT)
     codes = np.random.default_rng(0).integers(0, model.config.lm.card, (3, 4, 6))
     result = compare({"a": model, "b": model}, codes, ["x", None, "y"], batch=2)
     assert result["a"]["same_likeliest"] == [1.0] * 4

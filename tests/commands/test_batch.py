@@ -1,6 +1,5 @@
 """Many prompts: read strictly, made once, whatever interrupts or shares the work."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,10 +15,8 @@ from musicgen_jax.commands import batch_folder
 from musicgen_jax.commands.cli import main
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
+from tests.helpers import shallow
 
-LM = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
-T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
-MODEL = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
 TEXTS = ["bells", "a calm waltz", "drums", "a fast irish jig on the flute", "tuba", "harp"]
 OPTIONS = ("--duration", "0.3", "--seed", "5")
 
@@ -27,7 +24,7 @@ OPTIONS = ("--duration", "0.3", "--seed", "5")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "debug"
-    testing.save_random_model(path, MODEL)
+    testing.save_random_model(path, shallow.TEXT)
     return path
 
 

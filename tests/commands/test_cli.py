@@ -14,6 +14,7 @@ from musicgen_jax import __version__, audio, testing
 from musicgen_jax.commands import cli, endings, options
 from musicgen_jax.errors import UserError
 from musicgen_jax.model import MusicGen
+from tests.helpers import shallow
 
 RATE = testing.DEBUG.sample_rate
 
@@ -21,7 +22,7 @@ RATE = testing.DEBUG.sample_rate
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "debug"
-    testing.save_random_model(path)
+    testing.save_random_model(path, shallow.TEXT)
     return path
 
 

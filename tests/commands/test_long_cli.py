@@ -15,8 +15,9 @@ from musicgen_jax import testing
 from musicgen_jax.commands import output
 from musicgen_jax.commands.cli import main
 from musicgen_jax.model import MusicGen
+from tests.helpers import shallow
 
-SHORT = dataclasses.replace(testing.DEBUG, max_duration=1.0, name="short")
+SHORT = dataclasses.replace(shallow.TEXT, max_duration=1.0, name="short")
 SETTINGS = ("--duration", "6", "--seed", "3", "--join", "crossfade")
 
 

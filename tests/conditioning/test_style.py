@@ -18,7 +18,8 @@ from musicgen_jax.generation.sampling import Numbers, guide
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.style_conditioner import StyleConditioner
-from musicgen_jax.testing import DEBUG, DEBUG_STYLE, random_model
+from musicgen_jax.testing import DEBUG_STYLE, random_model
+from tests.helpers import shallow
 from tests.helpers.tolerance import assert_close
 
 RATE = DEBUG_STYLE.sample_rate
@@ -35,7 +36,7 @@ CLIPS = [noise(1100), noise(2777, 1), None]
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(DEBUG_STYLE)
+    return random_model(shallow.STYLE)
 
 
 # --- Generation --------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def test_bad_input_is_one_line(model, arguments, message):
 
 
 def test_other_models_take_no_style():
-    text_model = random_model(DEBUG)
+    text_model = random_model(shallow.TEXT)
     with pytest.raises(UserError, match="debug takes no style: use facebook/musicgen-style"):
         text_model.generate_with_style(["a"], noise(1100), RATE)
     with pytest.raises(UserError, match="cfg_coef_beta is for models"):
@@ -295,7 +296,7 @@ def test_command_line(tmp_path, monkeypatch, capsys, model):
     from musicgen_jax import audio
 
     monkeypatch.chdir(tmp_path)
-    testing.save_random_model("model", DEBUG_STYLE)
+    testing.save_random_model("model", shallow.STYLE)
     assert (tmp_path / "model" / "mert").is_dir()
     audio.write("style.wav", noise(3000), RATE, "clip")
     command = ["generate", "--model", "model", "--style", "style.wav", "--duration", "0.2"]

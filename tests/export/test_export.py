@@ -15,6 +15,7 @@ from musicgen_jax.commands import cli
 from musicgen_jax.errors import UserError
 from musicgen_jax.export import program as program_of
 from musicgen_jax.generation.decode import example_keys
+from tests.helpers import shallow
 
 TEXTS = ["two words", None]
 FRAMES, TOKENS = 50, 16
@@ -59,7 +60,7 @@ np.savez(sys.argv[3], **results)
 @pytest.fixture(scope="module", params=["debug", "debug-stereo"])
 def exported(request, tmp_path_factory):
     """A model and the folder that it was exported to, with the whole way of the command line."""
-    config = {c.name: c for c in (testing.DEBUG, testing.DEBUG_STEREO)}[request.param]
+    config = {c.name: c for c in (shallow.TEXT, shallow.STEREO)}[request.param]
     base = tmp_path_factory.mktemp(request.param)
     testing.save_random_model(base / "model", config)
     words = ["export", base / "model", base / "out", "--batch", 2, "--tokens", 9, "--top-k", 20]
@@ -131,7 +132,7 @@ def test_the_manifest_says_what_the_programs_take(exported):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_decoding_lowers_for_what_is_not_here_without_pallas(platform):
-    model = testing.random_model(dtype="bfloat16")
+    model = testing.random_model(shallow.TEXT, dtype="bfloat16")
     programs, weights = program_of.trace(
         model,
         batch=1,
@@ -157,7 +158,7 @@ def test_decoding_lowers_for_what_is_not_here_without_pallas(platform):
 
 
 def test_bfloat16_survives_the_files(tmp_path):
-    model = testing.random_model(dtype="bfloat16")
+    model = testing.random_model(shallow.TEXT, dtype="bfloat16")
     folder = program_of.export_model(model, tmp_path / "out", tokens=16, platforms=["cpu"])
     entry = json.loads((folder / "manifest.json").read_text())["weights"]["language"]
     name = "heads.weight"
@@ -190,15 +191,15 @@ def test_seeds_are_those_of_generate():
 )
 def test_bad_arguments(tmp_path, settings, word):
     with pytest.raises(UserError, match=word):
-        program_of.export_model(testing.random_model(), tmp_path / "out", **settings)
+        program_of.export_model(testing.random_model(shallow.TEXT), tmp_path / "out", **settings)
     assert os.listdir(tmp_path) == []
 
 
 def test_refuses_what_it_cannot_do_and_what_is_there(tmp_path):
     with pytest.raises(UserError, match="debug-melody takes melodies"):
-        program_of.export_model(testing.random_model(testing.DEBUG_MELODY), tmp_path / "out")
+        program_of.export_model(testing.random_model(shallow.MELODY), tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
     with pytest.raises(UserError, match="exists already"):
-        program_of.export_model(testing.random_model(), tmp_path / "out")
+        program_of.export_model(testing.random_model(shallow.TEXT), tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]

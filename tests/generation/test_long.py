@@ -20,9 +20,10 @@ from musicgen_jax.generation.windows import Window, assemble, layout, window_key
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import streaming
 from musicgen_jax.nn.encodec.streaming import look_ahead
+from tests.helpers import shallow
 from tests.helpers.tolerance import assert_close
 
-SHORT = dataclasses.replace(testing.DEBUG, max_duration=1.0, name="short")
+SHORT = dataclasses.replace(shallow.TEXT, max_duration=1.0, name="short")
 WINDOW, STRIDE, BOOKS, CARD = 50, 30, 4, 37  # frames; stride is three fifths
 
 
@@ -100,7 +101,7 @@ def test_codes_are_those_of_one_generation_per_window(model, prompt_frames):
 
 
 def test_the_window_that_fills_the_model_is_as_without_windows(model):
-    whole = testing.random_model()  # the same weights, a longer window
+    whole = testing.random_model(shallow.TEXT)  # the same weights, a longer window
     expected = whole.generate(["bells"], duration=1.0, seed=5)
     out = model.generate(["bells"], duration=1.0, seed=5)
     np.testing.assert_array_equal(out.codes, expected.codes)
@@ -192,7 +193,7 @@ def test_the_first_audio_comes_well_before_the_end(model):
 
 
 def test_stereo_streams(tmp_path):
-    config = dataclasses.replace(testing.DEBUG_STEREO, max_duration=1.0)
+    config = dataclasses.replace(shallow.STEREO, max_duration=1.0)
     stereo = testing.random_model(config)
     chunks = list(stereo.stream(["bells"], duration=1.5, chunk_seconds=0.2))
     audio = np.concatenate(chunks, axis=2)

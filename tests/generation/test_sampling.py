@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from musicgen_jax.generation.sampling import Mode, Numbers, guide, sample, top_k_mask, top_p_mask
+from musicgen_jax.generation import sampling as sampler
+from musicgen_jax.generation.sampling import Mode, Numbers, sample, top_k_mask, top_p_mask
 from musicgen_jax.generation.settings import Sampling
 
 # Few distinct values, so that ties happen; zeros of both signs and extremes among them.
@@ -18,6 +19,7 @@ VALUES = st.sampled_from(
 # Without denormals: a CPU may flush them to zero, and then what they order is tied.
 LOGITS = st.floats(-8, 8, width=32, allow_subnormal=False)
 rows = hnp.arrays(np.float32, (2, 3, 11), elements=VALUES | st.floats(-5, 5, width=32))
+guide = jax.jit(sampler.guide)
 top_k = jax.jit(top_k_mask, static_argnames="bits")
 top_p = jax.jit(top_p_mask, static_argnames="bits")
 BITS = st.sampled_from([None, 1, 4, 8])  # 4 is what accelerators run
@@ -62,9 +64,12 @@ def test_the_most_likely_token_survives_any_nucleus():
     np.testing.assert_array_equal(top_p(logits, 1.0)[0], [1, 1, 1])
 
 
+draw = jax.jit(sample, static_argnums=3)
+
+
 def sampled(logits, keys, *rows: Sampling, mode: Mode | None = None) -> jax.Array:
     """Tokens of one row for each of the settings, by the smallest program or a given one."""
-    return jax.jit(sample, static_argnums=3)(logits, keys, Numbers.of(rows), mode or Mode.of(rows))
+    return draw(logits, keys, Numbers.of(rows), mode or Mode.of(rows))
 
 
 LOGITS = np.log([0.4, 0.05, 0.3, 0.15, 0.1])
@@ -106,7 +111,7 @@ def test_top_p_0_and_1_are_off_in_a_program_that_has_it(off):
     """Exported programs have it whatever its value; a rounded sum of masses may exceed 1."""
     logits = jnp.asarray(np.random.default_rng(2).normal(0, 4, (2, 4, 2000)), jnp.float32)
     numbers = Numbers.of([Sampling(top_k=0, top_p=off)] * 2)
-    with_it, without = (sample(logits, keys(2), numbers, Mode(False, False, on)) for on in (1, 0))
+    with_it, without = (draw(logits, keys(2), numbers, Mode(False, False, on)) for on in (1, 0))
     np.testing.assert_array_equal(with_it, without)
     assert (with_it != logits.argmax(-1)).any()
 

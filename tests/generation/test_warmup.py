@@ -18,6 +18,7 @@ from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.generation.warmup import warm_up
 from musicgen_jax.runtime.compile_cache import counting
 from musicgen_jax.runtime.tuning import CPU
+from tests.helpers import shallow
 
 pytestmark = pytest.mark.usefixtures("nothing_cached")
 
@@ -26,7 +27,7 @@ GREEDY = Sampling(use_sampling=False)
 
 @pytest.fixture(scope="module")
 def model():
-    return testing.random_model()
+    return testing.random_model(shallow.TEXT)
 
 
 def test_nothing_is_left_to_compile_for_any_seed_and_text_of_that_length(model):
@@ -108,7 +109,7 @@ print(json.dumps([counts.compiled, counts.loaded]))
 
 def test_the_next_process_compiles_nothing(tmp_path):
     folder = tmp_path / "debug"
-    testing.save_random_model(folder)
+    testing.save_random_model(folder, shallow.TEXT)
     environment = os.environ | {"MUSICGEN_JAX_CACHE": str(tmp_path / "cache")}
 
     def run(*arguments):

@@ -1,5 +1,7 @@
 """Tiny language models and conditions, with weights large enough that every part shows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +12,15 @@ from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
 
+# One layer: what a second one adds is tested where `make_lm` is asked for two.
 CONFIG = LMConfig(
-    dim=24, num_heads=3, num_layers=2, n_q=3, card=13, delays=(0, 2, 1), ffn_dim=40, text_dim=7
+    dim=24, num_heads=3, num_layers=1, n_q=3, card=13, delays=(0, 2, 1), ffn_dim=40, text_dim=7
 )
 
 
-def make_lm(conditioning: str = "cross", **kwargs) -> LM:
+def make_lm(conditioning: str = "cross", *, layers: int = CONFIG.num_layers, **kwargs) -> LM:
     """A tiny model with weights large enough that every part of it shows."""
-    fields = {f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}
-    config = LMConfig(**{**fields, "conditioning": conditioning})
+    config = dataclasses.replace(CONFIG, conditioning=conditioning, num_layers=layers)
     lm = module_shapes(LM, config, **kwargs)
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from musicgen_jax import testing
 from musicgen_jax.commands import train_lm
 from musicgen_jax.commands.cli import main as command_line
 from musicgen_jax.storage import checkpoint
@@ -17,12 +16,9 @@ from musicgen_jax.training.batches import Dropout, fixed_length
 from musicgen_jax.training.layout import MeshConfig
 from musicgen_jax.training.lm import LMTrainConfig, Phase
 from musicgen_jax.training.optimizer import OptimizerConfig
+from tests.helpers import shallow
 
-BASE = dataclasses.replace(
-    testing.DEBUG,
-    t5=dataclasses.replace(testing.DEBUG.t5, num_layers=1),
-    lm=dataclasses.replace(testing.DEBUG.lm, num_layers=1),
-)
+BASE = shallow.TEXT
 CONFIG = lm_settings.LMRunConfig(
     lm=lm_settings.Sizes(16, 2, 1, ffn_dim=24),
     name="tiny",

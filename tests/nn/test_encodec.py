@@ -13,30 +13,43 @@ from musicgen_jax.config import ENCODEC_32KHZ, EncodecConfig
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.conv import ConvTranspose1d, pad1d, pad_amounts
 from musicgen_jax.nn.encodec.lstm import LSTM
+from musicgen_jax.nn.shapes import module_shapes
+from tests.helpers.codecs import make_codec
 from tests.helpers.tolerance import assert_close
 
 SMALL = EncodecConfig(n_filters=4, ratios=(5, 4), dimension=8, n_q=3, bins=16, lstm=1)
 
 
+encode = jax.jit(Encodec.encode)
+
+
 @pytest.fixture(scope="module")
 def codec():
-    return Encodec(SMALL, rngs=nnx.Rngs(0))
+    return make_codec(SMALL)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 19, 20, 21, 200])
 def test_frames_are_the_ceiling_of_samples_over_hop(codec, width):
-    audio = jax.random.normal(jax.random.key(width), (2, 1, width))
-    codes = codec.encode(audio)
+    codes = jax.eval_shape(codec.encode, jax.ShapeDtypeStruct((2, 1, width), jnp.float32))
     assert codes.shape == (2, 3, -(-width // SMALL.hop_length))
     assert codes.dtype == jnp.int32
-    assert codec.decode(codes).shape == (2, 1, codes.shape[2] * SMALL.hop_length)
+    audio = jax.eval_shape(codec.decode, codes)
+    assert audio.shape == (2, 1, codes.shape[2] * SMALL.hop_length)
+
+
+@pytest.mark.parametrize("width", [1, 21])
+def test_all_of_a_clip_is_finite_whatever_its_length(codec, width):
+    audio = np.random.default_rng(width).standard_normal((1, 1, width)).astype(np.float32)
+    decoded = jax.jit(Encodec.decode)(codec, encode(codec, audio))
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded).max() > 0
 
 
 def test_rows_do_not_depend_on_their_batch(codec):
-    audio = jax.random.normal(jax.random.key(0), (3, 1, 333))
-    together = codec.encode(audio)
+    audio = np.random.default_rng(0).standard_normal((3, 1, 333)).astype(np.float32)
+    together = encode(codec, audio)
     for row in range(3):
-        np.testing.assert_array_equal(codec.encode(audio[row : row + 1])[0], together[row])
+        np.testing.assert_array_equal(encode(codec, audio[row : row + 1])[0], together[row])
 
 
 @pytest.mark.parametrize("shape", [(1, 100), (1, 2, 100), (1, 1, 0)])
@@ -89,24 +102,24 @@ def test_phase_split_upsampling_equals_its_definition(stride):
 def test_derivatives_of_upsampling(stride):
     """First and second, with respect to input and parameters, forwards and backwards."""
     graphdef, params = nnx.split(ConvTranspose1d(3, 2, stride, rngs=nnx.Rngs(1)), nnx.Param)
-    x = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    x = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
 
     apply = jax.jit(lambda params, x: jnp.sin(nnx.merge(graphdef, params)(x)))
     check_grads(apply, (params, x), order=2, atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 7])
+@pytest.mark.parametrize("frames", [1, 6])  # the loop takes four at a time
 def test_derivatives_of_the_lstm(frames):
     """First and second, with respect to input and parameters, forwards and backwards."""
-    graphdef, params = nnx.split(LSTM(3, 2, rngs=nnx.Rngs(1)), nnx.Param)
+    graphdef, params = nnx.split(LSTM(3, 1, rngs=nnx.Rngs(1)), nnx.Param)
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
-    x = jax.random.normal(jax.random.key(0), (2, frames, 3))
+    x = np.random.default_rng(0).standard_normal((2, frames, 3)).astype(np.float32)
     apply = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))
     check_grads(apply, (params, x), order=2, atol=2e-2, rtol=2e-2)
 
 
 def test_quantizer_picks_the_nearest_code_and_the_first_on_ties():
-    codec = Encodec(SMALL, rngs=nnx.Rngs(0))
+    codec = make_codec(SMALL)
     embed = np.zeros((3, 16, 8), np.float32)
     embed[0, 5], embed[0, 9] = 1.0, 1.0  # equally near: the first wins
     embed[1, 3] = 0.5
@@ -125,7 +138,7 @@ def test_lstm_of_no_input_is_the_skip_alone():
 
 
 def test_official_codec_has_the_official_size():
-    shapes = nnx.state(nnx.eval_shape(lambda: Encodec(ENCODEC_32KHZ, rngs=nnx.Rngs(0))), nnx.Param)
+    shapes = nnx.state(module_shapes(Encodec, ENCODEC_32KHZ), nnx.Param)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     weight_norm_gains, second_lstm_biases = 7937, 4 * 4096
     buffers = 4 * (1 + 2048 + 2048 * 128)  # inited, cluster_size, embed_avg of each codebook

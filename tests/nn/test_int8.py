@@ -1,7 +1,6 @@
 """int8 weights: the arithmetic, the loading, and how far the numbers go from float32's."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +14,18 @@ from musicgen_jax.config import LMConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.export import program
 from musicgen_jax.model import MusicGen
+from musicgen_jax.nn import linear as products
 from musicgen_jax.nn.folded_cross import FoldedCross
-from musicgen_jax.nn.linear import linear
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.weights import Int8Weight, quantize
 from musicgen_jax.runtime import tuning
 from musicgen_jax.storage import checkpoint
+from tests.helpers import shallow
 from tests.helpers.lm_models import make_condition
 from tests.helpers.tolerance import assert_close
 
 forward = jax.jit(LM.__call__)
+linear = jax.jit(products.linear, static_argnames="out_dtype")
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -50,7 +51,7 @@ def test_products(count, outputs):
     half = [jnp.asarray(a, jnp.bfloat16) for a in (x, w)]
     y = linear(*half, out_dtype=jnp.float32)
     assert y.dtype == jnp.float32
-    assert_close(y, half[0].astype(jnp.float32) @ half[1].astype(jnp.float32).T)
+    assert_close(y, np.float32(half[0]) @ np.float32(half[1]).T)
 
     weight = Int8Weight(*quantize(jnp.asarray(w)))
     y = linear(jnp.asarray(x), weight, jnp.asarray(bias))
@@ -59,7 +60,7 @@ def test_products(count, outputs):
     assert_close(y, exact * (np.asarray(scale) * np.asarray(weight.scale).T) + bias)
     assert np.abs(np.asarray(y) - expected).max() < 0.02 * np.abs(expected).max()
     # Whole numbers add up to the same in any order: a row does not depend on its neighbours.
-    alone = linear(jnp.asarray(x[:1]), weight, jnp.asarray(bias))
+    alone = linear(jnp.asarray(x[:1]), weight, jnp.asarray(bias))  # one row: another program
     np.testing.assert_allclose(np.asarray(y)[:1], alone, rtol=1e-6, atol=1e-6)
 
 
@@ -73,8 +74,11 @@ CONFIG = LMConfig(
 @pytest.fixture(scope="module")
 def pair() -> tuple[LM, LM]:
     """One initialisation, in the spread that training begins with, as float32 and as int8."""
-    make = partial(LM, CONFIG)
-    return make(rngs=nnx.Rngs(0)), make(param_dtype=jnp.int8, rngs=nnx.Rngs(0))
+
+    def make(dtype):
+        return jax.jit(lambda: LM(CONFIG, param_dtype=dtype, rngs=nnx.Rngs(0)))()
+
+    return make(jnp.float32), make(jnp.int8)
 
 
 def test_logits_stay_close_to_float32(pair):
@@ -99,7 +103,7 @@ def test_prefill_and_decode_agree_with_the_whole_sequence(pair):
     expected = np.asarray(forward(lm, steps, condition))[:, :, -1]
     errors = []
     for fold in (False, True):
-        cross = lm.cross_kv(condition, fold=fold)
+        cross = jax.jit(LM.cross_kv, static_argnames="fold")(lm, condition, fold=fold)
         cache = jax.jit(LM.prefill)(lm, steps[:, :, :6], lm.init_cache(1, 9), cross, condition)
         logits, _ = jax.jit(LM.decode)(lm, steps[:, :, 6], 6, cache, cross, condition)
         errors.append(np.abs(np.asarray(logits) - expected).max() / np.abs(expected).max())
@@ -150,7 +154,9 @@ def test_matrices_are_int8_from_any_storage(storage, tmp_path):
 
 
 def test_a_random_int8_model_is_the_float_model_rounded():
-    full, small = (testing.random_model(std=0.05, dtype=d) for d in ("float32", "int8"))
+    full, small = (
+        testing.random_model(shallow.TEXT, std=0.05, dtype=d) for d in ("float32", "int8")
+    )
     assert small.lm.dtype == jnp.float32
     assert small.lm.heads.weight[...].int8.dtype == jnp.int8
     weight = small.lm.heads.weight[...]
@@ -190,4 +196,4 @@ def test_the_command_line_hands_the_dtype_on(monkeypatch, capsys):
 def test_export_refuses_it(tmp_path):
     pytest.importorskip("flatbuffers")
     with pytest.raises(UserError, match="int8 models are not exported"):
-        program.export_model(testing.random_model(dtype="int8"), tmp_path / "x")
+        program.export_model(testing.random_model(shallow.TEXT, dtype="int8"), tmp_path / "x")

@@ -1,5 +1,6 @@
 """The language model against itself: causality, caches, masks, gradients."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -22,10 +23,10 @@ def random_steps(batch: int, length: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.card + 1, shape), jnp.int32)
 
 
-@jax.jit
-def forward(lm: LM, steps: jax.Array, condition: Condition) -> jax.Array:
-    """`lm(steps, condition)`, compiled as one program rather than one for each operation."""
-    return lm(steps, condition)
+# Compiled as one program each, rather than one for each operation.
+forward = jax.jit(LM.__call__)
+cross_kv = jax.jit(LM.cross_kv, static_argnames="fold")
+decode = jax.jit(LM.decode)
 
 
 @pytest.mark.parametrize(
@@ -33,19 +34,18 @@ def forward(lm: LM, steps: jax.Array, condition: Condition) -> jax.Array:
     [*((*f, CPU) for f in FORMS), ("cross", 0, TPU), ("prepend", 4, TPU)],
 )
 def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, tuning):
-    """Also with heads side by side in the cache, as on a TPU."""
-    lm = make_lm(conditioning, tuning=tuning)
+    """With two layers; also with heads side by side in the cache, as on a TPU."""
+    lm = make_lm(conditioning, layers=2, tuning=tuning)
     condition = make_condition([5, 2, 0], 5, prefix=prefix)
     steps = random_steps(3, 9)
     full = forward(lm, steps, condition)
-    cross_kv = lm.cross_kv(condition)
+    kv = cross_kv(lm, condition)
     cache = lm.init_cache(3, lm.prefix_length(condition) + 16)
     # Three known steps and two of padding, which decode must overwrite.
     padded = jnp.concatenate([steps[:, :, :3], random_steps(3, 2, seed=5)], axis=2)
-    cache = jax.jit(LM.prefill)(lm, padded, cache, cross_kv, condition)
-    decode = jax.jit(LM.decode)
+    cache = jax.jit(LM.prefill)(lm, padded, cache, kv, condition)
     for s in range(3, 9):
-        logits, cache = decode(lm, steps[:, :, s], s, cache, cross_kv, condition)
+        logits, cache = decode(lm, np.asarray(steps)[:, :, s], s, cache, kv, condition)
         assert logits.dtype == jnp.float32
         assert_close(logits, full[:, :, s], 1e-5)
 
@@ -56,7 +56,7 @@ def test_folding_a_short_text_only_saves_reading(rows, length, dtype, tolerance)
     lm = make_lm(dtype=dtype, param_dtype=dtype, tuning=GPU)
     condition = make_condition(rows, length)
     steps, batch = random_steps(len(rows), 6), len(rows)
-    whole, folded = lm.cross_kv(condition, fold=False), lm.cross_kv(condition)
+    whole, folded = cross_kv(lm, condition, fold=False), cross_kv(lm, condition)
     # Heads are 8 wide: fewer vectors are less to read than the weights, which have their dtype.
     less = batch * length < 8
     assert isinstance(folded[0], FoldedCross) == less
@@ -67,7 +67,7 @@ def test_folding_a_short_text_only_saves_reading(rows, length, dtype, tolerance)
 def test_weights_with_lora_are_not_folded():
     lm, condition = make_lm(), make_condition([3], 3)
     attach(lm, LoraConfig(rank=2, target="cross_attention/out_proj"))
-    assert not any(isinstance(each, FoldedCross) for each in lm.cross_kv(condition))
+    assert not any(isinstance(each, FoldedCross) for each in cross_kv(lm, condition))
 
 
 @pytest.mark.parametrize("length", [2, 9])
@@ -78,8 +78,8 @@ def test_rows_without_a_source_need_no_row_of_the_condition(length):
     both = interleave(condition, null_like(condition))
     read = partial(decoded, lm, steps, cache=lm.init_cache(4, 8))
     assert_close(
-        read(condition=condition, cross_kv=lm.cross_kv(condition)),
-        read(condition=both, cross_kv=lm.cross_kv(both)),
+        read(condition=condition, cross_kv=cross_kv(lm, condition)),
+        read(condition=both, cross_kv=cross_kv(lm, both)),
         1e-5,
     )
 
@@ -184,9 +184,9 @@ def test_an_eight_bit_cache_stays_close_and_is_a_quarter():
     assert narrow * 4 == wide
     logits = []
     for lm, cache in zip((exact, rounded), caches, strict=True):
-        cross_kv, row = lm.cross_kv(condition), []
+        kv, row = cross_kv(lm, condition), []
         for i in range(6):
-            out, cache = lm.decode(steps[:, :, i], i, cache, cross_kv, condition)
+            out, cache = decode(lm, np.asarray(steps)[:, :, i], i, cache, kv, condition)
             row.append(out)
         logits.append(np.stack(row))
     assert (logits[0] != logits[1]).any()
@@ -194,7 +194,8 @@ def test_an_eight_bit_cache_stays_close_and_is_a_quarter():
 
 
 def test_parameters_are_the_documented_tree():
-    lm = nnx.eval_shape(lambda: LM(CONFIG, rngs=nnx.Rngs(0)))
+    config = dataclasses.replace(CONFIG, num_layers=2)
+    lm = nnx.eval_shape(lambda: LM(config, rngs=nnx.Rngs(0)))
     tree = nnx.to_pure_dict(nnx.state(lm, nnx.Param))
     paths = {
         "/".join(str(k.key) for k in path): leaf.shape

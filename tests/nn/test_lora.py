@@ -16,6 +16,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.storage import checkpoint, lora_file
 from musicgen_jax.testing import DEBUG, DEBUG_MELODY, random_params, save_random_model
 from tests.helpers.tolerance import assert_close
@@ -32,21 +33,24 @@ def random_adapter(config=DEBUG.lm, settings=EVERYTHING, seed=0, std=0.3):
     return lora.Adapter(settings, config, "debug", weights)
 
 
+forward = jax.jit(LM.__call__)
+
+
 def lm_params(config=DEBUG.lm):
-    lm = nnx.eval_shape(lambda: LM(config, rngs=nnx.Rngs(0)))
+    lm = module_shapes(LM, config)
     return random_params(nnx.to_pure_dict(nnx.state(lm, nnx.Param)))
 
 
 def logits(config, params, *, settings=None):
-    lm = nnx.eval_shape(lambda: LM(config, rngs=nnx.Rngs(0)))
+    lm = module_shapes(LM, config)
     if settings is not None:
         lora.attach(lm, settings)
     lm = nnx.merge(nnx.split(lm)[0], params)
     rng = np.random.default_rng(1)
     steps = jnp.asarray(rng.integers(0, config.card, (2, config.n_q, 7)), jnp.int32)
     text = jnp.asarray(rng.normal(size=(2, 5, config.dim)), jnp.float32)
-    mask = jnp.arange(5) < jnp.array([[5], [3]])
-    return jax.jit(lambda lm, *x: lm(*x))(lm, steps, Condition(Embedded(text, mask)))
+    mask = jnp.asarray(np.arange(5) < np.array([[5], [3]]))
+    return forward(lm, steps, Condition(Embedded(text, mask)))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,7 @@ def test_gradients_reach_the_adapter_alone():
         joined = lora.join(params, weights, DEBUG.lm, settings)
         return logits(DEBUG.lm, joined, settings=settings).var()
 
-    of_base, of_weights = jax.grad(loss, argnums=(0, 1))(params, weights)
+    of_base, of_weights = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, weights)
     name, dim = f"{LAYER}/self_attn/in_proj/v", DEBUG.lm.dim
     whole = leaf(of_base, (*LAYER.split("/"), "self_attn", "in_proj", "weight"))[2 * dim :]
     assert_close(of_weights[name]["b"], settings.scale * whole @ weights[name]["a"].T)
@@ -268,7 +272,7 @@ def test_an_int8_model_rounds_what_the_adapter_has_been_added_to(folder, tmp_pat
     lora_file.save(tmp_path / "a", adapter)
     model = MusicGen.from_pretrained(folder, dtype="int8", adapters={"a": tmp_path / "a"})
     info = checkpoint.load_info(folder)
-    abstract = nnx.eval_shape(lambda: LM(DEBUG.lm, rngs=nnx.Rngs(0)))
+    abstract = module_shapes(LM, DEBUG.lm)
     floats = checkpoint.load_params(folder, "lm", nnx.to_pure_dict(nnx.state(abstract, nnx.Param)))
     parts = {name: checkpoint.load_params(folder, name, shapes(name)) for name in ("t5", "encodec")}
     checkpoint.save_model(

@@ -5,18 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen_jax.config import EncodecConfig
 from musicgen_jax.nn.encodec import Encodec, streaming
 from musicgen_jax.nn.encodec.streaming import StreamingDecoder, look_ahead
-from musicgen_jax.nn.shapes import module_shapes
-from musicgen_jax.testing import random_params
+from tests.helpers.codecs import make_codec
 from tests.helpers.tolerance import assert_close
 
 # As the official codec, but small; odd and even ratios, kernels and dilations that do not fit.
@@ -29,15 +26,12 @@ CAUSAL = dataclasses.replace(SMALL, causal=True)
 CONFIGS = {"small": SMALL, "odd": ODD, "no lstm": NO_LSTM, "causal": CAUSAL}
 
 
-def make(config: EncodecConfig) -> Encodec:
-    graphdef, state = nnx.split(module_shapes(Encodec, config))
-    nnx.replace_by_pure_dict(state, random_params(nnx.to_pure_dict(state)))
-    return nnx.merge(graphdef, state)
+offline = jax.jit(Encodec.decode)
 
 
 @pytest.fixture(scope="module")
 def codec() -> Encodec:
-    return make(SMALL)
+    return make_codec(SMALL)
 
 
 def random_codes(frames: int, batch: int = 1, config: EncodecConfig = SMALL) -> np.ndarray:
@@ -57,12 +51,12 @@ def decode(decoder: StreamingDecoder, codes: np.ndarray, chunks: Sequence[int]) 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_stream_is_the_offline_decode(name):
     config = CONFIGS[name]
-    codec, codes = make(config), random_codes(61, 2, config)
-    whole = np.asarray(codec.decode(jnp.asarray(codes)))
+    codec, codes = make_codec(config), random_codes(61, 2, config)
+    whole = np.asarray(offline(codec, codes))
     decoder = StreamingDecoder(codec, block=7)
     assert_close(decode(decoder, codes, [1] * 61), whole, relative=1e-5)
     for total in (60, 41):  # the right edge lies elsewhere in its window
-        expected = codec.decode(jnp.asarray(codes[:, :, :total]))
+        expected = offline(codec, codes[:, :, :total])
         streamed = decode(StreamingDecoder(codec, block=7), codes[:, :, :total], [total])
         assert_close(streamed, expected, relative=1e-5)
 
@@ -70,13 +64,11 @@ def test_the_stream_is_the_offline_decode(name):
 def test_every_frame_shows_in_what_is_compared(codec):
     """Guards the test above: seams and edges would be seen, the numbers are no zeros."""
     codes = random_codes(61)
-    whole = np.asarray(codec.decode(jnp.asarray(codes)))[0, 0].reshape(61, -1)
+    whole = np.asarray(offline(codec, codes))[0, 0].reshape(61, -1)
     assert np.abs(whole).max(axis=1).min() > 1e-2 * np.abs(whole).max()
     changed = codes.copy()
     changed[0, :, 20] = (changed[0, :, 20] + 1) % SMALL.bins
-    difference = np.abs(
-        np.asarray(codec.decode(jnp.asarray(changed)))[0, 0].reshape(61, -1) - whole
-    )
+    difference = np.abs(np.asarray(offline(codec, changed))[0, 0].reshape(61, -1) - whole)
     assert difference[:15].max() == 0
     assert difference[30:].max() > 1e-4 * np.abs(whole).max(), "the LSTM remembers"
 
@@ -95,7 +87,7 @@ def test_how_codes_are_cut_into_pushes_changes_no_bit(codec, data):
 def test_a_stream_shorter_than_a_window(codec, frames):
     codes = random_codes(frames)
     streamed = decode(StreamingDecoder(codec, block=30), codes, [1] * frames)
-    assert_close(streamed, codec.decode(jnp.asarray(codes)), relative=1e-5)
+    assert_close(streamed, offline(codec, codes), relative=1e-5)
 
 
 def test_an_empty_stream_is_no_audio(codec):
@@ -139,18 +131,14 @@ def test_a_fork_goes_its_own_way(codec):
     fork = decoder.fork()
     tail = np.concatenate([fork.push(other), fork.flush()], axis=2)
     branch = np.concatenate([codes[:, :, :30], other], axis=2)
-    assert_close(
-        np.concatenate([head, tail], axis=2), codec.decode(jnp.asarray(branch)), relative=1e-5
-    )
+    assert_close(np.concatenate([head, tail], axis=2), offline(codec, branch), relative=1e-5)
     rest = np.concatenate([decoder.push(codes[:, :, 30:]), decoder.flush()], axis=2)
-    assert_close(
-        np.concatenate([head, rest], axis=2), codec.decode(jnp.asarray(codes)), relative=1e-5
-    )
+    assert_close(np.concatenate([head, rest], axis=2), offline(codec, codes), relative=1e-5)
 
 
 def test_what_cannot_stream_is_refused(codec):
     with pytest.raises(ValueError, match="normalises over time"):
-        StreamingDecoder(make(dataclasses.replace(SMALL, norm="time_group_norm")), block=5)
+        StreamingDecoder(make_codec(dataclasses.replace(SMALL, norm="time_group_norm")), block=5)
     with pytest.raises(ValueError, match="block"):
         StreamingDecoder(codec, block=0)
     decoder = StreamingDecoder(codec, block=5)

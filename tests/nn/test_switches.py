@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from musicgen_jax import testing
+from tests.helpers import shallow
 
 RATE = 4000
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 1, 8000)).astype(np.float32)
@@ -12,7 +13,7 @@ SHORT = {"duration": 0.3, "seed": 3}
 
 
 def text():
-    model = testing.random_model()
+    model = testing.random_model(shallow.TEXT)
     codes = np.asarray(model.encode(NOISE[..., :800], RATE))
     made = model.generate(["a waltz"], prompt_codes=codes, top_p=0.9, **SHORT)
     blocks = list(model.stream(["a waltz"], chunk_seconds=0.1, use_sampling=False, **SHORT))
@@ -20,13 +21,13 @@ def text():
 
 
 def melody():
-    model = testing.random_model(testing.DEBUG_MELODY)
+    model = testing.random_model(shallow.MELODY)
     settings = {"separate": False, "cfg_coef_beta": 2.0, **SHORT}
     return (model.generate_with_chroma(["a waltz"], NOISE[0], RATE, **settings).codes,)
 
 
 def style():
-    model = testing.random_model(testing.DEBUG_STYLE)
+    model = testing.random_model(shallow.STYLE)
     settings = {"excerpt_length": 0.25, **SHORT}
     return (model.generate_with_style(["a waltz"], NOISE[0], RATE, **settings).codes,)
 

@@ -1,6 +1,5 @@
 """Two processes, one model: what they generate together is what one generates alone."""
 
-import dataclasses
 import os
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from musicgen_jax import testing
 from musicgen_jax.model import MusicGen
+from tests.helpers import shallow
 from tests.helpers.paths import ROOT
 from tests.helpers.process_requests import SETTINGS, TEXTS
 
@@ -39,9 +39,7 @@ np.savez(out, codes=made.codes, audio=made.audio, longer=longer.codes)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "debug"
-    lm = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
-    t5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
-    testing.save_random_model(path, dataclasses.replace(testing.DEBUG, lm=lm, t5=t5))
+    testing.save_random_model(path, shallow.TEXT)
     return path
 
 

@@ -21,26 +21,21 @@ from musicgen_jax.model import MusicGen
 from musicgen_jax.runtime import sharding
 from musicgen_jax.runtime.tuning import TPU, Tuning
 from musicgen_jax.storage import checkpoint
+from tests.helpers import shallow
 from tests.helpers.generation import generate_codes
 from tests.helpers.tolerance import assert_close
 
 TEXTS = ["a calm waltz", "drums", None]  # three rows: they divide no mesh
 SHORT = {"duration": 0.3}
 
-# Four heads and books, so that two devices share all of the text model. One layer: it is
-# compiled for many meshes.
-LM = dataclasses.replace(testing.DEBUG.lm, num_heads=4, num_layers=1)
-T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
-TEXT = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
+# Four heads and books, so that two devices share all of the text model.
+LM = dataclasses.replace(shallow.TEXT.lm, num_heads=4)
+TEXT = dataclasses.replace(shallow.TEXT, lm=LM)
 
 
 def make(config, data=None, model=1) -> MusicGen:
     mesh = None if data is None else sharding.make_mesh(data=data, model=model)
     return testing.random_model(config, mesh=mesh)
-
-
-def small(config):
-    return dataclasses.replace(config, lm=dataclasses.replace(config.lm, num_layers=1), t5=T5)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +88,7 @@ def test_melody_on_a_mesh():
     melody = [noise[0], None, noise[2]]
     settings = {"separate": False, "seed": 3, "cfg_coef_beta": 2.0, **SHORT}
     expected, made = (
-        make(small(testing.DEBUG_MELODY), *mesh).generate_with_chroma(
-            TEXTS, melody, 4000, **settings
-        )
+        make(shallow.MELODY, *mesh).generate_with_chroma(TEXTS, melody, 4000, **settings)
         for mesh in ((), (4, 2))
     )
     np.testing.assert_array_equal(made.codes, expected.codes)
@@ -104,7 +97,7 @@ def test_melody_on_a_mesh():
 def test_stereo_on_a_mesh_continued_and_streamed():
     """Eight books, codes of audio, and the decoder that carries its state from block to block."""
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 400)).astype(np.float32)
-    config = small(testing.DEBUG_STEREO)
+    config = shallow.STEREO
     one, many = make(config), make(config, 4, 2)
     codes = np.asarray(one.encode(audio, one.sample_rate))
     np.testing.assert_array_equal(many.encode(audio, one.sample_rate), codes)

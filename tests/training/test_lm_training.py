@@ -32,12 +32,12 @@ CODEC = EncodecConfig(
 )
 MODEL = MusicGenConfig(
     t5=T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
-    lm=LMConfig(dim=16, num_heads=2, num_layers=2, n_q=2, card=8, delays=(0, 1), text_dim=8),
+    lm=LMConfig(dim=16, num_heads=2, num_layers=1, n_q=2, card=8, delays=(0, 1), text_dim=8),
     encodec=CODEC,
 )
 MELODY = dataclasses.replace(
     MODEL,
-    lm=dataclasses.replace(MODEL.lm, num_layers=1, conditioning="prepend", chroma_bins=3),
+    lm=dataclasses.replace(MODEL.lm, conditioning="prepend", chroma_bins=3),
 )
 TRAINING = lm.LMTrainConfig(
     phases=(lm.Phase(3, 6, 8),),

@@ -36,6 +36,7 @@ from musicgen_jax.training.data.sources import Skipped
 from musicgen_jax.training.finetune import make_config
 from musicgen_jax.training.lm_settings import PRESETS
 from musicgen_jax.training.optimizer import OptimizerConfig
+from tests.helpers import shallow
 from tests.helpers.damaged_shards import complaint
 from tests.helpers.lm_runs import records
 from tests.helpers.music_folders import make_folder, make_shards
@@ -149,8 +150,8 @@ def test_codes_for_text_models_are_what_they_were(home, tmp_path):
 def test_a_stereo_model(tmp_path):
     """Both channels are heard, without a flag, since the model is one of melodies."""
     config = dataclasses.replace(
-        testing.DEBUG_STEREO,
-        lm=dataclasses.replace(testing.DEBUG_STEREO.lm, conditioning="prepend", chroma_bins=12),
+        shallow.STEREO,
+        lm=dataclasses.replace(shallow.STEREO.lm, conditioning="prepend", chroma_bins=12),
         max_duration=10.0,
     )
     testing.save_random_model(tmp_path / "model", config)
@@ -340,12 +341,6 @@ def test_a_killed_encoding_goes_on_with_the_same_melodies(tmp_path, monkeypatch)
 
 # --- Training ------------------------------------------------------------------------------------
 
-TINY = dataclasses.replace(
-    testing.DEBUG_MELODY,
-    t5=dataclasses.replace(testing.DEBUG.t5, num_layers=1),
-    lm=dataclasses.replace(testing.DEBUG_MELODY.lm, num_layers=1),
-)
-
 
 def tokenize(texts):
     return np.zeros((len(texts), 2), np.int32), np.zeros((len(texts), 2), bool)
@@ -371,15 +366,15 @@ def test_a_model_learns_what_only_the_melody_tells(tmp_path):
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=5, muon=False),
         dropout=Dropout(0.0),
     )
-    shape = melody_shape(TINY)
+    shape = melody_shape(shallow.MELODY)
     assert shape is not None
-    state = lm_loop.train(TINY, config, examples, tokenize)
+    state = lm_loop.train(shallow.MELODY, config, examples, tokenize)
     last = dataclasses.replace(config, phases=(lm.Phase(1, 4, 16),), seed=1)
     (_, batch), *_ = lm_loop.batches(examples, tokenize, last, 0, chroma_shape=shape)
     chroma, given = batch.chroma, batch.has_audio
     assert chroma.shape == (16, *shape)
     assert given.all()
-    loss = jax.jit(lm.make_loss(TINY))
+    loss = jax.jit(lm.make_loss(shallow.MELODY))
 
     def of(chroma, given):
         changed = dataclasses.replace(batch, chroma=chroma, has_audio=given)
@@ -420,8 +415,8 @@ def test_a_short_melody_repeats_and_one_that_is_left_out_keeps_its_place(tmp_pat
 def small(tmp_path_factory):
     """A small melody model, music, and its codes by the command."""
     small = tmp_path_factory.mktemp("small")
-    testing.save_random_model(small / "model", TINY)
-    testing.save_random_model(small / "text-model", testing.DEBUG)
+    testing.save_random_model(small / "model", shallow.MELODY)
+    testing.save_random_model(small / "text-model", shallow.TEXT)
     render(small / "music", 2, 6.0)
     for name, model in (("codes", "model"), ("text-codes", "text-model")):
         arguments = [str(small / "music"), str(small / name), "--model", str(small / model)]

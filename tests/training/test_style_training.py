@@ -33,20 +33,17 @@ from musicgen_jax.training.data.sources import Skipped
 from musicgen_jax.training.layout import Layout, MeshConfig
 from musicgen_jax.training.lm_settings import PRESETS, model_config
 from musicgen_jax.training.optimizer import OptimizerConfig
+from tests.helpers import shallow
 from tests.helpers.damaged_shards import complaint
 from tests.helpers.lm_runs import records
 from tests.helpers.tolerance import assert_close
 
 # Windows of 5 s, at 50 frames a second; a style conditioner that audiocraft has a name for.
 CONFIG = dataclasses.replace(
-    testing.DEBUG_STYLE,
-    t5=dataclasses.replace(testing.DEBUG.t5, num_layers=1),
+    shallow.STYLE,
     lm=dataclasses.replace(
-        testing.DEBUG_STYLE.lm,
-        num_layers=1,
-        style=dataclasses.replace(
-            testing.DEBUG_STYLE.lm.style, dim=16, num_heads=8, num_layers=1, ffn_dim=64
-        ),
+        shallow.STYLE.lm,
+        style=dataclasses.replace(shallow.STYLE.lm.style, dim=16, num_heads=8, ffn_dim=64),
     ),
     max_duration=5.0,
     name="small-style",
@@ -62,7 +59,7 @@ def home(tmp_path_factory):
     """A small style model, three pieces and a note that is shorter than an excerpt, their codes."""
     home = tmp_path_factory.mktemp("style")
     save_model(home / "model")
-    testing.save_random_model(home / "text-model", testing.DEBUG)
+    testing.save_random_model(home / "text-model", shallow.TEXT)
     render(home / "music", 3, 6.0)
     note = np.sin(np.arange(2400) / 5).astype(np.float32)
     soundfile.write(home / "music/note.wav", 0.3 * note, RATE)

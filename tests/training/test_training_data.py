@@ -32,6 +32,7 @@ from musicgen_jax.training.data.prompts import DESCRIPTION_ALONE, PromptConfig
 from musicgen_jax.training.data.sampling import SamplingConfig
 from musicgen_jax.training.data.shards import CodeShards
 from musicgen_jax.training.data.sources import Skipped
+from tests.helpers import shallow
 from tests.helpers.imports import loaded_by
 from tests.helpers.music_folders import TAIL, make_folder, make_shards, tone
 from tests.helpers.paths import ROOT
@@ -649,7 +650,7 @@ def test_the_command_encodes_as_the_codec_does(tmp_path, capsys):
 
 
 def test_stereo_models_and_lstms(tmp_path):
-    testing.save_random_model(tmp_path / "model", testing.DEBUG_STEREO)
+    testing.save_random_model(tmp_path / "model", shallow.STEREO)
     data = tmp_path / "data"
     data.mkdir()
     wav = tone(2.5, channels=2).astype(np.float32)
@@ -669,7 +670,7 @@ def test_stereo_models_and_lstms(tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_loses_a_shard_at_most(tmp_path):
     data = make_folder(tmp_path / "data", [4.0] * 60)
-    testing.save_random_model(tmp_path / "model")
+    testing.save_random_model(tmp_path / "model", shallow.TEXT)
     arguments = ["--model", tmp_path / "model", "--seconds", 1, "--shard-mb", 0.003]
     code = (
         "import argparse, sys; from musicgen_jax.commands.train_encode import *\n"
