@@ -24,10 +24,13 @@ import gpu_compile
 gpu_compile.main(sys.argv[1:])
 """
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda12_plugin") is None,
-    reason="pip install 'musicgen-jax[gpu-compiler]'",
-)
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.skipif(
+        importlib.util.find_spec("jax_cuda12_plugin") is None,
+        reason="pip install 'musicgen-jax[gpu-compiler]'",
+    ),
+]
 
 
 @cache

@@ -10,9 +10,12 @@ from tests.helpers.benchmark_runs import figures
 # Of musicgen-small with two layers.
 LM_PARAMETERS, T5_PARAMETERS = 51_137_536, 109_628_544
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="pip install 'musicgen-jax[tpu]'"
-)
+pytestmark = [
+    pytest.mark.extra,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="pip install 'musicgen-jax[tpu]'"
+    ),
+]
 
 
 @cache

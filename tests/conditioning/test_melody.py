@@ -12,6 +12,7 @@ from musicgen_jax.audio import read
 from musicgen_jax.commands import cli
 from musicgen_jax.conditioning import chroma, melody
 from musicgen_jax.errors import UserError
+from tests.helpers import shallow
 
 RATE, SECONDS = 4000, 10.0
 SETTINGS = {"duration": 0.2, "separate": False, "seed": [1, 2, 3]}
@@ -20,7 +21,7 @@ TEXTS = ["slow strings, a warm bass and a calm piano", None, "bells"]
 
 @pytest.fixture(scope="module")
 def model():
-    return testing.random_model(testing.DEBUG_MELODY)
+    return testing.random_model(shallow.MELODY)
 
 
 def tone(frequency, seconds, rate=RATE, channels=1):
@@ -251,7 +252,7 @@ def test_bad_settings(model):
 
 
 def test_a_text_model_takes_no_melody():
-    text_model = testing.random_model()
+    text_model = testing.random_model(shallow.TEXT)
     for call in (
         lambda: text_model.generate_with_chroma(["x"], SOUND, RATE),
         lambda: text_model.chroma(SOUND, RATE),
@@ -266,7 +267,7 @@ def test_a_text_model_takes_no_melody():
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("melody")
-    testing.save_random_model(folder / "model", testing.DEBUG_MELODY)
+    testing.save_random_model(folder / "model", shallow.MELODY)
     soundfile.write(folder / "tune.wav", tune(262, 330, rate=16000).T, 16000)
     return folder
 
@@ -306,6 +307,7 @@ def test_chroma_as_data(home, tmp_path, capsys):
     assert [file.name for file in out.parent.iterdir()] == ["chroma.npy"]
 
 
+@pytest.mark.extra
 def test_chroma_as_a_picture(home, tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "chroma.png"

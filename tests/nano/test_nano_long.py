@@ -16,6 +16,8 @@ from musicgen_jax.nano.composer import EIGHTHS_PER_BAR, FRAME_RATE
 from musicgen_jax.nano.pieces import piece
 from musicgen_jax.nano.synth import SAMPLE_RATE
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.fixture(scope="module")
 def pieces():

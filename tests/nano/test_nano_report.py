@@ -94,6 +94,7 @@ def test_a_worn_clip_is_noisier_but_the_same_music():
     assert np.abs(results[0] - results[1]).max() > 0.01
 
 
+@pytest.mark.extra
 def test_probes_tell_what_they_were_fitted_to_tell():
     pytest.importorskip("sklearn")
     specs, items = nano_clips.training_clips(160, 125)
@@ -328,6 +329,7 @@ def test_guidance_is_compared_over_the_same_prompts():
     assert "unguided" not in nano_obedience.obedience(heard, requests)["lead"]
 
 
+@pytest.mark.extra
 def test_the_picture_is_small_and_shows_what_differs(tmp_path, real_clips):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
@@ -351,6 +353,7 @@ def test_the_picture_is_small_and_shows_what_differs(tmp_path, real_clips):
 # --------------------------------------------------------------------------------- everything
 
 
+@pytest.mark.extra
 def test_the_whole_report_runs_on_a_random_model(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
     config = dataclasses.replace(testing.DEBUG, max_duration=6.0)
@@ -398,6 +401,7 @@ def test_the_whole_report_runs_on_a_random_model(tmp_path, monkeypatch, capsys):
     assert {clip.shape for clip in clips.values()} == {(len(requests), int(4.2 * SAMPLE_RATE))}
 
 
+@pytest.mark.extra
 def test_a_short_duration_is_refused_in_one_line(monkeypatch, capsys):
     pytest.importorskip("sklearn")
     monkeypatch.setattr("sys.argv", ["nano_report", "--duration", "3"])

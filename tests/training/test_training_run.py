@@ -360,6 +360,7 @@ def test_a_loss_that_is_not_finite_ends_with_the_good_checkpoint(uninterrupted, 
     assert lm_runs.records(folder) == lm_runs.records(uninterrupted)
 
 
+@pytest.mark.extra
 def test_records_also_go_to_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
     with open_run(tmp_path / "run", tensorboard=True) as run:
