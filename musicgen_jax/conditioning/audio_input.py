@@ -105,8 +105,10 @@ def one_for_each(items: list[Item], batch: int, what: str) -> list[Item]:
 
 
 def rows_of(audio: Clips, rows: slice) -> Clips:
-    """The clips of some rows; one clip for all rows stays as it is."""
-    if isinstance(audio, np.ndarray | jax.Array) and audio.ndim == 2:
+    """The clips of some rows; one clip for all rows stays as it is, and what is refused later."""
+    if not hasattr(audio, "__len__"):
+        return audio
+    if isinstance(audio, np.ndarray | jax.Array) and audio.ndim < 3:
         return audio
     return audio if len(audio) == 1 else audio[rows]
 
