@@ -86,7 +86,9 @@ def _product(rows: jax.Array, w: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _halved_product(rows: jax.Array, w: jax.Array) -> jax.Array:
     halves = w.reshape(2, w.shape[0] // 2, -1)
-    twice = jnp.broadcast_to(rows, (2, *rows.shape))
+    # Not broadcast_to: XLA on CPU (jax 0.10) fuses that with a reduction that made the rows, and
+    # the fusion gives NaN.
+    twice = jnp.stack([rows, rows])
     sides = (((2,), (2,)), ((0,), (0,)))
     y = lax.dot_general(halves, twice, sides, preferred_element_type=_accumulator(w))
     return y.reshape(w.shape[0], -1).T

@@ -1,11 +1,12 @@
-"""The derivatives of `linear`, whichever way its product is computed."""
+"""`linear` and its derivatives, whichever way the product is computed."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from musicgen_jax.nn.linear import linear
+from musicgen_jax.nn.linear import Linear, linear
 from musicgen_jax.nn.weights import Int8Weight, LoraWeight, quantize
 from tests.helpers.tolerance import assert_close
 
@@ -77,3 +78,14 @@ def test_rounded_weights_let_what_is_not_rounded_learn(count):
     x, weight = normal(count, 24), Int8Weight(*quantize(normal(10, 24, seed=1)))
     by_bias = jax.jit(jax.grad(lambda bias: jnp.sum(linear(x, weight, bias))))(jnp.zeros(10))
     np.testing.assert_array_equal(by_bias, np.full(10, count, np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("reduce", [jnp.mean, jnp.max, jnp.sum])
+def test_rows_that_a_reduction_made(reduce, dtype):
+    """XLA on CPU once fused the reduction with the product and gave NaN."""
+    layer = Linear(256, 64, param_dtype=dtype, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(4, 9, 256)).astype(np.float32)
+    got = jax.jit(lambda layer, x: layer(reduce(x, axis=1)))(layer, x)
+    apart = layer(jnp.asarray(reduce(jnp.asarray(x), axis=1)))
+    assert_close(got, apart, 1e-5)
