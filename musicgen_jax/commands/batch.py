@@ -1,9 +1,10 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
+import json
 from pathlib import Path
 
-from musicgen_jax.audio import STRATEGIES
+from musicgen_jax.audio import STRATEGIES, clip_settings
 from musicgen_jax.commands import made, options
 from musicgen_jax.errors import UserError
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="loudness",
         help="the level of the files, as in generate",
     )
+    options.add_reports(parser)
 
 
 def _worker(text: str) -> tuple[int, int]:
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         settings["slots"] = args.slots
     folder.agree(settings, keep=False)
     missing = set(folder.missing(prompts))
-    if len(missing) < len(prompts):
+    if len(missing) < len(prompts) and not (args.quiet or args.json):
         print(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
     if not missing:
         return
@@ -131,4 +133,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
     )
     for i, file in enumerate(written, 1):
-        print(f"wrote {file} ({i} of {len(share)})", flush=True)
+        if args.json:
+            print(json.dumps({"file": str(file)} | (clip_settings.read(file) or {})), flush=True)
+        elif not args.quiet:
+            print(f"wrote {file} ({i} of {len(share)})", flush=True)

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from musicgen_jax.audio import FORMATS, STRATEGIES
+from musicgen_jax.audio import FORMATS, STRATEGIES, clip_settings
 from musicgen_jax.commands import made, options
 from musicgen_jax.config import CACHE_DTYPES
 from musicgen_jax.errors import UserError
@@ -21,13 +22,19 @@ if TYPE_CHECKING:
     from musicgen_jax.generation.program_name import ProgramName
     from musicgen_jax.model import MusicGen
 
+_MOST_STDIN = 1 << 20  # bytes of prompts
 _MOST_CLIPS = 1000  # in one call, which makes them all at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help="a description of the music")
+    add(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="a description of the music; a single - reads one from each line of stdin",
+    )
     options.add_model(parser)
     options.add_dtype(parser)
     add(
@@ -104,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rms (-18 dBFS), or clip (unchanged, clipped at -1 dBFS)",
     )
     add("--save-codes", action="store_true", help="also write the tokens, as .npy [K, T]")
+    options.add_reports(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -129,10 +137,13 @@ def run(args: argparse.Namespace) -> None:
         output.to_pipe(make, model, args.stream)
         return
 
-    def comment(clip: int, program: "ProgramName | None") -> str:
+    def settings(clip: int, program: "ProgramName | None") -> dict[str, Any]:
         number = clip if len(prompts) > 1 else None
         named = {"prompt": prompts[clip], "seed": args.seed, "clip": number, "program": program}
-        return made.comment(args, model, sampling, **named)
+        return made.settings(args, model, sampling, **named)
+
+    def comment(clip: int, program: "ProgramName | None") -> str:
+        return clip_settings.dump(settings(clip, program))
 
     long = model.max_duration < args.duration <= MAX_DURATION
     folder = output.partial_folder(args.output)
@@ -154,7 +165,8 @@ def run(args: argparse.Namespace) -> None:
         level = {"strategy": args.strategy, "loudness_compressor": True}
         for i, (file, wav) in enumerate(zip(files, out.audio, strict=True)):
             audio.write(file, wav, out.sample_rate, **level, comment=comment(i, out.program))
-    _report(files, out.codes, model.frame_rate, save_codes=args.save_codes)
+    for i, file in enumerate(files):
+        _report(args, file, out.codes[i], model.frame_rate, settings(i, out.program))
     if long:
         window_store.discard(folder)
 
@@ -211,7 +223,7 @@ def _request(
         "extend_stride": args.extend_stride,
         "join": args.join,
         "slots": args.slots,
-        "progress": sys.stderr.isatty(),
+        "progress": sys.stderr.isatty() and not args.quiet,
     }
     if args.melody:
         from musicgen_jax import audio
@@ -241,15 +253,28 @@ def _request(
     return partial(model.generate, prompts, **settings)
 
 
-def _report(files: list[Path], codes: "np.ndarray", frame_rate: float, *, save_codes: bool) -> None:
+def _report(
+    args: argparse.Namespace,
+    file: Path,
+    codes: "np.ndarray",
+    frame_rate: float,
+    settings: dict[str, Any],
+) -> None:
+    """Says what was written for one clip, codes [K, T], and writes these if they are wanted."""
     import numpy as np
 
-    for file, clip in zip(files, codes, strict=True):
-        print(f"wrote {file} ({clip.shape[1] / frame_rate:.2f} s)")
-        if save_codes:
-            with new_file(file.with_suffix(".npy")) as opened:
-                np.save(opened, clip)
-            print(f"wrote {file.with_suffix('.npy')}")
+    seconds, saved = codes.shape[1] / frame_rate, None
+    if args.save_codes:
+        saved = file.with_suffix(".npy")
+        with new_file(saved) as opened:
+            np.save(opened, codes)
+    if args.json:
+        line = {"file": str(file), "seconds": seconds, **settings}
+        print(json.dumps(line | ({"codes": str(saved)} if saved else {})), flush=True)
+    elif not args.quiet:
+        print(f"wrote {file} ({seconds:.2f} s)")
+        if saved:
+            print(f"wrote {saved}")
 
 
 def _adapter(text: str) -> tuple[str, float]:
@@ -286,6 +311,8 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
                 "`musicgen-jax batch` makes more"
             )
         return [None] * args.unconditional
+    if args.prompts == ["-"]:
+        return _prompts_of_stdin()
     if args.prompts:
         return args.prompts
     if args.continue_from or args.style or args.melody:
@@ -294,6 +321,25 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         "nothing to generate: give a PROMPT, --unconditional N, --melody FILE, --style FILE or "
         "--continue-from FILE; a PROMPT that begins with - comes after --"
     )
+
+
+def _prompts_of_stdin() -> list[str | None]:
+    """One prompt for each line of stdin that is not empty."""
+    stdin = getattr(sys.stdin, "buffer", None)
+    data = stdin.read(_MOST_STDIN + 1) if stdin else b""
+    if len(data) > _MOST_STDIN:
+        raise UserError(f"stdin holds more than {_MOST_STDIN} bytes of prompts")
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError("the prompts on stdin are not UTF-8") from None
+    prompts: list[str | None] = [line.strip() for line in lines if line.strip()]
+    if not 1 <= len(prompts) <= _MOST_CLIPS:
+        raise UserError(
+            f"stdin must hold from 1 to {_MOST_CLIPS} prompts, a line each, got {len(prompts)}; "
+            "`musicgen-jax batch` makes more"
+        )
+    return prompts
 
 
 def _output_files(output: Path, count: int) -> list[Path]:

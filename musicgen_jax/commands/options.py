@@ -68,6 +68,13 @@ def sampling(args: argparse.Namespace) -> Sampling:
     )
 
 
+def add_reports(parser: argparse.ArgumentParser) -> None:
+    """Adds `--quiet` and `--json`."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("-q", "--quiet", action="store_true", help="print nothing about clips, and no progress")
+    add("--json", action="store_true", help="print a line of JSON for each clip")
+
+
 def add_windows(parser: argparse.ArgumentParser) -> None:
     """Adds how windows follow each other in a long piece."""
     parser.add_argument(

@@ -1,5 +1,6 @@
 """`musicgen-jax info` and `models`: what a thing is, found from the thing itself."""
 
+import io
 import json
 
 import numpy as np
@@ -101,6 +102,29 @@ def test_a_clip_of_batch(info, folder, tmp_path, capsys):
     assert (made["prompt"], made["seed"]) == ("bells", 3)
     assert made["program"].startswith("slots=1 ")
     assert info("info", tmp_path / "out/000001.ogg", "--json")["settings"]["prompt"] is None
+
+
+def test_a_line_of_json_for_each_prompt_of_stdin(folder, tmp_path, capsys, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO("bells\n\n  dr\u00fcms \n".encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    words = ["generate", "-", "--duration", "0.3", "--model", str(folder), "--json"]
+    assert cli.main([*words, "-o", str(tmp_path / "x.wav")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["bells", "dr\u00fcms"]
+    assert [line["file"] for line in lines] == [str(tmp_path / f"x-{i}.wav") for i in (0, 1)]
+
+
+def test_quiet_says_nothing(folder, tmp_path, capsys):
+    words = ["generate", "bells", "--duration", "0.3", "--model", str(folder), "-q"]
+    assert cli.main([*words, "-o", str(tmp_path / "x.wav"), "--save-codes"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n", b"\xff\xfe", b"x\n" * 1001])
+def test_a_stdin_without_prompts(capsys, monkeypatch, data):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert "stdin" in refused(capsys, "generate", "-")
 
 
 def test_a_clip_of_somebody_else(info, tmp_path):
