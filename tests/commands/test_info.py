@@ -96,8 +96,11 @@ def test_a_long_clip_and_a_clip_of_several(info, folder, tmp_path, capsys):
 def test_a_clip_of_batch(info, folder, tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"prompt": "bells", "seed": 3}\n{"prompt": null}\n')
     words = ["batch", tmp_path / "p.jsonl", tmp_path / "out", "--model", folder, "--slots", 1]
-    assert cli.main([str(word) for word in [*words, "--duration", 0.3, "--format", "ogg"]]) == 0
-    capsys.readouterr()
+    words += ["--duration", 0.3, "--format", "ogg", "--json"]
+    assert cli.main([str(word) for word in words]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["bells", None]
+    assert lines[0]["file"] == str(tmp_path / "out/000000.ogg")
     made = info("info", tmp_path / "out/000000.ogg", "--json")["settings"]
     assert (made["prompt"], made["seed"]) == ("bells", 3)
     assert made["program"].startswith("slots=1 ")
