@@ -5,7 +5,15 @@ audiocraft's `data/audio.py` and `data/audio_utils.py`, so that files are as lou
 This package does not import jax. It imports soundfile and soxr on first use.
 """
 
-from musicgen_jax.audio.files import FORMATS, MAX_SECONDS, AudioFileInfo, info, read, write
+from musicgen_jax.audio.files import (
+    FORMATS,
+    MAX_SECONDS,
+    AudioFileInfo,
+    info,
+    read,
+    read_bytes,
+    write,
+)
 from musicgen_jax.audio.growing import GrowingFile
 from musicgen_jax.audio.level import STRATEGIES, loudness, normalize_audio
 from musicgen_jax.audio.samples import MAX_SAMPLES, convert_audio, convert_channels, resample
@@ -23,6 +31,7 @@ __all__ = [
     "loudness",
     "normalize_audio",
     "read",
+    "read_bytes",
     "resample",
     "write",
 ]

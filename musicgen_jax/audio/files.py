@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -68,37 +69,66 @@ def read(
         NaN or infinite samples, or is longer than `MAX_SECONDS` or `MAX_SAMPLES`. The length is
         checked from the header, before the samples are read.
     """
-    with opened(path) as file:
+    return _samples(opened(path), path, start, seconds, MAX_SECONDS, MAX_SAMPLES)
+
+
+def read_bytes(data: bytes, name: str, *, longest: float, most: int) -> tuple[np.ndarray, int]:
+    """Reads audio that came as the bytes of a file; nothing is written to the disk.
+
+    Args:
+      data: the file.
+      name: what to call it in messages.
+      longest: seconds that it may have.
+      most: samples that it may have, over all channels.
+
+    Returns:
+      float32 [C, W] and the sample rate in Hz.
+
+    Raises:
+      UserError: as `read`.
+    """
+    source = mp3.corrected_bytes(data) if data.startswith((b"\xff", b"ID3")) else None
+    sound = _decoder(source or io.BytesIO(data), name)
+    return _samples(sound, name, 0.0, None, longest, most)
+
+
+def _samples(
+    sound: contextlib.AbstractContextManager,
+    name: str | os.PathLike[str],
+    start: float,
+    seconds: float | None,
+    longest: float,
+    most: int,
+) -> tuple[np.ndarray, int]:
+    with sound as file:
         rate, first = file.samplerate, int(start * file.samplerate)
         frames = file.frames - first
         if frames <= 0:
-            raise UserError(f"cannot read {path} from {start:g} s on: it ends before")
+            raise UserError(f"cannot read {name} from {start:g} s on: it ends before")
         if seconds is not None:
             frames = min(frames, int(seconds * rate) + 1)
-        if frames > min(MAX_SECONDS * rate, MAX_SAMPLES // file.channels):
+        if frames > min(longest * rate, most // file.channels):
             raise UserError(
-                f"{path} is too long: {file.channels} channels of {frames / rate:.0f} s at "
-                f"{rate} Hz; at most {MAX_SECONDS} s and {MAX_SAMPLES} samples fit"
+                f"{name} is too long: {file.channels} channels of {frames / rate:.0f} s at "
+                f"{rate} Hz; at most {longest:g} s and {most} samples fit"
             )
         if first:
             file.seek(first)
         samples = file.read(frames, dtype="float32", always_2d=True)
     if len(samples) < frames - rate // 10:  # the length of an mp3 file can be off by a few frames
         ends, whole = ((first + n) / rate for n in (len(samples), frames))
-        raise UserError(f"cannot read {path}: damaged or cut off after {ends:.1f} of {whole:.1f} s")
+        raise UserError(f"cannot read {name}: damaged or cut off after {ends:.1f} of {whole:.1f} s")
     if not len(samples):
-        raise UserError(f"cannot read {path}: it holds no samples")
+        raise UserError(f"cannot read {name}: it holds no samples")
     audio = np.ascontiguousarray(samples.T)
     if not np.isfinite(audio).all():
-        raise UserError(f"cannot use {path}: it holds samples that are NaN or infinite")
+        raise UserError(f"cannot use {name}: it holds samples that are NaN or infinite")
     return audio, rate
 
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator:
     """Opens a path with soundfile; raises a UserError if libsndfile refuses the file."""
-    import soundfile
-
     with user_error("read", path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise UserError(f"cannot read {path}: not a file")
@@ -108,23 +138,30 @@ def opened(path: str | os.PathLike[str]) -> Iterator:
         source = os.fsencode(path) if os.name == "posix" else os.fspath(path)
         if _may_be_mp3(opened, path):
             source = mp3.corrected(opened) or source
-        try:
-            with soundfile.SoundFile(source) as file:  # type: ignore[arg-type]
-                if file.frames == np.iinfo(np.int64).max:  # libsndfile's value for "unknown"
-                    raise UserError(
-                        f"cannot read {path}: it was streamed and does not say its length"
-                    )
-                if not file.frames:
-                    raise UserError(
-                        f"cannot read {path}: it holds no samples, or its header says so because "
-                        "the recording was cut off (ffmpeg -i IN OUT.wav repairs that)"
-                    )
-                yield file
-        except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, without a header
-            raise UserError(
-                f"cannot read {path}: not an audio file that libsndfile can read (wav, flac, ogg, "
-                "mp3, aiff), or damaged: convert it, for example with ffmpeg -i IN OUT.wav"
-            ) from error
+        with _decoder(source, path) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _decoder(source, name: str | os.PathLike[str]) -> Iterator:
+    """A path as bytes or a file, as soundfile decodes it."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(source) as file:  # type: ignore[arg-type]
+            if file.frames == np.iinfo(np.int64).max:  # libsndfile's value for "unknown"
+                raise UserError(f"cannot read {name}: it was streamed and does not say its length")
+            if not file.frames:
+                raise UserError(
+                    f"cannot read {name}: it holds no samples, or its header says so because "
+                    "the recording was cut off (ffmpeg -i IN OUT.wav repairs that)"
+                )
+            yield file
+    except (RuntimeError, TypeError) as error:  # TypeError: the suffix .raw, without a header
+        raise UserError(
+            f"cannot read {name}: not an audio file that libsndfile can read (wav, flac, ogg, "
+            "mp3, aiff), or damaged: convert it, for example with ffmpeg -i IN OUT.wav"
+        ) from error
 
 
 def _may_be_mp3(file: BinaryIO, path: str | os.PathLike[str]) -> bool:

@@ -40,18 +40,23 @@ def corrected(file: BinaryIO) -> BinaryIO | None:
       A file for libsndfile; None if the header of `file` is correct or it is not an mp3 file.
     """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        frames = _frames(data)
-        first, said = next(frames, None), None
-        if first is not None and _is_info(data, first):
-            said, first = _frames_said(data, first), next(frames, None)
-        if first is None:
-            return None
-        number = 1 + sum(1 for _ in frames)
-        if number == said:
-            return None
-        return io.BytesIO(
-            _info_frame(data[first.start : first.start + _HEADER], number) + data[first.start :]
-        )
+        return corrected_bytes(data)
+
+
+def corrected_bytes(data: Bytes) -> BinaryIO | None:
+    """As `corrected`, of the bytes of a file."""
+    frames = _frames(data)
+    first, said = next(frames, None), None
+    if first is not None and _is_info(data, first):
+        said, first = _frames_said(data, first), next(frames, None)
+    if first is None:
+        return None
+    number = 1 + sum(1 for _ in frames)
+    if number == said:
+        return None
+    return io.BytesIO(
+        _info_frame(data[first.start : first.start + _HEADER], number) + data[first.start :]
+    )
 
 
 def _info_frame(header: bytes, frames: int) -> bytes:

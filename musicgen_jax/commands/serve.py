@@ -75,6 +75,7 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
     from musicgen_jax.serving.http import run as server
     from musicgen_jax.serving.http.service import Service
     from musicgen_jax.serving.http.settings import Settings
+    from musicgen_jax.serving.reservation import Reservation
     from musicgen_jax.serving.scheduler import Scheduler
 
     compile_cache.enable()
@@ -98,9 +99,17 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
     if slots is None:
         slots = _SLOTS.get(jax.default_backend(), _SLOTS_OF_ACCELERATORS)
     longest = max(args.max_duration, longest_job)
-    scheduler = Scheduler(parts, slots=slots, seconds=longest, queue=args.queue)
-    print(f"musicgen-jax: {settings.model} on {server.url(taken)}", file=sys.stderr, flush=True)
-    http = server.MusicServer(Service(scheduler, settings))
+    reserved = Reservation.of(parts, slots=slots, seconds=longest, queue=args.queue)
+    reserved.check()
+    # The server counts what is open, also pieces that wait between their windows.
+    scheduler = Scheduler(parts, slots=slots, seconds=longest, queue=args.queue + slots)
+    line = (
+        f"musicgen-jax: {settings.model} on {server.url(taken)}, {slots} slots, "
+        f"{reserved.slots / 1e9:.2f} GB of cache"
+    )
+    http = server.MusicServer(
+        Service(scheduler, settings), lambda: print(line, file=sys.stderr, flush=True)
+    )
     with server.logged():
         http.run([taken])
     code = endings.INTERRUPTED if http.force_exit else 0

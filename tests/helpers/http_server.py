@@ -1,19 +1,35 @@
 """A server on loopback for tests, in a thread of this process, and a client without a library."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from musicgen_jax import testing
 from musicgen_jax.serving.http.run import MusicServer, bind
 from musicgen_jax.serving.http.service import Service
 from musicgen_jax.serving.http.settings import Settings
 
 GENERATE, SPEECH, JOBS = "/v1/audio/generate", "/v1/audio/speech", "/v1/jobs"
 PATIENCE = 60.0  # seconds
+SMALL = dataclasses.replace(
+    testing.DEBUG,
+    lm=dataclasses.replace(testing.DEBUG.lm, num_layers=1),
+    t5=dataclasses.replace(testing.DEBUG.t5, num_layers=1),
+)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Answer(NamedTuple):
@@ -39,9 +55,13 @@ class Answer(NamedTuple):
 class Server:
     """A running server."""
 
-    def __init__(self, service: Service, port: int):
-        self.service, self.port = service, port
+    def __init__(self, service: Service, port: int, http: MusicServer):
+        self.service, self.port, self._http = service, port, http
         self.url = f"http://127.0.0.1:{port}"
+
+    def stop(self, number: signal.Signals) -> None:
+        """What a signal does."""
+        self._http.handle_exit(number, None)
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -65,21 +85,34 @@ class Server:
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, found, answer.read())
 
+    @contextlib.contextmanager
+    def connect_and_send(self, method: str, path: str) -> Iterator[None]:
+        """Sends a request, whose answer nobody reads."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path)
+            yield
+
+    def raw(self, data: bytes = b"") -> socket.socket:
+        """A connection on which some bytes have been sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        connection.sendall(data)
+        return connection
+
     def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
         return self.ask("POST", path, body, headers)
 
 
 @contextlib.contextmanager
 def serving(scheduler: Any, **settings: Any) -> Iterator[Server]:
-    """A server for a scheduler; it drains at the end."""
+    """A server for a scheduler. The end leaves the scheduler alone; see `Server.stop`."""
     service = Service(scheduler, Settings(**{"model": "debug", **settings}))
     with contextlib.closing(bind("127.0.0.1", 0)) as taken:
         server = MusicServer(service)
         thread = threading.Thread(target=server.run, args=([taken],))
         thread.start()
         try:
-            yield Server(service, taken.getsockname()[1])
+            yield Server(service, taken.getsockname()[1], server)
         finally:
-            server.handle_exit(signal.SIGTERM, None)
+            server.should_exit = True
             thread.join(PATIENCE)
             assert not thread.is_alive()

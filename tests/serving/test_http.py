@@ -2,11 +2,9 @@
 
 import base64
 import contextlib
-import dataclasses
 import http.client
 import io
 import json
-import time
 
 import numpy as np
 import pytest
@@ -20,31 +18,28 @@ from musicgen_jax.audio.level import apply_level, normalize_audio
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.serving.scheduler import Scheduler
-from tests.helpers.http_server import GENERATE, SPEECH, Server, serving
+from tests.helpers.http_server import GENERATE, SMALL, SPEECH, Server, serving, wait_until
 
-LM = dataclasses.replace(testing.DEBUG.lm, num_layers=1)
-T5 = dataclasses.replace(testing.DEBUG.t5, num_layers=1)
-MODEL = dataclasses.replace(testing.DEBUG, lm=LM, t5=T5)
 RATE = 4000
 
 
 @pytest.fixture(scope="module")
 def scheduler():
-    with Scheduler(testing.random_model(MODEL).parts, slots=2, queue=32) as scheduler:
+    with Scheduler(testing.random_model(SMALL).parts, slots=2, queue=32) as scheduler:
         assert scheduler.ready.wait(240)
         yield scheduler
 
 
 @pytest.fixture(scope="module")
 def server(scheduler):
-    with serving(scheduler, max_duration=100.0, log_prompts=True) as server:
+    with serving(scheduler, max_duration=9999.0, log_prompts=True) as server:
         yield server
 
 
 def made(scheduler, text: str | None, seconds: float, seed: int = 0, **sampling) -> np.ndarray:
     """Audio from the scheduler itself, float32 [C, W]."""
     request = Request(
-        config=MODEL,
+        config=SMALL,
         descriptions=[text],
         duration=seconds,
         seed=seed,
@@ -60,13 +55,6 @@ def clipped(audio: np.ndarray) -> np.ndarray:
 
 def samples(data: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(data), dtype="int16")[0]
-
-
-def wait_until(true, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # --- Music ----------------------------------------------------------------------------------------
@@ -131,7 +119,7 @@ def test_lossy_formats(server: Server, form):
 
 def test_a_stream_begins_before_the_music_ends(server: Server):
     connection = server.connect()
-    body = {"prompt": "x", "duration": 60, "stream": True, "response_format": "pcm"}
+    body = {"prompt": "x", "duration": 9000, "stream": True, "response_format": "pcm"}
     connection.request("POST", GENERATE, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     assert len(answer.read(RATE)) == RATE  # half a second
@@ -143,7 +131,7 @@ def test_a_stream_begins_before_the_music_ends(server: Server):
 def test_a_client_that_leaves_frees_its_slot(server: Server):
     connections = [server.connect() for _ in range(3)]
     for connection in connections:
-        body = json.dumps({"prompt": "x", "duration": 90})
+        body = json.dumps({"prompt": "x", "duration": 9000})
         connection.request("POST", GENERATE, body, {"Content-Type": "application/json"})
     scheduler = server.service.scheduler
     wait_until(lambda: scheduler.busy == 2 and scheduler.waiting == 1)
@@ -233,7 +221,7 @@ WRONG = [
     ({"prompt": "x", "duration": "8"}, "duration", "invalid_type"),
     ({"prompt": "x", "duration": True}, "duration", "invalid_type"),
     ({"prompt": "x", "duration": 0}, "duration", "invalid_value"),
-    ({"prompt": "x", "duration": 101}, "duration", "invalid_value"),
+    ({"prompt": "x", "duration": 10_000}, "duration", "invalid_value"),
     ({"prompt": "x", "audio_length": -1}, "audio_length", "invalid_value"),
     ({"prompt": "x", "seed": -1}, "seed", "invalid_value"),
     ({"prompt": "x", "seed": 2**32}, "seed", "invalid_value"),
@@ -247,7 +235,8 @@ WRONG = [
     ({"prompt": "x", "response_format": "aac"}, "response_format", "invalid_value"),
     ({"prompt": "x", "stream": "yes"}, "stream", "invalid_type"),
     ({"prompt": "x", "speed": 2}, "speed", "invalid_value"),
-    ({"prompt": "x", "deadline": 0}, "deadline", "invalid_value"),
+    ({"prompt": "x", "deadline": 0.9}, "deadline", "invalid_value"),
+    ({"prompt": "x", "deadline": 1e300}, "deadline", "invalid_value"),
     ({"prompt": "x", "model": "other"}, "model", "model_not_found"),
 ]
 
@@ -286,7 +275,7 @@ def test_a_wrong_body(server: Server, body):
 
 
 def test_a_body_that_is_not_json_or_too_large(server: Server):
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "nothing"):
         answer = server.post(GENERATE, b"{}", {"Content-Type": kind})
         assert (answer.status, answer.error["code"]) == (415, "media_type")
     answer = server.post(GENERATE, b"{}", {"Content-Encoding": "gzip"})
@@ -296,10 +285,10 @@ def test_a_body_that_is_not_json_or_too_large(server: Server):
 
 
 def test_a_deadline(server: Server):
-    answer = server.post(GENERATE, {"prompt": "x", "duration": 90, "deadline": 0.2})
+    answer = server.post(GENERATE, {"prompt": "x", "duration": 9000, "deadline": 1})
     assert (answer.status, answer.error["code"]) == (504, "deadline_passed")
     with contextlib.closing(server.connect()) as connection:
-        body = {"prompt": "x", "duration": 100, "deadline": 1, "stream": True}
+        body = {"prompt": "x", "duration": 9000, "deadline": 1, "stream": True}
         connection.request("POST", GENERATE, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert answer.status == 200

@@ -5,11 +5,13 @@ settings     what the server allows
 errors       what went wrong, in OpenAI's shape
 fields       the fields of a request: names, types, other names
 asked        from a request's body to a checked `Request`
-body         reads a body within bounds
+body, form   read a body within bounds
+uploads      audio that comes with a request
 listener     a ticket as asyncio sees it
 sound        answers that are audio, whole or streamed
 page         the page of `musicgen-jax app`
 jobs         long pieces that nobody holds a connection for
+service      what all routes share
 routes       what there is under which address
 guard        around all routes: host, origin, token, one log line
 pace         how long until a place in the queue is free

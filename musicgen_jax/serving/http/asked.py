@@ -8,7 +8,7 @@ from typing import Any
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.settings import Sampling
+from musicgen_jax.generation.settings import MAX_DURATION, Sampling
 from musicgen_jax.serving.http import fields
 from musicgen_jax.serving.http.errors import HTTPError, invalid
 from musicgen_jax.serving.http.settings import Settings
@@ -67,31 +67,45 @@ class Asked:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def generate(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
-    """What `POST /v1/audio/generate` asks for."""
-    return _asked(body, fields.GENERATE, config, settings, settings.max_duration)
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of request.
+
+    Attributes:
+      fields: that it has.
+      is_job: whether nobody holds a connection for it, so that it may be longer.
+      is_speech: whether it is OpenAI's, whose answers are streams.
+    """
+
+    fields: tuple[fields.Field, ...]
+    is_job: bool = False
+    is_speech: bool = False
+
+    def read(self, body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
+        """What a body of this kind asks for.
+
+        Raises:
+          HTTPError: 400, or 404 for another model.
+        """
+        longest = settings.max_job_duration if self.is_job else settings.max_duration
+        if self.is_speech and body.get("model") in _OPENAI_MODELS:
+            body = {**body, "model": None}
+        return _asked(body, self, config, settings, longest)
 
 
-def job(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
-    """What `POST /v1/jobs` asks for."""
-    return _asked(body, fields.JOB, config, settings, settings.max_job_duration)
-
-
-def speech(body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
-    """What `POST /v1/audio/speech` asks for: OpenAI's fields, and ours next to them."""
-    if body.get("model") in _OPENAI_MODELS:
-        body = {**body, "model": None}
-    return _asked(body, fields.SPEECH, config, settings, settings.max_duration)
+GENERATE = Kind(fields.GENERATE)
+SPEECH = Kind(fields.SPEECH, is_speech=True)
+JOB = Kind(fields.JOB, is_job=True)
 
 
 def _asked(
     body: dict[str, Any],
-    table: tuple[fields.Field, ...],
+    kind: Kind,
     config: MusicGenConfig,
     settings: Settings,
     longest: float,
 ) -> Asked:
-    values, used = fields.read(body, table)
+    values, used = fields.read(body, kind.fields)
     model = values["model"]
     if model is not None and model != settings.model:
         raise HTTPError(
@@ -101,12 +115,16 @@ def _asked(
             param="model",
         )
     prompt = _description(values, used, settings.text)
+    if "duration" not in used:
+        values["duration"] = min(values["duration"], longest)
     if values["duration"] > longest:
         name = used.get("duration", "duration")
         raise invalid(f"{name} must be at most {longest:g} seconds, got {values['duration']}", name)
     deadline = values["deadline"]
-    if deadline is not None and deadline <= 0:
-        raise invalid(f"deadline must be more than 0 seconds, got {deadline}", "deadline")
+    if deadline is not None and not 1 <= deadline <= MAX_DURATION:
+        raise invalid(
+            f"deadline must be from 1 to {MAX_DURATION} seconds, got {deadline}", "deadline"
+        )
     try:
         names = (field.name for field in dataclasses.fields(Sampling))
         request = Request(
@@ -121,7 +139,7 @@ def _asked(
     except UserError as error:
         raise _at_field(error, used) from error
     events = values.get("stream_format") == "sse"
-    streamed = events or table is fields.SPEECH or bool(values.get("stream"))
+    streamed = events or kind.is_speech or bool(values.get("stream"))
     strategy = values["strategy"]
     if streamed and strategy != "clip":
         raise invalid(
@@ -146,13 +164,12 @@ def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> 
         if field == "input":
             raise invalid(f"{name} must be a description of the music, got null", name)
         return None
-    if (more := values.get("instructions")) is not None:
-        _check_text(more, "instructions", longest)
-        text = f"{text}, {more}"
     _check_text(text, name, longest)
     if not text.strip():
         raise invalid(f"{name} is empty: describe the music", name)
-    return text
+    more = values.get("instructions") or ""
+    _check_text(more, "instructions", longest)
+    return f"{text}, {more}" if more.strip() else text
 
 
 def _check_text(text: str, name: str, longest: int) -> None:

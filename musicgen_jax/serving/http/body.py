@@ -1,4 +1,4 @@
-"""Reads the body of a request within bounds of bytes, time and depth."""
+"""Reads the body of a request within bounds of bytes, time and depth; nothing reaches the disk."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from musicgen_jax.serving.http import form
 from musicgen_jax.serving.http.errors import ClientGone, HTTPError, invalid
 from musicgen_jax.serving.http.settings import Settings
 
@@ -18,10 +19,25 @@ async def read_json(request: Request, settings: Settings) -> dict[str, Any]:
         asking. 413 if it is too large, 408 if it takes too long, 400 if it is not a JSON object.
       ClientGone: the client left before it was whole.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if (kind := media_type(request)) != "application/json":
         raise HTTPError(415, f"send application/json, not {kind[:60] or 'nothing'}", "media_type")
     return parse(await read_bytes(request, settings.json_bytes, settings.body_seconds))
+
+
+def media_type(request: Request) -> str:
+    """Of the body, in lower case and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_form(request: Request, settings: Settings) -> tuple[form.Texts, form.Files]:
+    """The texts and the files of a form, each with its name.
+
+    Raises:
+      HTTPError: as `read_json`.
+      ClientGone: the client left before it was whole.
+    """
+    body = await read_bytes(request, settings.upload_bytes, settings.body_seconds)
+    return await asyncio.to_thread(form.parse, request.headers["content-type"], body)
 
 
 async def read_bytes(request: Request, limit: int, seconds: float) -> bytes:

@@ -1,13 +1,19 @@
 """The fields of a request: one table that checks bodies and becomes the OpenAPI document."""
 
 import dataclasses
+import json
 from typing import Any
 
 from musicgen_jax.audio.encoding import MEDIA_TYPES
 from musicgen_jax.audio.level import STRATEGIES
 from musicgen_jax.config import JOINS
 from musicgen_jax.errors import is_int, is_number
-from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SEED
+from musicgen_jax.generation.settings import (
+    DEFAULT_DURATION,
+    DEFAULT_SAMPLING,
+    MAX_DURATION,
+    MAX_SEED,
+)
 from musicgen_jax.serving.http.errors import invalid
 
 _TYPES = {"string": "a string", "number": "a finite number", "integer": "an integer",
@@ -89,6 +95,29 @@ def read(body: dict[str, Any], fields: tuple[Field, ...]) -> tuple[dict[str, Any
     return values, used
 
 
+def from_form(texts: list[tuple[str, str]], fields: tuple[Field, ...]) -> dict[str, Any]:
+    """A form's texts as a body: what is not a string is written as in JSON.
+
+    Raises:
+      HTTPError: 400 for a name that comes twice, or what is not JSON.
+    """
+    kinds = {name: field.kind for field in fields for name in (field.name, *field.others)}
+    body: dict[str, Any] = {}
+    for name, text in texts:
+        if name in body:
+            raise invalid(f"{_shown(name)} comes twice", name[:100])
+        body[name] = text
+        if kinds.get(name, "string") != "string":
+            try:
+                body[name] = json.loads(text)
+            except (ValueError, RecursionError):
+                kind = _TYPES[kinds[name]]
+                raise invalid(
+                    f"{name} must be {kind}, got {_shown(text)}", name, "invalid_type"
+                ) from None
+    return body
+
+
 def _shown(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
@@ -98,7 +127,7 @@ def _shown(value: Any) -> str:
 
 PROMPT = Field(
     "prompt", "string", "a description of the music; null for music without one",
-    others=("input", "description"), schema={"maxLength": 2000},
+    others=("input", "description"), schema={"minLength": 1, "maxLength": 2000},
 )  # fmt: skip
 _MODEL = Field("model", "string", "the model's name, if given")
 _DURATION = Field(
@@ -122,7 +151,7 @@ _MUSIC = (
     Field("strategy", "string", "the level: as the codec gives it (clip), or of the whole clip",
           "clip", (), {"enum": list(STRATEGIES)}),
     Field("deadline", "number", "seconds after which the music is given up", None, (),
-          {"exclusiveMinimum": 0}),
+          {"minimum": 1, "maximum": MAX_DURATION}),
 )  # fmt: skip
 _SPEED = Field("speed", "number", "only 1: music has no other", 1, (), {"enum": [1]})
 
@@ -133,6 +162,12 @@ def _form(default: str) -> Field:
     )
 
 
+# Files of a form, by their names there.
+FILES = {
+    "melody": "audio whose melody the music follows (melody models)",
+    "style": "audio whose style the music takes (the style model)",
+    "continue_from": "audio that the music begins with",
+}
 _STREAMS = Field(
     "stream_format", "string", "audio, or server-sent events with audio in base64", "audio", (),
     {"enum": ["audio", "sse"]},

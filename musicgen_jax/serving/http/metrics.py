@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -38,6 +38,10 @@ class Metrics:
             "musicgen_jax_audio_seconds", "Seconds of music in finished answers.", registry=registry
         )
         self.in_flight = 0
+        Gauge(
+            "musicgen_jax_requests_in_flight", "Requests without the end of their answer.",
+            registry=registry,
+        ).set_function(lambda: self.in_flight)  # fmt: skip
 
     def text(self) -> bytes:
         """What Prometheus reads."""

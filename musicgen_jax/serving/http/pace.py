@@ -11,12 +11,16 @@ _MEMORY = 10.0  # seconds: older speeds hardly count
 
 
 class Pace:
-    """Watches tickets. Call `observe` about once a second."""
+    """Watches tickets. Call `observe` about once a second.
 
-    def __init__(self):
+    Args:
+      slots: of the scheduler.
+    """
+
+    def __init__(self, slots: int):
+        self._slots = slots
         self._open: list[Ticket] = []
         self._seen = 0  # steps of the tickets in `_open`
-        self._finished = 0  # steps of tickets that have ended since
         self._time = time.monotonic()
         self._speed: float | None = None  # steps of one clip in a slot, per second
         self.steps = 0  # of all tickets ever
@@ -40,16 +44,25 @@ class Pace:
                 speed if self._speed is None else self._speed + weight * (speed - self._speed)
             )
 
+    @property
+    def open(self) -> int:
+        """Clips that wait or are being made."""
+        return sum(not ticket.done for ticket in self._open)
+
     def retry_after(self) -> int:
-        """Seconds until the first clip that is being made leaves its slot to one that waits."""
+        """Seconds until the first clip is finished and another may take its place."""
         left = [
-            ticket.steps[1] - ticket.steps[0]
+            (ticket.steps[1] - ticket.steps[0]) * self._turns(ticket)
             for ticket in self._open
-            if not ticket.done and not ticket.position
+            if not ticket.done and ticket.steps[0]
         ]
         if self._speed is None or not left:
             return _UNKNOWN
         return max(1, min(_MOST, math.ceil(min(left) / self._speed)))
 
+    def _turns(self, ticket: Ticket) -> float:
+        """How much slower a piece of several windows is than a slot: it waits between them."""
+        return max(1.0, self.open / self._slots) if len(ticket.request.windows) > 1 else 1.0
+
     def _running(self) -> int:
-        return sum(ticket.steps[0] > 0 and not ticket.position for ticket in self._open)
+        return min(self._slots, sum(ticket.steps[0] > 0 for ticket in self._open))

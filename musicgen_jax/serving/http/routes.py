@@ -1,17 +1,21 @@
 """What there is under which address."""
 
+import asyncio
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.serving.http import asked as asks
-from musicgen_jax.serving.http import metrics, page, sound
+from musicgen_jax.serving.http import fields, metrics, openapi, page, sound, uploads
 from musicgen_jax.serving.http.asked import Asked
-from musicgen_jax.serving.http.body import read_json
+from musicgen_jax.serving.http.body import media_type, read_form, read_json
 from musicgen_jax.serving.http.errors import HTTPError
 from musicgen_jax.serving.http.guard import Guard
+from musicgen_jax.serving.http.jobs import Job, job_audio
 from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.http.service import Service
 
@@ -23,12 +27,17 @@ def application(service: Service) -> ASGIApp:
         [
             Route("/v1/audio/generate", routes.generate, methods=["POST"]),
             Route("/v1/audio/speech", routes.speech, methods=["POST"]),
+            Route("/v1/jobs", routes.new_job, methods=["POST"]),
+            Route("/v1/jobs/{id}", routes.job, methods=["GET", "DELETE"]),
+            Route("/v1/jobs/{id}/events", routes.job_events),
+            Route("/v1/jobs/{id}/audio", routes.job_audio),
             Route("/v1/models", routes.models),
             Route("/v1/models/{name:path}", routes.model),
             Route("/health", routes.health),
             Route("/ready", routes.ready),
             Route("/metrics", routes.metrics),
             *page.routes(service),
+            Route("/openapi.json", routes.openapi),
         ],
         redirect_slashes=False,
         lifespan=service.watching,
@@ -55,28 +64,70 @@ class _Routes:
     # --- Music --------------------------------------------------------------------------------
 
     async def generate(self, request: Request) -> Response:
-        self._service.admit()
-        body = await read_json(request, self._service.settings)
-        return await self._music(
-            request, asks.generate(body, self._service.config, self._service.settings)
-        )
+        asked, condition_at = await self._asked(request, asks.GENERATE)
+        return await self._music(request, asked, condition_at)
 
     async def speech(self, request: Request) -> Response:
         self._service.admit()
         body = await read_json(request, self._service.settings)
-        return await self._music(
-            request, asks.speech(body, self._service.config, self._service.settings)
-        )
+        asked = asks.SPEECH.read(body, self._service.config, self._service.settings)
+        return await self._music(request, asked, None)
 
-    async def _music(self, request: Request, asked: Asked) -> Response:
+    async def _asked(self, request: Request, kind: asks.Kind) -> tuple[Asked, ConditionAt | None]:
+        """What a body asks for, JSON or a form with a file."""
+        service = self._service
+        service.admit()
+        if media_type(request) != "multipart/form-data":
+            body = await read_json(request, service.settings)
+            return kind.read(body, service.config, service.settings), None
+        with service.uploading():
+            texts, files = await read_form(request, service.settings)
+            body = fields.from_form(texts, kind.fields)
+            asked = kind.read(body, service.config, service.settings)
+            return asked, await asyncio.to_thread(
+                uploads.condition, service.scheduler.parts, asked.request, files, service.settings
+            )
+
+    async def _music(
+        self, request: Request, asked: Asked, condition_at: ConditionAt | None
+    ) -> Response:
         """Audio for a client that waits for it."""
         service, model = self._service, self._service.settings.model
         request.scope["record"].asked = asked
-        ticket = service.submit(asked, deadline=service.settings.deadline)
+        ticket = service.submit(asked, condition_at, deadline=service.settings.deadline)
         listener = Listener(ticket, request.receive)
         if asked.streamed:
             return await sound.streamed(asked, listener, model)
         return await sound.whole_answer(asked, listener, model)
+
+    # --- Jobs ---------------------------------------------------------------------------------
+
+    async def new_job(self, request: Request) -> Response:
+        service = self._service
+        asked, condition_at = await self._asked(request, asks.JOB)
+        request.scope["record"].asked = asked
+        service.jobs.make_room()
+        ticket = service.submit(asked, condition_at, deadline=None)
+        job = service.jobs.begin(asked, ticket)
+        location = {"Location": f"/v1/jobs/{job.id}"}
+        return JSONResponse(job.public(), 202, location)
+
+    async def job(self, request: Request) -> Response:
+        job = self._job(request)
+        if request.method == "DELETE":
+            return JSONResponse(self._service.jobs.remove(job))
+        return JSONResponse(job.public())
+
+    async def job_events(self, request: Request) -> Response:
+        return StreamingResponse(
+            self._job(request).events(), 200, {"X-Accel-Buffering": "no"}, "text/event-stream"
+        )
+
+    async def job_audio(self, request: Request) -> Response:
+        return job_audio(self._job(request), request.headers)
+
+    def _job(self, request: Request) -> Job:
+        return self._service.jobs.find(request.path_params["id"])
 
     # --- The server ---------------------------------------------------------------------------
 
@@ -112,10 +163,7 @@ class _Routes:
 
     async def ready(self, request: Request) -> Response:
         service = self._service
-        why = service.draining or service.failed
-        if why is None and not service.scheduler.ready.is_set():
-            why = "the model is being compiled"
-        if why is not None:
+        if (why := service.unready) is not None:
             again = {"Retry-After": str(service.pace.retry_after())}
             raise HTTPError(503, why, "not_ready", headers=again)
         return JSONResponse({"status": "ready", "model": service.settings.model})
@@ -123,3 +171,6 @@ class _Routes:
     async def metrics(self, request: Request) -> Response:
         text = self._service.metrics.text()
         return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi.document(self._service.settings))

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -23,7 +23,7 @@ from musicgen_jax.serving.http.service import Service
 
 _HEAD_BYTES = 32 << 10
 _KEEP_ALIVE = 15  # seconds
-_LAST_ANSWERS = 30.0  # seconds for the answers that are left when all music is finished
+_ANSWER, _FETCH = 30.0, 10.0  # seconds for the last answers, and for clients to fetch their jobs
 _TICK = 0.05
 
 
@@ -68,9 +68,13 @@ class MusicServer(uvicorn.Server):
 
     uvicorn refuses connections from then on; this one answers 503, so that a load balancer learns
     it. A second signal ends everything at once: `force_exit` is True then.
+
+    Args:
+      service: what is served.
+      begun: called once requests are answered and signals are taken.
     """
 
-    def __init__(self, service: Service):
+    def __init__(self, service: Service, begun: Callable[[], object] = lambda: None):
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # our own log says it
         super().__init__(
             uvicorn.Config(
@@ -87,7 +91,7 @@ class MusicServer(uvicorn.Server):
                 h11_max_incomplete_event_size=_HEAD_BYTES,
             )
         )
-        self._service = service
+        self._service, self._begun = service, begun
         self._signals = 0
 
     @contextlib.contextmanager
@@ -109,9 +113,11 @@ class MusicServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Runs until everything is finished after a signal."""
+        self._begun()
         counter = 0
         while not self._signals:
-            await self.on_tick(counter)  # once a second it renews the header Date
+            if await self.on_tick(counter):  # once a second it renews the header Date
+                return
             counter += 1
             await asyncio.sleep(_TICK)
         service = self._service
@@ -123,11 +129,18 @@ class MusicServer(uvicorn.Server):
         if self._signals > 1:
             self.force_exit = True
             await asyncio.to_thread(service.scheduler.close)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0 if self.force_exit else _LAST_ANSWERS):
-                while service.metrics.in_flight:
-                    await asyncio.sleep(_TICK)
+        if not self.force_exit:
+            await _until(lambda: service.metrics.in_flight + service.jobs.unfinished == 0, _ANSWER)
+            await _until(lambda: service.jobs.unfetched == 0, _FETCH)
         self.should_exit = True
+
+
+async def _until(true: Callable[[], bool], seconds: float) -> None:
+    """Waits, but not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not true():
+                await asyncio.sleep(_TICK)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.errors import reason
+from musicgen_jax.serving.http import uploads
 from musicgen_jax.serving.http.asked import Asked
 from musicgen_jax.serving.http.errors import HTTPError
+from musicgen_jax.serving.http.jobs import Jobs
 from musicgen_jax.serving.http.metrics import Metrics
 from musicgen_jax.serving.http.pace import Pace
 from musicgen_jax.serving.http.settings import Settings
@@ -33,11 +37,22 @@ class Service:
 
     def __init__(self, scheduler: Scheduler, settings: Settings):
         self.scheduler, self.settings = scheduler, settings
-        self.pace = Pace()
+        self.pace = Pace(scheduler.slots)
         self.metrics = Metrics(scheduler, self.pace, settings.model)
         self.draining: str | None = None
         self.failed: str | None = None
+        self.jobs = Jobs(settings)
+        self._uploads = 0
+        self._warm = asyncio.Event()
         self.created = int(time.time())
+
+    @property
+    def unready(self) -> str | None:
+        """Why a client should not come here now, or None."""
+        if (why := self.draining or self.failed) is not None:
+            return why
+        ready = self.scheduler.ready.is_set() and self._warm.is_set()
+        return None if ready else "the model is being compiled"
 
     @property
     def config(self) -> MusicGenConfig:
@@ -53,7 +68,8 @@ class Service:
         again = {"Retry-After": str(self.pace.retry_after())}
         if self.draining is not None:
             raise HTTPError(503, self.draining, "shutting_down", headers=again)
-        if self.scheduler.waiting >= self.settings.queue:
+        # A piece of several windows begins early and waits between them; so what counts is open.
+        if self.pace.open >= self.scheduler.slots + self.settings.queue:
             raise HTTPError(
                 429,
                 f"{self.settings.queue} clips are waiting already: try again later",
@@ -61,15 +77,44 @@ class Service:
                 headers=again,
             )
 
-    def submit(self, asked: Asked, *, deadline: float | None) -> Ticket:
-        """Asks the scheduler; `deadline` is the server's own, in seconds.
+    @contextlib.contextmanager
+    def uploading(self) -> Iterator[None]:
+        """While a form is read and decoded; only a few at a time.
+
+        Raises:
+          HTTPError: 429.
+        """
+        if self._uploads >= self.settings.uploads:
+            raise HTTPError(
+                429,
+                f"{self._uploads} files are being read already: try again in a moment",
+                "too_many_uploads",
+                headers={"Retry-After": "1"},
+            )
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    def submit(
+        self, asked: Asked, condition_at: ConditionAt | None = None, *, deadline: float | None
+    ) -> Ticket:
+        """Asks the scheduler.
+
+        Args:
+          asked: what for.
+          condition_at: as in `Scheduler.submit`.
+          deadline: the server's own, in seconds.
 
         Raises:
           UserError: as `Scheduler.submit`.
         """
         given = [seconds for seconds in (asked.deadline, deadline) if seconds is not None]
         try:
-            ticket = self.scheduler.submit(asked.request, deadline=min(given, default=None))
+            ticket = self.scheduler.submit(
+                asked.request, condition_at, deadline=min(given, default=None)
+            )
         except Closing as error:
             if self.draining is None:
                 self.failed = str(error)
@@ -79,14 +124,23 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def watching(self, _app: Any = None) -> AsyncIterator[None]:
-        """While the server runs: measures the pace."""
-        task = asyncio.create_task(self._watch())
+        """While the server runs: measures the pace, and forgets old jobs."""
+        tasks = [asyncio.create_task(each) for each in (self._watch(), self._warm_up())]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def _watch(self) -> None:
         while True:
             self.pace.observe()
+            self.jobs.forget_old()
             await asyncio.sleep(_OBSERVE_SECONDS)
+
+    async def _warm_up(self) -> None:
+        try:
+            await asyncio.to_thread(uploads.warm_up, self.scheduler.parts)
+        except Exception as error:
+            self.failed = f"the model does not work: {reason(error)}"
+        self._warm.set()

@@ -25,10 +25,12 @@ class Settings:
       upload_bytes: of a body with files.
       uploads: bodies with files that are read at the same time.
       upload_seconds: of audio in a file.
+      upload_samples: of audio in a file, over all channels.
       body_seconds: that a body may take to arrive.
       header_seconds: that the head of a request may take.
       send_seconds: that a client may leave bytes untaken.
       connections: at the same time.
+      jobs: that are kept, finished ones included.
       job_bytes: of finished jobs, altogether.
       job_seconds: that a finished job is kept.
       page: what the page says about the model; None for a server without a page.
@@ -48,11 +50,13 @@ class Settings:
     json_bytes: int = 2 << 20
     upload_bytes: int = 32 << 20
     uploads: int = 4
-    upload_seconds: float = 600.0
+    upload_seconds: float = 300.0
+    upload_samples: int = 1 << 25
     body_seconds: float = 30.0
     header_seconds: float = 10.0
     send_seconds: float = 60.0
     connections: int = 512
+    jobs: int = 256
     job_bytes: int = 512 << 20
     job_seconds: float = 3600.0
     page: About | None = None

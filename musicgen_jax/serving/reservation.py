@@ -1,0 +1,65 @@
+"""What slots and their clips will take, refused before they begin and not at the ninth request."""
+
+import dataclasses
+from functools import partial
+
+import jax
+
+from musicgen_jax.errors import UserError
+from musicgen_jax.generation.request import window_frames
+from musicgen_jax.runtime import memory
+from musicgen_jax.serving.shapes import TEXT_TOKENS, audio_length, shapes_up_to
+from musicgen_jax.storage.loading import Parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Reservation:
+    """Bytes next to the weights.
+
+    Attributes:
+      slots: keys and values of all slots, on the device.
+      clips: samples of all clips that are made or wait, on the host.
+    """
+
+    slots: int
+    clips: int
+
+    @classmethod
+    def of(cls, parts: Parts, *, slots: int, seconds: float, queue: int) -> "Reservation":
+        """Of a `Scheduler` with these arguments."""
+        config, lm = parts.config, parts.lm
+        frames = min(window_frames(config), max(1, int(seconds * config.frame_rate)))
+        prepended = config.lm.conditioning == "prepend"
+        rows, audio = slots * (3 if prepended else 2), audio_length(config)
+        cache = 0
+        for shape in shapes_up_to(parts, frames, TEXT_TOKENS):
+            length = shape.steps + (shape.text + audio if prepended else 0)
+            cache += memory.nbytes(jax.eval_shape(partial(lm.init_cache, rows, length)))
+        # A new tenant is made ready beside the slots and then copied into its own.
+        tenant = cache // slots
+        clip = 4 * config.audio_channels * int(seconds * config.sample_rate)
+        return cls(cache + tenant, 2 * clip * (slots + queue))  # as blocks, and joined
+
+    def check(self) -> None:
+        """UserError if this machine does not have them."""
+        stats = jax.devices()[0].memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        if limit is None:  # a CPU: one memory for both
+            _check(self.slots + self.clips, memory.available(), "memory")
+            return
+        free = limit - stats.get("bytes_in_use", 0)
+        _check(self.slots, free, f"memory of the device ({_size(limit)})")
+        _check(self.clips, memory.available(), "memory of the machine")
+
+
+def _check(needed: int, free: int | None, what: str) -> None:
+    if free is not None and needed > free:
+        raise UserError(
+            f"the slots need {_size(needed)} next to the weights, and of the {what} "
+            f"{_size(free)} are free: take fewer --slots, a shorter --max-duration and "
+            "--max-job-duration, or a smaller --queue"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
