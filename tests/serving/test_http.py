@@ -190,6 +190,7 @@ def test_what_it_says_about_itself(server: Server, scheduler):
 
 def test_metrics(server: Server):
     server.post(GENERATE, {"prompt": "x", "duration": 0.5})
+    server.service.pace.observe()
     answer = server.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     values = dict(
@@ -200,6 +201,8 @@ def test_metrics(server: Server):
     assert values["musicgen_jax_compilations_total"] == "0.0"
     assert float(values['musicgen_jax_requests_total{route="/v1/audio/generate",status="200"}']) > 0
     assert float(values["musicgen_jax_first_audio_seconds_count"]) > 0
+    assert float(values["musicgen_jax_audio_seconds_total"]) >= 0.5
+    assert float(values["musicgen_jax_steps_total"]) >= 25
 
 
 # --- Bad input ------------------------------------------------------------------------------------

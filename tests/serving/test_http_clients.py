@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 
+import serve_load
+
 from musicgen_jax import testing
 from musicgen_jax.serving.http import openapi
 from musicgen_jax.serving.http.settings import Settings
@@ -88,6 +90,15 @@ def test_the_document_describes_what_is_there(scheduler):
                 answer = server.ask(method.upper(), path.replace("{", "").replace("}", ""))
                 assert str(answer.status) in operations[method]["responses"], (method, path)
     assert "security" in openapi.document(Settings("m", token="x"))
+
+
+def test_under_load_the_samples_are_those_of_generate(capsys):
+    options = ["--slots", "2", "--queue", "2", "--clients", "6", "--requests", "13"]
+    assert serve_load.main(["--quick", "--seconds", "2", *options]) == 0
+    said = capsys.readouterr().out
+    assert "11 clips, " in said
+    assert "2 clients left, " in said
+    assert "different from generate(slots=2): 0 of 11" in said
 
 
 @pytest.mark.slow

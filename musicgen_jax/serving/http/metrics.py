@@ -34,9 +34,6 @@ class Metrics:
             "musicgen_jax_first_audio_seconds", "From the request to the first bytes of audio.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.audio = Counter(
-            "musicgen_jax_audio_seconds", "Seconds of music in finished answers.", registry=registry
-        )
         self.in_flight = 0
         Gauge(
             "musicgen_jax_requests_in_flight", "Requests without the end of their answer.",
@@ -69,6 +66,9 @@ class _OfScheduler(Collector):
             yield GaugeMetricFamily(f"musicgen_jax_{name}", help_, value)
         yield CounterMetricFamily(
             "musicgen_jax_steps", "Steps of the language model.", self._pace.steps
+        )
+        yield CounterMetricFamily(
+            "musicgen_jax_audio_seconds", "Seconds of music that were finished.", self._pace.seconds
         )
         yield CounterMetricFamily(
             "musicgen_jax_compilations",

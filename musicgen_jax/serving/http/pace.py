@@ -24,6 +24,7 @@ class Pace:
         self._time = time.monotonic()
         self._speed: float | None = None  # steps of one clip in a slot, per second
         self.steps = 0  # of all tickets ever
+        self.seconds = 0.0  # of all music that was finished
 
     def add(self, ticket: Ticket) -> None:
         """Watches a ticket until it ends."""
@@ -35,7 +36,13 @@ class Pace:
         done = sum(ticket.steps[0] for ticket in self._open)
         new, passed = done - self._seen, now - self._time
         self.steps += max(0, new)
-        self._open = [ticket for ticket in self._open if not ticket.done]
+        ended = [ticket for ticket in self._open if ticket.done]
+        self.seconds += sum(
+            ticket.request.frames / ticket.request.config.frame_rate
+            for ticket in ended
+            if ticket.steps[0] == ticket.steps[1]
+        )
+        self._open = [ticket for ticket in self._open if ticket not in ended]
         self._seen = sum(ticket.steps[0] for ticket in self._open)
         self._time = now
         if new > 0 and running and passed > 0:
