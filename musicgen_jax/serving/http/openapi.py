@@ -133,7 +133,7 @@ def _body(
             name: {"type": "string", "format": "binary", "description": text}
             for name, text in fields.FILES.items()
         }
-        form = {"type": "object", "properties": {**properties, **binary}, "required": ["prompt"]}
+        form = {**schema, "properties": {**properties, **binary}}
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
