@@ -30,7 +30,8 @@ class ProgramStore:
         self.folder, self.max_bytes = folder, max_bytes
         self._path = folder  # JAX names it in a warning
         files.remove_abandoned(folder)
-        for stamp in folder.glob("*-atime"):  # of JAX's own store
+        for stamp in folder.glob("*-atime"):  # an entry of JAX's own store, without a digest
+            self._entry(stamp.name.removesuffix("-atime")).unlink(missing_ok=True)
             stamp.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes | None:

@@ -222,3 +222,10 @@ def test_the_least_recently_used_programs_go_first(tmp_path):
 def test_without_jaxs_function_its_own_store_is_used(home, monkeypatch):
     monkeypatch.delattr("jax._src.compilation_cache.get_file_cache")
     assert compile_cache.enable() == home
+
+
+def test_entries_of_jaxs_own_store_make_room(tmp_path):
+    for name in ("a-cache", "a-atime", "b-cache"):
+        (tmp_path / name).write_bytes(bytes(8))
+    ProgramStore(tmp_path, max_bytes=4000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b-cache"]
