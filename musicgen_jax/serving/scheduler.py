@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt, text_alone
-from musicgen_jax.errors import UserError, is_int
+from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.windows import Store, Window
@@ -130,10 +130,12 @@ class Scheduler:
         Raises:
           Busy: the queue is full.
           Closing: nothing is taken any more.
-          UserError: the description or the clip is too long.
+          UserError: the description or the clip is too long, or the deadline is not a time.
         """
         if request.batch != 1:
             raise UserError(f"a slot takes one clip, got a request for {request.batch}")
+        if deadline is not None and not (is_number(deadline) and deadline > 0):
+            raise UserError(f"deadline must be more than 0 seconds, got {deadline!r}")
         engine = self._engine_for(request)
         if condition_at is None:
             condition_at = text_alone(self.parts, request.descriptions)
@@ -353,7 +355,8 @@ class Scheduler:
     def _patience(self) -> float | None:
         """Seconds to the next deadline."""
         first = min((clip.deadline for clip in self._open), default=math.inf)
-        return None if math.isinf(first) else max(0.0, first - time.monotonic())
+        left = first - time.monotonic()
+        return None if math.isinf(left) else min(max(0.0, left), threading.TIMEOUT_MAX)
 
     def _place(self, clip: Clip) -> int:
         with self._changed:

@@ -149,6 +149,10 @@ def test_what_is_refused(model, scheduler):
         scheduler.submit(ask("la " * 100, 0, 1.0))
     with pytest.raises(UserError, match="a slot takes one clip"):
         scheduler.submit(dataclasses.replace(CLIPS[0], descriptions=["a", "b"]))
+    for bad in (0, -1.0, float("nan"), float("inf"), "soon", True):
+        with pytest.raises(UserError, match="deadline must be more than 0 seconds"):
+            scheduler.submit(CLIPS[0], deadline=bad)
+    assert scheduler.submit(CLIPS[0], deadline=1e300).result().codes.shape[0] == 1
     for bad in (0, True, 2.0):
         with pytest.raises(UserError, match="slots must be an integer from 1"):
             Scheduler(model.parts, slots=bad)  # type: ignore[arg-type]
