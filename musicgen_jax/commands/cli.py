@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        hint = "; a PROMPT that begins with - comes after --" if args.run is generate.run else ""
+        args.command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args.run(args) or 0
 
 
@@ -76,8 +79,6 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"formatter_class": _Help, **kwargs})
 
     def error(self, message: str):
-        if "unrecognized arguments" in message:
-            message += "; a PROMPT that begins with - comes after --"
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
@@ -98,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, (module, _, description) in _commands().items():
         command = commands.add_parser(name, description=description)
-        command.set_defaults(run=getattr(module, "run", None))  # nested commands set their own
+        # Nested commands set a `run` of their own.
+        command.set_defaults(run=getattr(module, "run", None), command=command)
         module.add_arguments(command)
     return parser
 

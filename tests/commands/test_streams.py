@@ -77,3 +77,11 @@ def test_a_prompt_that_looks_like_an_option_is_told_where_to_stand(capsys):
         main(["generate", "--jig"])
     assert stopped.value.code == 2
     assert "a PROMPT that begins with - comes after --" in capsys.readouterr().err
+
+
+def test_a_command_without_prompts_says_nothing_of_prompts(capsys):
+    with pytest.raises(SystemExit):
+        main(["models", "--jsno"])
+    told = capsys.readouterr().err
+    assert told.startswith("musicgen-jax models: error: unrecognized arguments: --jsno")
+    assert "PROMPT" not in told
