@@ -13,7 +13,10 @@ def main() -> int:
 
         return cli.main()
 
-    return endings.ended(run, debug="--debug" in sys.argv, last=True)
+    code = endings.ended(run, debug="--debug" in sys.argv, last=True)
+    if code > 128:  # a signal
+        endings.leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from musicgen_jax import __version__
 from musicgen_jax.errors import UserError, one_line, reason
@@ -49,6 +49,17 @@ def ended(run: Callable[[], int], *, debug: bool = False, last: bool = False) ->
             if debug:
                 raise
             return _failed(error)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once.
+
+    After an interrupt the device may still compute, and Python's own way to end crashes under it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _failed(error: BaseException) -> int:
