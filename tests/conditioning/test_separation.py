@@ -413,7 +413,7 @@ def test_a_folder_of_several_models(tmp_path):
     (file,) = GOLDENS.glob("*.th")
     for name in ("f7e0c4bc-ba3fe64a.th", "d12395a8-e57c48e6.th"):
         (tmp_path / name).symlink_to(file)
-    with pytest.raises(UserError, match="several models of demucs"):
+    with pytest.raises(UserError, match="several models of HTDemucs"):
         convert(tmp_path, tmp_path / "out")
 
 
@@ -432,7 +432,7 @@ def test_safetensors_of_no_separator(tmp_path):
         ),
         ("b", {"klass": htdemucs.KLASS, "args": "[]", "kwargs": "{"}, "no JSON"),
         ("c", {"klass": htdemucs.KLASS, "args": "[]"}, "no JSON"),
-        ("d", {"format": "pt"}, "holds no MusicGen"),
+        ("d", {"format": "pt"}, "holds no .*MusicGen"),
     ):
         save_file(tensors, tmp_path / f"{name}.safetensors", metadata)
         with pytest.raises(UserError, match=message):

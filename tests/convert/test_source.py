@@ -127,7 +127,9 @@ def test_a_bare_state_dict_is_converted_and_its_settings_are_told(tmp_path):
 def test_a_file_of_a_pair_that_is_no_part_of_the_model_is_refused(package, name, tmp_path):
     folder = write_audiocraft(tmp_path / "m")
     write_torch(folder / name, package)
-    with pytest.raises(UserError, match=f"{name} holds no MusicGen.* weights, but [a-z.0]+") as it:
+    with pytest.raises(
+        UserError, match=f"{name} holds no .*MusicGen.* weights, but [a-z.0]+"
+    ) as it:
         convert(folder, tmp_path / "ours")
     assert "\n" not in str(it.value)
 

@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_said(home, adapted, tmp_path, capsys):
         ([], "needs MODEL and DATA, or --resume"),
         (["none", music], "no model 'none'"),
         ([twin, music, "--alpha", "3"], "give --lora RANK too"),
-        ([twin, music, "--lora", "0"], "rank must be at least 1"),
+        ([twin, music, "--lora", "0"], "rank must be from 1 to"),
         ([twin, music, "--lora", "2", "--target", "mlp"], "matches none of"),
         ([twin, music, "--seconds", "31"], "at most 30"),
         ([twin, music, "--seconds", "0.01"], "shorter than the delays"),

@@ -260,7 +260,7 @@ def test_what_changed_in_the_melodies_is_said(home, tmp_path):
 
     def of_objects(data):
         np.save(tmp_path / "objects.npy", array.astype(object), allow_pickle=True)
-        return (tmp_path / "objects.npy").read_bytes()
+        return (tmp_path / "objects.npy").read_bytes()[: len(data)].ljust(len(data), b"\0")
 
     assert "broken: encode again" in broken(of_objects)
 
