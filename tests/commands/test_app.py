@@ -9,6 +9,8 @@ pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 from musicgen_jax.commands import app, cli
 from musicgen_jax.storage import hub
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),

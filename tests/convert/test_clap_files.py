@@ -19,6 +19,8 @@ from musicgen_jax.metrics.clap import Clap
 from musicgen_jax.storage import checkpoint
 from tests.helpers import clap_files
 
+pytestmark = pytest.mark.extra
+
 
 @pytest.fixture(scope="module")
 def state():

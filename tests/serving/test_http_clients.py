@@ -18,6 +18,8 @@ from musicgen_jax.serving.http.settings import Settings
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, SMALL, SPEECH, serving
 
+pytestmark = pytest.mark.extra
+
 TOKEN = "sk-test"
 
 

@@ -15,6 +15,8 @@ from musicgen_jax.serving.http.about import About
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import serving
 
+pytestmark = pytest.mark.extra
+
 ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",))
 RATE = testing.DEBUG.sample_rate
 KIND = {"Content-Type": "application/octet-stream"}
