@@ -246,7 +246,7 @@ def test_a_manifest_of_audiocraft(tmp_path):
         {"path": str(folder / "2.wav"), "duration": 3.0, "weight": 2, **full},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     for source in (tmp_path, tmp_path / "data.jsonl.gz"):
         clips = AudioClips.open(source, 8000, 2)
         assert [meta.weight for meta in clips.metas] == [0.0, 2.0]
@@ -296,7 +296,7 @@ def test_a_broken_manifest_is_told_by_its_line(tmp_path, line, error):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\n\n", b"no gzip", gzip.compress(b"x" * 999)[:-20]],
+    [b"", b"\n\n", b"no gzip", gzip.compress(b"x" * 999, mtime=0)[:-20]],
     ids=["empty", "empty lines", "no gzip", "cut off"],  # gzip's header holds the time
 )
 def test_a_broken_compressed_manifest(tmp_path, data):
