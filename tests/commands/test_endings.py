@@ -163,13 +163,16 @@ def test_the_handlers_of_a_caller_come_back():
 
 
 def interrupted_after(seconds, output):
+    # The parent may be a job in the background, which ignores Ctrl-C.
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from musicgen_jax.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
     command = ["generate", "a waltz", "--duration", "600", "-o", str(output)]
     with subprocess.Popen(
-        [sys.executable, "-m", "musicgen_jax", *command],
-        stderr=subprocess.PIPE,
-        text=True,
-        # The parent may be a job in the background, which ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True
     ) as process:
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)

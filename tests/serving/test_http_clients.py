@@ -107,6 +107,7 @@ def test_under_load_the_samples_are_those_of_generate(capsys):
 def test_schemathesis_finds_nothing(scheduler, tmp_path):
     """Not that all valid bodies are taken: a file of random bytes is no melody."""
     pytest.importorskip("schemathesis", reason="needs the extra [serve-test]")
+    compiled = scheduler.compilations  # the tests before have made clips in this process
     with serving(scheduler, max_duration=0.5, max_job_duration=0.5) as server:
         command = [
             sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json",
@@ -117,4 +118,4 @@ def test_schemathesis_finds_nothing(scheduler, tmp_path):
         assert done.returncode == 0, done.stdout
         assert "12 selected / 12 total" in done.stdout
         assert server.ask("GET", "/ready").status == 200
-    assert scheduler.compilations == 0
+    assert scheduler.compilations == compiled

@@ -37,9 +37,13 @@ class Process:
             command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         assert self.process.stderr is not None
-        self.said = [self.process.stderr.readline()]
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.said[0])
-        assert match, self.said[0] + self.process.stderr.read()
+        before, match = [], None
+        for line in self.process.stderr:  # plugins of XLA may have something to say first
+            if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                break
+            before.append(line)
+        assert match, "".join(before)
+        self.said = [line]
         self.port = int(match[1])
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr or []))
         self._reader.start()
