@@ -8,6 +8,7 @@ DEFAULT_DURATION = 8.0  # seconds
 MAX_DURATION = 24 * 3600  # seconds; catches typing errors
 MAX_SEED = 2**32 - 1
 MAX_SLOTS = 1024
+MAX_STRENGTH = 1e6  # of a temperature or of guidance; float32 holds the products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +44,17 @@ class Sampling:
             raise UserError(f"top_k must be an integer from 0 (all), got {self.top_k!r}")
         if not is_number(self.top_p) or not 0 <= self.top_p <= 1:
             raise UserError(f"top_p must be from 0 (all) to 1, got {self.top_p!r}")
-        if not is_number(self.temperature) or self.temperature < 0:
+        if not _is_strength(self.temperature) or self.temperature < 0:
             raise UserError(
-                f"temperature must be 0 (no sampling) or more, got {self.temperature!r}"
+                f"temperature must be 0 (no sampling) or more, at most {MAX_STRENGTH:g}, "
+                f"got {self.temperature!r}"
             )
-        if not is_number(self.cfg_coef):
-            raise UserError(f"cfg_coef must be a finite number, got {self.cfg_coef!r}")
-        if self.cfg_coef_beta is not None and not is_number(self.cfg_coef_beta):
+        if not _is_strength(self.cfg_coef):
+            raise UserError(f"cfg_coef must be a finite number {_LIMITS}, got {self.cfg_coef!r}")
+        if self.cfg_coef_beta is not None and not _is_strength(self.cfg_coef_beta):
             raise UserError(
-                f"cfg_coef_beta must be a finite number or None, got {self.cfg_coef_beta!r}"
+                f"cfg_coef_beta must be a finite number {_LIMITS} or None, "
+                f"got {self.cfg_coef_beta!r}"
             )
 
     @property
@@ -60,4 +63,9 @@ class Sampling:
         return not self.use_sampling or self.temperature == 0
 
 
+def _is_strength(value: object) -> bool:
+    return is_number(value) and abs(value) <= MAX_STRENGTH  # type: ignore[arg-type]
+
+
+_LIMITS = f"from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
 DEFAULT_SAMPLING = Sampling()

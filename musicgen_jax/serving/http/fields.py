@@ -13,6 +13,7 @@ from musicgen_jax.generation.settings import (
     DEFAULT_SAMPLING,
     MAX_DURATION,
     MAX_SEED,
+    MAX_STRENGTH,
 )
 from musicgen_jax.serving.http.errors import invalid
 
@@ -133,19 +134,21 @@ _MODEL = Field("model", "string", "the model's name, if given")
 _DURATION = Field(
     "duration", "number", "seconds", DEFAULT_DURATION, ("audio_length",), {"exclusiveMinimum": 0}
 )
+_STRENGTH = {"minimum": -MAX_STRENGTH, "maximum": MAX_STRENGTH}
 _MUSIC = (
     Field("seed", "integer", "same seed, same music", 0, (), {"minimum": 0, "maximum": MAX_SEED}),
     Field("use_sampling", "boolean", "false takes the most likely token at every step",
           DEFAULT_SAMPLING.use_sampling),
     Field("temperature", "number", "higher is wilder; 0 takes the most likely token",
-          DEFAULT_SAMPLING.temperature, (), {"minimum": 0}),
+          DEFAULT_SAMPLING.temperature, (), {"minimum": 0, "maximum": MAX_STRENGTH}),
     Field("top_k", "integer", "sample among the k most likely tokens; 0: all",
           DEFAULT_SAMPLING.top_k, (), {"minimum": 0}),
     Field("top_p", "number", "sample among the tokens that reach this probability; 0: all",
           DEFAULT_SAMPLING.top_p, (), {"minimum": 0, "maximum": 1}),
     Field("cfg_coef", "number", "how closely to follow the description",
-          DEFAULT_SAMPLING.cfg_coef, ("guidance_scale",)),
-    Field("cfg_coef_beta", "number", "how closely to follow it next to a melody or a style"),
+          DEFAULT_SAMPLING.cfg_coef, ("guidance_scale",), _STRENGTH),
+    Field("cfg_coef_beta", "number", "how closely to follow it next to a melody or a style",
+          None, (), _STRENGTH),
     Field("extend_stride", "number", "seconds between two windows of a long piece"),
     Field("join", "string", "how windows meet", "hard", (), {"enum": list(JOINS)}),
     Field("strategy", "string", "the level: as the codec gives it (clip), or of the whole clip",
