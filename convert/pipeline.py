@@ -214,7 +214,7 @@ def find_parts(
     if needs_all and lm.needs_mert(parts["lm"]):
         wanted["mert"] = (mert_from, HUB_MERT, HUB_MERT)
     elif mert_from is not None:
-        raise UserError(f"{source} is no style model and has no use for --mert {mert_from}")
+        raise UserError(f"{source} is not a style model: leave out --mert {mert_from}")
     for component, (given, named, hub) in wanted.items():
         pointed = component == "encodec" and main.codec_name is not None
         if given is None and (component in parts or not (needs_all or pointed)):

@@ -43,7 +43,7 @@ class Encoder:
       comment: text for the file's comment; "pcm" has no place for one.
 
     Raises:
-      UserError: the format cannot hold so much, or so many channels.
+      UserError: the audio is too long, or has too many channels, for the format.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 _LONGEST = 600.0  # seconds of a clip: an hour would fill the memory of a browser's page
-_PATIENCE = 24 * 3600.0  # seconds: a slow machine is no reason to give a clip up
+_PATIENCE = 24 * 3600.0  # seconds: on a slow machine a clip may take hours
 _NANO_KNOWS = (
     "nano knows eight instruments: piano, guitar, organ, strings, flute, trumpet, music box and "
     "synth. It knows waltzes, marches, lullabies, ballads, jigs, pop and folk tunes, slow, medium "

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="begin nothing more after this time, and say what was left out",
+        help="start no new measurement after this time, and name the ones left out",
     )
     add("--json", action="store_true", help="print one JSON object")
 

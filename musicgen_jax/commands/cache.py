@@ -59,7 +59,7 @@ def _list(args: argparse.Namespace) -> None:
         }
         print(json.dumps(document, indent=2))
         return
-    where = programs or f"off, or there is no home folder ({user_folders.VARIABLE})"
+    where = programs or f"off, or this user has no home folder ({user_folders.VARIABLE})"
     print(f"compiled programs: {len(entries)}, {doctor_checks.gigabytes(size)}, {where}")
     for name, folder in models.items():
         print(f"model {name}: {doctor_checks.gigabytes(sizes[name])}, {folder}")

@@ -130,7 +130,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _no_home(check: str, variable: str) -> Finding:
-    return Finding(check, WRONG, f"there is no home folder: set {variable} to a folder")
+    return Finding(check, WRONG, f"this user has no home folder: set {variable} to a folder")
 
 
 def _compiled(folder: Path) -> Finding:

@@ -20,7 +20,7 @@ METRICS = ("fad", "kad", "kld", "clap", "chroma")
 EMBEDDINGS = ("vggish", "clap", "encodec", "mert")
 NETWORKS = ("vggish", "clap", "mert", "passt")
 _SECONDS = 10.0  # of a clip of MusicCaps
-_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+_EVERY = 30.0  # seconds between lines of progress when stderr is not a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,11 +207,11 @@ def _unpaired(
         yield from _missing(ours - texts.keys(), "clip", "without a caption")
 
 
-def _missing(names: Iterable[str], what: str, without: str) -> Iterator[str]:
+def _missing(names: Iterable[str], noun: str, fault: str) -> Iterator[str]:
     from musicgen_jax.metrics.evaluation import count, some
 
     if found := sorted(names):
-        yield f"{count(len(found), what)} {without}: {some(found)}"
+        yield f"{count(len(found), noun)} {fault}: {some(found)}"
 
 
 def _share(args: argparse.Namespace, plan: "Plan") -> None:

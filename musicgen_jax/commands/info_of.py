@@ -33,7 +33,7 @@ def describe(what: str) -> dict[str, Any]:
       what: a model's folder, one of `hub`'s names, or a file.
 
     Raises:
-      UserError: there is no such thing, or it is damaged or of another kind.
+      UserError: the model or file does not exist, is damaged, or is of an unknown kind.
     """
     path = Path(os.path.expanduser(what))
     if path.is_file():

@@ -27,7 +27,7 @@ def models_home() -> Path:
     if home := os.environ.get("MUSICGEN_JAX_HOME"):
         return Path(os.path.expanduser(home))
     if (cache := user_cache()) is None:
-        raise UserError("there is no home folder: set MUSICGEN_JAX_HOME to a folder for models")
+        raise UserError("this user has no home folder: set MUSICGEN_JAX_HOME to one for models")
     return cache
 
 

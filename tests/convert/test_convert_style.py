@@ -156,5 +156,5 @@ def test_where_mert_comes_from(tmp_path, monkeypatch):
     assert found.mert is not None
     with pytest.raises(UserError, match="holds no mert, only t5"):
         convert(lone, tmp_path / "x", mert_from=OTHERS["t5_from"], **OTHERS)
-    with pytest.raises(UserError, match="is no style model and has no use for --mert"):
+    with pytest.raises(UserError, match="is not a style model: leave out --mert"):
         convert(GOLDENS / "mono/audiocraft", tmp_path / "x", mert_from=str(lone))
