@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from musicgen_jax.audio import FORMATS, STRATEGIES, clip_settings
 from musicgen_jax.commands import made, options
 from musicgen_jax.config import CACHE_DTYPES
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, one_line
 from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
+from musicgen_jax.storage.hub import BUNDLED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace) -> None:
     for file in files:
         options.check_writable(file)
 
+    heard = _heard(args, prompts)
+
     # From here on it may take a while.
     from musicgen_jax.commands import output
     from musicgen_jax.generation import window_store
@@ -166,7 +169,8 @@ def run(args: argparse.Namespace) -> None:
         for i, (file, wav) in enumerate(zip(files, out.audio, strict=True)):
             audio.write(file, wav, out.sample_rate, **level, comment=comment(i, out.program))
     for i, file in enumerate(files):
-        _report(args, file, out.codes[i], model.frame_rate, settings(i, out.program))
+        said = {**settings(i, out.program), **heard[i]}
+        _report(args, file, out.codes[i], model.frame_rate, said)
     if long:
         window_store.discard(folder)
 
@@ -275,6 +279,20 @@ def _report(
         print(f"wrote {file} ({seconds:.2f} s)")
         if saved:
             print(f"wrote {saved}")
+
+
+def _heard(args: argparse.Namespace, prompts: list[str | None]) -> list[dict[str, Any]]:
+    """What the bundled model understands of each prompt, for `--json`; says what it does not."""
+    if args.model != BUNDLED or args.adapter:  # an adapter may have taught it more
+        return [{}] * len(prompts)
+    from musicgen_jax.nano.hearing import hear
+
+    found = [hear(prompt) if prompt else None for prompt in prompts]
+    for i, heard in enumerate(found):
+        if heard and not heard.whole and not args.quiet:
+            clip = f" in clip {i}" if len(found) > 1 else ""
+            print(one_line(f"{BUNDLED} heard{clip}: {heard}"), file=sys.stderr, flush=True)
+    return [{"heard": dataclasses.asdict(heard)} if heard else {} for heard in found]
 
 
 def _adapter(text: str) -> tuple[str, float]:

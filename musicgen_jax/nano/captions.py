@@ -50,7 +50,7 @@ NOUNS = {
     "folk": ("folk tune", "folk song", "folk melody", "country tune", "traditional tune",
              "folk music", "traditional song"),
 }  # fmt: skip
-_ANY_NOUN = ("piece", "tune", "melody", "song", "music", "track", "piece of music", "theme",
+ANY_NOUN = ("piece", "tune", "melody", "song", "music", "track", "piece of music", "theme",
              "composition", "instrumental")  # fmt: skip
 
 TEMPO_WORDS = {
@@ -61,13 +61,13 @@ TEMPO_WORDS = {
     "fast": ("fast", "quick", "up-tempo", "allegro", "brisk", "fast-paced", "rapid", "speedy",
              "very fast", "presto"),
 }  # fmt: skip
-_TEMPO_PHRASES = {
+TEMPO_PHRASES = {
     "slow": ("at a slow tempo", "at a slow pace", "played slowly", "taking its time"),
     "medium": ("at a moderate tempo", "at a medium tempo", "at walking pace",
                "not too fast and not too slow"),
     "fast": ("at a fast tempo", "at high speed", "played quickly", "at a quick pace"),
 }  # fmt: skip
-_TEMPO_MOODS = {
+TEMPO_MOODS = {
     "slow": ("calm", "gentle", "peaceful", "relaxing", "tranquil", "soothing", "relaxed", "quiet",
              "soft", "laid-back", "dreamy", "sleepy", "meditative", "chill",
              "mellow", "ambient", "lo-fi"),
@@ -77,14 +77,14 @@ _TEMPO_MOODS = {
              "dynamic", "spirited", "hectic", "busy", "action-packed", "intense", "epic",
              "powerful"),
 }  # fmt: skip
-_MODE_MOODS = {
+MODE_MOODS = {
     "major": ("happy", "cheerful", "bright", "sunny", "joyful", "merry", "warm", "positive",
               "optimistic", "uplifting", "sweet", "light-hearted", "glad", "hopeful", "pleasant"),
     "minor": ("sad", "dark", "melancholic", "gloomy", "melancholy", "mournful", "sorrowful",
               "moody", "wistful", "serious", "bittersweet", "lonely", "haunting", "mysterious",
               "unhappy"),
 }  # fmt: skip
-_BOTH_MOODS = {
+BOTH_MOODS = {
     ("slow", "major"): ("tender", "serene", "cosy", "sweet and slow", "heartwarming"),
     ("slow", "minor"): ("sombre", "funereal", "desolate", "heartbroken", "grieving", "tearful"),
     ("medium", "major"): ("good-natured", "contented", "friendly", "carefree"),
@@ -92,23 +92,23 @@ _BOTH_MOODS = {
     ("fast", "major"): ("playful", "festive", "fun", "jolly", "exuberant", "celebratory"),
     ("fast", "minor"): ("dramatic", "stormy", "urgent", "tense", "restless", "agitated"),
 }
-_KEYS = {
+KEYS = {
     "major": ("in a major key", "in G major", "major key", "in major"),
     "minor": ("in a minor key", "in E minor", "minor key", "in minor"),
 }
-_METRES = {
+METRES = {
     "3/4": ("in 3/4", "in 3/4 time", "in three", "in three-four time", "3/4"),
     "4/4": ("in 4/4", "in 4/4 time", "in four-four time", "4/4"),
     "6/8": ("in 6/8", "in 6/8 time", "in six-eight time", "6/8"),
 }
-_DRUM_WORDS = ("drums", "a drum kit", "a drum beat", "drum beat", "percussion")
-_BASS_WORDS = ("bass", "bass guitar", "a bass line")
+DRUM_WORDS = ("drums", "a drum kit", "a drum beat", "drum beat", "percussion")
+BASS_WORDS = ("bass", "bass guitar", "a bass line")
 
-_OPENERS = ("background music for a video:", "a track featuring", "please play", "play", "make",
+OPENERS = ("background music for a video:", "a track featuring", "please play", "play", "make",
             "i want", "i would like", "give me", "generate", "create", "here is", "compose",
             "write", "music:", "some", "please make me", "an instrumental:",
             "soundtrack:")  # fmt: skip
-_CLOSERS = ("please", "no vocals", "instrumental", "for a video", "for a film", "thanks",
+CLOSERS = ("please", "no vocals", "instrumental", "for a video", "for a film", "thanks",
             "background music", "for a game", "high quality", "with a nice melody",
             "that sounds good", "to listen to", "without singing", "for my project",
             "simple", "beautiful")  # fmt: skip
@@ -157,35 +157,35 @@ class _Words:
         if draw < 0.36:
             self.adjectives.append(_name(rng, TEMPO_WORDS[tempo]))
         elif draw < 0.7:
-            self.adjectives.append(_name(rng, _TEMPO_MOODS[tempo], plain=0.2))
+            self.adjectives.append(_name(rng, TEMPO_MOODS[tempo], plain=0.2))
         elif draw < 0.8:
-            self.tail.append(_pick(rng, _TEMPO_PHRASES[tempo]))
+            self.tail.append(_pick(rng, TEMPO_PHRASES[tempo]))
         elif draw < 0.87:
-            self.adjectives.append(_pick(rng, _BOTH_MOODS[tempo, mode]))
+            self.adjectives.append(_pick(rng, BOTH_MOODS[tempo, mode]))
             says_mode = False
         if says_mode:
             if rng.random() < 0.85:
-                self.adjectives.append(_name(rng, _MODE_MOODS[mode]))
+                self.adjectives.append(_name(rng, MODE_MOODS[mode]))
             else:
-                self.tail.append(_pick(rng, _KEYS[mode]))
+                self.tail.append(_pick(rng, KEYS[mode]))
         rng.shuffle(self.adjectives)
         if spec.metre != "6/8" and rng.random() < 0.12:  # people disagree on the beat of 6/8
             bpm = int(rng.integers(math.ceil(spec.bpm - 5), math.floor(spec.bpm + 5) + 1))
             self.tail.append(_pick(rng, (f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}",
                                          f"{bpm} beats per minute")))  # fmt: skip
         if rng.random() < 0.1:
-            self.tail.append(_pick(rng, _METRES[spec.metre]))
+            self.tail.append(_pick(rng, METRES[spec.metre]))
         rng.shuffle(self.tail)
-        self.noun = _name(rng, NOUNS[spec.style]) if rng.random() < 0.85 else _pick(rng, _ANY_NOUN)
+        self.noun = _name(rng, NOUNS[spec.style]) if rng.random() < 0.85 else _pick(rng, ANY_NOUN)
         self.lead = _name(rng, INSTRUMENTS[spec.lead])
         self.solo = spec.solo
         self.band: list[str] = []
         if spec.accompaniment and rng.random() < 0.7:
             self.band.append(_name(rng, INSTRUMENTS[spec.accompaniment]))
         if spec.bass and rng.random() < 0.45:
-            self.band.append(_pick(rng, _BASS_WORDS))
+            self.band.append(_pick(rng, BASS_WORDS))
         if spec.drums and rng.random() < 0.65:
-            self.band.append(_pick(rng, _DRUM_WORDS))
+            self.band.append(_pick(rng, DRUM_WORDS))
 
     @property
     def described(self) -> str:
@@ -273,6 +273,7 @@ _SAYS_NOUN = ("{}", "in the style of {}", "think of {}", "let it be {}")
 _SAYS_LEAD = ("lead: {}", "melody on {}", "{} in front", "{} on top", "{} for the melody",
               "listen to {}", "{} in the lead", "{} leads")  # fmt: skip
 _SAYS_BAND = ("{} below", "accompanied by {}", "backed by {}", "over {}", "{} in support")
+SAYS = (*_SAYS_MOOD, *_SAYS_NOUN, *_SAYS_LEAD, *_SAYS_BAND)
 _JOINTS = (", ", ", ", ". ", " and ", "; ", ", and ", " - ")
 
 
@@ -309,7 +310,11 @@ _FORM_WEIGHTS = (0.19, 0.06, 0.13, 0.12, 0.06, 0.05, 0.06, 0.07, 0.2, 0.06)
 def _misspell(word: str, rng: np.random.Generator) -> str:
     """Swaps, drops or doubles a letter inside a word."""
     at = int(rng.integers(1, len(word) - 1))
-    kind = int(rng.integers(3))
+    return misspelling(word, at, int(rng.integers(3)))
+
+
+def misspelling(word: str, at: int, kind: int) -> str:
+    """The word with its letter `at` swapped with the next (0), dropped (1) or doubled (2)."""
     if kind == 0:
         return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     return word[:at] + word[at + 1 :] if kind == 1 else word[:at] + word[at] + word[at:]
@@ -345,9 +350,9 @@ def caption(spec: PieceSpec, rng: np.random.Generator) -> str:
     text = form(words, rng)
     draw = rng.random()
     if draw < 0.1:
-        text = f"{_pick(rng, _OPENERS)} {text}"
+        text = f"{_pick(rng, OPENERS)} {text}"
     elif draw < 0.2:
-        text = f"{text}{_pick(rng, (', ', ' '))}{_pick(rng, _CLOSERS)}"
+        text = f"{text}{_pick(rng, (', ', ' '))}{_pick(rng, CLOSERS)}"
     return _roughen(text, rng)
 
 
@@ -367,7 +372,7 @@ def full_caption(spec: PieceSpec) -> str:
     tempo = {"slow": "slow", "medium": "mid-tempo", "fast": "fast"}[spec.tempo]
     lead = INSTRUMENTS[spec.lead][0]
     who = f"{lead} with {band}" if band else f"solo {lead}" if spec.solo else lead
-    mood = _MODE_MOODS[spec.mode][0]
+    mood = MODE_MOODS[spec.mode][0]
     return f"a {tempo} {mood} {NOUNS[spec.style][0]} for {who} in {spec.metre}"
 
 
@@ -377,7 +382,7 @@ def training_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
 
 
 # Phrasings that `caption` never produces. The words that fill them are common there.
-_HELD_OUT = (
+HELD_OUT = (
     "could we hear the {lead} in {a_tempo} {style}{band}? it should be {mode}",
     "{mode} and {tempo}: the {style} is carried by {lead}{band}",
     "what about {a_mode} {style}, {tempo}, where {lead} has the tune{band}",
@@ -389,11 +394,11 @@ _HELD_OUT = (
 
 def held_out_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
     """Names lead, tempo, mode and style in a phrasing that training captions never use."""
-    tempo = _pick(rng, TEMPO_WORDS[spec.tempo][:2] + _TEMPO_MOODS[spec.tempo][:4])
-    mode = _pick(rng, _MODE_MOODS[spec.mode][:5])
+    tempo = _pick(rng, TEMPO_WORDS[spec.tempo][:2] + TEMPO_MOODS[spec.tempo][:4])
+    mode = _pick(rng, MODE_MOODS[spec.mode][:5])
     style = NOUNS[spec.style][0]
     band = _plain_band(spec)
-    return _pick(rng, _HELD_OUT).format(
+    return _pick(rng, HELD_OUT).format(
         lead=_pick(rng, INSTRUMENTS[spec.lead][:3]),
         tempo=tempo,
         a_tempo=_article(tempo),

@@ -1,6 +1,7 @@
 """The command line: what it writes, and that it fails in one line before it works for long."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -305,3 +306,21 @@ def test_a_refusal_names_the_command_alone(arguments, name, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"{name}: error: ")
     assert error.rstrip().endswith(f"(see {name} --help)")
+
+
+def test_nano_says_what_it_does_not_know(run, folder, monkeypatch):
+    model = MusicGen.from_pretrained(folder)
+    monkeypatch.setattr(MusicGen, "from_pretrained", lambda name, **_: model)
+    code, _, err = run("generate", "slow death\x1b[1m metal", "calm piano", model="nano")
+    assert (code, err) == (0, "nano heard in clip 0: slow; it does not know: death\\x1b[1m metal\n")
+    code, out, err = run("generate", "polka", "--json", model="nano")
+    assert json.loads(out)["heard"] == {"understood": [], "unknown": ["polka"]}
+    assert err == "nano heard: nothing that it knows; it does not know: polka\n"
+    for quiet in (("polka", "-q"), ("a slow waltz",), ("--unconditional", 1)):
+        assert run("generate", *quiet, model="nano")[2] == ""
+
+
+def test_another_model_says_nothing_about_the_prompt(run):
+    code, out, err = run("generate", "polka", "--json")
+    assert (code, err) == (0, "")
+    assert "heard" not in json.loads(out)

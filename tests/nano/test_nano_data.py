@@ -298,14 +298,14 @@ def test_captions_name_what_they_should(corpus):
         return np.mean([named(spec, text.lower()) for spec, text in corpus])
 
     def tempo(spec, text):
-        words = captions.TEMPO_WORDS[spec.tempo] + captions._TEMPO_MOODS[spec.tempo]
-        words += captions._TEMPO_PHRASES[spec.tempo] + ("bpm", "beats per minute")
-        words += captions._BOTH_MOODS[spec.tempo, spec.mode]
+        words = captions.TEMPO_WORDS[spec.tempo] + captions.TEMPO_MOODS[spec.tempo]
+        words += captions.TEMPO_PHRASES[spec.tempo] + ("bpm", "beats per minute")
+        words += captions.BOTH_MOODS[spec.tempo, spec.mode]
         return any(word in text for word in words)
 
     assert share(lambda s, t: any(w in t for w in captions.INSTRUMENTS[s.lead])) > 0.9
     assert share(tempo) > 0.8
-    assert 0.5 < share(lambda s, t: any(w in t for w in captions._MODE_MOODS[s.mode])) < 0.9
+    assert 0.5 < share(lambda s, t: any(w in t for w in captions.MODE_MOODS[s.mode])) < 0.9
 
 
 def test_captions_do_not_lie(corpus):
@@ -355,11 +355,11 @@ def test_full_captions_name_everything():
 def test_held_out_phrasings_are_held_out(corpus):
     held_out = {
         fragment.strip().lower()
-        for template in captions._HELD_OUT
+        for template in captions.HELD_OUT
         for fragment in re.split(r"\{[a-z_]+\}", template)
         if len(re.findall(r"[a-z]+", fragment)) > 1
     }
-    assert len(held_out) >= len(captions._HELD_OUT)
+    assert len(held_out) >= len(captions.HELD_OUT)
     for _, text in corpus:
         assert not any(fragment in text.lower() for fragment in held_out), text
     rng = np.random.default_rng(3)
