@@ -9,7 +9,6 @@ Every method builds a checked `Request` and a condition, and hands both to `gene
 `generate_in_slots` of the serving room.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,12 +33,12 @@ from musicgen_jax.conditioning.text import (
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int
 from musicgen_jax.generation import scoring
+from musicgen_jax.generation.continuation import continuing
 from musicgen_jax.generation.piece import GenerationOutput, OnAudio, Piece, generate_piece
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import (
     Request,
     check_codes,
-    check_prompt,
     match_batch,
 )
 from musicgen_jax.generation.settings import DEFAULT_DURATION, Sampling
@@ -56,8 +55,6 @@ from musicgen_jax.storage import checkpoint as model_folder
 from musicgen_jax.storage import hub, loading, lora_file
 
 __all__ = ["GenerationOutput", "MusicGen"]
-
-_SILENCE = 1e-4  # a prompt whose peak stays below -80 dBFS has nothing to continue
 
 
 class MusicGen:
@@ -618,9 +615,6 @@ class MusicGen:
           UserError: the prompt is not audio, is silent or is too long, or as `generate`.
         """
         audio = check_audio(prompt, prompt_sample_rate, "prompt")
-        if np.abs(audio).max() < _SILENCE:
-            raise UserError("the prompt is silent: there is nothing to continue")
-        # Everything is checked before the codec runs: ten minutes of audio would fill the memory.
         request = Request(
             config=self.config,
             descriptions=[None] * len(audio) if descriptions is None else descriptions,
@@ -632,10 +626,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
         )
-        frames = math.ceil(audio.shape[2] / prompt_sample_rate * self.frame_rate - 1e-6)
-        check_prompt(self.config, frames, request.frames)
-        match_batch(np.empty((len(audio), 0, 0)), request.batch)
-        request = request.with_prompt(self.encode(audio, prompt_sample_rate))
+        request = continuing(self.parts, request, audio, prompt_sample_rate)
         return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
 
     def generate_with_chroma(

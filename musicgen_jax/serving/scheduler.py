@@ -53,6 +53,7 @@ class Scheduler:
       slots: N.
       programs: names the programs, by increasing length of the texts and the caches.
       ready: an event, set once nothing compiles any more. Requests may come before.
+      turn: to be held while a program is started, if the model lies on several devices.
 
     Raises:
       UserError: an argument is out of range.
@@ -95,7 +96,7 @@ class Scheduler:
         self._closing: str | None = None  # why nothing more is taken
         self._stopped = False
         # Threads that start programs of several devices may start them in another order on each.
-        self._turn = threading.Lock() if parts.mesh else contextlib.nullcontext()
+        self.turn = threading.Lock() if parts.mesh else contextlib.nullcontext()
         self._codes: SimpleQueue[tuple[Clip, list[Codes]] | None] = SimpleQueue()
         self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
         self._threads = [
@@ -215,7 +216,7 @@ class Scheduler:
             if stored := clip.course.stored():
                 self._codes.put((clip, stored))
             if clip.course.window is not None:
-                with self._turn:
+                with self.turn:
                     prepared = jax.block_until_ready(clip.course.prepare())
                 with self._changed:
                     clip.prepared = prepared
@@ -249,7 +250,7 @@ class Scheduler:
             assert clip.prepared is not None
             tenants = self._tenants[clip.course.engine]
             slot = tenants.index(None)
-            with self._turn:
+            with self.turn:
                 clip.course.engine.insert(slot, clip.prepared)
             clip.prepared, tenants[slot] = None, clip
 
@@ -285,7 +286,7 @@ class Scheduler:
         left = [engine.left[i] for i, clip in enumerate(tenants) if clip is not None]
         if not left:
             return
-        with self._turn:
+        with self.turn:
             engine.run(min(QUANTUM, *left))
             steps = engine.read()
         for slot, clip in enumerate(tenants):
@@ -307,7 +308,7 @@ class Scheduler:
             clip, codes = item
             try:
                 for window, each in () if clip.ended else codes:
-                    with self._turn:
+                    with self.turn:
                         blocks = list(clip.decode(window, each))
                     for block in blocks:
                         clip.ticket.add(block)

@@ -28,6 +28,7 @@ class Asked:
       events: whether it is sent as server-sent events.
       strategy: how the level is set.
       deadline: seconds, or None.
+      files: that came with it, by their names.
     """
 
     request: Request
@@ -36,6 +37,7 @@ class Asked:
     events: bool
     strategy: str
     deadline: float | None
+    files: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str | None:
@@ -63,6 +65,7 @@ class Asked:
             "extend_stride": request.extend_stride,
             "join": request.join,
             "strategy": self.strategy,
+            **dict.fromkeys(self.files, "a file that came with the request"),
         }
         return {name: value for name, value in named.items() if value is not None}
 

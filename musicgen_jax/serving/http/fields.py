@@ -166,10 +166,11 @@ def _form(default: str) -> Field:
 
 
 # Files of a form, by their names there.
+CONTINUED = "continue_from"
 FILES = {
     "melody": "audio whose melody the music follows (melody models)",
     "style": "audio whose style the music takes (the style model)",
-    "continue_from": "audio that the music begins with",
+    CONTINUED: "audio that the music begins with; the duration includes it",
 }
 _STREAMS = Field(
     "stream_format", "string", "audio, or server-sent events with audio in base64", "audio", (),

@@ -84,8 +84,8 @@ class _Routes:
             texts, files = await read_form(request, service.settings)
             body = fields.from_form(texts, kind.fields)
             asked = kind.read(body, service.config, service.settings)
-            return asked, await asyncio.to_thread(
-                uploads.condition, service.scheduler.parts, asked.request, files, service.settings
+            return await asyncio.to_thread(
+                uploads.with_files, service.scheduler, asked, files, service.settings
             )
 
     async def _music(

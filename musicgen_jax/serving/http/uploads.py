@@ -1,4 +1,6 @@
-"""Audio that comes with a request, and the condition that it becomes."""
+"""Audio that comes with a request: what the music follows, and what it begins with."""
+
+import dataclasses
 
 import numpy as np
 
@@ -8,43 +10,58 @@ from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, sty
 from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation.continuation import continuing
 from musicgen_jax.generation.request import Request
+from musicgen_jax.serving.http.asked import Asked
 from musicgen_jax.serving.http.errors import invalid
-from musicgen_jax.serving.http.fields import FILES
+from musicgen_jax.serving.http.fields import CONTINUED, FILES
 from musicgen_jax.serving.http.settings import Settings
+from musicgen_jax.serving.scheduler import Scheduler
 from musicgen_jax.storage.loading import Parts
 
+_WORDS = {"melody": "melody", "style": "style", CONTINUED: "audio to continue"}
 
-def condition(
-    parts: Parts, request: Request, files: list[tuple[str, bytes]], settings: Settings
-) -> ConditionAt | None:
-    """What the music follows next to its description. Takes a while: call it in a thread.
+
+def with_files(
+    scheduler: Scheduler, asked: Asked, files: list[tuple[str, bytes]], settings: Settings
+) -> tuple[Asked, ConditionAt | None]:
+    """What is asked for with its files. Takes a while: call it in a thread.
 
     The length of a file is known from its header, before anything is decoded.
 
     Args:
-      parts: of the scheduler.
-      request: of one clip.
-      files: the files of a form by their names there.
+      scheduler: will make the music.
+      asked: what the rest of the form asks for.
+      files: the files of a form by their names there: one to follow, one to continue, or both.
       settings: what is allowed.
 
     Returns:
-      the condition; None without a file.
+      the request, which begins with the audio to continue; and the condition that follows a melody
+      or a style, None without one.
 
     Raises:
       HTTPError: 400 for what is not audio, is too long or does not fit the model.
     """
-    if not files:
-        return None
-    name, data = _only(files)
-    _check_model(name, parts.config)
-    try:
-        samples, rate = audio.read_bytes(
-            data, f"the {name}", longest=settings.upload_seconds, most=settings.upload_samples
-        )
-        return _condition(parts, request, name, samples, rate)
-    except UserError as error:
-        raise invalid(str(error), name, "invalid_audio") from error
+    parts, condition_at = scheduler.parts, None
+    names = tuple(name for name, _ in files)
+    _check_names(names, parts.config)
+    for name, data in files:
+        longest = settings.upload_seconds
+        if name == CONTINUED:
+            longest = min(longest, parts.config.max_duration)
+        try:
+            samples, rate = audio.read_bytes(
+                data, f"the {_WORDS[name]}", longest=longest, most=settings.upload_samples
+            )
+            if name == CONTINUED:
+                with scheduler.turn:
+                    request = continuing(parts, asked.request, samples[None], rate)
+                asked = dataclasses.replace(asked, request=request)
+            else:
+                condition_at = _condition(parts, asked.request, name, samples, rate)
+        except UserError as error:
+            raise invalid(str(error), name, "invalid_audio") from error
+    return dataclasses.replace(asked, files=names), condition_at
 
 
 def warm_up(parts: Parts) -> None:
@@ -58,28 +75,25 @@ def warm_up(parts: Parts) -> None:
         _condition(parts, request, name, noise, config.sample_rate)(0.0)
 
 
-def _only(files: list[tuple[str, bytes]]) -> tuple[str, bytes]:
-    name, data = files[0]
-    if len(files) > 1:
-        raise invalid("send one file: a melody or a style", files[1][0][:100])
-    if name not in FILES:
-        raise invalid(
-            f"there is no file {name[:60]!a}: use {' or '.join(FILES)}",
-            name[:100],
-            "unknown_field",
-        )
-    return name, data
+def _check_names(names: tuple[str, ...], config: MusicGenConfig) -> None:
+    """Refuses files that there are not, that this model does not take, or that are too many."""
+    for number, name in enumerate(names):
+        if name not in FILES:
+            raise invalid(
+                f"there is no file {name[:60]!a}: use {', '.join(FILES)}",
+                name[:100],
+                "unknown_field",
+            )
+        if name not in taken_by(config):
+            raise invalid(f"{config.name or 'this model'} takes no {name}", name)
+        if any((name == CONTINUED) == (other == CONTINUED) for other in names[:number]):
+            raise invalid("send at most one file to follow and one to continue", name)
 
 
-def _check_model(name: str, config: MusicGenConfig) -> None:
-    if name == "continue_from":
-        raise invalid(
-            "the server does not continue audio yet: use `musicgen-jax generate --continue-from`",
-            name,
-            "not_implemented",
-        )
-    if not (config.lm.chroma_bins if name == "melody" else config.lm.style):
-        raise invalid(f"{config.name or 'this model'} takes no {name}", name)
+def taken_by(config: MusicGenConfig) -> list[str]:
+    """The names of the files that a model takes."""
+    takes = {"melody": bool(config.lm.chroma_bins), "style": config.lm.style is not None}
+    return [name for name in FILES if takes.get(name, True)]
 
 
 def _condition(
