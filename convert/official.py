@@ -32,6 +32,12 @@ def lm_settings(config: MusicGenConfig) -> dict[str, Any]:
     scale = lm.ffn_dim / lm.dim
     if int(scale * lm.dim) != lm.ffn_dim:
         raise UserError(f"audiocraft cannot express a feed-forward width of {lm.ffn_dim}")
+    chroma = lm.chroma_window, lm.chroma_hop, lm.chroma_stride
+    if lm.chroma_bins and chroma != (16384, 4096, 0):
+        raise UserError(
+            "audiocraft cannot express a chroma_window, chroma_hop and chroma_stride of "
+            f"{', '.join(map(str, chroma))}: only 16384, 4096 and 0"
+        )
     text, wave = ["description"], ["self_wav"] if audio else []
     conditioners = {"self_wav": _wave_conditioner(config)} if audio else {}
     conditioners["description"] = {
@@ -244,7 +250,10 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
     own: dict[str, Any] = {}
     if melody:
         samples = int(config.max_duration * config.sample_rate)
-        own = {"num_chroma": lm.chroma_bins, "chroma_length": frame_count(samples)}
+        if lm.chroma_stride:
+            raise UserError(f"transformers cannot express a chroma_stride of {lm.chroma_stride}")
+        frames = frame_count(samples, lm.chroma_window, lm.chroma_hop)
+        own = {"num_chroma": lm.chroma_bins, "chroma_length": frames}
     return {
         "architectures": [f"{name}ForConditionalGeneration"],
         "model_type": kind,
@@ -388,8 +397,8 @@ def preprocessor_config(config: MusicGenConfig) -> dict[str, Any]:
             "num_chroma": config.lm.chroma_bins,
             "sampling_rate": config.sample_rate,
             "chunk_length": _whole(config.max_duration),
-            "n_fft": 16384,
-            "hop_length": 4096,
+            "n_fft": config.lm.chroma_window,
+            "hop_length": config.lm.chroma_hop,
             "padding_side": "right",
             "padding_value": 0.0,
             "return_attention_mask": False,

@@ -124,7 +124,7 @@ def _open(folder: str, model: "MusicGenConfig", base: str) -> Any:
 
     shards = CodeShards.open(folder)
     if model.lm.chroma_bins:
-        shards.require_chroma(model.lm.chroma_bins, base)
+        shards.require_chroma(model.lm, base)
     ours = model.lm.n_q, model.lm.card
     if (shards.codebooks, shards.card) != ours:
         raise UserError(

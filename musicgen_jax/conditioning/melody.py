@@ -115,7 +115,8 @@ class Melodies:
         if self._long:
             self._seconds = duration + config.max_duration
         else:
-            self._seconds = samples_heard(self.num_frames) / config.sample_rate
+            grid = config.lm.chroma_window, config.lm.chroma_hop
+            self._seconds = samples_heard(self.num_frames, *grid) / config.sample_rate
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -138,7 +139,12 @@ class Melodies:
                     wav, offset, sample_rate=config.sample_rate, seconds=config.max_duration
                 )
             row[:] = melody_chroma(
-                wav, sample_rate=config.sample_rate, num_frames=self.num_frames, num_chroma=bins
+                wav,
+                sample_rate=config.sample_rate,
+                num_frames=self.num_frames,
+                num_chroma=bins,
+                window=config.lm.chroma_window,
+                hop=config.lm.chroma_hop,
             )
         return chroma, self._given
 

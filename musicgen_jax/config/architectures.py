@@ -107,6 +107,12 @@ class LMConfig:
     text_dim: Size = 768
     conditioning: str = "cross"
     chroma_bins: SizeOrNone = 0  # 12 in the melody models, else 0
+    chroma_window: Annotated[int, Between(16, 1 << 20)] = 16384  # samples of one chroma frame
+    chroma_hop: Size = 4096  # samples from one chroma frame to the next
+    # Code frames from one chroma frame to the next. Then prefix and tokens are numbered by their
+    # time, so a chroma frame has the number of the tokens that sound with it. 0: prefix and tokens
+    # are numbered in one row, as in all official models.
+    chroma_stride: SizeOrNone = 0
     style: StyleConfig | None = None  # in the style model
 
     def __post_init__(self) -> None:
@@ -122,6 +128,10 @@ class LMConfig:
             )
         if self.dim % self.num_heads or self.dim % 2:
             raise ValueError(f"dim {self.dim} must be even and divide by {self.num_heads} heads")
+        if self.chroma_window % 2:
+            raise ValueError(f"chroma_window must be even, got {self.chroma_window}")
+        if self.chroma_stride and not self.chroma_bins:
+            raise ValueError("chroma_stride needs chroma_bins")
 
     @property
     def special_token(self) -> int:
@@ -309,6 +319,12 @@ class MusicGenConfig:
         if self.lm.text_dim != self.t5.d_model:
             raise ValueError(
                 f"the LM takes text of width {self.lm.text_dim}, T5 gives {self.t5.d_model}"
+            )
+        stride = self.lm.chroma_stride * self.encodec.hop_length
+        if self.lm.chroma_stride and stride != self.lm.chroma_hop:
+            raise ValueError(
+                f"chroma_stride {self.lm.chroma_stride} makes a chroma_hop of {stride} samples, "
+                f"got {self.lm.chroma_hop}"
             )
         if (self.lm.style is None) != (self.mert is None):
             raise ValueError("a style conditioner and MERT belong together: one of them is missing")

@@ -69,7 +69,8 @@ class LM(nnx.Module):
 
     In the text models (`conditioning="cross"`) every block attends to the text. In the melody and
     style models (`"prepend"`) the tokens are prefixed with the audio and then the text. Position
-    numbers skip masked positions, so a row does not depend on the length of its neighbours.
+    numbers skip masked positions, so a row does not depend on the length of its neighbours. With
+    `chroma_stride` they follow time; see `LMConfig`.
 
     Args:
       config: model sizes.
@@ -152,7 +153,7 @@ class LM(nnx.Module):
         """The input of the heads, `[B, S, D]`; takes the same arguments as `__call__`."""
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
-        x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
+        x = x + self._positions(self._numbers(prefix_mask, condition))
         cross = None
         if self.config.conditioning == "cross" and condition.text is not None:
             cross = condition.text.vectors
@@ -245,7 +246,7 @@ class LM(nnx.Module):
         """
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         length = x.shape[1]
-        x = x + self._positions(jnp.cumsum(prefix_mask, axis=1) - 1)
+        x = x + self._positions(self._numbers(prefix_mask, condition))
         seen = jnp.tril(jnp.ones((length, length), bool)) & prefix_mask[:, None, :]
         seen = jnp.pad(seen, ((0, 0), (0, 0), (0, cache[0].k.shape[2] - length)))
         _, filled = self.transformer(x, seen, cross_kv, self._cross_mask(condition), cache)
@@ -278,7 +279,9 @@ class LM(nnx.Module):
         later = cache[0].k.shape[2] - prefix_mask.shape[1]
         seen = jnp.pad(prefix_mask, ((0, 0), (0, later)), constant_values=True)
         seen = seen & (jnp.arange(cache[0].k.shape[2], dtype=jnp.int32) <= slot[:, None])
-        position = prefix_mask.sum(axis=1, keepdims=True, dtype=jnp.int32) + step[:, None]  # [B, 1]
+        position = step[:, None]  # [B or 1, 1]
+        if not self.config.chroma_stride:
+            position = position + prefix_mask.sum(axis=1, keepdims=True, dtype=jnp.int32)
         x = self.emb(tokens[:, :, None]) + self._positions(position)  # [B, 1, D]
         x, new_cache = self.transformer(
             x, seen[:, None], cross_kv, self._cross_mask(condition), cache, slot
@@ -303,6 +306,21 @@ class LM(nnx.Module):
         prefix, mask = self._prefix(condition)
         mask = jnp.pad(mask, ((0, 0), (0, x.shape[1])), constant_values=True)
         return x if prefix is None else jnp.concatenate([prefix, x], axis=1), mask
+
+    def _numbers(self, mask: jax.Array, condition: Condition) -> jax.Array:
+        """The position numbers of the prefix and the tokens, int32 `[B or 1, P + S]`.
+
+        In one row, they skip masked positions. By time, the tokens count from 0, a chroma frame has
+        the number of the tokens that sound with it, and the text ends just before 0.
+        """
+        in_row = jnp.cumsum(mask, axis=1) - 1
+        if not self.config.chroma_stride:
+            return in_row
+        frames = 0 if condition.audio is None else condition.audio.mask.shape[1]
+        heard = jnp.arange(frames) * self.config.chroma_stride
+        after = in_row[:, frames:] - mask[:, : self.prefix_length(condition)].sum(1, keepdims=True)
+        heard = jnp.broadcast_to(heard, (mask.shape[0], frames))
+        return jnp.concatenate([heard, after], axis=1)
 
     def _positions(self, positions: jax.Array) -> jax.Array:
         return sinusoidal_positions(positions, self.config.dim).astype(self.dtype)

@@ -298,7 +298,7 @@ def _open_codes(
             f"audio with `musicgen-jax train encode DATA OUT --model {config.model}`"
         )
     if model.lm.chroma_bins:
-        codes.require_chroma(model.lm.chroma_bins, config.model)
+        codes.require_chroma(model.lm, config.model)
     if model.lm.style is not None:
         conditioner = load_style_conditioner(source, model.lm).rvq.fingerprint
         frames = min(phase.frames for phase in config.train.phases)

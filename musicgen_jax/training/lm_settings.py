@@ -21,6 +21,9 @@ class Sizes:
     ffn_dim: int = 0  # 0: four times `dim`
     conditioning: str = "cross"  # "prepend" for a melody model
     chroma_bins: int = 0  # 12 for a melody model
+    chroma_window: int = 16384  # samples of one chroma frame
+    chroma_hop: int = 4096  # samples from one chroma frame to the next
+    chroma_stride: int = 0  # see `LMConfig`
 
 
 @dataclasses.dataclass(frozen=True)

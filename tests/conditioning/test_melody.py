@@ -66,6 +66,27 @@ def test_tones(frequency, name):
     assert pitches(heard) == [name] * 10
 
 
+def test_a_short_window_hears_short_notes():
+    """Eight notes a second: half a second's window hears only some of them."""
+    names = ["G", "A", "B", "C", "D", "E", "F#", "G"]
+    notes = [392, 440, 494, 523, 587, 659, 740, 784]
+    audio = tune(*notes, seconds=0.125, rate=16000)[0]
+    grid = {"window": 1600, "hop": 2000}
+    frames = chroma.frame_count(len(audio), **grid)
+    later = np.concatenate([np.zeros(1000, np.float32), audio])  # frames in the middle of notes
+    heard = chroma.melody_chroma(later, sample_rate=16000, num_frames=frames, **grid)
+    assert pitches(heard[1:]) == names
+
+
+def test_the_filter_bank_follows_a_tuning():
+    """A bank for music that is tuned high weighs its tones as the usual one the usual tones."""
+    usual = chroma.filter_bank(32000)
+    half = chroma.filter_bank(32000, tuning=0.5)
+    a, sharp = (round(hertz * 16384 / 32000) for hertz in (880, 880 * 2 ** (0.9 / 12)))
+    assert usual[:, a].argmax() == half[:, a].argmax() == half[:, sharp].argmax() == 9
+    assert usual[:, sharp].argmax() == 10
+
+
 @pytest.mark.parametrize("samples", [1, 1000, 40_000, 80_000])
 def test_silence_is_c(samples):
     heard = chroma.melody_chroma(np.zeros(samples, np.float32), sample_rate=RATE, num_frames=10)

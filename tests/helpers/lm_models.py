@@ -18,9 +18,16 @@ CONFIG = LMConfig(
 )
 
 
-def make_lm(conditioning: str = "cross", *, layers: int = CONFIG.num_layers, **kwargs) -> LM:
-    """A tiny model with weights large enough that every part of it shows."""
+def make_lm(
+    conditioning: str = "cross", *, layers: int = CONFIG.num_layers, stride: int = 0, **kwargs
+) -> LM:
+    """A tiny model with weights large enough that every part of it shows.
+
+    With a stride, it is a melody model whose prefix is numbered by time.
+    """
     config = dataclasses.replace(CONFIG, conditioning=conditioning, num_layers=layers)
+    if stride:
+        config = dataclasses.replace(config, chroma_bins=12, chroma_stride=stride)
     lm = module_shapes(LM, config, **kwargs)
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)

@@ -13,6 +13,7 @@ from musicgen_jax.nn.condition import Condition, Embedded, interleave, null_like
 from musicgen_jax.nn.folded_cross import FoldedCross
 from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.nn.lora import LoraConfig, attach
+from musicgen_jax.nn.transformer import sinusoidal_positions
 from musicgen_jax.runtime.tuning import CPU, GPU, TPU, Tuning
 from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
 from tests.helpers.tolerance import assert_close
@@ -30,12 +31,17 @@ decode = jax.jit(LM.decode)
 
 
 @pytest.mark.parametrize(
-    ("conditioning", "prefix", "tuning"),
-    [*((*f, CPU) for f in FORMS), ("cross", 0, TPU), ("prepend", 4, TPU)],
+    ("conditioning", "prefix", "stride", "tuning"),
+    [
+        *((*f, 0, CPU) for f in FORMS),
+        ("prepend", 4, 3, CPU),
+        ("cross", 0, 0, TPU),
+        ("prepend", 4, 0, TPU),
+    ],
 )
-def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, tuning):
+def test_stepwise_decode_equals_the_full_sequence(conditioning, prefix, stride, tuning):
     """With two layers; also with heads side by side in the cache, as on a TPU."""
-    lm = make_lm(conditioning, layers=2, tuning=tuning)
+    lm = make_lm(conditioning, layers=2, stride=stride, tuning=tuning)
     condition = make_condition([5, 2, 0], 5, prefix=prefix)
     steps = random_steps(3, 9)
     full = forward(lm, steps, condition)
@@ -125,6 +131,28 @@ def test_prefix_comes_before_text():
     joined = jnp.concatenate([condition.audio.vectors, condition.text.vectors], axis=1)
     as_one = Condition(audio=Embedded(joined, jnp.ones((1, 5), bool)))
     assert_close(forward(lm, steps, condition), forward(lm, steps, as_one), 1e-6)
+
+
+def test_with_a_stride_the_prefix_is_numbered_by_time():
+    """The numbers are read from what the transformer gets when all vectors are zero."""
+    lm, numbers = make_lm("prepend", stride=3), []
+    lm.emb.embedding[...] = jnp.zeros_like(lm.emb.embedding[...])
+
+    def transformer(x, *rest):
+        numbers.append(x)
+        return x, None
+
+    lm.transformer = transformer
+    condition = jax.tree.map(
+        lambda leaf: leaf if leaf.dtype == bool else jnp.zeros_like(leaf),
+        make_condition([2, 4], 4, prefix=3),
+    )
+    lm(random_steps(2, 2), condition)
+    short, full = [0, 3, 6, -2, -1, -1, -1, 0, 1], [0, 3, 6, -4, -3, -2, -1, 0, 1]
+    # A masked position has any number.
+    kept = np.array([[True] * 5 + [False] * 2 + [True] * 2, [True] * 9])
+    expected = sinusoidal_positions(jnp.array([short, full]), CONFIG.dim)
+    assert_close(numbers[0][kept], expected[kept], 1e-6)
 
 
 @pytest.mark.parametrize("conditioning", ["cross", "prepend"])

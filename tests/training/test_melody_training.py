@@ -43,6 +43,7 @@ from tests.helpers.music_folders import make_folder, make_shards
 from tests.helpers.paths import ROOT
 
 RATE, FRAME = 16000, 640  # of nano
+OFFICIAL = OFFICIAL_MODELS["facebook/musicgen-melody"].lm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +106,7 @@ def test_the_chroma_of_a_segment_is_that_of_its_audio(home):
 def test_the_beginning_of_a_clip_is_heard_mirrored():
     """Of noise, in which another pitch would be the loudest if silence were before it."""
     frames = 60
-    hear = Listener(RATE, FRAME, 12, False)
+    hear = Listener(RATE, FRAME, OFFICIAL, False)
     for seed in range(12):
         wav = np.random.default_rng(seed).standard_normal(4 * WINDOW).astype(np.float32)
         rows = hear(wav[None], frames)
@@ -173,7 +174,7 @@ def test_a_stereo_model(tmp_path):
 
 @pytest.mark.parametrize(("rate", "hop"), [(32000, 640), (24000, 320), (16000, 640), (44100, 512)])
 def test_every_frame_of_codes_is_on_the_grid(rate, hop):
-    settings = Listener(rate, hop, 12, None).settings
+    settings = Listener(rate, hop, OFFICIAL, None).settings
     apart = hop // settings["chroma_places"]
     assert HOP % apart == 0
     assert settings["chroma_places"] <= 5
@@ -181,7 +182,7 @@ def test_every_frame_of_codes_is_on_the_grid(rate, hop):
 
 def test_a_codec_whose_frames_do_not_fit_is_refused():
     with pytest.raises(UserError, match="of 441: 441 to a frame"):
-        Listener(44100, 441, 12, None)
+        Listener(44100, 441, OFFICIAL, None)
 
 
 def test_a_window_has_the_frames_of_the_official_models(tmp_path):
@@ -514,6 +515,13 @@ def test_data_that_does_not_fit_is_one_line(small, tmp_path, capsys):
         assert again in error
         assert error.count("\n") == 1
         assert not Path(run).exists()
+
+
+def test_melodies_of_another_hop_are_refused(small):
+    lm = dataclasses.replace(shallow.MELODY.lm, chroma_window=2048, chroma_hop=1280)
+    shards = CodeShards.open(small / "codes")
+    with pytest.raises(UserError, match=r"of 2048 and 1280 samples, .* has 16384 and 4096"):
+        shards.require_chroma(lm, "model")
 
 
 def test_a_text_model_does_not_hear_the_melodies_that_are_there(small):

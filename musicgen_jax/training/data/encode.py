@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from musicgen_jax.codec import Codec
-from musicgen_jax.conditioning.chroma import PITCHES
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT
+from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.runtime.tuning import tuning
@@ -123,12 +123,13 @@ def encode(
     _check("batch_size", 1 if batch_size is None else batch_size, 1, 4096)
     skipped = Skipped()
     metas = sources.find(source, skipped)
-    codec, channels, bins, style = load_codec(model)
-    bins = bins or (len(PITCHES) if melody else 0)
+    codec, channels, own, style = load_codec(model)
+    if own is None and melody:
+        own = OFFICIAL_MODELS["facebook/musicgen-melody"].lm
     settings = _settings(codec, channels, seconds)
     hear_melody = hear_style = None
-    if bins:
-        hear_melody = Listener(codec.sample_rate, codec.config.hop_length, bins, separate)
+    if own is not None:
+        hear_melody = Listener(codec.sample_rate, codec.config.hop_length, own, separate)
     if style is not None:
         hear_style = StyleListener(style, excerpt_length)
     listeners = [hear for hear in (hear_melody, hear_style) if hear is not None]
@@ -189,12 +190,12 @@ def encode(
     return made
 
 
-def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int, Path | None]:
+def load_codec(model: str | os.PathLike) -> tuple[Codec, int, LMConfig | None, Path | None]:
     """Loads the codec of a model's or a codec's folder.
 
     Returns:
-      the codec; C, the number of audio channels; the number of pitch classes of a melody model, or
-      0; and the folder of a style model, or None.
+      the codec; C, the number of audio channels; the language model's config of a melody model, or
+      None; and the folder of a style model, or None.
 
     Raises:
       UserError: there is no codec, or no language model can use it, for example because it stores
@@ -206,9 +207,10 @@ def load_codec(model: str | os.PathLike) -> tuple[Codec, int, int, Path | None]:
     if codec.config.normalize or codec.config.segment_length or codec.config.bins > 1 << 15:
         raise UserError(f"the codec of {model} suits no language model: take one of a MusicGen")
     if config is None:
-        return codec, codec.channels, 0, None
+        return codec, codec.channels, None, None
     style = folder if config.lm.style else None
-    return codec, config.audio_channels, config.lm.chroma_bins, style
+    melody = config.lm if config.lm.chroma_bins else None
+    return codec, config.audio_channels, melody, style
 
 
 @jax.jit

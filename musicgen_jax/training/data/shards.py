@@ -30,6 +30,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from musicgen_jax.config import LMConfig
 from musicgen_jax.config.schema import Between, Natural, Size, from_dict, parse_json, to_dict
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.data import prompts, sampling
@@ -299,22 +300,29 @@ class CodeShards:
         assert self.styles is not None
         return self.styles.books, self.styles.tokens
 
-    def require_chroma(self, bins: int, model: str | os.PathLike) -> None:
+    def require_chroma(self, lm: LMConfig, model: str | os.PathLike) -> None:
         """Checks that these codes can train a melody model.
 
         Args:
-          bins: number of pitch classes of the model.
+          lm: of the melody model.
           model: name of the model, or of the model whose codec it uses.
 
         Raises:
-          UserError: the folder has no melodies, or their number of pitch classes differs. The
-            message says how to encode again.
+          UserError: the folder has no melodies, or their number of pitch classes, their window or
+            their hop differs. The message says how to encode again.
         """
-        if self.chroma_bins != bins:
+        again = f"`musicgen-jax train encode DATA OUT --model {model} --melody`"
+        if self.chroma_bins != lm.chroma_bins:
             there = f"of {self.chroma_bins} pitch classes" if self.chroma_bins else "none"
             raise UserError(
-                f"a melody model needs melodies of {bins} pitch classes, {self.folder} holds "
-                f"{there}: `musicgen-jax train encode DATA OUT --model {model} --melody`"
+                f"a melody model needs melodies of {lm.chroma_bins} pitch classes, {self.folder} "
+                f"holds {there}: {again}"
+            )
+        ours, theirs = (lm.chroma_window, lm.chroma_hop), (self._grid.window, self._grid.hop)
+        if ours != theirs:
+            raise UserError(
+                f"the model's chroma has a window and a hop of {ours[0]} and {ours[1]} samples, "
+                f"{self.folder} has {theirs[0]} and {theirs[1]}: {again}"
             )
 
     def require_styles(self, conditioner: str, frames: int, model: str | os.PathLike) -> None:
