@@ -337,7 +337,7 @@ class MusicGen:
         )
         condition_at = style_conditions(
             self.parts,
-            request.descriptions,
+            request.batch,
             style,
             style_sample_rate,
             eval_q=eval_q,
@@ -345,7 +345,7 @@ class MusicGen:
             duration=request.duration,
             keys=request.keys,
         )
-        return condition_at(0.0)
+        return condition_at(0.0, request.texts)
 
     def chroma(self, audio: Audio, sample_rate: int, *, separate: bool | None = None) -> np.ndarray:
         """The melody that a melody model extracts from audio: its loudest pitch class over time.
@@ -408,6 +408,7 @@ class MusicGen:
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> GenerationOutput:
         """Generates one clip per description.
 
@@ -440,6 +441,9 @@ class MusicGen:
           slots: None: the clips begin together, in the program that is fastest for this call. N:
             each clip is made by the server's program of N slots, whatever the other clips are.
             `program` of the result says which one it was; see "The same music" in docs/python.md.
+          negative_descriptions: B texts that the music moves away from; None or "" for none.
+            Guidance compares with them in place of nothing: `negative + (description - negative)
+            * cfg_coef`. Under double guidance too, where they replace the last of the three.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -458,6 +462,7 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
+            negative_descriptions=negative_descriptions,
         )
         return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
 
@@ -479,6 +484,7 @@ class MusicGen:
         join: str = "hard",
         checkpoint: str | os.PathLike[str] | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> Iterator[np.ndarray]:
         """Generates as `generate` does, and yields audio while the language model still runs.
 
@@ -512,9 +518,10 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
+            negative_descriptions=negative_descriptions,
         )
         if slots is None:
-            piece = Piece(self.parts, request, text_alone(self.parts, request.descriptions))
+            piece = Piece(self.parts, request, text_alone(self.parts))
             audio = piece.audio
         else:
             audio = SlotPiece(self.parts, request, _text, slots=slots).stretches
@@ -544,6 +551,7 @@ class MusicGen:
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> GenerationOutput:
         """Generates `num_samples` clips without a description.
 
@@ -574,6 +582,7 @@ class MusicGen:
             on_audio=on_audio,
             chunk_seconds=chunk_seconds,
             slots=slots,
+            negative_descriptions=negative_descriptions,
         )
 
     # --- From audio to music ------------------------------------------------------------------
@@ -598,6 +607,7 @@ class MusicGen:
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> GenerationOutput:
         """Continues audio. The output begins with the prompt, as the codec reconstructs it.
 
@@ -625,6 +635,7 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
+            negative_descriptions=negative_descriptions,
         )
         request = continuing(self.parts, request, audio, prompt_sample_rate)
         return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
@@ -652,6 +663,7 @@ class MusicGen:
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> GenerationOutput:
         """Generates music that follows the melody of given audio, and a description.
 
@@ -687,12 +699,13 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
+            negative_descriptions=negative_descriptions,
         )
 
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
             return melody_conditions(
                 parts,
-                request.descriptions,
+                request.batch,
                 rows_of(melody, rows),
                 melody_sample_rate,
                 separate=separate,
@@ -725,6 +738,7 @@ class MusicGen:
         on_audio: OnAudio | None = None,
         chunk_seconds: float | None = None,
         slots: int | None = None,
+        negative_descriptions: Sequence[str | None] | None = None,
     ) -> GenerationOutput:
         """Generates music in the style of given audio, and after a description.
 
@@ -765,12 +779,13 @@ class MusicGen:
             join=join,
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
+            negative_descriptions=negative_descriptions,
         )
 
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
             return style_conditions(
                 parts,
-                request.descriptions,
+                request.batch,
                 rows_of(style, rows),
                 style_sample_rate,
                 eval_q=eval_q,
@@ -802,4 +817,4 @@ class MusicGen:
 
 
 def _text(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
-    return text_alone(parts, request.descriptions)
+    return text_alone(parts)

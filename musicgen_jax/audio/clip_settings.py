@@ -23,15 +23,18 @@ def dump(settings: Mapping[str, Any]) -> str:
 
     Args:
       settings: plain JSON types, with "model", "prompt" and "program". A prompt that would not fit
-        is cut, and "prompt_characters" then says how long it was.
+        is cut, and "prompt_characters" then says how long it was; so is a "negative_prompt".
     """
     text = json.dumps(settings)
-    prompt = settings.get("prompt")
-    if len(text) <= MAX_BYTES or not isinstance(prompt, str):
-        return text
-    room = (MAX_BYTES - (len(text) - len(json.dumps(prompt)))) // 12 - 3  # an emoji takes 12 bytes
-    cut = {"prompt": prompt[: max(room, 0)], "prompt_characters": len(prompt)}
-    return json.dumps({**settings, **cut})
+    for name in ("negative_prompt", "prompt"):
+        whole = settings.get(name)
+        if len(text) <= MAX_BYTES or not isinstance(whole, str):
+            continue
+        room = (MAX_BYTES - (len(text) - len(json.dumps(whole)))) // 12 - 6  # an emoji: 12 bytes
+        cut = {name: whole[: max(room, 0)], f"{name}_characters": len(whole)}
+        settings = {**settings, **cut}
+        text = json.dumps(settings)
+    return text
 
 
 def parse(comment: str) -> dict[str, Any] | None:

@@ -100,7 +100,7 @@ def _serve(args: argparse.Namespace, taken) -> int:
         page=_about(folder, parts.config.name),
     )
     # Not warm: one listener would rather wait for what they ask for than for everything.
-    scheduler = Scheduler(parts, slots=args.slots, seconds=_LONGEST, warm=False)
+    scheduler = Scheduler(parts, slots=args.slots, seconds=_LONGEST, negatives=True, warm=False)
     http = server.MusicServer(Service(scheduler, settings))
     url = server.url(taken)
     print(f"{settings.model} plays on {url} (Ctrl-C stops)", flush=True)

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
     add("prompts", metavar="PROMPTS", help="a .txt file, a prompt in every line, or a .jsonl file, "
-        'in every line {"prompt": TEXT or null} and, if wanted, "seed"')  # fmt: skip
+        'in every line {"prompt": TEXT or null} and, if wanted, "seed" and "negative"')  # fmt: skip
     add(
         "output",
         metavar="OUT_DIR",
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="of the files")
     options.add_duration(parser, "of each clip")
     options.add_windows(parser)
+    options.add_negative(parser, ", where a line has none of its own")
     options.add_sampling(parser)
     options.add_devices(parser)
     add(
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
-    prompts = batch_folder.read_prompts(args.prompts, check_seed(args.seed, 1))  # type: ignore[arg-type]
+    seed = check_seed(args.seed, 1)
+    prompts = batch_folder.read_prompts(args.prompts, seed, args.negative)  # type: ignore[arg-type]
     sampling = options.sampling(args)
     settings = {
         "use_sampling": sampling.use_sampling,
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
             sampling=sampling,
             extend_stride=args.extend_stride,
             join=args.join,
+            negative_descriptions=[prompt.negative],
         )
 
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
@@ -112,7 +115,8 @@ def run(args: argparse.Namespace) -> None:
         return
 
     def write(path: Path, prompt: batch_folder.Prompt, out: GenerationOutput) -> None:
-        named = {"prompt": prompt.text, "seed": prompt.seed, "program": out.program}
+        texts = {"prompt": prompt.text, "negative": prompt.negative}
+        named = {**texts, "seed": prompt.seed, "program": out.program}
         audio.write(
             path,
             out.audio[0],

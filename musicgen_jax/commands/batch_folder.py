@@ -52,21 +52,26 @@ class Prompt:
       index: i, the number of the line, counted from 0.
       text: the description, None for music without one.
       seed: what `MusicGen.generate` takes for this clip alone.
+      negative: what the music moves away from, None for nothing.
     """
 
     index: int
     text: str | None
     seed: int
+    negative: str | None = None
 
 
-def read_prompts(path: str | os.PathLike[str], seed: int) -> list[Prompt]:
+def read_prompts(
+    path: str | os.PathLike[str], seed: int, negative: str | None = None
+) -> list[Prompt]:
     """Reads all prompts, or refuses the file.
 
     Args:
       path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
-        an object {"prompt": text or null, "seed": integer}, the seed being optional. UTF-8; empty
-        lines may stand at the end only.
+        an object {"prompt": text or null, "seed": integer, "negative": text or null}, of which
+        only the prompt is needed. UTF-8; empty lines may stand at the end only.
       seed: clip i gets a seed of its own from it and i, unless its line names one.
+      negative: of the clips whose line does not name one.
 
     Raises:
       UserError: the file cannot be read, or a line is wrong; the message names the first.
@@ -83,10 +88,10 @@ def read_prompts(path: str | os.PathLike[str], seed: int) -> list[Prompt]:
     prompts = []
     for i, line in enumerate(lines):
         try:
-            text, own = parse(line)
+            text, own, against = parse(line, negative)
         except ValueError as error:
             raise UserError(f"{path}, line {i + 1}: {error}") from None
-        prompts.append(Prompt(i, text, clip_seed(seed, i) if own is None else own))
+        prompts.append(Prompt(i, text, clip_seed(seed, i) if own is None else own, against))
     return prompts
 
 
@@ -95,25 +100,28 @@ def clip_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
 
 
-def _parse_text(line: bytes) -> tuple[str | None, int | None]:
+_Parsed = tuple[str | None, int | None, str | None]  # text, seed, negative
+
+
+def _parse_text(line: bytes, negative: str | None) -> _Parsed:
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     if not text:
         raise ValueError("empty; for music without a description use .jsonl and null")
-    return _checked(text), None
+    return _checked(text), None, negative or None
 
 
-def _parse_json(line: bytes) -> tuple[str | None, int | None]:
+def _parse_json(line: bytes, negative: str | None) -> _Parsed:
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         value = {"prompt": value}
-    if unknown := sorted(value.keys() - {"prompt", "seed"}):
-        raise ValueError(f"unknown field {unknown[0]!r:.80}, known are prompt and seed")
+    if unknown := sorted(value.keys() - {"prompt", "seed", "negative"}):
+        raise ValueError(f"unknown field {unknown[0]!r:.80}, known are prompt, seed and negative")
     if "prompt" not in value:
         raise ValueError("the field prompt is missing")
     text, seed = value["prompt"], value.get("seed")
@@ -121,7 +129,10 @@ def _parse_json(line: bytes) -> tuple[str | None, int | None]:
         raise ValueError(f"the prompt must be a text or null, got {json.dumps(text):.80}")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
         raise ValueError(f"the seed must be an integer from 0 to {2**32 - 1}, got {seed!r:.80}")
-    return _checked(text) if text else None, seed
+    against = value.get("negative", negative)
+    if against is not None and not isinstance(against, str):
+        raise ValueError(f"the negative must be a text or null, got {json.dumps(against):.80}")
+    return _checked(text) if text else None, seed, _checked(against) if against else None
 
 
 def _checked(text: str) -> str:
@@ -201,6 +212,12 @@ class Folder:
             file, sizes = self.path / self.name(prompt), []
             for record in records.get(prompt.index, []):
                 text, seed = record.get("prompt"), record.get("seed")
+                if record.get("negative") != prompt.negative:
+                    raise UserError(
+                        f"line {prompt.index + 1}: {file} was made with the negative "
+                        f"{record.get('negative')!r:.80}, not {prompt.negative!r:.80}: choose "
+                        "another folder"
+                    )
                 if (text, seed) != (prompt.text, prompt.seed):
                     raise UserError(
                         f"line {prompt.index + 1}: {file} is of the prompt {text!r:.80} with the "
@@ -227,6 +244,7 @@ class Folder:
             "index": prompt.index,
             "file": file.name,
             "prompt": prompt.text,
+            **({"negative": prompt.negative} if prompt.negative else {}),
             "seed": prompt.seed,
             "seconds": seconds,
             "bytes": file.stat().st_size,

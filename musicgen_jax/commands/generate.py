@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of an output file: raw 16-bit PCM while the music is made, to FILE, or to "
         "stdout if FILE is -; stderr names the rate and channels",
     )
+    options.add_negative(parser)
     options.add_sampling(parser)
     options.add_slots(
         parser,
@@ -142,8 +143,9 @@ def run(args: argparse.Namespace) -> None:
 
     def settings(clip: int, program: "ProgramName | None") -> dict[str, Any]:
         number = clip if len(prompts) > 1 else None
-        named = {"prompt": prompts[clip], "seed": args.seed, "clip": number, "program": program}
-        return made.settings(args, model, sampling, **named)
+        texts = {"prompt": prompts[clip], "negative": args.negative}
+        named = {"seed": args.seed, "clip": number, "program": program}
+        return made.settings(args, model, sampling, **texts, **named)
 
     def comment(clip: int, program: "ProgramName | None") -> str:
         return clip_settings.dump(settings(clip, program))
@@ -227,6 +229,7 @@ def _request(
         "extend_stride": args.extend_stride,
         "join": args.join,
         "slots": args.slots,
+        "negative_descriptions": [args.negative] * len(prompts) if args.negative else None,
         "progress": sys.stderr.isatty() and not args.quiet,
     }
     if args.melody:

@@ -22,6 +22,7 @@ def settings(
     sampling: Sampling,
     *,
     prompt: str | None,
+    negative: str | None,
     seed: int,
     clip: int | None = None,
     program: "ProgramName | None",
@@ -35,6 +36,7 @@ def settings(
     named = {
         "model": model.name or Path(args.model).name,
         "prompt": prompt,
+        "negative_prompt": negative or None,
         "duration": args.duration,
         "seed": seed,
         "clip": clip,

@@ -41,6 +41,13 @@ def add_duration(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_negative(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds `--negative`; `more` follows in its help."""
+    parser.add_argument(
+        "--negative", metavar="TEXT", help=f"what the music is to move away from{more}"
+    )
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the seed and the options of `Sampling`."""
     add, default = parser.add_argument, DEFAULT_SAMPLING

@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 600; --max-duration if that is shorter than the model's window)")  # fmt: skip
     add("--dtype", choices=DTYPES, help="dtype of the language model (default: float32 on a CPU, "
         "bfloat16 elsewhere)")  # fmt: skip
+    add("--no-negatives", action="store_true", help="take no negative descriptions, which have "
+        "slots of their own: half the memory")  # fmt: skip
     add("--token", metavar="T", help="what clients must send as Authorization: Bearer T; the "
         f"variable {TOKEN_VARIABLE} keeps it out of the list of processes")  # fmt: skip
     add("--allowed-host", action="append", default=[], metavar="NAME", help="another name that "
@@ -99,10 +101,11 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
     if slots is None:
         slots = _SLOTS.get(jax.default_backend(), _SLOTS_OF_ACCELERATORS)
     longest = max(args.max_duration, longest_job)
-    reserved = Reservation.of(parts, slots=slots, seconds=longest, queue=args.queue)
+    pools = {"slots": slots, "seconds": longest, "negatives": not args.no_negatives}
+    reserved = Reservation.of(parts, **pools, queue=args.queue)
     reserved.check()
     # The server counts what is open, also pieces that wait between their windows.
-    scheduler = Scheduler(parts, slots=slots, seconds=longest, queue=args.queue + slots)
+    scheduler = Scheduler(parts, **pools, queue=args.queue + slots)
     line = (
         f"musicgen-jax: {settings.model} on {server.url(taken)}, {slots} slots, "
         f"{reserved.slots / 1e9:.2f} GB of cache"

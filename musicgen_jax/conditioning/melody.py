@@ -1,5 +1,6 @@
 """A melody on its way to the language model: audio, perhaps separated, then chroma."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from musicgen_jax.conditioning.chroma import (
     samples_heard,
     window_at,
 )
-from musicgen_jax.conditioning.text import ConditionAt, text_condition
+from musicgen_jax.conditioning.text import ConditionAt, text_conditions
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.chroma_conditioner import ChromaConditioner
@@ -34,7 +35,7 @@ _MARGIN = 1.0  # seconds of a long melody beyond the part that is used, for the 
 
 def melody_conditions(
     parts: Parts,
-    texts: Sequence[str | None],
+    batch: int,
     melody: Clips,
     sample_rate: int,
     *,
@@ -45,21 +46,21 @@ def melody_conditions(
 
     Args:
       parts: of a melody model.
-      texts: B checked descriptions.
+      batch: B.
       melody: as in `MusicGen.generate_with_chroma`.
       sample_rate: of `melody`, in Hz.
       separate: as in `MusicGen.generate_with_chroma`.
       duration: seconds of the piece, checked.
 
     Raises:
-      UserError: the model takes no melody, or the melody is not audio for these descriptions.
+      UserError: the model takes no melody, or the melody is not audio for these clips.
     """
     melodies = melodies_of(parts.config, melody, sample_rate, separate=separate, duration=duration)
-    one_for_each([None] * len(melodies), len(texts), "melodies")  # one melody is projected once
-    text = functools.cache(lambda: text_condition(parts, texts))
+    one_for_each([None] * len(melodies), batch, "melodies")  # one melody is projected once
+    text = text_conditions(parts)
     project = parts.lm.chroma_conditioner
     assert project is not None
-    return lambda offset: _with_melody(project, text(), *melodies.chroma_at(offset))
+    return lambda offset, texts: _with_melody(project, text(texts), *melodies.chroma_at(offset))
 
 
 def melodies_of(
@@ -171,7 +172,7 @@ def _with_melody(
     assert condition.audio is not None
     vectors = jnp.where(has_melody[:, None, None], project(chroma), condition.audio.vectors)
     mask = condition.audio.mask | has_melody[:, None]
-    return Condition(condition.text, Embedded(vectors, mask))
+    return dataclasses.replace(condition, audio=Embedded(vectors, mask))
 
 
 # --- The separator --------------------------------------------------------------------------------

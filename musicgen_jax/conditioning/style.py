@@ -1,6 +1,6 @@
 """A style on its way to the language model: audio, an excerpt that the seed draws, MERT, tokens."""
 
-import functools
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.audio_input import Clips, check_clips, one_for_each
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT, excerpt
 from musicgen_jax.conditioning.resample import resample_frac
-from musicgen_jax.conditioning.text import ConditionAt, text_condition
+from musicgen_jax.conditioning.text import ConditionAt, Texts, text_conditions
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.nn.condition import Condition, Embedded
@@ -27,7 +27,7 @@ __all__ = ["DEFAULT_EVAL_Q", "DEFAULT_EXCERPT", "Styles", "style_conditions"]
 
 def style_conditions(
     parts: Parts,
-    texts: Sequence[str | None],
+    batch: int,
     style: Clips,
     sample_rate: int,
     *,
@@ -40,7 +40,7 @@ def style_conditions(
 
     Args:
       parts: of a style model.
-      texts: B checked descriptions.
+      batch: B.
       style: as in `MusicGen.generate_with_style`.
       sample_rate: of `style`, in Hz.
       eval_q: as in `MusicGen.generate_with_style`.
@@ -49,7 +49,7 @@ def style_conditions(
       keys: [B] typed keys, see `Styles`.
 
     Raises:
-      UserError: the model takes no style, or the style is not audio for these descriptions.
+      UserError: the model takes no style, or the style is not audio for these clips.
     """
     config = parts.config
     if config.lm.style is None or parts.mert is None or parts.lm.style_conditioner is None:
@@ -57,7 +57,7 @@ def style_conditions(
             f"{config.name or 'this model'} takes no style: use facebook/musicgen-style"
         )
     check_eval_q(eval_q, config.lm.style.n_q)
-    clips = one_for_each(check_clips(style, sample_rate, "style"), len(texts), "styles")
+    clips = one_for_each(check_clips(style, sample_rate, "style"), batch, "styles")
     styles = Styles(
         clips,
         int(sample_rate),
@@ -66,15 +66,15 @@ def style_conditions(
         duration=duration,
         excerpt_length=excerpt_length,
     )
-    text = functools.cache(lambda: text_condition(parts, texts))
+    text = text_conditions(parts)
     if not styles.has_style.any():
-        return lambda offset: text()
+        return lambda offset, texts: text(texts)
     conditioner = parts.lm.style_conditioner
     features = partial(mert_features, parts.mert, sample_rate=config.sample_rate)
 
-    def condition_at(offset: float) -> Condition:
+    def condition_at(offset: float, texts: Texts) -> Condition:
         heard = sharding.by_rows(parts.mesh, features, styles.excerpts_at(offset))
-        return _with_style(conditioner, text(), heard, styles.has_style, eval_q=eval_q)
+        return _with_style(conditioner, text(texts), heard, styles.has_style, eval_q=eval_q)
 
     return condition_at
 
@@ -196,4 +196,4 @@ def _with_style(
     row = jnp.maximum(jnp.cumsum(has_style) - 1, 0)
     vectors = jnp.where(has_style[:, None, None], tokens[row], 0)
     mask = jnp.broadcast_to(has_style[:, None], vectors.shape[:2])
-    return Condition(text.text, Embedded(vectors, mask))
+    return dataclasses.replace(text, audio=Embedded(vectors, mask))

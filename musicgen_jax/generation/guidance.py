@@ -1,8 +1,10 @@
 """Which rows the model runs for each example, so that guidance can compare them."""
 
+import dataclasses
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,17 +17,17 @@ from musicgen_jax.runtime import sharding
 def copies_of(condition: Condition, sampling: Sampling) -> int:
     """How many rows the model runs for each example.
 
-    1: the conditional row. 2: next to it a null row, for guidance. 3: between these two a row with
-    the audio and without the text, for double guidance. Without any condition in any row guidance
-    would compare equal rows: one will do.
+    1: the conditional row. 2: next to it a null row, or one with the negative description, for
+    guidance. 3: between these two a row with the audio and without the text, for double guidance.
+    Without any condition in any row guidance would compare equal rows: one will do.
     """
-    text, audio = (
+    text, audio, against = (
         part is not None and bool(np.asarray(part.mask).any())
-        for part in (condition.text, condition.audio)
+        for part in (condition.text, condition.audio, condition.against)
     )
     # Without text in any row double guidance compares equal rows.
     double = text and sampling.cfg_coef_beta not in (None, 1)
-    if not (text or audio) or (sampling.cfg_coef == 1 and not double):
+    if not (text or audio or against) or (sampling.cfg_coef == 1 and not double):
         return 1
     return 3 if double else 2
 
@@ -44,8 +46,9 @@ def guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None = Non
       `copies * B` rows, those of an example next to each other; B rows if the model skips null
       rows, which attend to nothing and need no condition.
     """
-    if lm.skip_null_rows:
-        return sharding.constrain_rows(condition, mesh)
+    against, condition = condition.against, dataclasses.replace(condition, against=None)
+    if copies == 1 or (lm.skip_null_rows and against is None):
+        return sharding.constrain_rows(lm.fill_nulls(condition), mesh)
     condition = lm.fill_nulls(condition)
     null = null_like(condition)
     if lm.config.conditioning == "prepend":
@@ -53,8 +56,19 @@ def guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None = Non
         null = lm.fill_nulls(Condition(_masked_like(null.text, condition.text), null.audio))
         null = Condition(null.text, _masked_like(null.audio, condition.audio))
     audio = Condition(_masked_like(null.text, condition.text), condition.audio)
-    sides = {1: (condition,), 2: (condition, null), 3: (condition, audio, null)}[copies]
+    if against is not None:
+        null = Condition(_instead(null.text, against), null.audio)
+    sides = (condition, null) if copies == 2 else (condition, audio, null)
     return sharding.constrain_rows(interleave(*sides), mesh)
+
+
+def _instead(null: Embedded | None, against: Embedded) -> Embedded:
+    """The text of the null rows: `against` in the rows that have one."""
+    if null is None:
+        return against
+    given = against.mask.any(axis=1, keepdims=True)
+    vectors = jnp.where(given[..., None], against.vectors, null.vectors)
+    return Embedded(vectors, jnp.where(given, against.mask, null.mask))
 
 
 def _masked_like(part: Embedded | None, other: Embedded | None) -> Embedded | None:

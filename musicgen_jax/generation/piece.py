@@ -105,7 +105,9 @@ class Piece:
     def program(self) -> ProgramName:
         """Names the program that makes the piece."""
         request, lm = self.request, self.parts.lm
-        tokens = self.parts.tokenizer(request.descriptions)[0].shape[1]
+        negatives = request.negative_descriptions
+        texts = [*request.descriptions, *(negatives or ())]
+        tokens = self.parts.tokenizer(texts)[0].shape[1]
         frames = max(window.length for window in request.windows)
         return ProgramName.of(
             lm,
@@ -114,6 +116,7 @@ class Piece:
             slots=False,
             steps=cache_lengths(frames + max(lm.config.delays), lm.tuning)[-1],
             text=lm.tuning.text_length(tokens),
+            negatives=negatives is not None and lm.skip_null_rows,
         )
 
     def codes(self, callback: Callback = None) -> Iterator[tuple[Window, np.ndarray]]:
@@ -121,6 +124,7 @@ class Piece:
         for piece in generate_windows(
             self.parts.lm,
             self.condition_at,
+            self.request.texts,
             self.request.windows,
             keys=self.request.keys,
             prompt=self.request.prompt,
@@ -172,11 +176,13 @@ def open_store(
         if prompt is None
         else hashlib.sha256(np.ascontiguousarray(prompt).tobytes()).hexdigest(),
         "condition": condition_digest(
-            *(condition_at(start / config.frame_rate) for start in starts)
+            *(condition_at(start / config.frame_rate, request.texts) for start in starts)
         ),
         "model": fingerprint(parts.lm, parts.encodec),
         "machine": machine(parts.mesh),
     }
+    if request.negative_descriptions is not None:  # folders of older versions still resume
+        settings["negative_descriptions"] = list(request.negative_descriptions)
     if program is not None:
         settings["program"] = str(program)
     assert request.checkpoint is not None

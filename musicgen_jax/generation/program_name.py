@@ -25,6 +25,7 @@ class ProgramName:
         the clips begin together and are as long as each other.
       steps: length of the cache, in steps.
       text: length of the padded descriptions, in tokens.
+      negatives: whether the rows of guidance attend to texts too, as `text=2x64`.
       dtype: of the language model's matrices.
       cache: dtype of its keys and values.
       device: the kind of device, and how many if there are several.
@@ -39,22 +40,33 @@ class ProgramName:
     dtype: str
     cache: str
     device: str
+    negatives: bool = False
     jax: str = jax.__version__
     version: str = __version__
 
     @classmethod
     def of(
-        cls, lm: LM, mesh: Mesh | None, *, clips: int, slots: bool, steps: int, text: int
+        cls,
+        lm: LM,
+        mesh: Mesh | None,
+        *,
+        clips: int,
+        slots: bool,
+        steps: int,
+        text: int,
+        negatives: bool,
     ) -> "ProgramName":
         """The name of a program of this model on this machine."""
         device = jax.devices()[0].device_kind.replace(" ", "-")
         if mesh is not None and mesh.size > 1:
             device += f":{'x'.join(map(str, mesh.devices.shape))}"
-        return cls(clips, slots, steps, text, lm.param_dtype.name, lm.cache_dtype.name, device)
+        dtypes = lm.param_dtype.name, lm.cache_dtype.name
+        return cls(clips, slots, steps, text, *dtypes, device, negatives)
 
     def __str__(self) -> str:
         clips = f"{'slots' if self.slots else 'batch'}={self.clips}"
+        text = f"2x{self.text}" if self.negatives else self.text
         return (
-            f"{clips} steps={self.steps} text={self.text} dtype={self.dtype} cache={self.cache} "
+            f"{clips} steps={self.steps} text={text} dtype={self.dtype} cache={self.cache} "
             f"device={self.device} jax={self.jax} musicgen-jax={self.version}"
         )

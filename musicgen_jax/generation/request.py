@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from musicgen_jax.conditioning.text import check_descriptions
+from musicgen_jax.conditioning.text import Texts, check_descriptions, check_negatives
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.generation.decode import example_keys
@@ -30,6 +30,7 @@ class Request:
     Attributes:
       config: of the model.
       descriptions: B texts or None.
+      negative_descriptions: B texts or None that guidance moves away from; None if there are none.
       duration: seconds of each clip, the prompt included.
       seed: one for all clips, or one per clip.
       sampling: how tokens are drawn.
@@ -57,6 +58,7 @@ class Request:
     checkpoint: str | os.PathLike[str] | None = None
     chunk_seconds: float | None = None
     first: int = 0
+    negative_descriptions: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
         config, keep = self.config, functools.partial(object.__setattr__, self)
@@ -64,6 +66,13 @@ class Request:
         check_duration(config, self.duration)
         keep("seed", check_seed(self.seed, self.batch))
         check_sampling(config, self.sampling)
+        negatives = check_negatives(self.negative_descriptions, self.batch)
+        keep("negative_descriptions", negatives)
+        if negatives is not None and self.sampling.cfg_coef == 1:
+            raise UserError(
+                "cfg_coef 1 is no guidance, so a negative description would change nothing: choose "
+                "another cfg_coef, such as 3"
+            )
         if self.prompt_codes is not None:
             codes = check_codes(config, self.prompt_codes, "prompt_codes")
             check_prompt(config, codes.shape[2], self.frames)
@@ -85,6 +94,7 @@ class Request:
         return dataclasses.replace(
             self,
             descriptions=self.descriptions[one],
+            negative_descriptions=self.negative_descriptions and self.negative_descriptions[one],
             seed=self.seed if shared else self.seed[one],  # type: ignore[index]
             prompt_codes=None if self.prompt is None else self.prompt[one],
             first=self.first + index if shared else 0,
@@ -94,6 +104,12 @@ class Request:
     def batch(self) -> int:
         """B."""
         return len(self.descriptions)
+
+    @property
+    def texts(self) -> Texts:
+        """What the clips are described by."""
+        negatives = self.negative_descriptions
+        return Texts(tuple(self.descriptions), None if negatives is None else tuple(negatives))
 
     @property
     def frames(self) -> int:

@@ -148,7 +148,8 @@ def _language(parts: Parts, request: Request, condition: Condition, slots: int) 
     for number in sorted({0, min(1, last), last}):
         codes = generate_windows(
             parts.lm,
-            lambda offset: condition,
+            lambda offset, texts: condition,
+            request.texts,
             request.windows,
             keys=request.keys,
             prompt=None,

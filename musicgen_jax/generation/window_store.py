@@ -152,7 +152,11 @@ def condition_digest(*conditions: Condition) -> str:
     digest = hashlib.sha256()
     for i, condition in enumerate(conditions):
         # The names that older versions used: their folders must still resume.
-        for name, part in (("cross", condition.text), ("prefix", condition.audio)):
+        for name, part in (
+            ("cross", condition.text),
+            ("prefix", condition.audio),
+            ("against", condition.against),
+        ):
             if part is None:
                 continue
             for suffix, leaf in (("", part.vectors), ("_mask", part.mask)):

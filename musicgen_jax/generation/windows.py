@@ -12,7 +12,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from musicgen_jax.conditioning.text import ConditionAt
+from musicgen_jax.conditioning.text import ConditionAt, Texts
 from musicgen_jax.generation.decode import stream_codes
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn.lm import LM
@@ -83,6 +83,7 @@ def layout(
 def generate_windows(
     lm: LM,
     condition_at: ConditionAt,
+    texts: Texts,
     windows: list[Window],
     *,
     keys: jax.Array,
@@ -99,6 +100,7 @@ def generate_windows(
     Args:
       lm: the model.
       condition_at: the condition of each window, B rows.
+      texts: what the clips are described by.
       windows: from `layout`.
       keys: [B] typed keys. The first window uses them unchanged, so a piece of one window equals
         `generate_codes`.
@@ -130,7 +132,7 @@ def generate_windows(
             parts = []
             for codes in stream_codes(
                 lm,
-                condition_at(window.start / frame_rate),
+                condition_at(window.start / frame_rate, texts),
                 num_frames=window.length,
                 prompt=context,
                 keys=window_keys(keys, window.number),

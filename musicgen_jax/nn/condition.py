@@ -26,11 +26,12 @@ class Condition:
 
     A text-to-music model attends to the text by cross-attention. A melody or style model reads the
     audio and the text as a prefix of the tokens. A row whose parts are all null is the
-    unconditional half of guidance.
+    unconditional half of guidance, unless `against` has a text for it.
     """
 
     text: Embedded | None = None
     audio: Embedded | None = None  # a melody or a style
+    against: Embedded | None = None  # a text, as long as `text`, that guidance moves away from
 
 
 def null_like(condition: Condition) -> Condition:

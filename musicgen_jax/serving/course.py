@@ -60,7 +60,8 @@ class Course:
         """The next window, ready for a slot of the engine."""
         window = self.window
         assert window is not None
-        condition = self._condition_at(window.start / self.request.config.frame_rate)
+        offset = window.start / self.request.config.frame_rate
+        condition = self._condition_at(offset, self.request.texts)
         return self.engine.prepare(self.request, window, condition, self._prompt)
 
     def take(self, steps: np.ndarray, done: int) -> list[Codes]:

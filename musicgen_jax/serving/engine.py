@@ -181,7 +181,11 @@ class Engine:
         longest = min(window_frames(config), self.shape.steps - max(config.lm.delays))
         prompts = [0, *(n for n in _PREFILLS if n < longest), longest - 1]
         request = Request(config=config, descriptions=[None], duration=config.max_duration)
-        described = text_condition(self.parts, [text_of_length(self.parts, self.shape.text)])
+        longest_text = [text_of_length(self.parts, self.shape.text)]
+        described = text_condition(self.parts, longest_text)
+        if self.shape.negatives or not self.parts.lm.skip_null_rows:
+            against = text_condition(self.parts, longest_text, longest_text)
+            self.prepare(request, Window(0, 0, longest, 0), against)
         conditions = [text_condition(self.parts, [None]), *[described] * len(prompts)]
         for number, (frames, condition) in enumerate(zip([0, *prompts], conditions, strict=True)):
             window = Window(number, 0, longest, frames)
@@ -210,7 +214,11 @@ class Engine:
             return Embedded(vectors, np.zeros((1, length), bool))  # type: ignore[arg-type]
 
         audio = audio_length(self.parts.config)
-        return Condition(null(self.shape.text), null(audio) if audio else None)
+        return Condition(
+            null(self.shape.text),
+            null(audio) if audio else None,
+            null(self.shape.text) if self.shape.negatives else None,
+        )
 
     def _padded(self, condition: Condition) -> Condition:
         """One row in the shapes of all; missing parts become null."""
@@ -229,7 +237,10 @@ class Engine:
             return Embedded(vectors, mask)  # type: ignore[arg-type]
 
         null = self._null()
-        return Condition(pad(condition.text, null.text), pad(condition.audio, null.audio))
+        against = null.against
+        if condition.against is not None:
+            against = pad(condition.against, null.text)
+        return Condition(pad(condition.text, null.text), pad(condition.audio, null.audio), against)
 
 
 def parts_for_slots(parts: Parts) -> Parts:

@@ -25,14 +25,16 @@ class Reservation:
     clips: int
 
     @classmethod
-    def of(cls, parts: Parts, *, slots: int, seconds: float, queue: int) -> "Reservation":
+    def of(
+        cls, parts: Parts, *, slots: int, seconds: float, queue: int, negatives: bool = False
+    ) -> "Reservation":
         """Of a `Scheduler` with these arguments."""
         config, lm = parts.config, parts.lm
         frames = min(window_frames(config), max(1, int(seconds * config.frame_rate)))
         prepended = config.lm.conditioning == "prepend"
         rows, audio = slots * (3 if prepended else 2), audio_length(config)
         cache = 0
-        for shape in shapes_up_to(parts, frames, TEXT_TOKENS):
+        for shape in shapes_up_to(parts, frames, TEXT_TOKENS, negatives=negatives):
             length = shape.steps + (shape.text + audio if prepended else 0)
             cache += memory.nbytes(jax.eval_shape(partial(lm.init_cache, rows, length)))
         # A new tenant is made ready beside the slots and then copied into its own.
@@ -57,7 +59,7 @@ def _check(needed: int, free: int | None, what: str) -> None:
         raise UserError(
             f"the slots need {_size(needed)} next to the weights, and of the {what} "
             f"{_size(free)} are free: take fewer --slots, a shorter --max-duration and "
-            "--max-job-duration, or a smaller --queue"
+            "--max-job-duration, a smaller --queue, or --no-negatives"
         )
 
 

@@ -44,8 +44,10 @@ class Scheduler:
         limit, since longer pieces take several windows. Default: the model's window.
       queue: how many clips may wait.
       text: the longest description that will be asked for, in tokens.
-      shapes: of the clips that will be asked for. Default: of all clips up to `seconds` and `text`.
-        For each there are N slots.
+      negatives: whether negative descriptions will be asked for. In a text model they have slots of
+        their own.
+      shapes: of the clips that will be asked for. Default: of all clips up to `seconds` and `text`,
+        with `negatives`. For each there are N slots.
       warm: whether to compile everything now.
 
     Attributes:
@@ -67,6 +69,7 @@ class Scheduler:
         seconds: float | None = None,
         queue: int = 32,
         text: int = TEXT_TOKENS,
+        negatives: bool = False,
         shapes: Sequence[Shape] | None = None,
         warm: bool = True,
     ):
@@ -79,7 +82,7 @@ class Scheduler:
         frames = self._longest or self._window
         self._engines = [
             Engine(parts, slots=slots, shape=shape)
-            for shape in shapes or shapes_up_to(parts, frames, text)
+            for shape in shapes or shapes_up_to(parts, frames, text, negatives=negatives)
         ]
         self.parts, self.slots = self._engines[0].parts, slots
         self.programs = [engine.program for engine in self._engines]
@@ -139,7 +142,7 @@ class Scheduler:
             raise UserError(f"deadline must be more than 0 seconds, got {deadline!r}")
         engine = self._engine_for(request)
         if condition_at is None:
-            condition_at = text_alone(self.parts, request.descriptions)
+            condition_at = text_alone(self.parts)
         course = Course(request, condition_at, engine, store)
         clip = Clip(course, self.parts, deadline)
         clip.ticket = Ticket(
@@ -377,6 +380,8 @@ class Scheduler:
             text = max(each.text for each in engines)
             if shape.text > text:
                 raise UserError(f"the description has more than {text} tokens: make it shorter")
+            if shape.negatives and not any(each.negatives for each in engines):
+                raise UserError("negative descriptions are not taken here")
             raise UserError(f"there are no slots here for a clip of {request.duration:g} seconds")
         return engines[shape]
 

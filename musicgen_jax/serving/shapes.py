@@ -29,34 +29,40 @@ class Shape:
     Attributes:
       text: tokens of a description: 64, 128, 256 and so on.
       steps: length of the cache.
+      negatives: whether the rows of guidance have texts too, where they would otherwise be skipped.
     """
 
     text: int
     steps: int
+    negatives: bool = False
 
 
 def shape_of(parts: Parts, request: Request) -> Shape:
     """The shape for a clip."""
-    ids, mask = parts.tokenizer(request.descriptions)
+    negatives = request.negative_descriptions
+    ids, mask = parts.tokenizer([*request.descriptions, *(negatives or ())])
     tokens = ids.shape[1] if mask.any() else 0
     text = max(TEXT_TOKENS, 1 << (tokens - 1).bit_length() if tokens else 0)
     frames = max(window.length for window in request.windows)
-    return Shape(text, _cache_lengths(parts.config, parts.lm.tuning, frames, text)[-1])
+    steps = _cache_lengths(parts.config, parts.lm.tuning, frames, text)[-1]
+    return Shape(text, steps, negatives is not None and parts.lm.skip_null_rows)
 
 
-def shapes_up_to(parts: Parts, frames: int, text: int) -> list[Shape]:
+def shapes_up_to(parts: Parts, frames: int, text: int, *, negatives: bool = False) -> list[Shape]:
     """The shapes of all clips whose windows have up to `frames` frames and whose texts are short.
 
     Args:
       parts: of the model.
       frames: of the longest window.
       text: tokens of the longest description.
+      negatives: whether clips may have negative descriptions.
     """
     texts = [TEXT_TOKENS]
     while texts[-1] < text:
         texts.append(2 * texts[-1])
     return [
-        Shape(text, steps)
+        Shape(text, steps, more)
+        for more in ((False, True) if negatives and parts.lm.skip_null_rows else (False,))
         for text in texts
         for steps in _cache_lengths(parts.config, parts.lm.tuning, frames, text)
     ]
@@ -99,5 +105,11 @@ def name_program(parts: Parts, slots: int, shape: Shape) -> ProgramName:
     if jax.process_count() > 1:
         raise UserError("slots are for one process: threads of several would not keep step")
     return ProgramName.of(
-        parts.lm, parts.mesh, clips=slots, slots=True, steps=shape.steps, text=shape.text
+        parts.lm,
+        parts.mesh,
+        clips=slots,
+        slots=True,
+        steps=shape.steps,
+        text=shape.text,
+        negatives=shape.negatives,
     )

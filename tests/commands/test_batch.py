@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from musicgen_jax import testing
+from musicgen_jax.audio import clip_settings
 from musicgen_jax.commands import batch_folder
 from musicgen_jax.commands.cli import main
 from musicgen_jax.errors import UserError
@@ -253,3 +254,28 @@ def test_a_bad_line_is_named_before_any_work(tmp_path, capsys, name, content, me
     assert main(["batch", str(tmp_path / name), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_negatives_of_lines_and_of_the_call(folder, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(
+        '{"prompt": "bells", "negative": "noise"}\n{"prompt": "a", "negative": null}\n"b"'
+    )
+    made = batch_folder.read_prompts(file, 1, "hiss")
+    assert [prompt.negative for prompt in made] == ["noise", None, "hiss"]
+    file.write_text('{"prompt": "bells", "negative": 3}')
+    with pytest.raises(UserError, match="line 1: the negative must be a text or null"):
+        batch_folder.read_prompts(file, 1)
+    out, options = tmp_path / "out", ["--model", str(folder), "--duration", "0.3", "--quiet"]
+    file.write_text('{"prompt": "bells", "negative": "noise"}\n"bells"')
+    assert main(["batch", str(file), str(out), *options]) == 0
+    assert [line.get("negative") for line in manifest(out)] == ["noise", None]
+    settings = clip_settings.read(out / "000000.wav")
+    assert settings is not None
+    assert settings["negative_prompt"] == "noise"
+    single = ["generate", "bells", "--negative", "noise", "-o", str(tmp_path / "one.wav")]
+    single += ["--seed", str(settings["seed"]), "--slots", "4", *options]
+    assert main(single) == 0
+    assert (tmp_path / "one.wav").read_bytes()[-1000:] == (out / "000000.wav").read_bytes()[-1000:]
+    file.write_text('{"prompt": "bells", "negative": "hiss"}\n"bells"')
+    assert main(["batch", str(file), str(out), *options]) == 2

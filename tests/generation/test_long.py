@@ -120,7 +120,7 @@ def test_each_window_has_its_own_key_and_its_own_condition(model):
     )
     offsets = []
 
-    def condition_at(offset):
+    def condition_at(offset, texts):
         offsets.append(offset)
         return model.text_condition(["bells" if offset < 1 else "drums"])
 

@@ -44,6 +44,11 @@ class Asked:
         """The description."""
         return self.request.descriptions[0]
 
+    def described(self) -> dict[str, Any]:
+        """The texts, by the names of fields."""
+        negatives = self.request.negative_descriptions
+        return {"prompt": self.prompt} | ({"negative_prompt": negatives[0]} if negatives else {})
+
     @property
     def seconds(self) -> float:
         """The length of the music."""
@@ -56,7 +61,7 @@ class Asked:
         return round(self.seconds * config.sample_rate)
 
     def settings(self) -> dict[str, Any]:
-        """Whatever shapes the music, by the names of fields, without the description."""
+        """Whatever shapes the music, by the names of fields, without the texts."""
         request = self.request
         named = {
             "duration": request.duration,
@@ -118,6 +123,8 @@ def _asked(
             param="model",
         )
     prompt = _description(values, used, settings.text)
+    negative = values["negative_prompt"] or ""
+    _check_text(negative, used.get("negative_prompt", "negative_prompt"), settings.text)
     if "duration" not in used:
         values["duration"] = min(values["duration"], longest)
     if values["duration"] > longest:
@@ -138,6 +145,7 @@ def _asked(
             sampling=Sampling(**{name: values[name] for name in names}),
             extend_stride=values["extend_stride"],
             join=values["join"],
+            negative_descriptions=[negative] if negative.strip() else None,
         )
     except UserError as error:
         raise _at_field(error, used) from error

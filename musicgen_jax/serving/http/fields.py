@@ -136,6 +136,8 @@ _DURATION = Field(
 )
 _STRENGTH = {"minimum": -MAX_STRENGTH, "maximum": MAX_STRENGTH}
 _MUSIC = (
+    Field("negative_prompt", "string", "what the music is to move away from; null for nothing",
+          None, ("negative_description",), {"maxLength": 2000}),
     Field("seed", "integer", "same seed, same music", 0, (), {"minimum": 0, "maximum": MAX_SEED}),
     Field("use_sampling", "boolean", "false takes the most likely token at every step",
           DEFAULT_SAMPLING.use_sampling),

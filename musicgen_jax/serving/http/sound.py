@@ -42,7 +42,7 @@ def comment(asked: Asked, ticket: Ticket, model: str) -> str:
     """The comment inside a file: JSON with everything that is needed to make it again."""
     made = {
         "model": model,
-        "prompt": asked.prompt,
+        **asked.described(),
         **asked.settings(),
         "program": str(ticket.program),
     }

@@ -72,7 +72,7 @@ def warm_up(parts: Parts) -> None:
         samples = int((DEFAULT_EXCERPT + 1) * config.sample_rate)
         noise = np.random.default_rng(0).normal(size=(1, samples)).astype(np.float32)
         request = Request(config=config, descriptions=["a"], duration=config.max_duration)
-        _condition(parts, request, name, noise, config.sample_rate)(0.0)
+        _condition(parts, request, name, noise, config.sample_rate)(0.0, request.texts)
 
 
 def _check_names(names: tuple[str, ...], config: MusicGenConfig) -> None:
@@ -99,12 +99,12 @@ def taken_by(config: MusicGenConfig) -> list[str]:
 def _condition(
     parts: Parts, request: Request, name: str, samples: np.ndarray, rate: int
 ) -> ConditionAt:
-    texts, duration = request.descriptions, request.duration
+    duration = request.duration
     if name == "melody":
-        return melody_conditions(parts, texts, samples, rate, separate=False, duration=duration)
+        return melody_conditions(parts, 1, samples, rate, separate=False, duration=duration)
     return style_conditions(
         parts,
-        texts,
+        1,
         samples,
         rate,
         eval_q=DEFAULT_EVAL_Q,
