@@ -15,13 +15,15 @@ _NUMBERS = (0, -1, 1, 2, 7, 255, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400)
 _TEXTS = ("", "x" * 10_000, "\x1b[31m", "\x00", "\u202e", "../../etc/passwd", "é", "NaN", "-1")
 _FLOATS = (0.5, -0.5, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf"))
 _OTHERS = (None, True, False, [], {}, [[]], [0] * 1000, {"": None})
+_LONG = 1 << 20  # bytes
 _SPELLED = (b"-1", b"0", b"1e999", b"9" * 5000, b"NaN", b"-Infinity", b"null", b'"x"', b"[]")
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
-    """One to three random mutations that suit what `data` looks like."""
+    """One to three random mutations that suit what `data` looks like; fewer once it is long."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        data = rng.choice(_suitable(data))(rng, data)
+        if len(data) < _LONG:
+            data = rng.choice(_suitable(data))(rng, data)
     return data
 
 
@@ -134,7 +136,8 @@ def lines(rng: random.Random, data: bytes) -> bytes:
     """A line goes, comes twice, or is very long."""
     parts = data.split(b"\n")
     at = rng.randrange(len(parts))
-    parts[at : at + 1] = rng.choice(([], [parts[at]] * 2, [parts[at] * 3000], [b"\xff\xfe"]))
+    long = parts[at] * min(3000, _LONG // (len(parts[at]) + 1))
+    parts[at : at + 1] = rng.choice(([], [parts[at]] * 2, [long], [b"\xff\xfe"]))
     return b"\n".join(parts)
 
 

@@ -10,6 +10,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from musicgen_jax.errors import UserError
@@ -76,3 +77,10 @@ def test_the_limits_notice(tmp_path):
         raise RuntimeError("not a refusal")
     with within_limits():
         raise UserError("refused")
+
+
+def test_memory_is_counted_for_each_input(tmp_path):
+    with within_limits():
+        np.ones(100 << 17)  # 100 MB, which are given back
+    with pytest.raises(AssertionError, match="MB more"), within_limits():
+        np.ones(1100 << 17)
