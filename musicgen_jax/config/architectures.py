@@ -7,7 +7,15 @@ import dataclasses
 import math
 from typing import Annotated
 
-from musicgen_jax.config.schema import Between, Share, Size, SizeOrNone, check_ranges
+from musicgen_jax.config.schema import (
+    Between,
+    Factor,
+    Seconds,
+    Share,
+    Size,
+    SizeOrNone,
+    check_ranges,
+)
 
 FORMAT_VERSION = 1
 
@@ -29,7 +37,7 @@ class T5Config:
     num_heads: Size = 12
     relative_attention_num_buckets: Size = 32
     relative_attention_max_distance: Size = 128
-    layer_norm_epsilon: float = 1e-6
+    layer_norm_epsilon: Share = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +176,7 @@ class EncodecConfig:
     norm: str = "weight_norm"  # which is folded; or "time_group_norm", of whole segments
     conv_shortcut: bool = False  # a 1x1 convolution as the skip of residual blocks
     normalize: bool = False  # segments to one level, their own kept beside the codes
-    chunk_length_s: float | None = None  # segments of so many seconds; None: a clip is one
+    chunk_length_s: Seconds | None = None  # segments of so many seconds; None: a clip is one
     overlap: Share = 0.0  # of a segment, which the next one covers again
 
     def __post_init__(self) -> None:
@@ -178,9 +186,8 @@ class EncodecConfig:
             raise ValueError(f"norm must be {known}, got {self.norm!r}")
         if self.overlap == 1:
             raise ValueError("overlap must be below 1: segments would not move on")
-        seconds = self.chunk_length_s
-        if seconds is not None and not (0 < seconds < math.inf and self.segment_length):
-            raise ValueError(f"chunk_length_s must be at least a sample, got {seconds}")
+        if self.chunk_length_s is not None and not self.segment_length:
+            raise ValueError(f"chunk_length_s must be at least a sample, got {self.chunk_length_s}")
 
     @property
     def segment_length(self) -> int:
@@ -253,17 +260,17 @@ class HTDemucsConfig:
     kernel_size: Size = 8
     stride: Size = 4
     context: SizeOrNone = 1  # neighbours on each side that a decoder layer looks at
-    freq_emb: float = 0.2  # weight of the frequency embedding, 0 for none
-    emb_scale: float = 10.0  # the embedding is stored smaller by this
+    freq_emb: Factor = 0.2  # weight of the frequency embedding, 0 for none
+    emb_scale: Factor = 10.0  # the embedding is stored smaller by this
     dconv_mode: SizeOrNone = 3  # 1: residual branches in the encoder, 2: in the decoder, 3: in both
     dconv_depth: SizeOrNone = 2
     dconv_comp: Size = 8
     bottom_channels: SizeOrNone = 512  # width of the transformer, 0: that of the last encoder layer
     t_layers: SizeOrNone = 5
     t_heads: Size = 8
-    t_hidden_scale: float = 4.0
+    t_hidden_scale: Factor = 4.0
     t_cross_first: bool = False
-    t_weight_pos_embed: float = 1.0
+    t_weight_pos_embed: Factor = 1.0
 
     def __post_init__(self) -> None:
         if len(set(self.sources)) != len(self.sources) or not self.sources:
@@ -300,7 +307,7 @@ class MusicGenConfig:
     lm: LMConfig
     encodec: EncodecConfig
     audio_channels: Size = 1  # 2: stereo, codebooks interleaved left and right
-    max_duration: float = 30.0  # seconds in one window, as in training
+    max_duration: Seconds = 30.0  # seconds in one window, as in training
     name: str = ""
     mert: MertConfig | None = None  # in the style model
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from musicgen_jax.config.schema import Size, check_ranges
+from musicgen_jax.config.schema import Share, Size, check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RobertaConfig:
     num_heads: Size = 12
     num_layers: Size = 12
     ffn_dim: Size = 3072
-    layer_norm_epsilon: float = 1e-5
+    layer_norm_epsilon: Share = 1e-5
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -44,6 +44,8 @@ Share = Annotated[float, Between(0, 1)]
 # A size in an architecture; nothing real comes near the upper end.
 Size = Annotated[int, Between(1, 10**7)]
 SizeOrNone = Annotated[int, Between(0, 10**7)]  # 0: the part is not there
+Seconds = Annotated[float, Between(1e-4, 24 * 3600)]
+Factor = Annotated[float, Between(0, 10**6)]
 
 
 def to_dict(config: Any) -> dict:

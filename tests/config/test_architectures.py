@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
 from musicgen_jax.config import (
     OFFICIAL_MODELS,
+    ClapConfig,
+    EncodecConfig,
+    HTDemucsConfig,
     LMConfig,
     MertConfig,
     MusicGenConfig,
+    PasstConfig,
     StyleConfig,
+    VggishConfig,
     from_dict,
     to_dict,
 )
@@ -82,3 +88,27 @@ def test_frames_of_mert():
     assert [config.num_frames(n) for n in (0, 399, 400, 719, 720)] == [0, 0, 1, 1, 2]
     assert config.num_frames(30 * config.sample_rate) == 2249
     assert StyleConfig().ds_factor * 15 >= config.num_frames(3 * config.sample_rate)
+
+
+def numbers_of(config):
+    """Names and types of the numbers in a dataclass of settings, and in those inside it."""
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        for part in (hint, *get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                yield from numbers_of(part)
+            elif part in (int, float) and get_origin(hint) is not Annotated:
+                yield f"{config.__name__}.{name}", part
+
+
+def test_every_number_has_a_range():
+    """1e308 seconds at 16,000 samples a second once overflowed."""
+    configs = (MusicGenConfig, HTDemucsConfig, VggishConfig, PasstConfig, ClapConfig)
+    assert [name for config in configs for name in numbers_of(config)] == []
+
+
+@pytest.mark.parametrize("seconds", [1e308, 1e-308, -1.0, float("nan"), float("inf")])
+def test_seconds_beyond_reason(seconds):
+    with pytest.raises(ValueError, match="max_duration"):
+        from_dict(MusicGenConfig, to_dict(DEBUG) | {"max_duration": seconds})
+    with pytest.raises(ValueError, match="chunk_length_s"):
+        from_dict(EncodecConfig, to_dict(DEBUG.encodec) | {"chunk_length_s": seconds})

@@ -1,0 +1,1 @@
+"""Real processes, killed, interrupted or run in pairs: `pytest -m fuzz tests/stress`."""
