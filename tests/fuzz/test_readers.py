@@ -5,15 +5,18 @@ MUSICGEN_JAX_FUZZ (default: 20000) per reader and prints how many were refused. 
 file, which goes to `corpus/READER/` with its mending.
 """
 
+import itertools
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from musicgen_jax.errors import UserError
+from tests.fuzz import limits
 from tests.fuzz.limits import within_limits
 from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS
@@ -84,3 +87,11 @@ def test_memory_is_counted_for_each_input(tmp_path):
         np.ones(100 << 17)  # 100 MB, which are given back
     with pytest.raises(AssertionError, match="MB more"), within_limits():
         np.ones(1100 << 17)
+
+
+def test_a_hang_is_noticed(monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 0.05)
+    with pytest.raises(limits.TookTooLong), within_limits():
+        any(x for x in itertools.repeat(0))
+    with pytest.raises(limits.TookTooLong), within_limits():
+        time.sleep(60)
