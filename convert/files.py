@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_TABLE = bytes.fromhex("57fb808b247547db")  # ends TensorFlow's first format and the second's index
+_TENSORFLOW_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 
 
 def read_weights(path: Path) -> StateDict:
@@ -59,6 +62,25 @@ def refuse_pointer(path: Path) -> None:
                 f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its "
                 "folder"
             )
+
+
+def refuse_tensorflow(path: Path) -> None:
+    """Refuses a checkpoint of TensorFlow, such as Google's own file of VGGish.
+
+    It is a compressed table of protocol buffers in slices: a reader, its decompressor included,
+    would be longer than all of VGGish, and the file for PyTorch has the same numbers.
+
+    Raises:
+      UserError: the file is one.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_TABLE)))
+        table = file.read() == _TABLE
+    if table or _TENSORFLOW_DATA.search(path.name):
+        raise UserError(
+            f"{path} is a checkpoint of TensorFlow, which is not read here: Google's VGGish is "
+            "also in vggish-10086976.pth, from github.com/harritaylor/torchvggish/releases"
+        )
 
 
 def read_json(path: Path) -> dict:

@@ -11,6 +11,7 @@ from musicgen_jax.convert.files import (
     read_metadata,
     read_weights,
     refuse_pointer,
+    refuse_tensorflow,
     state_dict,
 )
 from musicgen_jax.convert.settings import TRAINING_NAMES, Part, read_config, read_xp_cfg
@@ -146,6 +147,7 @@ def _what_instead(folder: Path) -> str:
 
 def _read(source: Source, path: Path) -> None:
     refuse_pointer(path)
+    refuse_tensorflow(path)
     if path.name.endswith(".json") or not is_torch(path):
         # Safetensors, an index, or a file that `read_weights` will refuse with a reason.
         tensors, settings = read_weights(path), None

@@ -214,6 +214,20 @@ def test_pointers_of_git_lfs_among_shards_and_tokenizers(tmp_path):
         open_source(str(tmp_path / "t5"))
 
 
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("vggish_model.ckpt", "57fb808b247547db"),
+        ("model.ckpt.index", "57fb808b247547db"),
+        ("model.ckpt.data-00000-of-00001", "00"),
+    ],
+)
+def test_checkpoints_of_tensorflow(name, end, tmp_path):
+    (tmp_path / name).write_bytes(bytes(100) + bytes.fromhex(end))
+    with pytest.raises(UserError, match=r"checkpoint of TensorFlow.*vggish-10086976\.pth"):
+        open_source(str(tmp_path / name))
+
+
 def test_a_tokenizer_of_another_kind(tmp_path):
     write_t5(tmp_path / "t5")
     (tmp_path / "t5/spiece.model").unlink()
