@@ -440,7 +440,7 @@ class MusicGen:
             Default: one stretch after every window, which is fastest.
           slots: None: the clips begin together, in the program that is fastest for this call. N:
             each clip is made by the server's program of N slots, whatever the other clips are.
-            `program` of the result says which one it was; see "The same music" in docs/python.md.
+            `program` of the result says which one it was; see docs/the-same-music.md.
           negative_descriptions: B texts that the music moves away from; None or "" for none.
             Guidance compares with them in place of nothing: `negative + (description - negative)
             * cfg_coef`. Under double guidance too, where they replace the last of the three.

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import textwrap
@@ -141,11 +142,42 @@ def test_links_and_named_files_exist(page):
             assert (ROOT / file).exists(), file
 
 
-def test_the_readme_is_short_and_has_every_page():
+def test_the_readme_is_short_and_leads_to_every_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
+    assert "](docs/index.md)" in text
+    index = (ROOT / "docs/index.md").read_text()
     for page in ROOT.glob("docs/*.md"):
-        assert f"](docs/{page.name})" in text
+        if page.name != "index.md":
+            assert re.search(rf"^- \[.+\]\({page.name}\): \S", index, re.M), page.name
+            assert re.search(rf"^{page.stem}$", index, re.M), page.name
+
+
+# What the right column of a page about another library calls.
+CALL = re.compile(r"`((?:model|audio|MusicGen|Codec)\.\w+\(.*?\))`")
+
+
+def calls(page: Path) -> list:
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    right = [row.rstrip(" |").rsplit(" | ", 1)[-1] for row in rows]
+    return [call for cell in right for call in CALL.findall(cell)]
+
+
+@pytest.mark.parametrize("name", ["from-audiocraft.md", "from-transformers.md"])
+def test_the_calls_of_a_migration_table_fit_our_signatures(name):
+    from musicgen_jax import Codec, MusicGen, audio
+
+    homes = {"model": MusicGen, "MusicGen": MusicGen, "Codec": Codec, "audio": audio}
+    found = calls(ROOT / "docs" / name)
+    assert len(found) > 10
+    for text in found:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Attribute)
+        home = call.func.value.id  # type: ignore[attr-defined]
+        signature = inspect.signature(getattr(homes[home], call.func.attr))
+        given = [None] * (len(call.args) + (home == "model"))
+        signature.bind(*given, **{str(word.arg): None for word in call.keywords})
 
 
 def test_ci_runs_the_two_commands_of_the_readme():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 
 import jax
@@ -492,3 +493,11 @@ def test_the_format_from_before_torch_1_6_is_read(tmp_path):
     read = read_torch(tmp_path / "x.bin")
     for name, expected in values.items():
         np.testing.assert_array_equal(read[name].read(), expected.numpy())
+
+
+def test_three_of_transformers_tokens_belong_to_the_delay_pattern(model):
+    """docs/from-transformers.md: 256 tokens are 253 frames."""
+    ids = torch.tensor([[3, 4, 5]])
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "guidance_scale": 3}
+    audio = model.generate(**given, max_new_tokens=23, do_sample=False)
+    assert audio.shape[-1] == (23 - 3) * math.prod(RATIOS)
