@@ -19,7 +19,7 @@ PAGES = [
     for page in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
     if any(not skipped for skipped, _ in BLOCK.findall(page.read_text()))
 ]
-QUICK = ("first-clip.md", "your-own-jax-code.md")  # the others are slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +40,7 @@ def _loaded(name, **options):
     return _from_pretrained(name, **options)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=page.name,
-                  marks=[] if page.name in QUICK else pytest.mark.slow) for page in PAGES],
-)  # fmt: skip
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page):
     names: dict = {"__name__": "__main__"}
     for skipped, code in BLOCK.findall(page.read_text()):
