@@ -154,4 +154,4 @@ def _store(entry: Path | None, value: np.ndarray) -> None:
     if entry is not None:
         stream = io.BytesIO()
         np.save(stream, value)
-        files.write_bytes(entry, stream.getbuffer())
+        files.write_bytes(entry, stream.getvalue())

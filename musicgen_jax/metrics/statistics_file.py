@@ -50,7 +50,7 @@ def write(path: str | os.PathLike, gaussian: Gaussian, about: dict[str, Any]) ->
         covariance=gaussian.covariance,
         about=np.frombuffer(json.dumps(about | {"rows": gaussian.count}).encode(), np.uint8),
     )
-    files.write_bytes(path, data.getbuffer())
+    files.write_bytes(path, data.getvalue())
     return path
 
 

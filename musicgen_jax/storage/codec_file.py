@@ -100,7 +100,7 @@ def write(path: str | os.PathLike[str], encoded: EncodedAudio) -> Path:
         arrays["scales"] = np.asarray(encoded.scales, np.float32)
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, **arrays)
-    files.write_bytes(path, data.getbuffer())
+    files.write_bytes(path, data.getvalue())
     return path
 
 

@@ -173,7 +173,7 @@ class ShardWriter:
             }
         )
 
-    def _write(self, name: str, data: bytes | memoryview) -> None:
+    def _write(self, name: str, data: bytes) -> None:
         files.write_bytes(self.folder / name, data)
 
 
@@ -192,11 +192,11 @@ def _same(clip: CodeClip, known: dict[str, AudioMeta]) -> bool:
     return (found.st_size, found.st_mtime_ns) == clip.source and clip.info in (info, older)
 
 
-def _npy(parts: list[np.ndarray], dtype: type) -> memoryview:
+def _npy(parts: list[np.ndarray], dtype: type) -> bytes:
     """The concatenated rows as the bytes of an .npy file."""
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(np.concatenate(parts), dtype), allow_pickle=False)
-    return file.getbuffer()
+    return file.getvalue()
 
 
 def _json(value: object, indent: int | None = None) -> bytes:
