@@ -1,11 +1,15 @@
 """pyproject.toml says what the tree holds: what is not named there is not in the wheel."""
 
 import importlib
+import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import musicgen_jax
+from musicgen_jax.commands import cli
 from tests.helpers.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -57,6 +61,8 @@ def test_the_converter_is_mapped_into_the_package():
 
 def test_versions_agree():
     assert PROJECT["version"] == musicgen_jax.__version__
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited == PROJECT["version"]
     assert re.search(r"^## \[", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -96,3 +102,21 @@ def test_the_bundled_model_is_complete_and_small():
     assert config.name == "nano"
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12e6
     assert (folder.parent / "MODEL_CARD.md").exists()
+
+
+@pytest.mark.parametrize("name", ["Containerfile", "Containerfile.cuda"])
+def test_a_container_file_copies_and_starts_what_there_is(name):
+    """Nothing here builds images; this keeps the files in step with the package."""
+    text = (ROOT / name).read_text()
+    for words in re.findall(r"^COPY (.*)$", text, re.M):
+        for source in words.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    needed = {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], "musicgen_jax"}
+    assert needed <= set(re.findall(r"[\w.]+", " ".join(re.findall(r"^COPY (.*)$", text, re.M))))
+    (extras,) = re.findall(r'"/src\[([\w,]+)\]"', text)
+    assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
+    (start,) = re.findall(r"^CMD (.*)$", text, re.M)
+    assert callable(cli._parser().parse_args(json.loads(start)).run)
+    variables = set(re.findall(r"\b(MUSICGEN_JAX_\w+)", text))
+    code = "".join(file.read_text() for file in (ROOT / "musicgen_jax").rglob("*.py"))
+    assert all(f'"{variable}"' in code for variable in variables)
