@@ -1,20 +1,24 @@
 """`musicgen-jax app`: a page in the browser that makes music, on this machine alone."""
 
 import argparse
+import dataclasses
 import importlib.util
 import os
+import signal
+import socket
 import sys
 import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen_jax.commands import endings, options
+from musicgen_jax.commands import endings, models, options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from musicgen_jax.serving.http.about import About
+    from musicgen_jax.serving.http.about import About, Choice
+    from musicgen_jax.storage.loading import Parts
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 _LONGEST = 600.0  # seconds of a clip: an hour would fill the memory of a browser's page
@@ -79,40 +83,110 @@ def run(args: argparse.Namespace) -> int:
         taken.close()
 
 
-def _serve(args: argparse.Namespace, taken) -> int:
-    # From here on it takes a while.
-    from musicgen_jax.model import MusicGen
+def _serve(args: argparse.Namespace, taken: socket.socket) -> int:
+    """Serves one model after the other, as the page chooses them; the first one must load."""
     from musicgen_jax.runtime import compile_cache
+    from musicgen_jax.storage import hub
+
+    compile_cache.enable()
+    given = hub.find_model(args.model)
+    name: str | None = _name_of(given, args.model)
+    places = {name: given}
+    notice, before = "", None
+    while name is not None:
+        choices, found = _choices(places)
+        try:
+            parts, about = _load(args, found[name])
+        except UserError as error:
+            if before is None:
+                raise
+            name, notice, before = before, f"{name} cannot be loaded: {error}", None
+            continue
+        about = dataclasses.replace(about, choices=choices, notice=notice)
+        before, notice = name, ""
+        name = _until_switched(args, taken, name, parts, about)
+        del parts  # two models may not fit
+    return 0
+
+
+def _load(args: argparse.Namespace, folder: Path) -> tuple["Parts", "About"]:
+    from musicgen_jax.model import MusicGen
+
+    parts = MusicGen.from_pretrained(folder, dtype=args.dtype, mesh=options.mesh(args)).parts
+    return parts, _about(folder, parts.config.name)
+
+
+def _until_switched(
+    args: argparse.Namespace, taken: socket.socket, name: str, parts: "Parts", about: "About"
+) -> str | None:
+    """Serves a model; returns the next one, or None at the end."""
     from musicgen_jax.serving.http import run as server
     from musicgen_jax.serving.http.service import Service
     from musicgen_jax.serving.http.settings import Settings
     from musicgen_jax.serving.scheduler import Scheduler
-    from musicgen_jax.storage import hub
 
-    compile_cache.enable()
-    folder = hub.find_model(args.model)
-    parts = MusicGen.from_pretrained(folder, dtype=args.dtype, mesh=options.mesh(args)).parts
     settings = Settings(
-        model=os.path.basename(os.path.normpath(args.model)),
+        model=name,
         max_duration=_LONGEST,
         max_job_duration=_LONGEST,
         deadline=_PATIENCE,
-        page=_about(folder, parts.config.name),
+        page=about,
     )
     # Not warm: one listener would rather wait for what they ask for than for everything.
     scheduler = Scheduler(parts, slots=args.slots, seconds=_LONGEST, negatives=True, warm=False)
-    http = server.MusicServer(Service(scheduler, settings))
+    service = Service(scheduler, settings)
+    http = server.MusicServer(service)
+    chosen: list[str] = []
+
+    def switch(other: str) -> None:
+        chosen.append(other)
+        http.handle_exit(signal.SIGTERM, None)  # finishes what runs
+
+    service.switch = switch
     url = server.url(taken)
     print(f"{settings.model} plays on {url} (Ctrl-C stops)", flush=True)
     if not args.no_open and _has_screen():
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    http.run([taken])
+        args.no_open = True  # the page is there when the next model is
+    http.run([taken.dup()])  # a server closes its socket: whoever asks meanwhile waits on this one
     if http.force_exit:
         # XLA cannot be interrupted: closing would wait until it has compiled for nobody.
         sys.stderr.flush()
         os._exit(endings.INTERRUPTED)
     scheduler.close()
-    return 0
+    return chosen[0] if chosen else None
+
+
+def _name_of(folder: Path, given: str) -> str:
+    """The name under which the page lists a model."""
+    for model in models.playable():
+        if model["folder"] == str(folder):
+            return model["name"]
+    return os.path.basename(os.path.normpath(given))
+
+
+def _choices(places: dict[str, Path]) -> tuple[tuple["Choice", ...], dict[str, Path]]:
+    """The models that the page lists, and where those are that are here.
+
+    Args:
+      places: the model that the command was given, by its name; it may lie anywhere.
+    """
+    from musicgen_jax.serving.http.about import Choice
+
+    found = models.playable()
+    here = (models.BUNDLED, models.READY)
+    ready = {each["name"]: Path(each["folder"]) for each in found if each["state"] in here}
+    own = [Choice(name, True, "given to the command") for name in places if name not in ready]
+    listed = [
+        Choice(
+            each["name"],
+            each["name"] in ready,
+            each["what"],
+            f"musicgen-jax app --model {each['name']}" if each["state"] == models.MISSING else "",
+        )
+        for each in found
+    ]
+    return (*own, *listed), ready | places
 
 
 def _has_screen() -> bool:

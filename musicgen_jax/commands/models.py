@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints a line for each model and codec."""
     home = _home()
-    found = [_bundled(), *_official(home), *_others(home)]
+    found = _found(home)
     library = importlib.util.find_spec("huggingface_hub") is not None
     if args.json:
         document = {"home": home and str(home), "huggingface_hub": library, "models": found}
@@ -35,6 +35,16 @@ def run(args: argparse.Namespace) -> None:
         if not library:
             way = "pip install 'musicgen-jax[hub]' lets the first use download and convert one"
         print(f"missing: {way}; or `musicgen-jax convert SOURCE {home or 'OUT'}/NAME`")
+
+
+def playable() -> list[dict[str, Any]]:
+    """The models that make music, by name, state and what they are: those that are here first."""
+    found = [model for model in _found(_home()) if model["plays"]]
+    return sorted(found, key=lambda model: model["state"] == MISSING)
+
+
+def _found(home: Path | None) -> list[dict[str, Any]]:
+    return [_bundled(), *_official(home), *_others(home)]
 
 
 def _home() -> Path | None:
@@ -57,7 +67,16 @@ def _official(home: Path | None) -> list[dict[str, Any]]:
             continue
         config = OFFICIAL_MODELS.get(name)
         what = _short(config.lm, config.audio_channels) if config else "a codec"
-        found.append({"name": name, "state": MISSING, "what": what, "folder": None, "bytes": None})
+        found.append(
+            {
+                "name": name,
+                "state": MISSING,
+                "plays": config is not None,
+                "what": what,
+                "folder": None,
+                "bytes": None,
+            }
+        )
     return found
 
 
@@ -73,7 +92,8 @@ def _others(home: Path | None) -> list[dict[str, Any]]:
 def _model(name: str, folder: Path) -> dict[str, Any]:
     from musicgen_jax.storage import checkpoint
 
-    model: dict[str, Any] = {"name": name, "state": READY, "folder": str(folder), "bytes": None}
+    model: dict[str, Any] = {"name": name, "state": READY, "plays": name in OFFICIAL_MODELS}
+    model |= {"folder": str(folder), "bytes": None}
     try:
         info = checkpoint.load_info(folder)
     except UserError as error:
@@ -82,6 +102,7 @@ def _model(name: str, folder: Path) -> dict[str, Any]:
     what = ", ".join(info.parts)
     if info.config is not None:
         what = _short(info.config.lm, info.config.audio_channels)
+    model["plays"] = info.config is not None
     return model | {"bytes": size, "what": f"{what}, {size / 1e6:.0f} MB"}
 
 

@@ -16,6 +16,7 @@ FLAGS = (
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
+    "--use-fake-device-for-media-stream",  # a microphone that beeps once a second
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"viewport": {"width": 1100, "height": 900}}

@@ -11,13 +11,15 @@ import soundfile
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 
 from musicgen_jax import testing
-from musicgen_jax.serving.http.about import About
+from musicgen_jax.conditioning.chroma import HOP
+from musicgen_jax.serving.http.about import About, Choice
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import serving
 
 pytestmark = pytest.mark.extra
 
-ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",))
+CHOICES = (Choice("other", True, "noise"), Choice("far", False, "noise", "fetch far"))
+ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",), CHOICES)
 RATE = testing.DEBUG.sample_rate
 KIND = {"Content-Type": "application/octet-stream"}
 TOLD = {"prompt": "a calm hiss", "seed": 7}
@@ -26,7 +28,7 @@ WAVE = np.arange(-1000, 1000, dtype="<i2")
 
 @pytest.fixture(scope="module")
 def server():
-    model = testing.random_model(testing.DEBUG)
+    model = testing.random_model(testing.DEBUG_MELODY)
     with (
         Scheduler(model.parts, slots=1, warm=False) as scheduler,
         serving(scheduler, max_duration=2.0, page=ABOUT) as server,
@@ -82,6 +84,32 @@ def test_what_is_not_samples_is_refused(server, form, data, headers, status, wor
     answer = server.ask("POST", f"/app/encode/{form}", data, headers)
     assert answer.status == status
     assert words in answer.error["message"]
+
+
+def test_a_melody_is_heard_as_the_model_hears_it(server):
+    time = np.arange(12 * RATE) / RATE  # longer than the model's window
+    pitch = np.where(time < 6, 440.0, 523.25)
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * pitch * time), RATE, format="FLAC")
+    heard = server.ask("POST", "/app/chroma", file.getvalue(), KIND).json["pitches"]
+    assert len(heard) == round(12 * RATE / HOP)
+    middle = len(heard) // 2
+    assert set(heard[1 : middle - 2]) == {9}  # A
+    assert set(heard[middle + 2 : -2]) == {0}  # C
+    answer = server.ask("POST", "/app/chroma", b"nothing", KIND)
+    assert (answer.status, answer.error["code"]) == (400, "invalid_audio")
+    assert server.ask("POST", "/app/chroma", file.getvalue(), {"Content-Type": "x"}).status == 415
+
+
+def test_a_model_is_chosen_among_those_that_are_here(server, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(server.service, "switch", chosen.append)
+    for name, words in (("far", "fetch far"), ("/etc", "must be one of"), (3, "must be one of")):
+        answer = server.ask("POST", "/app/model", {"name": name})
+        assert answer.status == 400
+        assert words in answer.error["message"]
+    assert server.ask("POST", "/app/model", {"name": "other"}).status == 202
+    assert chosen == ["other"]
 
 
 def test_another_site_cannot_use_it(server):

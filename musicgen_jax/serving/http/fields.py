@@ -97,7 +97,7 @@ def read(body: dict[str, Any], fields: tuple[Field, ...]) -> tuple[dict[str, Any
 
 
 def from_form(texts: list[tuple[str, str]], fields: tuple[Field, ...]) -> dict[str, Any]:
-    """A form's texts as a body: what is not a string is written as in JSON.
+    """A form's texts as a body: what is not a string is written as in JSON, and null is empty.
 
     Raises:
       HTTPError: 400 for a name that comes twice, or what is not JSON.
@@ -107,8 +107,8 @@ def from_form(texts: list[tuple[str, str]], fields: tuple[Field, ...]) -> dict[s
     for name, text in texts:
         if name in body:
             raise invalid(f"{_shown(name)} comes twice", name[:100])
-        body[name] = text
-        if kinds.get(name, "string") != "string":
+        body[name] = text or None
+        if text and kinds.get(name, "string") != "string":
             try:
                 body[name] = json.loads(text)
             except (ValueError, RecursionError):

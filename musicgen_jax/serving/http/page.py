@@ -1,8 +1,10 @@
-"""The page of `musicgen-jax app`: three static files, and two routes that only the page needs.
+"""The page of `musicgen-jax app`: three static files, and routes that only the page needs.
 
     GET  /, /app.js, /app.css   the page
     GET  /app/about             the model, its licence, its limits, examples and defaults
     POST /app/encode/FORM       samples that the page holds, as a file in another format
+    POST /app/chroma            the melody that the model hears in a sound file
+    POST /app/model             another model: clips that are being made are finished first
 
 The page makes music with the same routes as everybody else.
 """
@@ -19,9 +21,11 @@ from starlette.routing import Route
 from musicgen_jax.audio.encoding import MEDIA_TYPES, encode
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SEED
-from musicgen_jax.serving.http.body import parse, read_bytes
+from musicgen_jax.serving.http import uploads
+from musicgen_jax.serving.http.body import parse, read_bytes, read_json
 from musicgen_jax.serving.http.errors import HTTPError, invalid
 from musicgen_jax.serving.http.service import Service
+from musicgen_jax.serving.http.settings import Settings
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -50,10 +54,13 @@ def routes(service: Service) -> list[Route]:
     told = {
         **dataclasses.asdict(about),
         "model": settings.model,
+        "started": service.created,
         "sample_rate": config.sample_rate,
         "channels": config.audio_channels,
         "frame_rate": config.frame_rate,
         "window": config.max_duration,
+        "takes": uploads.taken_by(config),
+        "upload_seconds": settings.upload_seconds,
         "max_duration": settings.max_duration,
         "max_seed": min(MAX_SEED, _LARGEST_SEED),
         "defaults": defaults,
@@ -65,10 +72,25 @@ def routes(service: Service) -> list[Route]:
     async def convert(request: Request) -> Response:
         return await _encoded(request, service)
 
+    async def chroma(request: Request) -> Response:
+        return await _chroma(request, service)
+
+    async def switch(request: Request) -> Response:
+        name = (await read_json(request, settings)).get("name")
+        choice = next((each for each in about.choices if each.name == name), None)
+        if choice is None or service.switch is None:
+            raise invalid("name must be one of the models that the page lists", "name")
+        if not choice.ready:
+            raise invalid(f"{choice.name} is not here: {choice.way or choice.what}", "name")
+        service.switch(choice.name)
+        return JSONResponse({"model": choice.name}, 202)
+
     return [
         *(_static(path, folder / name, kind) for path, (name, kind) in _FILES.items()),
         Route("/app/about", describe),
         Route("/app/encode/{form}", convert, methods=["POST"]),
+        Route("/app/chroma", chroma, methods=["POST"]),
+        Route("/app/model", switch, methods=["POST"]),
     ]
 
 
@@ -91,11 +113,8 @@ async def _encoded(request: Request, service: Service) -> Response:
     form = request.path_params["form"]
     if form not in MEDIA_TYPES:
         raise invalid(f"the format must be one of {', '.join(MEDIA_TYPES)}, got {form[:20]!r}")
-    if request.headers.get("content-type") != "application/octet-stream":
-        # A page of another site could send other types without asking.
-        raise HTTPError(415, "send application/octet-stream", "media_type")
     most = 2 * config.audio_channels * round(settings.max_duration * config.sample_rate)
-    body = await read_bytes(request, most + _COMMENT_BYTES, settings.body_seconds)
+    body = await _bytes(request, most + _COMMENT_BYTES, settings)
     comment, _, data = body.partition(b"\n")
     parse(comment)
     if not data or len(data) % (2 * config.audio_channels):
@@ -109,3 +128,28 @@ async def _encoded(request: Request, service: Service) -> Response:
         return Response(await asyncio.to_thread(file), 200, media_type=MEDIA_TYPES[form])
     except UserError as error:
         raise invalid(str(error)) from error
+
+
+async def _chroma(request: Request, service: Service) -> Response:
+    """The loudest pitch class of each moment, C being 0, as the model takes it.
+
+    The body is a sound file; it is bounded as the file of a form is.
+    """
+    config, settings = service.config, service.settings
+    if "melody" not in uploads.taken_by(config):
+        raise invalid(f"{settings.model} takes no melody")
+    with service.uploading():
+        body = await _bytes(request, settings.upload_bytes, settings)
+        try:
+            heard = await asyncio.to_thread(uploads.heard, body, config, settings)
+        except UserError as error:
+            raise invalid(str(error), code="invalid_audio") from error
+    return JSONResponse({"pitches": heard.tolist()})
+
+
+async def _bytes(request: Request, limit: int, settings: Settings) -> bytes:
+    """A body that is no JSON."""
+    if request.headers.get("content-type") != "application/octet-stream":
+        # A page of another site could send other types without asking.
+        raise HTTPError(415, "send application/octet-stream", "media_type")
+    return await read_bytes(request, limit, settings.body_seconds)

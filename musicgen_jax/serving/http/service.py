@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from musicgen_jax.conditioning.text import ConditionAt
@@ -33,6 +33,8 @@ class Service:
       draining: why no music is taken any more, or None.
       failed: why the scheduler takes nothing any more although the server does, or None.
       created: when the server began, in seconds since 1970.
+      switch: called with the name of another model that the server is to change to; None if it
+        cannot.
     """
 
     def __init__(self, scheduler: Scheduler, settings: Settings):
@@ -41,6 +43,7 @@ class Service:
         self.metrics = Metrics(scheduler, self.pace, settings.model)
         self.draining: str | None = None
         self.failed: str | None = None
+        self.switch: Callable[[str], object] | None = None
         self.jobs = Jobs(settings)
         self._uploads = 0
         self._warm = asyncio.Event()

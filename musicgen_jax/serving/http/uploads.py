@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from musicgen_jax import audio
-from musicgen_jax.conditioning.melody import melody_conditions
+from musicgen_jax.conditioning.melody import melodies_of, melody_conditions
 from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, style_conditions
 from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.config import MusicGenConfig
@@ -88,6 +88,34 @@ def _check_names(names: tuple[str, ...], config: MusicGenConfig) -> None:
             raise invalid(f"{config.name or 'this model'} takes no {name}", name)
         if any((name == CONTINUED) == (other == CONTINUED) for other in names[:number]):
             raise invalid("send at most one file to follow and one to continue", name)
+
+
+def heard(data: bytes, config: MusicGenConfig, settings: Settings) -> np.ndarray:
+    """The melody of a sound file: the loudest pitch class of each frame, as the model takes it.
+
+    Args:
+      data: the file.
+      config: of a melody model.
+      settings: what is allowed.
+
+    Returns:
+      int [T], C being 0, for the length of the audio.
+
+    Raises:
+      UserError: the file is not audio, or too long.
+    """
+    samples, rate = audio.read_bytes(
+        data, "the melody", longest=settings.upload_seconds, most=settings.upload_samples
+    )
+    seconds = samples.shape[1] / rate
+    melodies = melodies_of(config, samples, rate, separate=False, duration=max(seconds, 1.0))
+    hop = config.lm.chroma_hop / config.sample_rate
+    per_window = melodies.num_frames - 1  # the last frame is the first one of the next window
+    frames = max(1, round(seconds / hop))
+    windows = [
+        melodies.chroma_at(n * per_window * hop)[0][0, :-1] for n in range(-(-frames // per_window))
+    ]
+    return np.concatenate(windows).argmax(axis=1)[:frames]
 
 
 def taken_by(config: MusicGenConfig) -> list[str]:
