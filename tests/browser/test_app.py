@@ -168,6 +168,14 @@ def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
     assert downloaded(page, "Download WAV")[1]
 
 
+def test_a_clip_that_waits_says_its_place(page, scheduler):
+    hum = scheduler.submit(request("a long hum", 500.0))  # somebody else's
+    make(page, "after that", 1)
+    page.locator(".pace", has_text="number 1 in the queue").wait_for()
+    hum.cancel()
+    says(page, "The clip is finished.")
+
+
 def test_clips_and_settings_survive_a_reload_until_they_are_deleted(page):
     make(page, "a short hiss", 1, seed=41)
     says(page, "The clip is finished.")

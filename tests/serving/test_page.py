@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from musicgen_jax import testing
 from musicgen_jax.conditioning.chroma import HOP
 from musicgen_jax.serving.http.about import About, Choice
 from musicgen_jax.serving.scheduler import Scheduler
-from tests.helpers.http_server import serving
+from tests.helpers.http_server import serving, wait_until
 
 pytestmark = pytest.mark.extra
 
@@ -99,6 +100,27 @@ def test_a_melody_is_heard_as_the_model_hears_it(server):
     answer = server.ask("POST", "/app/chroma", b"nothing", KIND)
     assert (answer.status, answer.error["code"]) == (400, "invalid_audio")
     assert server.ask("POST", "/app/chroma", file.getvalue(), {"Content-Type": "x"}).status == 415
+
+
+def test_a_named_clip_can_be_looked_at_while_it_is_made(server):
+    told = []
+
+    def look():
+        while not told or told[-1]["steps"] < told[-1]["total"]:
+            answer = server.ask("GET", "/app/clips/mine")
+            if answer.status == 200:
+                told.append(answer.json)
+            elif told:
+                return
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    clip = {"prompt": "a hiss", "duration": 2}
+    assert server.ask("POST", "/v1/audio/generate", clip, {"X-Clip": "mine"}).status == 200
+    looking.join()
+    assert told[0].keys() == {"position", "steps", "total"}
+    assert [each["steps"] for each in told] == sorted(each["steps"] for each in told)
+    wait_until(lambda: server.ask("GET", "/app/clips/mine").status == 404)  # nothing is kept
 
 
 def test_a_model_is_chosen_among_those_that_are_here(server, monkeypatch):

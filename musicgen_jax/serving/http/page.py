@@ -4,6 +4,7 @@
     GET  /app/about             the model, its licence, its limits, examples and defaults
     POST /app/encode/FORM       samples that the page holds, as a file in another format
     POST /app/chroma            the melody that the model hears in a sound file
+    GET  /app/clips/NAME        place in the queue and steps of a clip, named by its header X-Clip
     POST /app/model             another model: clips that are being made are finished first
 
 The page makes music with the same routes as everybody else.
@@ -75,6 +76,14 @@ def routes(service: Service) -> list[Route]:
     async def chroma(request: Request) -> Response:
         return await _chroma(request, service)
 
+    async def progress(request: Request) -> Response:
+        ticket = service.named.get(request.path_params["name"])
+        if ticket is None:
+            raise HTTPError(404, "there is no such clip", "clip_not_found")
+        done, total = ticket.steps
+        told = {"position": ticket.position, "steps": done, "total": total}
+        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+
     async def switch(request: Request) -> Response:
         name = (await read_json(request, settings)).get("name")
         choice = next((each for each in about.choices if each.name == name), None)
@@ -90,6 +99,7 @@ def routes(service: Service) -> list[Route]:
         Route("/app/about", describe),
         Route("/app/encode/{form}", convert, methods=["POST"]),
         Route("/app/chroma", chroma, methods=["POST"]),
+        Route("/app/clips/{name}", progress),
         Route("/app/model", switch, methods=["POST"]),
     ]
 

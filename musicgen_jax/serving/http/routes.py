@@ -95,6 +95,8 @@ class _Routes:
         service, model = self._service, self._service.settings.model
         request.scope["record"].asked = asked
         ticket = service.submit(asked, condition_at, deadline=service.settings.deadline)
+        if name := request.headers.get("x-clip", "")[:64]:
+            service.named[name] = ticket
         listener = Listener(ticket, request.receive)
         if asked.streamed:
             return await sound.streamed(asked, listener, model)

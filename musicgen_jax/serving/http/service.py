@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class Service:
       draining: why no music is taken any more, or None.
       failed: why the scheduler takes nothing any more although the server does, or None.
       created: when the server began, in seconds since 1970.
+      named: tickets that a client has named, by these names, while there are such tickets.
       switch: called with the name of another model that the server is to change to; None if it
         cannot.
     """
@@ -43,6 +45,7 @@ class Service:
         self.metrics = Metrics(scheduler, self.pace, settings.model)
         self.draining: str | None = None
         self.failed: str | None = None
+        self.named: weakref.WeakValueDictionary[str, Ticket] = weakref.WeakValueDictionary()
         self.switch: Callable[[str], object] | None = None
         self.jobs = Jobs(settings)
         self._uploads = 0

@@ -8,6 +8,7 @@ const AHEAD = 0.3; // seconds that must be there before a clip plays while it is
 const MARGIN = 1.15; // a machine slower than real time is not always equally slow
 const WAVE = 0.56; // of a picture is the waveform; below it are the pitches
 const BIN = 0.02; // seconds of a bar of the waveform, at its finest
+const LOOK = 400; // milliseconds between two looks at what the server has done
 const RETRY = 1500; // milliseconds between two looks for a server that is gone
 
 let about; // of the model, see the server
@@ -56,12 +57,12 @@ async function lost() {
 const message = (error) => (error instanceof Refused ? `The server says: ${error.message}.` : "The server does not answer.");
 
 // The body of a request: JSON, or a form if there are sounds. An empty text of a form says null.
-function body(settings, given) {
-  if (!given.length) return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(settings) };
+function body(settings, given, headers) {
+  if (!given.length) return { headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(settings) };
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value ?? "");
   for (const { kind, name, file } of given) form.append(kind, file, name);
-  return { body: form };
+  return { headers, body: form };
 }
 
 // --- Clips that are kept ------------------------------------------------------------------------
@@ -132,6 +133,10 @@ class Clip {
     this.number = Clip.count++;
     this.several = false; // made with variations, which stand side by side
     this.speed = null; // seconds of music per second
+    this.position = 0; // in the queue of the server
+    this.steps = 0; // of the language model, that are done
+    this.pace = null; // steps per second
+    this.left = null; // seconds until it is finished
     this.loudest = 100; // of the picture: quiet music is drawn quiet, but not flat
     Object.assign(this, saved);
     this.total = this.end ? this.frames : Math.round(settings.duration * this.rate);
@@ -192,11 +197,12 @@ class Clip {
 
   async make() {
     this.controller = new AbortController();
+    this.watch();
     try {
       const answer = await ask("v1/audio/generate", {
         method: "POST",
         signal: this.controller.signal,
-        ...body({ ...this.settings, stream: true, response_format: "pcm" }, this.given),
+        ...body({ ...this.settings, stream: true, response_format: "pcm" }, this.given, { "X-Clip": this.id }),
       });
       this.rate = +answer.headers.get("X-Sample-Rate");
       this.channels = +answer.headers.get("X-Channels");
@@ -222,6 +228,23 @@ class Clip {
     working();
     const ends = { done: "The clip is finished.", stopped: "Stopped.", lost: "The clip was cut off." };
     say(ends[this.end]);
+  }
+  // The place in the queue and the steps, from the server: also before there is any sound.
+  async watch() {
+    let began = null;
+    while (!this.end) {
+      await wait(LOOK);
+      const told = await fetch(`app/clips/${this.id}`, { cache: "no-store" }).then((answer) => (answer.ok ? answer.json() : null), () => null);
+      if (!told || this.end) continue;
+      this.position = told.position;
+      this.steps = told.steps;
+      const now = performance.now() / 1000;
+      if (!told.steps) began = null;
+      else if (!began) began = { now, steps: told.steps };
+      else if (told.steps > began.steps) this.pace = (told.steps - began.steps) / (now - began.now);
+      if (this.pace) this.left = (told.total - told.steps) / this.pace;
+      this.card.refresh();
+    }
   }
   // Where an earlier clip goes over into this one: both have these moments, and no click is heard.
   blend(part) {
@@ -462,16 +485,14 @@ class Card {
   }
   pace() {
     const { clip } = this;
+    const pace = clip.pace === null ? [] : [`${clip.pace.toFixed(clip.pace < 10 ? 1 : 0)} steps/s`, `${short(Math.ceil(clip.left))} left`];
     if (!clip.begun) {
-      const earlier = clips.filter((other) => !other.end && other.number < clip.number).length;
-      if (earlier) return `Waiting for its turn: ${earlier === 1 ? "one of your clips comes" : `${earlier} of your clips come`} first.`;
-      if (Clip.sounded) return "Waiting for the first sound.";
-      return "Waiting for the first sound. The first clip after a start takes longer: the model is being compiled.";
+      if (clip.position) return `Waits for its turn: number ${clip.position} in the queue.`;
+      if (clip.steps) return ["The first sound is being made", ...pace].join(" · ");
+      return Clip.sounded ? "Waiting for the first sound." : "Waiting for the first sound. The first clip after a start takes longer: the model is being compiled.";
     }
-    const made = `${clip.seconds.toFixed(1)} of ${short(clip.total / clip.rate)}`;
-    if (!clip.speed) return made;
-    const left = Math.ceil((clip.total - clip.frames) / clip.rate / clip.speed);
-    return `${made} · ${clip.speed.toFixed(1)} × real time · ${Math.round(clip.speed * about.frame_rate)} steps/s · ${short(left)} left`;
+    const speed = clip.speed === null ? [] : [`${clip.speed.toFixed(clip.speed < 10 ? 1 : 0)} × real time`];
+    return [`${clip.seconds.toFixed(1)} of ${short(clip.total / clip.rate)}`, ...speed, ...pace].join(" · ");
   }
   note() {
     const { clip } = this;
