@@ -130,9 +130,15 @@ def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, sched
     samples = np.concatenate([np.array(part) for _, _, part in heard])
     np.testing.assert_array_equal(samples * 32768, wanted)
     assert len(heard) > 1
-    for (at, rate, part), (following, _, _) in itertools.pairwise(heard):
-        assert rate == MODEL.sample_rate
-        assert following - at == pytest.approx(len(part) / rate, abs=1e-6)
+    assert {rate for _, rate, _ in heard} == {RATE}
+    joined = [
+        following - at == pytest.approx(len(part) / rate, abs=1e-6)
+        for (at, rate, part), (following, _, _) in itertools.pairwise(heard)
+    ]
+    # A machine that others keep busy may fall behind; then the page waits, and says so.
+    paused = page.evaluate("() => clips[0].underruns")
+    assert joined.count(False) == paused < len(joined)
+    assert ("Paused" in page.locator(".note").inner_text()) == (paused > 0)
     for form in ("WAV", "FLAC"):
         name, data = downloaded(page, f"Download {form}")
         assert name == f"a-calm-waltz-3.{form.lower()}"
@@ -218,14 +224,16 @@ def test_what_the_server_refuses_is_said(page):
 
 
 def test_a_slow_machine_waits_instead_of_stuttering(page):
-    enough = """([speed, made]) => {
+    enough = """([speed, made, gap = 0.1]) => {
       player.from = 0;
-      return player.enough({ end: null, rate: 100, total: 1000, frames: made, speed });
+      return player.enough({ end: null, rate: 100, total: 1000, frames: made, speed, gap });
     }"""
     assert page.evaluate(enough, [2.0, 50])
     assert not page.evaluate(enough, [0.5, 500])
     assert page.evaluate(enough, [0.5, 600])
     assert not page.evaluate(enough, [None, 500])
+    assert not page.evaluate(enough, [2.0, 200, 1.5])  # it came in fits and starts
+    assert page.evaluate(enough, [2.0, 300, 1.5])
 
 
 def test_a_file_is_cut_and_the_music_begins_with_it(page, scheduler):
@@ -252,7 +260,7 @@ def test_a_file_is_cut_and_the_music_begins_with_it(page, scheduler):
     page.reload()
     page.get_by_role("button", name="Use settings").click()
     page.get_by_role("region", name="Beginning").locator(".name", has_text="tune.wav").wait_for()
-    assert "2.0 s" in page.locator(".sound .cut").first.inner_text()
+    assert "2.0 s" in page.get_by_role("region", name="Beginning").locator(".cut").inner_text()
     page.get_by_role("button", name="Make music").click()
     says(page, "The clip is finished.")
     np.testing.assert_array_equal(samples(page), heard)
@@ -271,7 +279,6 @@ def test_a_melody_is_drawn_as_the_model_hears_it_and_followed(page):
     followed = samples(page)
     sound.get_by_role("button", name="Remove").click()
     page.get_by_role("button", name="Make music").click()
-    says(page, "Making music.")
     says(page, "The clip is finished.")
     assert np.abs(samples(page).astype(int) - followed).max() > 50
 
@@ -311,7 +318,7 @@ def test_a_clip_is_continued_from_here_and_used_as_a_melody(page):
     make(page, "a first part", 8)
     says(page, "The clip is finished.")
     first = samples(page)
-    page.get_by_role("button", name="Pause").click()
+    page.evaluate("() => player.pause()")  # if it has not come to its end by now
     page.locator(".seek").fill("7")
     page.get_by_role("button", name="Continue from here").click()
     sound = page.get_by_role("region", name="Beginning")
@@ -416,7 +423,7 @@ def test_a_phone(browser, server):
     with opened(browser, server.url, **PHONE) as page:
         page.get_by_role("button", name="a calm hiss").tap()
         says(page, "The clip is finished.")
-        page.get_by_text("Temperature, top-k").tap()
+        page.get_by_text("What to avoid").tap()
         page.get_by_text("licence and limits").tap()
         page.get_by_text("All settings").tap()
         assert page.locator("html").evaluate("html => html.scrollWidth") == 390

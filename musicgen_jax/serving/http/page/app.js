@@ -133,6 +133,7 @@ class Clip {
     this.number = Clip.count++;
     this.several = false; // made with variations, which stand side by side
     this.speed = null; // seconds of music per second
+    this.gap = 0; // the longest wait between two parts of it, in seconds
     this.position = 0; // in the queue of the server
     this.steps = 0; // of the language model, that are done
     this.pace = null; // steps per second
@@ -255,6 +256,7 @@ class Clip {
     let rest = new Uint8Array(0);
     let began;
     let first = 0;
+    let last;
     for (;;) {
       const { value, done } = await reader.read();
       if (done) break;
@@ -269,6 +271,8 @@ class Clip {
       this.add(part);
       Clip.sounded = true;
       const now = performance.now() / 1000;
+      if (last !== undefined) this.gap = Math.max(this.gap, now - last);
+      last = now;
       if (began === undefined) (began = now), (first = this.frames);
       else if (now > began) this.speed = (this.frames - first) / this.rate / (now - began);
       player.arrived(this);
@@ -339,7 +343,8 @@ const player = {
   enough(clip) {
     if (clip.end) return true;
     const there = (clip.frames - player.from) / clip.rate;
-    if (clip.speed === null || there < AHEAD) return false;
+    // It must outlast the longest wait so far, and half of that again.
+    if (clip.speed === null || there < Math.max(AHEAD, 1.5 * clip.gap)) return false;
     const missing = (clip.total - clip.frames) / clip.rate;
     return there >= missing * MARGIN * (1 / clip.speed - 1);
   },
@@ -497,8 +502,9 @@ class Card {
   note() {
     const { clip } = this;
     const notes = [];
-    if (clip.end === "stopped") notes.push(`Stopped after ${short(clip.seconds)} of ${short(clip.settings.duration)}.`);
-    if (clip.end === "lost") notes.push(`Cut off after ${short(clip.seconds)} of ${short(clip.settings.duration)}: the server went away.`);
+    const wanted = short(clip.lead / clip.rate + clip.settings.duration);
+    if (clip.end === "stopped") notes.push(`Stopped after ${short(clip.seconds)} of ${wanted}.`);
+    if (clip.end === "lost") notes.push(`Cut off after ${short(clip.seconds)} of ${wanted}: the server went away.`);
     if (player.clip === clip && player.holding && clip.speed !== null && clip.speed < 1) {
       notes.push(`This machine makes music at ${clip.speed.toFixed(2)} × real time: it plays as soon as it can play to the end.`);
     }
@@ -663,7 +669,7 @@ function row([name, value]) {
   return line;
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => clips.forEach((clip) => clip.card.draw()));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...clips.map(({ card }) => card), ...sounds].forEach((each) => each.draw()));
 
 // --- What can be done with a clip ---------------------------------------------------------------
 
@@ -804,6 +810,7 @@ const KINDS = {
   style: { title: "Style", about: "The music takes its sound.", from: "style of" },
 };
 const SEAM = 0.03; // seconds
+const THUMB = 6; // pixels, half the width of a slider's thumb
 const LARGEST = 200e6; // bytes of a file: the browser decodes it as a whole
 const PITCHES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
 let sounds = []; // one for each kind that the model takes
@@ -896,7 +903,8 @@ class Sound {
     const width = Math.max(1, Math.floor(samples.length / peaks));
     this.peaks = Array.from({ length: peaks }, (_, i) => samples.subarray(i * width, (i + 1) * width).reduce((most, value) => Math.max(most, Math.abs(value)), 0));
     this.cut("none");
-    if (this.kind === "continue_from" && $("duration").valueAsNumber <= this.seconds + 1) {
+    // A new beginning leaves room for more; settings that come back stay as they were.
+    if (this.kind === "continue_from" && start === undefined && $("duration").valueAsNumber <= this.seconds + 1) {
       $("duration").value = Math.min(about.max_duration, Math.ceil(this.seconds) + about.defaults.duration);
     }
   }
@@ -1046,16 +1054,18 @@ class Sound {
     const color = colors(canvas);
     const { width, height } = canvas;
     const loudest = Math.max(3000, ...this.peaks);
-    const step = width / this.peaks.length;
+    const inset = THUMB * (window.devicePixelRatio || 1); // as the middle of a slider's thumb
+    const across = width - 2 * inset;
+    const step = across / this.peaks.length;
     this.peaks.forEach((peak, i) => {
       const at = ((i + 0.5) / this.peaks.length) * this.length;
       const tall = Math.max(2, (peak / loudest) * height * 0.9);
       pen.fillStyle = color(at >= this.start && at <= this.end ? "--accent" : "--unplayed");
-      pen.fillRect(i * step, (height - tall) / 2, step * 0.65, tall);
+      pen.fillRect(inset + i * step, (height - tall) / 2, step * 0.65, tall);
     });
     pen.fillStyle = color("--shade");
-    pen.fillRect(0, 0, (width * this.start) / this.length, height);
-    pen.fillRect((width * this.end) / this.length, 0, width, height);
+    pen.fillRect(inset, 0, (across * this.start) / this.length, height);
+    pen.fillRect(inset + (across * this.end) / this.length, 0, across * (1 - this.end / this.length), height);
   }
   drawChroma() {
     const canvas = this.find(".chroma");
@@ -1067,7 +1077,8 @@ class Sound {
     for (let pitch = 0; pitch < 12; pitch++) {
       const black = [1, 3, 6, 8, 10].includes(pitch);
       pen.fillStyle = `rgb(${HEAT[0].map((value) => value + (black ? 0 : 9)).join(" ")})`;
-      pen.fillRect(0, height - (pitch + 1) * row, width, row);
+      const top = Math.round(height - (pitch + 1) * row);
+      pen.fillRect(0, top, width, Math.round(height - pitch * row) - top);
     }
     this.chroma.forEach((pitch, i) => {
       pen.fillStyle = `hsl(${250 + pitch * 14} 85% 72%)`;
@@ -1175,13 +1186,14 @@ window.addEventListener("beforeunload", (event) => clips.some((clip) => !clip.en
 function showModels() {
   const group = (label, choices) => {
     const node = Object.assign(document.createElement("optgroup"), { label });
-    node.append(...choices.map(({ name, what }) => new Option(`${name.replace("facebook/", "")} (${what})`, name, false, name === about.model)));
+    node.append(...choices.map(({ name }) => new Option(name.replace("facebook/", ""), name, false, name === about.model)));
     return choices.length ? [node] : [];
   };
-  const listed = about.choices.length ? about.choices : [{ name: about.model, what: "this one", ready: true }];
+  const listed = about.choices.length ? about.choices : [{ name: about.model, what: "text", ready: true }];
   $("model").replaceChildren(...group("On this machine", listed.filter(({ ready }) => ready)), ...group("Not here yet", listed.filter(({ ready }) => !ready)));
   $("model").value = about.model;
-  $("model-facts").textContent = `${about.licence} · ${about.sample_rate / 1000} kHz ${about.channels === 1 ? "mono" : "stereo"}`;
+  const { what } = listed.find(({ name }) => name === about.model) ?? listed[0];
+  $("model-facts").textContent = `${what} · ${about.licence} · ${about.sample_rate / 1000} kHz ${about.channels === 1 ? "mono" : "stereo"}`;
   $("missing").hidden = !about.notice;
   $("missing").textContent = about.notice;
 }
