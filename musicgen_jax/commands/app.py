@@ -96,6 +96,8 @@ def _serve(args: argparse.Namespace, taken: socket.socket) -> int:
     while name is not None:
         choices, found = _choices(places)
         try:
+            if name not in found:
+                raise UserError("its folder is not there any more")
             parts, about = _load(args, found[name])
         except UserError as error:
             if before is None:

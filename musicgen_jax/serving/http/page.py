@@ -78,8 +78,8 @@ def routes(service: Service) -> list[Route]:
 
     async def progress(request: Request) -> Response:
         ticket = service.named.get(request.path_params["name"])
-        if ticket is None:
-            raise HTTPError(404, "there is no such clip", "clip_not_found")
+        if ticket is None or ticket.done:
+            raise HTTPError(404, "there is no such clip in the making", "clip_not_found")
         done, total = ticket.steps
         told = {"position": ticket.position, "steps": done, "total": total}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
