@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from musicgen_jax import audio
     from musicgen_jax.codec import Codec, EncodedAudio
     from musicgen_jax.errors import UserError
+    from musicgen_jax.generation.schedule import Cue
     from musicgen_jax.model import GenerationOutput, MusicGen
     from musicgen_jax.runtime import sharding
 
 __all__ = [
     "Codec",
+    "Cue",
     "EncodedAudio",
     "GenerationOutput",
     "MusicGen",
@@ -25,6 +27,7 @@ __all__ = [
 
 _HOME = {
     "Codec": "musicgen_jax.codec",
+    "Cue": "musicgen_jax.generation.schedule",
     "EncodedAudio": "musicgen_jax.codec",
     "GenerationOutput": "musicgen_jax.model",
     "MusicGen": "musicgen_jax.model",

@@ -41,6 +41,8 @@ from musicgen_jax.generation.request import (
     check_codes,
     match_batch,
 )
+from musicgen_jax.generation.schedule import Cue, CueLike
+from musicgen_jax.generation.session import Session
 from musicgen_jax.generation.settings import DEFAULT_DURATION, Sampling
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING as _DEFAULT
 from musicgen_jax.nn import lora
@@ -54,7 +56,7 @@ from musicgen_jax.serving.slot_piece import Conditions, SlotPiece, generate_in_s
 from musicgen_jax.storage import checkpoint as model_folder
 from musicgen_jax.storage import hub, loading, lora_file
 
-__all__ = ["GenerationOutput", "MusicGen"]
+__all__ = ["Cue", "GenerationOutput", "MusicGen", "Session"]
 
 
 class MusicGen:
@@ -342,7 +344,7 @@ class MusicGen:
             style_sample_rate,
             eval_q=eval_q,
             excerpt_length=excerpt_length,
-            duration=request.duration,
+            duration=request.seconds,
             keys=request.keys,
         )
         return condition_at(0.0, request.texts)
@@ -409,6 +411,7 @@ class MusicGen:
         chunk_seconds: float | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
+        schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
         """Generates one clip per description.
 
@@ -444,6 +447,11 @@ class MusicGen:
           negative_descriptions: B texts that the music moves away from; None or "" for none.
             Guidance compares with them in place of nothing: `negative + (description - negative)
             * cfg_coef`. Under double guidance too, where they replace the last of the three.
+          schedule: what changes while all clips play: pairs (seconds, description), or values of
+            `Cue`, in order. A description holds from its frame on until the next; `descriptions`
+            hold before the first. In a melody or style model the text stands in front of the
+            tokens, so a new one counts from the next window on. `schedule` of the result has the
+            seconds where they took effect.
 
         Returns:
           T = int(duration * frame_rate) frames of music, the prompt included.
@@ -463,6 +471,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
         return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
 
@@ -471,7 +480,7 @@ class MusicGen:
         descriptions: Sequence[str | None],
         *,
         chunk_seconds: float = 1.0,
-        duration: float = DEFAULT_DURATION,
+        duration: float | None = DEFAULT_DURATION,
         seed: int | Sequence[int] = 0,
         use_sampling: bool = _DEFAULT.use_sampling,
         top_k: int = _DEFAULT.top_k,
@@ -485,7 +494,8 @@ class MusicGen:
         checkpoint: str | os.PathLike[str] | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
-    ) -> Iterator[np.ndarray]:
+        schedule: Sequence[CueLike] = (),
+    ) -> Session:
         """Generates as `generate` does, and yields audio while the language model still runs.
 
         With a melody, a style or a prompt of audio, the methods for these stream by their argument
@@ -497,10 +507,12 @@ class MusicGen:
           descriptions: B texts; None or "" asks for music without a description.
           chunk_seconds: length of a stretch. The first one comes when the language model is that
             far, and a few frames further, into the piece.
+          duration: seconds; None for music without an end, in bounded memory.
 
         Returns:
           An iterator of float32 [B, C, n]; concatenated they are the audio of `generate` up to
-          rounding. Arguments are checked at once, before the first stretch is asked for.
+          rounding. Arguments are checked at once, before the first stretch is asked for. It can be
+          steered and closed, see `Session`.
 
         Raises:
           UserError: as `generate`.
@@ -519,18 +531,22 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
+        if request.endless and progress:
+            raise UserError("progress is for music with an end, not for duration None")
         if slots is None:
             piece = Piece(self.parts, request, text_alone(self.parts))
             audio = piece.audio
         else:
-            audio = SlotPiece(self.parts, request, _text, slots=slots).stretches
+            piece = SlotPiece(self.parts, request, _text, slots=slots)
+            audio = piece.stretches
 
         def chunks() -> Iterator[np.ndarray]:
             with progress_callback(progress) as callback:
                 yield from audio(callback)
 
-        return chunks()
+        return Session(chunks(), piece)
 
     def generate_unconditional(
         self,
@@ -552,6 +568,7 @@ class MusicGen:
         chunk_seconds: float | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
+        schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
         """Generates `num_samples` clips without a description.
 
@@ -583,6 +600,7 @@ class MusicGen:
             chunk_seconds=chunk_seconds,
             slots=slots,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
 
     # --- From audio to music ------------------------------------------------------------------
@@ -608,6 +626,7 @@ class MusicGen:
         chunk_seconds: float | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
+        schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
         """Continues audio. The output begins with the prompt, as the codec reconstructs it.
 
@@ -636,6 +655,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
         request = continuing(self.parts, request, audio, prompt_sample_rate)
         return self._make(request, _text, slots=slots, progress=progress, on_audio=on_audio)
@@ -664,6 +684,7 @@ class MusicGen:
         chunk_seconds: float | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
+        schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
         """Generates music that follows the melody of given audio, and a description.
 
@@ -700,6 +721,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
 
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
@@ -709,7 +731,7 @@ class MusicGen:
                 rows_of(melody, rows),
                 melody_sample_rate,
                 separate=separate,
-                duration=request.duration,
+                duration=request.seconds,
             )
 
         return self._make(request, conditions, slots=slots, progress=progress, on_audio=on_audio)
@@ -739,6 +761,7 @@ class MusicGen:
         chunk_seconds: float | None = None,
         slots: int | None = None,
         negative_descriptions: Sequence[str | None] | None = None,
+        schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
         """Generates music in the style of given audio, and after a description.
 
@@ -780,6 +803,7 @@ class MusicGen:
             checkpoint=checkpoint,
             chunk_seconds=chunk_seconds,
             negative_descriptions=negative_descriptions,
+            schedule=schedule,
         )
 
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
@@ -790,7 +814,7 @@ class MusicGen:
                 style_sample_rate,
                 eval_q=eval_q,
                 excerpt_length=excerpt_length,
-                duration=request.duration,
+                duration=request.seconds,
                 keys=request.keys,
             )
 
@@ -806,6 +830,8 @@ class MusicGen:
         on_audio: OnAudio | None,
     ) -> GenerationOutput:
         """Generates all clips together, or each in a slot."""
+        if request.endless:
+            raise UserError("duration None is for stream: generate needs a number of seconds")
         if slots is None:
             condition_at = conditions(self.parts, request, slice(None))
             return generate_piece(

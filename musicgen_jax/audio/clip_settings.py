@@ -23,9 +23,14 @@ def dump(settings: Mapping[str, Any]) -> str:
 
     Args:
       settings: plain JSON types, with "model", "prompt" and "program". A prompt that would not fit
-        is cut, and "prompt_characters" then says how long it was; so is a "negative_prompt".
+        is cut, and "prompt_characters" then says how long it was; so is a "negative_prompt". Of a
+        "schedule" that would not fit, "schedule_cues" says how many cues it had.
     """
     text = json.dumps(settings)
+    if len(text) > MAX_BYTES and len(json.dumps(settings.get("schedule"))) > MAX_BYTES // 2:
+        settings = {**settings, "schedule_cues": len(settings["schedule"])}
+        del settings["schedule"]
+        text = json.dumps(settings)
     for name in ("negative_prompt", "prompt"):
         whole = settings.get(name)
         if len(text) <= MAX_BYTES or not isinstance(whole, str):

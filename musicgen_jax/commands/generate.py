@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import FORMATS, STRATEGIES, clip_settings
-from musicgen_jax.commands import made, options
+from musicgen_jax.commands import made, options, schedule_file
 from musicgen_jax.config import CACHE_DTYPES
 from musicgen_jax.errors import UserError, one_line
 from musicgen_jax.files import new_file
@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stdout if FILE is -; stderr names the rate and channels",
     )
     options.add_negative(parser)
+    options.add_schedule(parser)
     options.add_sampling(parser)
     options.add_slots(
         parser,
@@ -120,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
     """Makes the clips and writes them."""
     prompts = _prompts(args)
     sampling = options.sampling(args)
+    schedule = schedule_file.read(args.schedule) if args.schedule else ()
     if args.stream and (len(prompts) > 1 or args.resume or args.save_codes):
         raise UserError("--stream is for one clip, without --resume and --save-codes")
     files = [] if args.stream else _output_files(Path(args.output), len(prompts))
@@ -137,13 +139,14 @@ def run(args: argparse.Namespace) -> None:
     compile_cache.enable()
     model = _model(args)
     make = _request(args, model, prompts, sampling, sound)
+    make = partial(make, schedule=schedule)
     if args.stream:
         output.to_pipe(make, model, args.stream)
         return
 
     def settings(clip: int, program: "ProgramName | None") -> dict[str, Any]:
         number = clip if len(prompts) > 1 else None
-        texts = {"prompt": prompts[clip], "negative": args.negative}
+        texts = {"prompt": prompts[clip], "negative": args.negative, "schedule": schedule}
         named = {"seed": args.seed, "clip": number, "program": program}
         return made.settings(args, model, sampling, **texts, **named)
 
@@ -336,11 +339,11 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return _prompts_of_stdin()
     if args.prompts:
         return args.prompts
-    if args.continue_from or args.style or args.melody:
+    if args.continue_from or args.style or args.melody or args.schedule:
         return [None]
     raise UserError(
-        "nothing to generate: give a PROMPT, --unconditional N, --melody FILE, --style FILE or "
-        "--continue-from FILE; a PROMPT that begins with - comes after --"
+        "nothing to generate: give a PROMPT, --unconditional N, --melody FILE, --style FILE, "
+        "--continue-from FILE or --schedule FILE; a PROMPT that begins with - comes after --"
     )
 
 

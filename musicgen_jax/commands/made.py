@@ -9,7 +9,10 @@ from musicgen_jax.audio import clip_settings
 from musicgen_jax.generation.settings import Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from musicgen_jax.generation.program_name import ProgramName
+    from musicgen_jax.generation.schedule import Cue
     from musicgen_jax.model import MusicGen
 
 _SOUNDS = ("continue_from", "melody", "style")
@@ -23,6 +26,7 @@ def settings(
     *,
     prompt: str | None,
     negative: str | None,
+    schedule: "Sequence[Cue]" = (),
     seed: int,
     clip: int | None = None,
     program: "ProgramName | None",
@@ -37,6 +41,7 @@ def settings(
         "model": model.name or Path(args.model).name,
         "prompt": prompt,
         "negative_prompt": negative or None,
+        "schedule": [cue.fields() for cue in schedule] or None,
         "duration": args.duration,
         "seed": seed,
         "clip": clip,

@@ -48,6 +48,17 @@ def add_negative(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
+def add_schedule(parser: argparse.ArgumentParser) -> None:
+    """Adds `--schedule`."""
+    parser.add_argument(
+        "--schedule",
+        metavar="FILE",
+        help="what changes while the music plays: a text file, in every line SECONDS and a "
+        'description, or a .jsonl file, in every line {"seconds": S} with "prompt", '
+        '"negative_prompt", "cfg_coef" or "temperature"',
+    )
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the seed and the options of `Sampling`."""
     add, default = parser.add_argument, DEFAULT_SAMPLING

@@ -2,6 +2,8 @@
 
 settings      `Sampling` and the defaults; no jax
 request       `Request`: everything but the condition, checked once
+schedule      cues, and the scenes that they make
+session       a piece that can be steered while it is made
 piece         `generate_piece`: a request and its condition to music
 windows       which frames of a long piece are generated when
 window_store  finished windows on disk, to resume from

@@ -6,6 +6,7 @@ an example depend on its seed and its index alone: not on the batch, the chunks 
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from musicgen_jax.generation.guidance import copies_of
 from musicgen_jax.generation.plan import Advance, Emit, Grow, Plan
 from musicgen_jax.generation.program import UNKNOWN, Program, Requests
 from musicgen_jax.generation.sampling import Mode, Numbers
+from musicgen_jax.generation.schedule import Scene
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.nn import patterns
 from musicgen_jax.nn.condition import Condition
@@ -24,6 +26,26 @@ from musicgen_jax.nn.lm import LM
 from musicgen_jax.runtime import memory
 
 KEYS = "threefry2x32"  # named, so that no global setting changes what a seed stands for
+
+
+class Changes(Protocol):
+    """What changes while codes are generated, see `windows.WindowChanges`."""
+
+    def condition(self, scene: Scene) -> Condition:
+        """The condition of a scene, of the same B rows."""
+        ...
+
+    def at(self, step: int) -> Scene:
+        """The scene that holds when step + 1 is predicted."""
+        ...
+
+    def until(self, step: int, stop: int) -> int:
+        """The first step after `step` where something changes, at most `stop`."""
+        ...
+
+    def reached(self, step: int) -> None:
+        """Called with the last step that is complete."""
+        ...
 
 
 def stream_codes(
@@ -34,6 +56,7 @@ def stream_codes(
     keys: jax.Array,
     prompt: np.ndarray | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
+    changes: Changes | None = None,
     callback: Callable[[int, int], None] | None = None,
     chunk: int = 0,
     reserve: int = 0,
@@ -52,6 +75,8 @@ def stream_codes(
       keys: B typed keys, one per example, see `example_keys`.
       prompt: int32 `[B, K, Tp]` with Tp < T, the beginning of the result.
       sampling: how tokens are drawn.
+      changes: of condition and sampling, from some steps on. Guidance that was not needed before
+        makes the model read everything again.
       callback: called with (steps done, steps to do) every few steps, and once at the end.
       chunk: yield after this many new frames; 0 for all at the end.
       reserve: compile for at least this many frames, so that the short last window of a long piece
@@ -67,28 +92,52 @@ def stream_codes(
         prompt = np.zeros((batch, len(delays), 0), np.int32)
     prompt = np.asarray(prompt, np.int32)
     copies = copies_of(condition, sampling)
-    delay, settings = max(delays), [sampling] * batch
+    delay = max(delays)
     lengths = lengths or cache_growth(lm, batch * copies, max(num_frames, reserve) + delay)
     pause = lm.tuning.callback_steps if callback else 0
     course = Plan(num_frames, prompt.shape[2], delay, tuple(lengths), chunk, pause)
     slots, start = course.lengths()[0], np.full(batch, course.prompt, np.int32)
     known = known_steps(prompt, num_frames, course.slots[-1], lm)
 
-    program = Program(lm, condition, copies, Mode.of(settings))
+    program = Program(lm, condition, copies, Mode.of([sampling]))
     limit = np.full(batch, course.total, np.int32)
-    requests = Requests(known[:, :, : slots + 1], start, limit, keys, Numbers.of(settings))
+    numbers = Numbers.of([sampling] * batch)
+    requests = Requests(known[:, :, : slots + 1], start, limit, keys, numbers)
     state, context = program.start(requests, min(plan.prefill_length(course.prompt), slots), slots)
-    done = 0
+    step = course.prompt
+    scene = changes.at(step) if changes else None
     for event in course.events():
         match event:
             case Grow(slots):
                 state = program.grow(state, known[:, :, : slots + 1], slots)
             case Advance(count):
-                state = program.advance(state, context, count)
-                done += count
+                stop = step + count
+                while step < stop:
+                    if changes and (now := changes.at(step)) != scene:
+                        scene, condition = now, changes.condition(now)
+                        copies = max(copies, copies_of(condition, now.sampling))
+                        again = copies > program.copies
+                        program = Program(lm, condition, copies, Mode.of([now.sampling]))
+                        requests = Requests(
+                            program.read(state, batch) if again else None,
+                            np.full(batch, step, np.int32),
+                            limit,
+                            keys,
+                            Numbers.of([now.sampling] * batch),
+                        )
+                        if again:
+                            length = min(plan.prefill_length(step), slots)
+                            state, context = program.start(requests, length, slots)
+                        else:
+                            context = program.context(requests)
+                    until = changes.until(step, stop) if changes else stop
+                    state = program.advance(state, context, until - step)
+                    step = until
+                if changes:
+                    changes.reached(step)
                 if callback:
                     state.step.block_until_ready()
-                    callback(done, course.total - course.prompt)
+                    callback(step - course.prompt, course.total - course.prompt)
             case Emit(first, stop):
                 drawn = program.read(state, batch)[:, :, first:stop]
                 if stop > course.total:  # the codec comes next and needs the memory

@@ -15,7 +15,7 @@ import numpy as np
 
 from musicgen_jax.config import JOINS
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.windows import Window
+from musicgen_jax.generation.windows import Layout, Window
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.channels import from_rows, to_rows
 from musicgen_jax.nn.encodec.streaming import StreamingDecoder, look_ahead
@@ -43,7 +43,7 @@ def overlap_frames(join: str, window: int, stride: int, frame_rate: float) -> in
 
 def decode_windows(
     encodec: Encodec,
-    windows: list[Window],
+    windows: Layout,
     pieces: Iterable[tuple[Window, np.ndarray]],
     *,
     channels: int,
@@ -53,7 +53,7 @@ def decode_windows(
 
     Args:
       encodec: the codec, of one channel.
-      windows: from `windows.layout`.
+      windows: of the piece.
       pieces: from `windows.generate_windows`.
       channels: C; each is decoded on its own, from every C-th codebook.
       block: frames per stretch of audio, see `StreamingDecoder`.
@@ -83,7 +83,7 @@ class PieceDecoder:
     def __init__(
         self,
         encodec: Encodec,
-        windows: list[Window],
+        windows: Layout,
         *,
         channels: int,
         block: int,
@@ -100,8 +100,8 @@ class PieceDecoder:
         """Takes the next codes of a window and yields the audio that is final."""
         if window.number != self._number:
             self._number, self._at, self._tail = window.number, window.start + window.prompt, []
-        following = window.number + 1
-        shared = self._windows[following].overlap if following < len(self._windows) else 0
+        following = self._windows.following(window)
+        shared = following.overlap if following else 0
         own = max(0, window.end - shared - self._at)
         self._at += codes.shape[2]
         audio = self._decoder.push(to_rows(codes[:, :, :own], self._channels))

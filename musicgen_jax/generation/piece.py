@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt
+from musicgen_jax.errors import UserError
 from musicgen_jax.generation.joins import decode_windows
 from musicgen_jax.generation.plan import cache_lengths
 from musicgen_jax.generation.program_name import ProgramName
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.generation.window_store import (
     WindowStore,
     condition_digest,
@@ -25,6 +27,7 @@ from musicgen_jax.storage.loading import Parts
 
 _BLOCK_SECONDS = 4.0  # of audio decoded per call where nobody waits for it
 
+Codes = tuple[Window, np.ndarray]  # int32 [B, K, t], the next frames of a window
 Callback = Callable[[int, int], None] | None
 OnAudio = Callable[[np.ndarray], object]
 
@@ -39,12 +42,14 @@ class GenerationOutput:
       codes: int32 [B, K, T], the tokens of the language model.
       sample_rate: samples per second and channel.
       program: names what the seed stands for: the compiled program that drew the tokens.
+      schedule: the cues of the request, each at the second where it took effect.
     """
 
     audio: np.ndarray
     codes: np.ndarray
     sample_rate: int
     program: ProgramName | None = None
+    schedule: tuple[Cue, ...] = ()
 
 
 def generate_piece(
@@ -66,17 +71,25 @@ def generate_piece(
     """
     piece = Piece(parts, request, condition_at)
     C = parts.config.audio_channels
+    done: list[Codes] = []
     with progress_callback(progress) as callback:
         if len(request.windows) == 1 and on_audio is None:
             # Decoded as a whole: bit for bit what `decode` gives for these codes.
-            codes = assemble(piece.codes(callback))
+            done.extend(piece.codes(callback))
+            codes = assemble(done)
             audio = channels.decode(parts.encodec, jnp.asarray(codes), C, parts.mesh)
         else:
             stretches = [np.zeros((request.batch, C, 0), np.float32)]
-            for stretch in piece.audio(callback):
+            for stretch in piece.audio(callback, done.append):
                 (on_audio or stretches.append)(stretch)
-            codes, audio = assemble(piece.done), np.concatenate(stretches, axis=2)
-    return GenerationOutput(np.asarray(audio), codes, parts.config.sample_rate, piece.program)
+            codes, audio = assemble(done), np.concatenate(stretches, axis=2)
+    return GenerationOutput(
+        np.asarray(audio),
+        codes,
+        parts.config.sample_rate,
+        piece.program,
+        piece.timeline.schedule,
+    )
 
 
 class Piece:
@@ -88,7 +101,7 @@ class Piece:
       condition_at: the condition of each window.
 
     Attributes:
-      done: windows and the codes made in them so far, see `windows.assemble`.
+      timeline: what holds when; cues may be added while the piece is made.
 
     Raises:
       UserError: the folder holds another generation, or cannot be used.
@@ -96,19 +109,34 @@ class Piece:
 
     def __init__(self, parts: Parts, request: Request, condition_at: ConditionAt):
         self.parts, self.request, self.condition_at = parts, request, condition_at
-        self.done: list[tuple[Window, np.ndarray]] = []
+        self.timeline = request.timeline()
         self._store = None
         if request.checkpoint is not None:
             self._store = open_store(parts, request, condition_at)
 
     @property
+    def schedule(self) -> tuple[Cue, ...]:
+        """All changes, see `Session.schedule`."""
+        return self.timeline.schedule
+
+    def steer(self, cue: Cue) -> float:
+        """Adds a cue at the next frame that is not drawn, and returns the second of it.
+
+        Raises:
+          UserError: as `Timeline.add`; a text has too many tokens; or finished windows are kept,
+            which would then no longer be those of the request.
+        """
+        if self._store is not None:
+            raise UserError("a piece with a checkpoint cannot be steered: give it a schedule")
+        self.parts.tokenizer([None, *cue.texts.values()])
+        return self.timeline.add(cue, self.timeline.now)
+
+    @property
     def program(self) -> ProgramName:
         """Names the program that makes the piece."""
         request, lm = self.request, self.parts.lm
-        negatives = request.negative_descriptions
-        texts = [*request.descriptions, *(negatives or ())]
-        tokens = self.parts.tokenizer(texts)[0].shape[1]
-        frames = max(window.length for window in request.windows)
+        tokens = self.parts.tokenizer(request.every_text)[0].shape[1]
+        frames = request.windows[0].length
         return ProgramName.of(
             lm,
             self.parts.mesh,
@@ -116,33 +144,44 @@ class Piece:
             slots=False,
             steps=cache_lengths(frames + max(lm.config.delays), lm.tuning)[-1],
             text=lm.tuning.text_length(tokens),
-            negatives=negatives is not None and lm.skip_null_rows,
+            negatives=request.has_negatives and lm.skip_null_rows,
         )
 
-    def codes(self, callback: Callback = None) -> Iterator[tuple[Window, np.ndarray]]:
-        """Generates, see `windows.generate_windows`, and keeps what it yields in `done`."""
-        for piece in generate_windows(
+    def codes(self, callback: Callback = None) -> Iterator[Codes]:
+        """Generates, see `windows.generate_windows`."""
+        return generate_windows(
             self.parts.lm,
             self.condition_at,
-            self.request.texts,
+            self.timeline,
             self.request.windows,
             keys=self.request.keys,
             prompt=self.request.prompt,
-            sampling=self.request.sampling,
             frame_rate=self.parts.config.frame_rate,
             chunk=self.request.chunk_frames,
             callback=callback,
             store=self._store,
-        ):
-            self.done.append(piece)
-            yield piece
+        )
 
-    def audio(self, callback: Callback = None) -> Iterator[np.ndarray]:
-        """Generates, and yields audio as it becomes final, float32 [B, C, n]."""
+    def audio(
+        self, callback: Callback = None, on_codes: Callable[[Codes], object] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Generates, and yields audio as it becomes final, float32 [B, C, n].
+
+        Args:
+          callback: as in `generate_windows`.
+          on_codes: called with all that `codes` yields.
+        """
+
+        def codes() -> Iterator[Codes]:
+            for each in self.codes(callback):
+                if on_codes is not None:
+                    on_codes(each)
+                yield each
+
         return decode_windows(
             self.parts.encodec,
             self.request.windows,
-            self.codes(callback),
+            codes(),
             channels=self.parts.config.audio_channels,
             block=block_frames(self.request),
         )
@@ -183,6 +222,8 @@ def open_store(
     }
     if request.negative_descriptions is not None:  # folders of older versions still resume
         settings["negative_descriptions"] = list(request.negative_descriptions)
+    if request.schedule:
+        settings["schedule"] = [cue.fields() for cue in request.timeline().schedule]
     if program is not None:
         settings["program"] = str(program)
     assert request.checkpoint is not None

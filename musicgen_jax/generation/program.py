@@ -80,6 +80,21 @@ def start(
       copies: rows that the model runs for each of B.
       mesh: where the weights lie, if on several devices.
     """
+    context = context_of(lm, requests, condition, mesh=mesh)
+    prefix = lm.prefix_length(condition)
+    cache = lm.init_cache(requests.steps.shape[0] * copies, prefix + slots)
+    if prefix + prefill_length:
+        # Before `start` every token is known; after it stands padding.
+        known = jnp.maximum(requests.steps[:, :, :prefill_length], 0)
+        cache = lm.prefill(_repeat_rows(known, copies), cache, context.cross, condition)
+    state = DecodeState(jnp.asarray(requests.start), jnp.asarray(requests.steps), cache)
+    return _constrain(state, mesh), context
+
+
+def context_of(
+    lm: LM, requests: Requests, condition: Condition, *, mesh: Mesh | None = None
+) -> Context:
+    """What stays the same from step to step; the arguments are those of `start`."""
     # On several devices heads stay where their weights are.
     cross = lm.cross_kv(condition, fold=mesh is None)
     if cross is not None and mesh is not None:
@@ -88,15 +103,7 @@ def start(
             dataclasses.replace(c, k=constrain(c.k), v=constrain(c.v))  # type: ignore[type-var]
             for c in cross
         )
-    prefix = lm.prefix_length(condition)
-    cache = lm.init_cache(requests.steps.shape[0] * copies, prefix + slots)
-    if prefix + prefill_length:
-        # Before `start` every token is known; after it stands padding.
-        known = jnp.maximum(requests.steps[:, :, :prefill_length], 0)
-        cache = lm.prefill(_repeat_rows(known, copies), cache, cross, condition)
-    state = DecodeState(jnp.asarray(requests.start), jnp.asarray(requests.steps), cache)
-    context = Context(requests.limit, requests.keys, requests.numbers, condition, cross)
-    return _constrain(state, mesh), context
+    return Context(requests.limit, requests.keys, requests.numbers, condition, cross)
 
 
 def advance(
@@ -131,6 +138,11 @@ def _start(graphdef, params, requests, condition, **static) -> tuple[DecodeState
     return start(nnx.merge(graphdef, params), requests, condition, **static)
 
 
+@partial(jax.jit, static_argnames=("graphdef", "mesh"))
+def _context(graphdef, params, requests, condition, **static) -> Context:
+    return context_of(nnx.merge(graphdef, params), requests, condition, **static)
+
+
 @partial(jax.jit, static_argnames=("graphdef", "mode", "mesh"), donate_argnames=("state",))
 def _advance(graphdef, params, state, context, count, **static) -> DecodeState:
     return advance(nnx.merge(graphdef, params), state, context, count, **static)
@@ -144,6 +156,9 @@ class Program:
       condition: B rows.
       copies: rows that the model runs for each of them, see `guidance.copies_of`.
       mode: parts of the sampler.
+
+    Attributes:
+      copies: as given.
     """
 
     def __init__(self, lm: LM, condition: Condition, copies: int, mode: Mode):
@@ -151,7 +166,7 @@ class Program:
         self._module = nnx.split(lm, nnx.Param)  # graphdef and parameters
         condition = sharding.place_rows(condition, self.mesh)
         self._condition = guided(lm, condition, copies=copies, mesh=self.mesh)
-        self._copies, self._mode = copies, mode
+        self.copies, self._mode = copies, mode
 
     def start(
         self, requests: Requests, prefill_length: int, slots: int
@@ -160,7 +175,7 @@ class Program:
         requests = sharding.place_rows(requests, self.mesh)
         arguments = (*self._module, requests, self._condition)
         static = {"prefill_length": prefill_length, "slots": slots}
-        static |= {"copies": self._copies, "mesh": self.mesh}
+        static |= {"copies": self.copies, "mesh": self.mesh}
         if self.mesh is None:
             # Compiling takes memory of its own: it comes before the cache.
             _start.lower(*arguments, **static).compile()
@@ -169,6 +184,11 @@ class Program:
             memory.give_back()
         with memory.mapped():
             return jax.block_until_ready(_start(*arguments, **static))
+
+    def context(self, requests: Requests) -> Context:
+        """What `start` gives next to the state, for a state that has begun; without `steps`."""
+        requests = sharding.place_rows(requests, self.mesh)
+        return _context(*self._module, requests, self._condition, mesh=self.mesh)
 
     def advance(self, state: DecodeState, context: Context, count: int) -> DecodeState:
         """Runs `count` steps; the old state is gone then."""

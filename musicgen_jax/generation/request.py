@@ -13,6 +13,7 @@ from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.generation.decode import example_keys
 from musicgen_jax.generation.joins import check_join, overlap_frames
+from musicgen_jax.generation.schedule import CueLike, Scene, Timeline, check_schedule
 from musicgen_jax.generation.settings import (
     DEFAULT_DURATION,
     DEFAULT_SAMPLING,
@@ -20,7 +21,9 @@ from musicgen_jax.generation.settings import (
     MAX_SEED,
     Sampling,
 )
-from musicgen_jax.generation.windows import Window, layout
+from musicgen_jax.generation.windows import Layout
+
+ENDLESS = 1 << 60  # frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +34,8 @@ class Request:
       config: of the model.
       descriptions: B texts or None.
       negative_descriptions: B texts or None that guidance moves away from; None if there are none.
-      duration: seconds of each clip, the prompt included.
+      schedule: what changes while the clips play, from when on.
+      duration: seconds of each clip, the prompt included; None for music without an end.
       seed: one for all clips, or one per clip.
       sampling: how tokens are drawn.
       prompt_codes: int32 [B, K, Tp], what each clip begins with, or None. Given as [1, K, Tp] it
@@ -49,7 +53,7 @@ class Request:
 
     config: MusicGenConfig
     descriptions: Sequence[str | None]
-    duration: float = DEFAULT_DURATION
+    duration: float | None = DEFAULT_DURATION
     seed: int | Sequence[int] = 0
     sampling: Sampling = DEFAULT_SAMPLING
     prompt_codes: jax.Array | np.ndarray | None = None
@@ -59,20 +63,17 @@ class Request:
     chunk_seconds: float | None = None
     first: int = 0
     negative_descriptions: Sequence[str | None] | None = None
+    schedule: Sequence[CueLike] = ()
 
     def __post_init__(self) -> None:
         config, keep = self.config, functools.partial(object.__setattr__, self)
         keep("descriptions", check_descriptions(self.descriptions))
-        check_duration(config, self.duration)
+        if self.duration is not None:
+            check_duration(config, self.duration)
         keep("seed", check_seed(self.seed, self.batch))
         check_sampling(config, self.sampling)
         negatives = check_negatives(self.negative_descriptions, self.batch)
         keep("negative_descriptions", negatives)
-        if negatives is not None and self.sampling.cfg_coef == 1:
-            raise UserError(
-                "cfg_coef 1 is no guidance, so a negative description would change nothing: choose "
-                "another cfg_coef, such as 3"
-            )
         if self.prompt_codes is not None:
             codes = check_codes(config, self.prompt_codes, "prompt_codes")
             check_prompt(config, codes.shape[2], self.frames)
@@ -82,6 +83,10 @@ class Request:
         _check_chunk(config, self.chunk_seconds)
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | os.PathLike):
             raise UserError(f"checkpoint must be the path of a folder, got {self.checkpoint!r}")
+        if self.endless and self.checkpoint is not None:
+            raise UserError("checkpoint is for a piece with an end, not for duration None")
+        keep("schedule", check_schedule(self.schedule))
+        self.timeline()
 
     def with_prompt(self, codes: jax.Array | np.ndarray) -> "Request":
         """This request with codes to continue."""
@@ -106,15 +111,54 @@ class Request:
         return len(self.descriptions)
 
     @property
+    def every_text(self) -> list[str | None]:
+        """All descriptions and negative descriptions, also those of the schedule."""
+        texts = [scene.texts for scene in self.timeline().scenes]
+        return [one for text in texts for one in (*text.descriptions, *(text.negatives or ()))]
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether there is ever a negative description."""
+        return any(scene.texts.negatives for scene in self.timeline().scenes)
+
+    @property
     def texts(self) -> Texts:
         """What the clips are described by."""
         negatives = self.negative_descriptions
         return Texts(tuple(self.descriptions), None if negatives is None else tuple(negatives))
 
     @property
+    def endless(self) -> bool:
+        """Whether the music has no end."""
+        return self.duration is None
+
+    @property
     def frames(self) -> int:
-        """T, the whole frames of `duration`."""
-        return int(self.duration * self.config.frame_rate)
+        """T, the whole frames of `duration`; more than anybody will hear if there is no end."""
+        return ENDLESS if self.duration is None else int(self.duration * self.config.frame_rate)
+
+    @property
+    def seconds(self) -> float:
+        """`duration` as a number."""
+        return ENDLESS / self.config.frame_rate if self.duration is None else self.duration
+
+    def timeline(self) -> Timeline:
+        """What holds when: a new one each time, to which cues may be added."""
+
+        def text_frame(frame: int) -> int | None:
+            window = self.windows.drawn_from(frame)
+            return None if window is None else window.start + window.prompt
+
+        prepended = self.config.lm.conditioning == "prepend"
+        timeline = Timeline(
+            Scene(self.texts, self.sampling),
+            self.schedule,  # type: ignore[arg-type]
+            frame_rate=self.config.frame_rate,
+            total=self.frames,
+            text_frame=text_frame if prepended else None,
+        )
+        timeline.now = self.windows[0].prompt
+        return timeline
 
     @property
     def prompt(self) -> np.ndarray | None:
@@ -134,13 +178,13 @@ class Request:
         return example_keys(self.seed, self.batch, self.first)
 
     @functools.cached_property
-    def windows(self) -> list[Window]:
+    def windows(self) -> Layout:
         """How the piece is laid out."""
         window, rate = window_frames(self.config), self.config.frame_rate
         stride = max(1, window * 3 // 5)
         if self.extend_stride is not None:
             stride = int(self.extend_stride * rate)
-        return layout(
+        return Layout(
             self.frames,
             window=window,
             stride=stride,

@@ -149,11 +149,10 @@ def _language(parts: Parts, request: Request, condition: Condition, slots: int) 
         codes = generate_windows(
             parts.lm,
             lambda offset, texts: condition,
-            request.texts,
+            request.timeline(),
             request.windows,
             keys=request.keys,
             prompt=None,
-            sampling=request.sampling,
             frame_rate=parts.config.frame_rate,
             chunk=1,
             store=_Finished(number, request),

@@ -7,14 +7,15 @@ and its prompt is the part of the previous window that it covers too.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, overload
 
 import jax
 import numpy as np
 
-from musicgen_jax.conditioning.text import ConditionAt, Texts
+from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.generation.decode import stream_codes
-from musicgen_jax.generation.settings import Sampling
+from musicgen_jax.generation.schedule import Scene, Timeline
+from musicgen_jax.nn.condition import Condition
 from musicgen_jax.nn.lm import LM
 
 _WINDOW_KEYS = 1 << 31  # far from the numbers that steps fold into a key
@@ -56,10 +57,8 @@ class Store(Protocol):
         ...
 
 
-def layout(
-    total: int, *, window: int, stride: int, prompt: int = 0, overlap: int = 0
-) -> list[Window]:
-    """The windows of a piece.
+class Layout(Sequence[Window]):
+    """The windows of a piece, computed when they are looked at: there may be no end of them.
 
     Args:
       total: frames of the piece.
@@ -70,25 +69,57 @@ def layout(
         `stride + overlap < window`. The prompt is never regenerated, so the first overlap may be
         shorter.
     """
-    windows = [Window(0, 0, min(total, window), prompt)]
-    while (last := windows[-1]).end < total:
-        start = last.start + stride
-        again = min(overlap, last.length - last.prompt)
-        known = last.end - again - start
-        length = min(total - start, window)
-        windows.append(Window(last.number + 1, start, length, known, again))
-    return windows
+
+    def __init__(self, total: int, *, window: int, stride: int, prompt: int = 0, overlap: int = 0):
+        self._total, self._window, self._stride = total, window, stride
+        self._prompt, self._overlap = prompt, overlap
+
+    def __len__(self) -> int:
+        return 1 - min(0, self._window - self._total) // self._stride
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Window]: ...
+
+    def __getitem__(self, index: int | slice) -> Window | list[Window]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no window {index}")
+        if number == 0:
+            return Window(0, 0, min(self._total, self._window), self._prompt)
+        start = number * self._stride
+        # Never more of a window than it has generated: the first, then each of the others.
+        again = min(self._overlap, self._window - self._prompt + (number - 1) * self._stride)
+        known = self._window - self._stride - again
+        return Window(number, start, min(self._total - start, self._window), known, again)
+
+    def following(self, window: Window) -> Window | None:
+        """The next window, None after the last one."""
+        return self[window.number + 1] if window.number + 1 < len(self) else None
+
+    def drawn_from(self, frame: int) -> Window | None:
+        """The first window whose new frames all lie at a frame or later."""
+        number = max(0, (frame - self._window) // self._stride)
+        while number < len(self):
+            window = self[number]
+            if window.start + window.prompt >= frame:
+                return window
+            number += 1
+        return None
 
 
 def generate_windows(
     lm: LM,
     condition_at: ConditionAt,
-    texts: Texts,
-    windows: list[Window],
+    timeline: Timeline,
+    windows: Layout,
     *,
     keys: jax.Array,
     prompt: np.ndarray | None,
-    sampling: Sampling,
     frame_rate: float,
     chunk: int = 0,
     callback: Callable[[int, int], None] | None = None,
@@ -100,12 +131,11 @@ def generate_windows(
     Args:
       lm: the model.
       condition_at: the condition of each window, B rows.
-      texts: what the clips are described by.
-      windows: from `layout`.
+      timeline: what the clips are described by, and how tokens are drawn, from when on.
+      windows: of the piece.
       keys: [B] typed keys. The first window uses them unchanged, so a piece of one window equals
         `generate_codes`.
       prompt: int32 [B, K, P], the beginning of the piece, or None.
-      sampling: how tokens are drawn.
       frame_rate: frames per second.
       chunk: as in `stream_codes`.
       callback: called with (steps done, total steps), counted over all windows.
@@ -117,30 +147,35 @@ def generate_windows(
       prompt is included.
     """
     delay = max(lm.config.delays)
-    steps = [window.length + delay - window.prompt for window in windows]
+    # An endless piece has no callback.
+    total = sum(w.length + delay - w.prompt for w in windows) if callback else 0
     done = 0
     context = prompt
-    reserve = max(window.length for window in windows)
-    for window, following in zip(windows, [*windows[1:], None], strict=True):
+    reserve = windows[0].length
+    for window in windows:
+        steps, following = window.length + delay - window.prompt, windows.following(window)
         new = None if store is None else store.load(window)
         if new is not None:
             if callback:
-                callback(done + steps[window.number], sum(steps))
+                callback(done + steps, total)
             yield window, new
         else:
             known = window.prompt if window.number else 0  # already yielded by earlier windows
             parts = []
+            begun = timeline.at(window.start + window.prompt)
+            changes = WindowChanges(lm, condition_at, timeline, window, frame_rate)
             for codes in stream_codes(
                 lm,
-                condition_at(window.start / frame_rate, texts),
+                changes.condition(begun),
                 num_frames=window.length,
                 prompt=context,
                 keys=window_keys(keys, window.number),
-                sampling=sampling,
+                sampling=begun.sampling,
+                changes=changes,
                 chunk=chunk,
                 reserve=reserve,
                 lengths=lengths,
-                callback=_counted(callback, done, sum(steps)),
+                callback=_counted(callback, done, total),
             ):
                 cut = min(known, codes.shape[2])
                 known -= cut
@@ -150,13 +185,64 @@ def generate_windows(
             new = np.concatenate(parts, axis=2)
             if store is not None:
                 store.save(window, new)
-        done += steps[window.number]
+        done += steps
         if following is not None:
             whole = new
             if window.number:
                 assert context is not None
                 whole = np.concatenate([context, new], axis=2)
             context = prompt_of(following, window, whole)
+
+
+class WindowChanges:
+    """What changes within a window, by its steps: see `decode.Changes`.
+
+    Args:
+      lm: the model.
+      condition_at: the condition of each window.
+      timeline: of the piece.
+      window: one of its windows.
+      frame_rate: frames per second.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        condition_at: ConditionAt,
+        timeline: Timeline,
+        window: Window,
+        frame_rate: float,
+    ):
+        self._condition_at, self._timeline, self._window = condition_at, timeline, window
+        self._offset = window.start / frame_rate
+        self._prepended = lm.config.conditioning == "prepend"
+
+    def condition(self, scene: Scene) -> Condition:
+        """The condition of a scene, in this window."""
+        # What stands in front of the tokens stays there: a new text waits for the next window.
+        if self._prepended:
+            scene = self._timeline.at(self._window.start + self._window.prompt)
+        return self._condition_at(self._offset, scene.texts)
+
+    def at(self, step: int) -> Scene:
+        """The scene that holds when step + 1 is predicted."""
+        # The last steps, beyond the last frame, belong to it.
+        return self._timeline.at(min(self.frame(step), self._window.end - 1))
+
+    def frame(self, step: int) -> int:
+        """The frame of the piece that is drawn next, once a step is complete."""
+        return min(self._window.start + step, self._window.end)
+
+    def reached(self, step: int) -> None:
+        """Tells the timeline that a step is complete: new cues come after it."""
+        self._timeline.now = self.frame(step)
+
+    def until(self, step: int, stop: int) -> int:
+        """The first step after `step` where something changes, at most `stop`."""
+        frame = self._timeline.after(self._window.start + step)
+        if frame is None or frame >= self._window.end:
+            return stop
+        return min(stop, frame - self._window.start)
 
 
 def prompt_of(following: Window, window: Window, codes: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from musicgen_jax.generation.joins import PieceDecoder
 from musicgen_jax.generation.piece import GenerationOutput
-from musicgen_jax.generation.windows import Window, assemble
+from musicgen_jax.generation.windows import Layout, Window, assemble
 from musicgen_jax.serving.course import Codes, Course
 from musicgen_jax.serving.engine import Prepared
 from musicgen_jax.serving.ticket import Ticket
@@ -31,6 +31,7 @@ class Clip:
       prepared: its next window, once that is ready for a slot.
       begun: whether it has been in a slot.
       complete: whether all its audio has been made.
+      ahead: the seconds of audio that its listener has not taken.
     """
 
     ticket: Ticket
@@ -42,7 +43,11 @@ class Clip:
         self.begun = self.complete = False
         self._pieces: list[Codes] = []
         self._frames = 0  # of the window whose codes came last
+        self.ahead: Callable[[], float] = self._waiting_seconds
         self._decoder = new_decoder(parts, course.request.windows)
+
+    def _waiting_seconds(self) -> float:
+        return self.ticket.waiting_blocks * BLOCK_SECONDS
 
     @property
     def ended(self) -> bool:
@@ -54,6 +59,8 @@ class Clip:
         if not self._pieces or self._pieces[-1][0] != window:
             self._frames = window.prompt if window.number else 0
         self._frames += codes.shape[2]
+        if self.course.request.endless:
+            self._pieces.clear()
         self._pieces.append((window, codes))
         for block in self._decoder.push(window, codes):
             yield block[0]
@@ -68,10 +75,11 @@ class Clip:
         nothing = np.zeros((config.audio_channels, 0), np.float32)
         audio = np.concatenate([nothing, *self.ticket.blocks()], axis=1)[None]
         codes = assemble(self._pieces)
-        return GenerationOutput(audio, codes, config.sample_rate, self.ticket.program)
+        program, schedule = self.ticket.program, self.ticket.schedule
+        return GenerationOutput(audio, codes, config.sample_rate, program, schedule)
 
 
-def new_decoder(parts: Parts, windows: list[Window]) -> PieceDecoder:
+def new_decoder(parts: Parts, windows: Layout) -> PieceDecoder:
     """The codec of one clip: for all lengths the same program, at batch 1."""
     block = max(1, round(BLOCK_SECONDS * parts.config.frame_rate))
     channels = parts.config.audio_channels

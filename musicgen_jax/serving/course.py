@@ -1,10 +1,15 @@
 """One clip on its way: the windows that are still to be made, and the codes that are."""
 
+from collections import deque
+from concurrent.futures import Future
+
 import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt
+from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.windows import Store, Window, prompt_of
+from musicgen_jax.generation.schedule import Cue, Scene
+from musicgen_jax.generation.windows import Store, Window, WindowChanges, prompt_of
 from musicgen_jax.nn import patterns
 from musicgen_jax.serving.engine import Engine, Prepared
 
@@ -21,8 +26,9 @@ class Course:
       store: finished windows are saved there, and those found there are not made again.
 
     Attributes:
+      timeline: what holds when.
       steps_done: of the language model.
-      steps_total: that the piece takes.
+      steps_total: that the piece takes; 0 if there is no end.
     """
 
     def __init__(
@@ -31,18 +37,26 @@ class Course:
         self.request, self.engine = request, engine
         self._condition_at, self._store = condition_at, store
         self._delays = request.config.lm.delays
-        self._steps = [w.length + max(self._delays) - w.prompt for w in request.windows]
-        self._number = 0
+        self.timeline = request.timeline()
+        self._asked: deque[tuple[Cue, Future[float]]] = deque()
+        self._changes: WindowChanges | None = None  # of this window
+        self._scene: Scene | None = None  # that the slot has
+        self._number, self._steps_before = 0, 0
         self._prompt = request.prompt
         self._parts: list[np.ndarray] = []  # of this window, without what earlier ones yielded
         self._emitted = 0  # frames of this window
-        self.steps_done, self.steps_total = 0, sum(self._steps)
+        self.steps_done, self.steps_total = 0, 0
+        if not request.endless:
+            self.steps_total = sum(map(self._steps, request.windows))
 
     @property
     def window(self) -> Window | None:
         """The window that is being made, or comes next; None after the last one."""
         windows = self.request.windows
         return windows[self._number] if self._number < len(windows) else None
+
+    def _steps(self, window: Window) -> int:
+        return window.length + max(self._delays) - window.prompt
 
     def stored(self) -> list[Codes]:
         """The codes of the next windows that the store has; they are done."""
@@ -60,9 +74,61 @@ class Course:
         """The next window, ready for a slot of the engine."""
         window = self.window
         assert window is not None
-        offset = window.start / self.request.config.frame_rate
-        condition = self._condition_at(offset, self.request.texts)
-        return self.engine.prepare(self.request, window, condition, self._prompt)
+        lm, rate = self.engine.parts.lm, self.request.config.frame_rate
+        self._changes = WindowChanges(lm, self._condition_at, self.timeline, window, rate)
+        step = window.prompt
+        while (step := self._changes.until(step, window.length)) < window.length:
+            self._changes.condition(self._changes.at(step))  # encodes the text, which is kept
+        return self._prepared(window, self._changes.at(window.prompt))
+
+    def _prepared(self, window: Window, scene: Scene) -> Prepared:
+        assert self._changes is not None
+        self._scene, condition = scene, self._changes.condition(scene)
+        return self.engine.prepare(self.request, window, condition, self._prompt, scene.sampling)
+
+    # --- Changes ------------------------------------------------------------------------------
+
+    def encode(self, cue: Cue) -> None:
+        """Encodes the texts of a cue off the thread of the device; they are kept."""
+        if cue.texts and self.request.config.lm.conditioning != "prepend":
+            scene = self.timeline.at(self.timeline.now).changed(cue)
+            self._condition_at(0.0, scene.texts)
+
+    def ask(self, cue: Cue, answer: "Future[float]") -> None:
+        """Asks for a change at the next step that is not made; any thread may call this."""
+        self._asked.append((cue, answer))
+
+    def settle(self, done: int) -> Prepared | None:
+        """Before the next step of the slot: what it needs if something changes there.
+
+        Args:
+          done: the last step that is complete.
+        """
+        window, changes = self.window, self._changes
+        assert window is not None
+        assert changes is not None
+        changes.reached(done)
+        while self._asked:
+            cue, answer = self._asked.popleft()
+            try:
+                answer.set_result(self.timeline.add(cue, changes.frame(done)))
+            except UserError as error:
+                answer.set_exception(error)
+        scene = changes.at(done)
+        return None if scene == self._scene else self._prepared(window, scene)
+
+    def until(self, done: int, most: int) -> int:
+        """Steps up to the next change, `most` at most."""
+        assert self._changes is not None
+        return self._changes.until(done, done + most) - done
+
+    def give_up(self) -> None:
+        """Answers whoever still waits for a change."""
+        while self._asked:
+            error = UserError("the music is finished: there is nothing left to change")
+            self._asked.popleft()[1].set_exception(error)
+
+    # --- Codes --------------------------------------------------------------------------------
 
     def take(self, steps: np.ndarray, done: int) -> list[Codes]:
         """The frames that have become complete.
@@ -73,8 +139,7 @@ class Course:
         """
         window = self.window
         assert window is not None
-        before = sum(self._steps[: self._number])
-        self.steps_done = before + done - window.prompt
+        self.steps_done = self._steps_before + done - window.prompt
         known = window.prompt if window.number else 0  # already yielded by earlier windows
         first = max(self._emitted, known)
         if done - max(self._delays) <= first:
@@ -95,6 +160,7 @@ class Course:
             codes = np.concatenate([self._prompt, codes], axis=2)
         self._number += 1
         self._parts, self._emitted = [], 0
-        self.steps_done = sum(self._steps[: self._number])
+        self._steps_before += self._steps(window)
+        self.steps_done = self._steps_before
         if (following := self.window) is not None:
             self._prompt = prompt_of(following, window, codes)

@@ -14,6 +14,7 @@ same reason.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -27,10 +28,17 @@ from musicgen_jax.conditioning.text import text_condition
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.decode import example_keys, known_steps
 from musicgen_jax.generation.guidance import guided
-from musicgen_jax.generation.program import Context, DecodeState, Requests, advance, start
+from musicgen_jax.generation.program import (
+    Context,
+    DecodeState,
+    Requests,
+    advance,
+    context_of,
+    start,
+)
 from musicgen_jax.generation.request import Request, window_frames
 from musicgen_jax.generation.sampling import Mode, Numbers
-from musicgen_jax.generation.settings import DEFAULT_SAMPLING
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.generation.warmup import text_of_length
 from musicgen_jax.generation.windows import Window, window_keys
 from musicgen_jax.nn.condition import Condition, Embedded
@@ -81,7 +89,7 @@ class Engine:
         self.program = name_program(parts, slots, shape)
         self.parts, self.slots, self.shape = parts_for_slots(parts), slots, shape
         self.left = np.zeros(slots, int)
-        self._limit = np.zeros(slots, int)
+        self._limit, self._held = np.zeros(slots, int), np.zeros(slots, bool)
         # A melody or style model may be asked for double guidance.
         self._copies = 3 if parts.config.lm.conditioning == "prepend" else 2
         self._mesh = parts.mesh
@@ -102,6 +110,7 @@ class Engine:
         window: Window,
         condition: Condition,
         prompt: np.ndarray | None = None,
+        sampling: Sampling | None = None,
     ) -> Prepared:
         """Everything that a window needs before its first step. Any thread may call this.
 
@@ -110,6 +119,7 @@ class Engine:
           window: one of `request.windows`, no longer than `shape.steps`.
           condition: one row, computed with `parts`.
           prompt: int32 `[1, K, window.prompt]`, what the window begins with.
+          sampling: how tokens are drawn, if not as `request.sampling` says.
 
         Raises:
           UserError: the text or the style is longer than this engine takes.
@@ -124,7 +134,7 @@ class Engine:
             np.array([start], np.int32),
             np.array([limit], np.int32),
             window_keys(request.keys, window.number),
-            Numbers.of([request.sampling]),
+            Numbers.of([sampling or request.sampling]),
         )
         return Prepared(requests, self._guided(self._padded(condition)), self._prefill(start))
 
@@ -147,15 +157,39 @@ class Engine:
         self._state, self._context = _insert(
             self._state, self._context, state, context, np.int32(slot), mesh=self._mesh
         )
-        self._limit[slot] = int(requests.limit[0])
+        self._limit[slot], self._held[slot] = int(requests.limit[0]), False
         self.left[slot] = self._limit[slot] - int(requests.start[0])
 
+    def change(self, slot: int, prepared: Prepared) -> None:
+        """Gives the window in a slot another condition and other settings, from its next step on.
+
+        The slot must run at once: to repeat its last step would be to repeat it under these.
+        """
+        requests = dataclasses.replace(prepared.requests, steps=None)
+        self._context = _change(
+            *self._module,
+            self._context,
+            sharding.place_rows(requests, self._mesh),
+            prepared.condition,
+            np.int32(slot),
+            mesh=self._mesh,
+        )
+
+    def hold(self, slot: int, held: bool) -> None:
+        """Stops a slot where it is, or lets it go on."""
+        if held != self._held[slot]:
+            limit = self.done(slot) if held else self._limit[slot]
+            self._context = _limited(
+                self._context, np.int32(slot), np.int32(limit), mesh=self._mesh
+            )
+            self._held[slot] = held
+
     def run(self, count: int) -> None:
-        """Runs steps of all slots; a slot that is done, or was never filled, stays as it is."""
+        """Runs steps of all slots; one that is done, held, or was never filled stays as it is."""
         self._state = _run(
             *self._module, self._state, self._context, np.int32(count), mesh=self._mesh
         )
-        self.left = np.maximum(self.left - count, 0)
+        self.left = np.where(self._held, self.left, np.maximum(self.left - count, 0))
 
     def read(self) -> np.ndarray:
         """The steps of all slots on the host, int32 `[N, K, S + 1]`; see `done`."""
@@ -190,7 +224,10 @@ class Engine:
         for number, (frames, condition) in enumerate(zip([0, *prompts], conditions, strict=True)):
             window = Window(number, 0, longest, frames)
             prompt = np.zeros((1, config.lm.n_q, frames), np.int32) if frames else None
-            self.insert(0, self.prepare(request, window, condition, prompt))
+            prepared = self.prepare(request, window, condition, prompt)
+            self.insert(0, prepared)
+        self.change(0, prepared)
+        self.hold(0, True)
         self.run(1)
         self.read()
         self.free(0)
@@ -319,22 +356,55 @@ def _insert(
     mesh: Mesh | None,
 ) -> tuple[DecodeState, Context]:
     """Writes a generation of one clip over a slot."""
-    slots = state.step.shape[0]
+    put = partial(_put, slot=slot, slots=state.step.shape[0])
+    state = jax.tree.map(put, state, new_state)
+    return _placed(state, _put_context(context, new_context, put), mesh)
 
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        rows = old.shape[0] // slots  # on several devices there are copies of the new ones
-        return lax.dynamic_update_slice_in_dim(old, new[:rows], slot * rows, axis=0)
 
+@partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="context")
+def _change(
+    graphdef,
+    params,
+    context: Context,
+    requests: Requests,
+    condition: Condition,
+    slot: jax.Array,
+    *,
+    mesh: Mesh | None,
+) -> Context:
+    """Writes the context of one clip over that of a slot."""
+    lm: LM = nnx.merge(graphdef, params)
+    new = context_of(lm, requests, condition, mesh=mesh)
+    cross = new.cross and tuple((layer.k, layer.v) for layer in new.cross)
+    new = dataclasses.replace(new, cross=cross)  # type: ignore[arg-type]
+    put = partial(_put, slot=slot, slots=context.limit.shape[0])
+    return _placed_context(_put_context(context, new, put), mesh)
+
+
+@partial(jax.jit, static_argnames="mesh", donate_argnames="context")
+def _limited(context: Context, slot: jax.Array, limit: jax.Array, *, mesh: Mesh | None) -> Context:
+    limits = context.limit.at[slot].set(limit)
+    return _placed_context(dataclasses.replace(context, limit=limits), mesh)
+
+
+def _put(old: jax.Array, new: jax.Array, *, slot: jax.Array, slots: int) -> jax.Array:
+    """Writes the rows of one clip over those of a slot."""
+    rows = old.shape[0] // slots  # on several devices there are copies of the new ones
+    return lax.dynamic_update_slice_in_dim(old, new[:rows], slot * rows, axis=0)
+
+
+def _put_context(
+    context: Context, new_context: Context, put: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Context:
+    """`put` for everything; of the cross-attention `new_context` has keys and values alone."""
     cross = None
     if context.cross is not None and new_context.cross is not None:
         cross = tuple(
             dataclasses.replace(old, k=put(old.k, k), v=put(old.v, v))  # type: ignore[type-var]
             for old, (k, v) in zip(context.cross, new_context.cross, strict=True)  # type: ignore[misc]
         )
-    state = jax.tree.map(put, state, new_state)
     bare, new_bare = (dataclasses.replace(c, cross=None) for c in (context, new_context))
-    context = jax.tree.map(put, bare, new_bare)
-    return _placed(state, dataclasses.replace(context, cross=cross), mesh)
+    return dataclasses.replace(jax.tree.map(put, bare, new_bare), cross=cross)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="state")
@@ -350,7 +420,13 @@ def _placed(state: DecodeState, context: Context, mesh: Mesh | None) -> tuple[De
     rows = partial(sharding.constrain_rows, mesh=mesh)
     step, steps = rows((state.step, state.steps))
     state = DecodeState(step, steps, sharding.constrain_cache(state.cache, mesh))
-    bare = rows(dataclasses.replace(context, cross=None))
+    return state, _placed_context(context, mesh)
+
+
+def _placed_context(context: Context, mesh: Mesh | None) -> Context:
+    if mesh is None:
+        return context
+    bare = sharding.constrain_rows(dataclasses.replace(context, cross=None), mesh=mesh)
     cross = context.cross and tuple(
         dataclasses.replace(
             layer,  # type: ignore[type-var]
@@ -359,4 +435,4 @@ def _placed(state: DecodeState, context: Context, mesh: Mesh | None) -> tuple[De
         )
         for layer in context.cross
     )
-    return state, dataclasses.replace(bare, cross=cross)
+    return dataclasses.replace(bare, cross=cross)

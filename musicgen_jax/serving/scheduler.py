@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 import jax
@@ -22,7 +22,8 @@ from musicgen_jax.conditioning.text import ConditionAt, text_alone
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import Request, window_frames
-from musicgen_jax.generation.windows import Store, Window
+from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.generation.windows import Layout, Store
 from musicgen_jax.runtime.compile_cache import Compilations, counting
 from musicgen_jax.serving.clip import Clip, new_decoder
 from musicgen_jax.serving.course import Codes, Course
@@ -32,6 +33,8 @@ from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed
 from musicgen_jax.storage.loading import Parts
 
 QUANTUM = 10  # steps between two looks at the queue
+_AHEAD = 4.0  # seconds of endless music that nobody has taken yet
+_LOOK_AGAIN = 0.05  # seconds
 
 
 class Scheduler:
@@ -119,6 +122,7 @@ class Scheduler:
         deadline: float | None = None,
         on_audio: Callable[[np.ndarray], object] | None = None,
         store: Store | None = None,
+        ahead: Callable[[], float] | None = None,
     ) -> Ticket:
         """Asks for a clip; returns at once.
 
@@ -130,6 +134,8 @@ class Scheduler:
           on_audio: called with each block of audio, float32 [C, n], in the codec's thread, so it
             must return soon. The ticket then keeps no audio: memory does not grow with the piece.
           store: keeps finished windows; those that it has already are not made again.
+          ahead: with `on_audio`, for music without an end: the seconds that nobody has taken yet.
+            It waits for its listener, in its slot.
 
         Raises:
           Busy: the queue is full.
@@ -145,11 +151,14 @@ class Scheduler:
             condition_at = text_alone(self.parts)
         course = Course(request, condition_at, engine, store)
         clip = Clip(course, self.parts, deadline)
+        if ahead is not None:
+            clip.ahead = ahead
         clip.ticket = Ticket(
             course,
             engine.program,
             position=functools.partial(self._place, clip),
             cancel=functools.partial(self._end, clip, Cancelled("the request was cancelled")),
+            steer=functools.partial(self._steer, clip),
             on_audio=on_audio,
         )
         with self._changed:
@@ -237,8 +246,9 @@ class Scheduler:
             while not self._stopped:
                 self._expire()
                 self._fill()
-                for engine, tenants in self._tenants.items():
-                    self._run_slots(engine, tenants)
+                ran = [self._run_slots(*each) for each in self._tenants.items()]
+                if self.busy and not any(ran):  # all wait for their listeners
+                    time.sleep(_LOOK_AGAIN)
         except BaseException as error:
             self._give_up(error, f"the model has stopped working: {error}")
             self.ready.set()
@@ -280,17 +290,43 @@ class Scheduler:
                 self._waiting.append(clip)
                 self._prepare.submit(self._make_ready, clip)
 
-    def _run_slots(self, engine: Engine, tenants: list[Clip | None]) -> None:
-        """Runs the slots of an engine up to the next one that is finished, but not for long."""
+    def _before_steps(self, engine: Engine, slot: int, clip: Clip) -> list[int]:
+        """Changes what is to change in a slot, and returns how many steps it may run, if any."""
+        held = clip.course.request.endless and clip.ahead() > _AHEAD
+        engine.hold(slot, held)
+        if held:
+            return []
+        course, done = clip.course, engine.done(slot)
+        try:
+            prepared = course.settle(done)
+        except Exception as error:
+            self._end(clip, error)
+            prepared = None
+        if prepared is not None:
+            assert course.window is not None
+            # What a window begins with is read under the scene of its first step.
+            place = engine.insert if done == course.window.prompt else engine.change
+            place(slot, prepared)
+        return [course.until(done, int(engine.left[slot]))]
+
+    def _run_slots(self, engine: Engine, tenants: list[Clip | None]) -> bool:
+        """Runs the slots of an engine up to the next one that is finished, but not for long.
+
+        Returns:
+          whether any ran.
+        """
         for slot, clip in enumerate(tenants):
             if clip is not None and clip.ended:
                 engine.free(slot)
                 tenants[slot] = None
-        left = [engine.left[i] for i, clip in enumerate(tenants) if clip is not None]
-        if not left:
-            return
+        counts = [QUANTUM]
         with self.turn:
-            engine.run(min(QUANTUM, *left))
+            for slot, clip in enumerate(tenants):
+                if clip is not None:
+                    counts.extend(self._before_steps(engine, slot, clip))
+            if len(counts) == 1:
+                return False
+            engine.run(min(counts))
             steps = engine.read()
         for slot, clip in enumerate(tenants):
             if clip is None:
@@ -304,6 +340,7 @@ class Scheduler:
                 tenants[slot] = None
                 if clip.course.window is not None:
                     self._wait(clip)
+        return True
 
     def _run_codec(self) -> None:
         """The thread of the codec."""
@@ -325,7 +362,8 @@ class Scheduler:
         for engine in self._engines:
             engine.warm_up()
         config = self.parts.config
-        decoder = new_decoder(self.parts, [window := Window(0, 0, self._window, 0)])
+        layout = Layout(self._window, window=self._window, stride=1)
+        decoder, window = new_decoder(self.parts, layout), layout[0]
         codes = np.zeros((1, config.lm.n_q, self._window), np.int32)
         for _ in (*decoder.push(window, codes), *decoder.flush()):
             pass
@@ -335,6 +373,7 @@ class Scheduler:
     def _end(self, clip: Clip, end: GenerationOutput | BaseException) -> None:
         """Ends a clip's ticket, unless it has ended already; its slot is freed soon."""
         clip.ticket.finish(end)
+        clip.course.give_up()
         with self._changed:
             self._open.discard(clip)
             if clip in self._waiting:
@@ -361,6 +400,36 @@ class Scheduler:
         first = min((clip.deadline for clip in self._open), default=math.inf)
         left = first - time.monotonic()
         return None if math.isinf(left) else min(max(0.0, left), threading.TIMEOUT_MAX)
+
+    # --- How a clip changes -------------------------------------------------------------------
+
+    def _steer(self, clip: Clip, cue: Cue) -> "Future[float]":
+        engine = clip.course.engine
+        ids, _ = self.parts.tokenizer([None, *cue.texts.values()])
+        if ids.shape[1] > engine.shape.text:
+            raise UserError(
+                f"the description has more than {engine.shape.text} tokens: make it shorter"
+            )
+        if cue.negative_description and self.parts.lm.skip_null_rows and not engine.shape.negatives:
+            raise UserError(
+                "this music began without a negative description, in slots that take none: begin "
+                "with one, in the request or its schedule"
+            )
+        answer: Future[float] = Future()
+        self._prepare.submit(self._make_cue_ready, clip, cue, answer)
+        return answer
+
+    def _make_cue_ready(self, clip: Clip, cue: Cue, answer: "Future[float]") -> None:
+        """In the thread of preparations."""
+        try:
+            with self.turn:
+                clip.course.encode(cue)
+        except Exception as error:
+            answer.set_exception(error)
+            return
+        clip.course.ask(cue, answer)
+        if clip.ended:
+            clip.course.give_up()
 
     def _place(self, clip: Clip) -> int:
         with self._changed:

@@ -39,13 +39,12 @@ class Shape:
 
 def shape_of(parts: Parts, request: Request) -> Shape:
     """The shape for a clip."""
-    negatives = request.negative_descriptions
-    ids, mask = parts.tokenizer([*request.descriptions, *(negatives or ())])
+    ids, mask = parts.tokenizer(request.every_text)
     tokens = ids.shape[1] if mask.any() else 0
     text = max(TEXT_TOKENS, 1 << (tokens - 1).bit_length() if tokens else 0)
-    frames = max(window.length for window in request.windows)
+    frames = request.windows[0].length
     steps = _cache_lengths(parts.config, parts.lm.tuning, frames, text)[-1]
-    return Shape(text, steps, negatives is not None and parts.lm.skip_null_rows)
+    return Shape(text, steps, request.has_negatives and parts.lm.skip_null_rows)
 
 
 def shapes_up_to(parts: Parts, frames: int, text: int, *, negatives: bool = False) -> list[Shape]:

@@ -3,16 +3,20 @@
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from musicgen_jax.conditioning.text import ConditionAt
+from musicgen_jax.errors import UserError
 from musicgen_jax.generation.piece import GenerationOutput, OnAudio, open_store
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.generation.windows import Store, Window
 from musicgen_jax.serving.scheduler import scheduler_for
 from musicgen_jax.serving.shapes import name_program, shape_of
+from musicgen_jax.serving.ticket import Ticket
 from musicgen_jax.storage.loading import Parts
 
 # The condition of each window, for some of the rows of a request.
@@ -65,7 +69,28 @@ class SlotPiece:
         self._slots, self._store = slots, None
         if request.checkpoint is not None:
             self._store = _Rows(open_store(parts, request, everything, program), request.batch)
+        self._timeline = request.timeline()  # until there are tickets
+        self._tickets: list[Ticket] = []
         self.output: GenerationOutput | None = None
+
+    @property
+    def schedule(self) -> tuple[Cue, ...]:
+        """All changes, see `Session.schedule`."""
+        return self._tickets[0].schedule if self._tickets else self._timeline.schedule
+
+    def steer(self, cue: Cue) -> float:
+        """Adds a cue at the next frame that is not made, and returns the second of it.
+
+        Raises:
+          UserError: as `Piece.steer`, or there are several clips, each at a frame of its own.
+        """
+        if len(self._clips) > 1:
+            raise UserError("in slots one clip can be steered, or several without slots")
+        if self._store is not None:
+            raise UserError("a piece with a checkpoint cannot be steered: give it a schedule")
+        if not self._tickets:
+            raise UserError("the music has not begun: ask for its first chunk, or give a schedule")
+        return self._tickets[0].steer(cue).result()
 
     def stretches(self, callback: Callable[[int, int], None] | None = None) -> Iterator[np.ndarray]:
         """Makes the clips, and yields audio when all of them have come as far, float32 [B, C, n].
@@ -79,12 +104,13 @@ class SlotPiece:
         chunk = max(1, self._request.chunk_frames * hop)  # samples
         heard: list[list[np.ndarray]] = [[] for _ in range(batch)]
         with scheduler_for(self._parts, self._clips, slots=self._slots, queue=batch) as scheduler:
-            tickets = [
+            self._tickets = tickets = [
                 scheduler.submit(
                     clip,
                     self._conditions(scheduler.parts, clip, slice(i, i + 1)),
                     on_audio=heard[i].append,
                     store=None if self._store is None else self._store.row(i),
+                    ahead=partial(_seconds, heard[i], self._parts.config.sample_rate),
                 )
                 for i, clip in enumerate(self._clips)
             ]
@@ -107,7 +133,13 @@ class SlotPiece:
             np.concatenate([output.codes for output in outputs]),
             outputs[0].sample_rate,
             outputs[0].program,
+            outputs[0].schedule,
         )
+
+
+def _seconds(blocks: list[np.ndarray], rate: int) -> float:
+    """How long blocks of audio are that the codec's thread adds to."""
+    return sum(block.shape[1] for block in list(blocks)) / rate
 
 
 def _in_step(heard: list[list[np.ndarray]], chunk: int) -> Iterator[np.ndarray]:

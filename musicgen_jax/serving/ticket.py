@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import numpy as np
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.program_name import ProgramName
+from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.serving.course import Course
 
 
@@ -42,10 +44,13 @@ class Ticket:
         *,
         position: Callable[[], int],
         cancel: Callable[[], None],
+        steer: Callable[[Cue], "Future[float]"],
         on_audio: Callable[[np.ndarray], object] | None = None,
     ):
         self.request, self.program = course.request, program
         self._course, self._position, self._cancel = course, position, cancel
+        self._steer = steer
+        self._dropped = 0  # blocks of endless music that have been taken
         self._on_audio = on_audio
         self._changed = threading.Condition()
         self._blocks: list[np.ndarray] = []
@@ -68,6 +73,25 @@ class Ticket:
         """Whether the music is finished, has failed or was cancelled."""
         return self._output is not None or self._error is not None
 
+    @property
+    def schedule(self) -> tuple[Cue, ...]:
+        """All changes so far and those to come, see `Session.schedule`."""
+        return self._course.timeline.schedule
+
+    def steer(self, cue: Cue) -> "Future[float]":
+        """Changes the music from the next frame on that is not made yet.
+
+        Args:
+          cue: what changes; its seconds do not matter.
+
+        Returns:
+          the second where it takes effect, once that is known: when the clip is in a slot.
+
+        Raises:
+          UserError: its text does not fit into the slots, or the music is finished. The future too.
+        """
+        return self._steer(cue)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields audio as it is made, float32 [C, W], about half a second each, then ends.
 
@@ -84,15 +108,29 @@ class Ticket:
             raise self._error
 
     def blocks(self, start: int = 0) -> list[np.ndarray]:
-        """The blocks of audio from number `start` on that are there now, without waiting."""
+        """The blocks of audio from number `start` on that are there now, without waiting.
+
+        Those before are dropped if the music has no end.
+        """
         with self._changed:
-            return self._blocks[start:]
+            return self._taken(start)
+
+    def _taken(self, start: int) -> list[np.ndarray]:
+        if self.request.endless:
+            del self._blocks[: start - self._dropped]
+            self._dropped = start
+        return self._blocks[start - self._dropped :]
+
+    @property
+    def waiting_blocks(self) -> int:
+        """The blocks that nobody has taken."""
+        return len(self._blocks)
 
     def _wait(self, start: int) -> list[np.ndarray]:
         """The blocks from number `start` on, of which there is at least one unless it has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._blocks) > start or self.done)
-            return self._blocks[start:]
+            self._changed.wait_for(lambda: self._dropped + len(self._blocks) > start or self.done)
+            return self._taken(start)
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Calls `listener()` now, and from another thread after every change: a block, the end.

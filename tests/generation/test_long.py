@@ -16,7 +16,7 @@ from musicgen_jax.generation.decode import example_keys, generate_codes
 from musicgen_jax.generation.joins import crossfade, decode_windows, overlap_frames
 from musicgen_jax.generation.piece import generate_piece
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.windows import Window, assemble, layout, window_keys
+from musicgen_jax.generation.windows import Layout, Window, assemble, window_keys
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.encodec import streaming
 from musicgen_jax.nn.encodec.streaming import look_ahead
@@ -53,21 +53,21 @@ def test_windows_are_those_of_the_original_loop():
         range(1, 140, 3), (1, 7, 18, 29), (0, 1, 20, 29)
     ):
         if prompt < min(total, 30):
-            windows = layout(total, window=30, stride=stride, prompt=prompt)
+            windows = Layout(total, window=30, stride=stride, prompt=prompt)
             expected = original_windows(total, 30, stride, prompt)
             assert [(w.start, w.length, w.prompt) for w in windows] == expected
             assert windows[-1].end == total
 
 
 def test_official_windows_of_90_seconds():
-    windows = layout(4500, window=1500, stride=900)
+    windows = Layout(4500, window=1500, stride=900)
     assert [w.start for w in windows] == [0, 900, 1800, 2700, 3600]
     assert [w.length for w in windows] == [1500, 1500, 1500, 1500, 900]
     assert [w.prompt for w in windows] == [0, 600, 600, 600, 600]
 
 
 def test_an_overlap_is_generated_once_more_but_never_what_was_given():
-    windows = layout(130, window=50, stride=30, prompt=45, overlap=8)
+    windows = Layout(130, window=50, stride=30, prompt=45, overlap=8)
     assert [w.overlap for w in windows] == [0, 5, 8, 8]
     assert [w.prompt for w in windows] == [45, 15, 12, 12]
     assert [(w.start, w.end) for w in windows] == [(0, 50), (30, 80), (60, 110), (90, 130)]
@@ -215,7 +215,7 @@ def test_crossfade_is_the_windows_outside_and_their_mixture_inside(model):
     out = model.generate(["bells"], duration=2.0, seed=4, join="crossfade")
     overlap = overlap_frames("crossfade", WINDOW, STRIDE, 50.0)
     assert overlap == 5
-    windows = layout(100, window=WINDOW, stride=STRIDE, overlap=overlap)
+    windows = Layout(100, window=WINDOW, stride=STRIDE, overlap=overlap)
     assert [w.end for w in windows] == [50, 80, 100]
     assert out.audio.shape == (1, 1, 100 * 80)
     hard = model.generate(["bells"], duration=1.0, seed=4)
@@ -262,7 +262,7 @@ def test_overlaps_fit_between_two_joins():
 def test_fades_close_together_lose_no_sample(model, stride):
     """Whatever the stride: joins come in order, and every sample once."""
     overlap = overlap_frames("crossfade", WINDOW, stride, 50)
-    windows = layout(90, window=WINDOW, stride=stride, overlap=overlap)
+    windows = Layout(90, window=WINDOW, stride=stride, overlap=overlap)
     rng = np.random.default_rng(0)
     same = rng.integers(0, CARD, (1, BOOKS, 90), np.int32)
     pieces = []

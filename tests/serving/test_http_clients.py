@@ -116,6 +116,6 @@ def test_schemathesis_finds_nothing(scheduler, tmp_path):
         ]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout
-        assert "12 selected / 12 total" in done.stdout
+        assert "14 selected / 14 total" in done.stdout
         assert server.ask("GET", "/ready").status == 200
     assert scheduler.compilations == compiled

@@ -12,8 +12,9 @@ pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 from musicgen_jax import testing
 from musicgen_jax.audio.files import to_int16
 from musicgen_jax.audio.level import apply_level
+from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.serving.scheduler import Scheduler
-from tests.helpers.http_server import GENERATE, SMALL, Server, serving
+from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
 pytestmark = pytest.mark.extra
 
@@ -27,7 +28,7 @@ def model():
 def server(model):
     with (
         Scheduler(model.parts, slots=2, negatives=True, warm=False) as scheduler,
-        serving(scheduler) as server,
+        serving(scheduler, max_duration=60.0) as server,
     ):
         yield server
 
@@ -75,3 +76,86 @@ def test_refusals(server: Server, body, param):
     answer = server.post(GENERATE, {"prompt": "x", "duration": 0.5, **body})
     assert answer.status == 400
     assert answer.error["param"] == param
+
+
+def test_a_schedule(server: Server, model):
+    body = {"prompt": "a waltz", "duration": 1, "seed": 4}
+    cues = [[0.2, "drums"], {"seconds": 0.5, "guidance_scale": 2, "temperature": 0.5}]
+    answer = server.post(GENERATE, {**body, "schedule": cues})
+    schedule = [(0.2, "drums"), Cue(0.5, cfg_coef=2, temperature=0.5)]
+    made = model.generate(["a waltz"], seed=4, duration=1, slots=2, schedule=schedule)
+    same(answer, made.audio[0, 0])
+    assert comment(answer)["schedule"] == [
+        {"seconds": 0.2, "prompt": "drums"},
+        {"seconds": 0.5, "cfg_coef": 2, "temperature": 0.5},
+    ]
+
+
+def stream(server: Server, body: dict):
+    connection = server.connect()
+    connection.request("POST", GENERATE, json.dumps(body), {"Content-Type": "application/json"})
+    return connection, connection.getresponse()
+
+
+def test_a_stream_is_steered(server: Server, model):
+    """Its schedule, sent in advance, is the same music; afterwards it cannot be changed."""
+    body = {"prompt": "a waltz", "duration": 30, "seed": 4, "stream": True}
+    connection, answer = stream(server, body)
+    place = f"/v1/audio/streams/{answer.headers['X-Stream-Id']}/steer"
+    steered = server.post(place, {"prompt": "drums", "temperature": 0.5})
+    assert steered.status == 200, steered.body
+    said = steered.json
+    assert said["frame"] == round(said["seconds"] * SMALL.frame_rate) > 0
+    assert said["schedule"] == [{"seconds": said["seconds"], "prompt": "drums", "temperature": 0.5}]
+    for wrong, param in (
+        ({}, None), ({"seed": 3}, "seed"), ({"temperature": -1}, "temperature"),
+        ({"prompt": "a\x00"}, "prompt"), ({"negative_prompt": "noise"}, None),
+    ):  # fmt: skip
+        refused = server.post(place, wrong)
+        assert (refused.status, refused.error["param"]) == (400, param)
+    heard = answer.read()
+    connection.close()
+    again = server.post(GENERATE, {**body, "stream": False, "schedule": said["schedule"]})
+    np.testing.assert_array_equal(
+        np.frombuffer(heard[-60_000:], "<i2"), np.frombuffer(again.body[-60_000:], "<i2")
+    )
+    assert server.post(place, {"prompt": "late"}).status in (400, 404)
+    assert server.post("/v1/audio/streams/x/steer", {"prompt": "a"}).status == 404
+
+
+def test_endless_music_is_sent_at_the_pace_of_listening(server: Server):
+    body = {"prompt": "a", "endless": True, "stream": True, "response_format": "pcm"}
+    connection, answer = stream(server, body)
+    assert len(answer.read(8000)) == 8000
+    place = f"/v1/audio/streams/{answer.headers['X-Stream-Id']}/steer"
+    said = server.post(place, {"prompt": "drums"}).json
+    assert said["seconds"] < 60
+    connection.close()
+    wait_until(lambda: server.service.scheduler.busy == 0)
+
+
+def test_a_job_is_steered(server: Server):
+    job = server.post(JOBS, {"prompt": "a", "duration": 60}).json["id"]
+    assert server.post(f"{JOBS}/{job}/steer", {"cfg_coef": 2}).status in (200, 202)
+    server.ask("DELETE", f"{JOBS}/{job}")
+    assert server.post(f"{JOBS}/{job}/steer", {"cfg_coef": 2}).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"schedule": "a"}, "schedule"),
+        ({"schedule": [[0.1]]}, "schedule"),
+        ({"schedule": [[0.2, "a"], [0.1, "b"]]}, "schedule"),
+        ({"schedule": [{"seconds": 0.1, "tempo": 3}]}, "schedule"),
+        ({"schedule": [[0.1, "a\x00"]]}, "schedule"),
+        ({"schedule": [[9, "a"]]}, None),
+        ({"endless": True, "duration": None}, "endless"),
+        ({"endless": True, "stream": True}, "duration"),
+    ],
+)
+def test_schedules_that_are_refused(server: Server, body, param):
+    answer = server.post(GENERATE, {"prompt": "x", "duration": 0.5, **body})
+    assert answer.status == 400, answer.body
+    if param is not None:
+        assert answer.error["param"] == param

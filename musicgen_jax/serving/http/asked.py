@@ -8,6 +8,7 @@ from typing import Any
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.schedule import Cue, cue_of
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
 from musicgen_jax.serving.http import fields
 from musicgen_jax.serving.http.errors import HTTPError, invalid
@@ -28,6 +29,7 @@ class Asked:
       events: whether it is sent as server-sent events.
       strategy: how the level is set.
       deadline: seconds, or None.
+      longest: seconds of music without an end that are sent.
       files: that came with it, by their names.
     """
 
@@ -37,6 +39,7 @@ class Asked:
     events: bool
     strategy: str
     deadline: float | None
+    longest: float
     files: tuple[str, ...] = ()
 
     @property
@@ -47,11 +50,18 @@ class Asked:
     def described(self) -> dict[str, Any]:
         """The texts, by the names of fields."""
         negatives = self.request.negative_descriptions
-        return {"prompt": self.prompt} | ({"negative_prompt": negatives[0]} if negatives else {})
+        named = {
+            "prompt": self.prompt,
+            "negative_prompt": negatives[0] if negatives else None,
+            "schedule": [cue.fields() for cue in self.request.timeline().schedule] or None,
+        }
+        return {name: text for name, text in named.items() if text or name == "prompt"}
 
     @property
     def seconds(self) -> float:
-        """The length of the music."""
+        """The length of the music: the longest that is sent of music without an end."""
+        if self.request.endless:
+            return self.longest
         return self.request.frames / self.request.config.frame_rate
 
     @property
@@ -123,6 +133,10 @@ def _asked(
             param="model",
         )
     prompt = _description(values, used, settings.text)
+    cues = [_cue(value, settings.text) for value in values.get("schedule") or ()]
+    endless = bool(values.get("endless"))
+    if endless and body.get(used.get("duration", "duration")) is not None:
+        raise invalid("endless music has no duration: give one of the two", used["duration"])
     negative = values["negative_prompt"] or ""
     _check_text(negative, used.get("negative_prompt", "negative_prompt"), settings.text)
     if "duration" not in used:
@@ -140,7 +154,8 @@ def _asked(
         request = Request(
             config=config,
             descriptions=[prompt],
-            duration=values["duration"],
+            duration=None if endless else values["duration"],
+            schedule=cues,
             seed=values["seed"],
             sampling=Sampling(**{name: values[name] for name in names}),
             extend_stride=values["extend_stride"],
@@ -151,13 +166,16 @@ def _asked(
         raise _at_field(error, used) from error
     events = values.get("stream_format") == "sse"
     streamed = events or kind.is_speech or bool(values.get("stream"))
+    if endless and not streamed:
+        raise invalid("endless music must be streamed: add stream", "endless")
     strategy = values["strategy"]
     if streamed and strategy != "clip":
         raise invalid(
             f"strategy must be clip in a stream, got {strategy}: the others need the whole music",
             "strategy",
         )
-    return Asked(request, values["response_format"], streamed, events, strategy, deadline)
+    form, most = values["response_format"], settings.max_job_duration
+    return Asked(request, form, streamed, events, strategy, deadline, most)
 
 
 def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> str | None:
@@ -181,6 +199,35 @@ def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> 
     more = values.get("instructions") or ""
     _check_text(more, "instructions", longest)
     return f"{text}, {more}" if more.strip() else text
+
+
+def _cue(value: Any, longest: int) -> Cue:
+    try:
+        cue = cue_of(value)
+    except UserError as error:
+        raise invalid(f"schedule: {error}", "schedule") from error
+    for text in cue.texts.values():
+        _check_text(text, "schedule", longest)
+    return cue
+
+
+def steering(body: dict[str, Any], settings: Settings) -> Cue:
+    """What a body asks to change.
+
+    Raises:
+      HTTPError: 400.
+    """
+    values, used = fields.read(body, fields.STEER)
+    for name in ("prompt", "negative_prompt"):
+        _check_text(values[name] or "", used.get(name, name), settings.text)
+    given = {name: value for name, value in values.items() if value is not None}
+    if not given:
+        names = ", ".join(field.name for field in fields.STEER)
+        raise invalid(f"there is nothing to change: give one of {names}")
+    try:
+        return cue_of({"seconds": 0.0, **given})
+    except UserError as error:
+        raise _at_field(error, used) from error
 
 
 def _check_text(text: str, name: str, longest: int) -> None:

@@ -158,6 +158,41 @@ _MUSIC = (
     Field("deadline", "number", "seconds after which the music is given up", None, (),
           {"minimum": 1, "maximum": MAX_DURATION}),
 )  # fmt: skip
+_TEXT = {"type": ["string", "null"], "maxLength": 2000}
+_AMOUNT = {"type": ["number", "null"], **_STRENGTH}
+_CHANGES = {
+    "prompt": _TEXT,
+    "negative_prompt": _TEXT,
+    "cfg_coef": _AMOUNT,
+    "temperature": {**_AMOUNT, "minimum": 0},
+}
+_CUE = {
+    "type": "object",
+    "properties": {"seconds": {"type": "number", "minimum": 0}, **_CHANGES},
+    "required": ["seconds"],
+}
+_PAIR = {
+    "type": "array",
+    "prefixItems": [{"type": "number", "minimum": 0}, {"type": "string", "maxLength": 2000}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+SCHEDULE = Field(
+    "schedule", "array", "what changes while the music plays, in order: [seconds, prompt] or an "
+    "object with seconds, and prompt, negative_prompt, cfg_coef or temperature",
+    schema={"items": {"anyOf": [_PAIR, _CUE]}, "maxItems": 1000},
+)  # fmt: skip
+# What can be changed while music is made.
+STEER = (
+    Field("prompt", "string", "a new description; empty for none", None, ("description",),
+          {"maxLength": 2000}),
+    Field("negative_prompt", "string", "what the music is to move away from; empty for nothing",
+          None, ("negative_description",), {"maxLength": 2000}),
+    Field("cfg_coef", "number", "how closely to follow the description", None,
+          ("guidance_scale",), _STRENGTH),
+    Field("temperature", "number", "higher is wilder", None, (),
+          {"minimum": 0, "maximum": MAX_STRENGTH}),
+)  # fmt: skip
 _SPEED = Field("speed", "number", "only 1: music has no other", 1, (), {"enum": [1]})
 
 
@@ -183,7 +218,9 @@ _DESCRIPTIONS = Field(
     schema={"items": {"type": "string"}, "minItems": 1, "maxItems": 1},
 )  # fmt: skip
 GENERATE = (
-    PROMPT, _DESCRIPTIONS, _MODEL, _DURATION, *_MUSIC, _form("wav"),
+    PROMPT, _DESCRIPTIONS, _MODEL, _DURATION, *_MUSIC, SCHEDULE, _form("wav"),
+    Field("endless", "boolean", "music without an end, streamed until the listener leaves; "
+          "without duration", False),
     Field("stream", "boolean", "send audio while it is made", False), _STREAMS, _SPEED,
     Field("audio_start", "number", "only 0: a clip begins at its beginning", 0, (), {"enum": [0]}),
 )  # fmt: skip
@@ -195,4 +232,4 @@ SPEECH = (
     Field("instructions", "string", "more of the description", schema={"maxLength": 2000}),
     _DURATION, *_MUSIC, _form("mp3"), _STREAMS, _SPEED,
 )  # fmt: skip
-JOB = (PROMPT, _DESCRIPTIONS, _MODEL, _DURATION, *_MUSIC, _form("wav"))
+JOB = (PROMPT, _DESCRIPTIONS, _MODEL, _DURATION, *_MUSIC, SCHEDULE, _form("wav"))

@@ -103,6 +103,17 @@ class Job:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._ended.wait()
 
+    @property
+    def ticket(self) -> Ticket:
+        """The music while it is made.
+
+        Raises:
+          HTTPError: 409, it has ended.
+        """
+        if self._ticket is None:
+            raise HTTPError(409, "the job has ended: there is nothing left to change", "finished")
+        return self._ticket
+
     def cancel(self) -> None:
         """Gives the music up, if it is not finished."""
         if self._ticket is not None:

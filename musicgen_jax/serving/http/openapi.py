@@ -16,6 +16,7 @@ _MADE = {
     "X-Duration": "seconds",
     "X-Sample-Rate": "in Hz",
     "X-Channels": "1 or 2",
+    "X-Stream-Id": "of a stream: the place to change it",
 }
 
 
@@ -67,6 +68,16 @@ def document(settings: Settings) -> dict[str, Any]:
             "/v1/jobs/{id}/audio": {
                 "parameters": [job_id],
                 "get": _operation("Fetch a job's music", job_audio, (404, 409, 416)),
+            },
+            "/v1/jobs/{id}/steer": {
+                "parameters": [job_id],
+                "post": _operation("Change a job's music while it is made", _STEERED,
+                                   (400, 404, 408, 409, 413, 415), _steer(settings)),
+            },
+            "/v1/audio/streams/{id}/steer": {
+                "parameters": [job_id],
+                "post": _operation("Change a stream while it is made", _STEERED,
+                                   (400, 404, 408, 413, 415), _steer(settings)),
             },
             "/v1/models": {"get": _operation("The model", {"200": _json("a list", "Models")})},
             "/v1/models/{name}": {
@@ -138,6 +149,24 @@ def _body(
     return {"required": True, "content": content}
 
 
+def _steer(settings: Settings) -> dict[str, Any]:
+    """The body of a change."""
+    properties = {
+        name: _schema(field, 0, settings)
+        for field in fields.STEER
+        for name in (field.name, *field.others)
+    }
+    schema: dict[str, Any] = {
+        "type": "object", "properties": properties, "additionalProperties": False,
+        "minProperties": 1,
+        "allOf": [
+            {"not": {"required": [field.name, *field.others]}}
+            for field in fields.STEER if field.others
+        ],
+    }  # fmt: skip
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
 def _schema(field: Field, longest: float, settings: Settings) -> dict[str, Any]:
     bounds = dict(field.schema)
     if "maxLength" in bounds:
@@ -182,6 +211,10 @@ _EVENT = {
     "type": "object",
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
 }
+_STEERED = {
+    "200": _json("where it takes effect", "Steering"),
+    "202": _json("it waits for a slot", "Steering"),
+}
 _STRING, _INTEGER, _NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
 _MAYBE = {"type": ["string", "null"]}
 _MODEL = _object(
@@ -195,6 +228,13 @@ _SCHEMAS: dict[str, Any] = {
     "Status": _object(status=_STRING, model=_STRING),
     "Model": _MODEL,
     "Models": _object(object={"const": "list"}, data={"type": "array", "items": _MODEL}),
+    "Steering": _object(
+        id=_STRING,
+        object={"const": "steering"},
+        seconds={"type": ["number", "null"], "description": "where it takes effect, once known"},
+        frame={"type": ["integer", "null"]},
+        schedule={"type": "array", "items": {"type": "object"}},
+    ),
     "Job": _object(
         id=_STRING,
         object={"const": "job"},

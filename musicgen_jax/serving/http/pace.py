@@ -61,7 +61,7 @@ class Pace:
         left = [
             (ticket.steps[1] - ticket.steps[0]) * self._turns(ticket)
             for ticket in self._open
-            if not ticket.done and ticket.steps[0]
+            if not ticket.done and ticket.steps[0] and not ticket.request.endless
         ]
         if self._speed is None or not left:
             return _UNKNOWN

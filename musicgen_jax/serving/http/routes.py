@@ -1,6 +1,7 @@
 """What there is under which address."""
 
 import asyncio
+import contextlib
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -18,6 +19,9 @@ from musicgen_jax.serving.http.guard import Guard
 from musicgen_jax.serving.http.jobs import Job, job_audio
 from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.http.service import Service
+from musicgen_jax.serving.ticket import Ticket
+
+_STEER_SECONDS = 5.0  # that a change may wait for its slot before it is answered
 
 
 def application(service: Service) -> ASGIApp:
@@ -31,6 +35,8 @@ def application(service: Service) -> ASGIApp:
             Route("/v1/jobs/{id}", routes.job, methods=["GET", "DELETE"]),
             Route("/v1/jobs/{id}/events", routes.job_events),
             Route("/v1/jobs/{id}/audio", routes.job_audio),
+            Route("/v1/jobs/{id}/steer", routes.steer_job, methods=["POST"]),
+            Route("/v1/audio/streams/{id}/steer", routes.steer_stream, methods=["POST"]),
             Route("/v1/models", routes.models),
             Route("/v1/models/{name:path}", routes.model),
             Route("/health", routes.health),
@@ -50,7 +56,7 @@ def application(service: Service) -> ASGIApp:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Range"],
             expose_headers=["X-Seed", "X-Program", "X-Settings", "X-Duration", "X-Sample-Rate",
-                            "X-Channels", "X-Request-Id", "Retry-After"],
+                            "X-Channels", "X-Stream-Id", "X-Request-Id", "Retry-After"],
         )  # fmt: skip
     return Guard(app, service)
 
@@ -99,7 +105,7 @@ class _Routes:
             service.named[name] = ticket
         listener = Listener(ticket, request.receive)
         if asked.streamed:
-            return await sound.streamed(asked, listener, model)
+            return await sound.streamed(asked, listener, model, service.streams)
         return await sound.whole_answer(asked, listener, model)
 
     # --- Jobs ---------------------------------------------------------------------------------
@@ -127,6 +133,37 @@ class _Routes:
 
     async def job_audio(self, request: Request) -> Response:
         return job_audio(self._job(request), request.headers)
+
+    # --- Changes ------------------------------------------------------------------------------
+
+    async def steer_job(self, request: Request) -> Response:
+        job = self._job(request)
+        return await self._steered(request, job.id, job.ticket)
+
+    async def steer_stream(self, request: Request) -> Response:
+        id_ = request.path_params["id"]
+        if (ticket := self._service.streams.get(id_)) is None:
+            raise HTTPError(404, "there is no such stream: it has ended", "stream_not_found")
+        return await self._steered(request, id_, ticket)
+
+    async def _steered(self, request: Request, id_: str, ticket: Ticket) -> Response:
+        """Changes music, and says where the change takes effect once that is known."""
+        settings = self._service.settings
+        cue = asks.steering(await read_json(request, settings), settings)
+        answer = asyncio.wrap_future(ticket.steer(cue))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STEER_SECONDS):
+                await asyncio.shield(answer)
+        seconds = answer.result() if answer.done() else None
+        rate = ticket.request.config.frame_rate
+        said = {
+            "id": id_,
+            "object": "steering",
+            "seconds": seconds,
+            "frame": None if seconds is None else round(seconds * rate),
+            "schedule": [cue.fields() for cue in ticket.schedule],
+        }
+        return JSONResponse(said, 202 if seconds is None else 200)
 
     def _job(self, request: Request) -> Job:
         return self._service.jobs.find(request.path_params["id"])

@@ -48,6 +48,7 @@ class Service:
         self.named: weakref.WeakValueDictionary[str, Ticket] = weakref.WeakValueDictionary()
         self.switch: Callable[[str], object] | None = None
         self.jobs = Jobs(settings)
+        self.streams: dict[str, Ticket] = {}  # that are being sent, by their secret ids
         self._uploads = 0
         self._warm = asyncio.Event()
         self.created = int(time.time())
@@ -116,6 +117,8 @@ class Service:
         Raises:
           UserError: as `Scheduler.submit`.
         """
+        if asked.request.endless:  # which is bounded by what is sent
+            deadline = None
         given = [seconds for seconds in (asked.deadline, deadline) if seconds is not None]
         try:
             ticket = self.scheduler.submit(

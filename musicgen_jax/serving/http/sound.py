@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import secrets
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +19,8 @@ from musicgen_jax.audio.level import apply_level, normalize_audio
 from musicgen_jax.serving.http.asked import Asked
 from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.ticket import Ticket
+
+_LEAD = 4.0  # seconds of music without an end that are sent before they are to be heard
 
 
 def headers(asked: Asked, ticket: Ticket, model: str) -> dict[str, str]:
@@ -76,10 +80,19 @@ async def encoded(asked: Asked, listener: Listener, model: str) -> AsyncIterator
         samples=asked.samples,
         comment=comment(asked, listener.ticket, model),
     )
+    begun, sent = time.monotonic(), 0
     async for block in listener.blocks():
+        if asked.request.endless:
+            # At the pace of listening: a change must not come minutes after it was asked for.
+            ahead = sent / config.sample_rate - (time.monotonic() - begun)
+            await asyncio.sleep(max(0.0, ahead - _LEAD))
+            block = block[:, : asked.samples - sent]
+        sent += block.shape[1]
         samples = to_int16(apply_level(block, "clip", 0.0))
         if data := await asyncio.to_thread(encoder.push, samples):
             yield data
+        if asked.request.endless and sent == asked.samples:
+            break
     if data := await asyncio.to_thread(encoder.finish):
         yield data
 
@@ -123,8 +136,17 @@ class Streamed(Response):
             await self._listener.__aexit__(None, None, None)
 
 
-async def streamed(asked: Asked, listener: Listener, model: str) -> Streamed:
-    """An answer whose audio is sent while it is made."""
+async def streamed(
+    asked: Asked, listener: Listener, model: str, streams: dict[str, Ticket]
+) -> Streamed:
+    """An answer whose audio is sent while it is made.
+
+    Args:
+      asked: what for.
+      listener: of the music.
+      model: its name.
+      streams: has the ticket, by the id in the header X-Stream-Id, while the music is made.
+    """
     await listener.__aenter__()
     parts = encoded(asked, listener, model)
     media_type = MEDIA_TYPES[asked.form]
@@ -135,7 +157,12 @@ async def streamed(asked: Asked, listener: Listener, model: str) -> Streamed:
     except BaseException:
         await listener.__aexit__(None, None, None)
         raise
-    return Streamed(first, parts, listener, headers(asked, listener.ticket, model), media_type)
+    for old in [id_ for id_, ticket in streams.items() if ticket.done]:
+        del streams[old]
+    id_ = f"stream_{secrets.token_urlsafe(18)}"
+    streams[id_] = listener.ticket
+    head = {**headers(asked, listener.ticket, model), "X-Stream-Id": id_}
+    return Streamed(first, parts, listener, head, media_type)
 
 
 async def _events(parts: AsyncIterator[bytes], listener: Listener) -> AsyncIterator[bytes]:

@@ -127,7 +127,7 @@ def taken_by(config: MusicGenConfig) -> list[str]:
 def _condition(
     parts: Parts, request: Request, name: str, samples: np.ndarray, rate: int
 ) -> ConditionAt:
-    duration = request.duration
+    duration = request.seconds
     if name == "melody":
         return melody_conditions(parts, 1, samples, rate, separate=False, duration=duration)
     return style_conditions(
