@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of an output file: raw 16-bit PCM while the music is made, to FILE, or to "
         "stdout if FILE is -; stderr names the rate and channels",
     )
+    add(
+        "--play",
+        action="store_true",
+        help="instead of an output file: play the music while it is made, with aplay, pacat, play "
+        "(sox) or ffplay, whichever is there",
+    )
     options.add_negative(parser)
     options.add_schedule(parser)
     options.add_sampling(parser)
@@ -122,9 +128,16 @@ def run(args: argparse.Namespace) -> None:
     prompts = _prompts(args)
     sampling = options.sampling(args)
     schedule = schedule_file.read(args.schedule) if args.schedule else ()
-    if args.stream and (len(prompts) > 1 or args.resume or args.save_codes):
-        raise UserError("--stream is for one clip, without --resume and --save-codes")
-    files = [] if args.stream else _output_files(Path(args.output), len(prompts))
+    if args.stream and args.play:
+        raise UserError("--stream and --play exclude each other: give one of them")
+    if (args.stream or args.play) and (len(prompts) > 1 or args.resume or args.save_codes):
+        name = "--stream" if args.stream else "--play"
+        raise UserError(f"{name} is for one clip, without --resume and --save-codes")
+    if args.play:
+        from musicgen_jax.commands import output
+
+        output.player(1, 1)  # refuses now, before minutes of work
+    files = [] if args.stream or args.play else _output_files(Path(args.output), len(prompts))
     for file in files:
         options.check_writable(file)
 
@@ -142,6 +155,9 @@ def run(args: argparse.Namespace) -> None:
     make = partial(make, schedule=schedule)
     if args.stream:
         output.to_pipe(make, model, args.stream)
+        return
+    if args.play:
+        output.to_player(make, model)
         return
 
     def settings(clip: int, program: "ProgramName | None") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +146,58 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
             raise
         if target == "-":  # or Python would flush it at exit, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def player(sample_rate: int, channels: int) -> list[str]:
+    """The command of a program that plays raw PCM from its stdin.
+
+    Raises:
+      UserError: there is none here.
+    """
+    commands = (
+        ["aplay", "-q", "-t", "raw", "-f", "S16_LE", "-r", f"{sample_rate}", "-c", f"{channels}"],
+        ["pacat", "--format=s16le", f"--rate={sample_rate}", f"--channels={channels}"],
+        ["play", "-q", "-t", "raw", "-e", "signed", "-b", "16", "-r", f"{sample_rate}", "-c",
+         f"{channels}", "-"],
+        ["ffplay", "-nodisp", "-autoexit", "-loglevel", "error", "-f", "s16le", "-ar",
+         f"{sample_rate}", "-ch_layout", "stereo" if channels == 2 else "mono", "-i", "-"],
+    )  # fmt: skip
+    for name, *arguments in commands:
+        if (path := shutil.which(name)) is not None:
+            return [path, *arguments]
+    names = ", ".join(name for name, *_ in commands)
+    raise UserError(
+        f"--play found none of {names}: install one, or write a file with --output or --stream"
+    )
+
+
+def to_player(make: Make, model: MusicGen) -> None:
+    """Plays the music while it is made. When the player is closed, generation ends.
+
+    Args:
+      make: as in `to_pipe`.
+      model: as in `to_pipe`.
+
+    Raises:
+      UserError: there is no player here, or it failed.
+    """
+    command = player(model.sample_rate, model.audio_channels)
+    with (
+        user_error("run", command[0]),
+        subprocess.Popen(command, stdin=subprocess.PIPE) as process,
+    ):
+        assert process.stdin is not None
+        pipe = process.stdin
+
+        def write(audio: np.ndarray) -> None:
+            pipe.write(to_pcm(audio[0]))
+            pipe.flush()
+
+        with contextlib.suppress(BrokenPipeError):
+            make(on_audio=write, chunk_seconds=STREAM_CHUNK)
+            pipe.close()
+    if process.returncode:
+        raise UserError(f"{command[0]} failed with code {process.returncode}: is a device there?")
 
 
 def to_pcm(audio: np.ndarray) -> bytes:

@@ -31,7 +31,9 @@ class Clip:
       prepared: its next window, once that is ready for a slot.
       begun: whether it has been in a slot.
       complete: whether all its audio has been made.
-      ahead: the seconds of audio that its listener has not taken.
+      frames_made: by the language model, and not from a store.
+      frames_decoded: of these.
+      untaken: the seconds of audio that its listener has not taken.
     """
 
     ticket: Ticket
@@ -43,11 +45,18 @@ class Clip:
         self.begun = self.complete = False
         self._pieces: list[Codes] = []
         self._frames = 0  # of the window whose codes came last
-        self.ahead: Callable[[], float] = self._waiting_seconds
+        self.frames_made = self.frames_decoded = 0
+        self.untaken: Callable[[], float] = self._waiting_seconds
         self._decoder = new_decoder(parts, course.request.windows)
 
     def _waiting_seconds(self) -> float:
         return self.ticket.waiting_blocks * BLOCK_SECONDS
+
+    @property
+    def ahead(self) -> float:
+        """The seconds that have been made and not been taken."""
+        rate = self.course.request.config.frame_rate
+        return (self.frames_made - self.frames_decoded) / rate + self.untaken()
 
     @property
     def ended(self) -> bool:

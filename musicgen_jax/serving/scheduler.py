@@ -152,7 +152,7 @@ class Scheduler:
         course = Course(request, condition_at, engine, store)
         clip = Clip(course, self.parts, deadline)
         if ahead is not None:
-            clip.ahead = ahead
+            clip.untaken = ahead
         clip.ticket = Ticket(
             course,
             engine.program,
@@ -292,7 +292,7 @@ class Scheduler:
 
     def _before_steps(self, engine: Engine, slot: int, clip: Clip) -> list[int]:
         """Changes what is to change in a slot, and returns how many steps it may run, if any."""
-        held = clip.course.request.endless and clip.ahead() > _AHEAD
+        held = clip.course.request.endless and clip.ahead > _AHEAD
         engine.hold(slot, held)
         if held:
             return []
@@ -333,6 +333,7 @@ class Scheduler:
                 continue
             try:
                 if codes := clip.course.take(steps[slot], engine.done(slot)):
+                    clip.frames_made += sum(each.shape[2] for _, each in codes)
                     self._codes.put((clip, codes))
             except Exception as error:  # a finished window could not be saved
                 self._end(clip, error)
@@ -352,6 +353,7 @@ class Scheduler:
                         blocks = list(clip.decode(window, each))
                     for block in blocks:
                         clip.ticket.add(block)
+                    clip.frames_decoded += each.shape[2]
                 if clip.complete:
                     self._end(clip, clip.output())
             except BaseException as error:

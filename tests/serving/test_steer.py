@@ -32,7 +32,7 @@ def test_steering_in_slots_is_a_schedule_next_to_others(model):
         next(blocks)
         first = ticket.steer(Cue(0.0, "drums", temperature=0.8)).result(60)
         next(blocks)
-        assert ticket.steer(Cue(0.0, cfg_coef=2.0)).result(60) > first > 0
+        assert ticket.steer(Cue(0.0, cfg_coef=2.0)).result(60) >= first > 0
         with pytest.raises(UserError, match="began without a negative description"):
             ticket.steer(Cue(0.0, negative_description="noise"))
         with pytest.raises(UserError, match="more than 64 tokens"):
