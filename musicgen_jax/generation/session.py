@@ -27,6 +27,8 @@ class Steered(Protocol):
 class Session:
     """What `MusicGen.stream` returns: an iterator of float32 [B, C, n], and a way to steer it.
 
+    For example::
+
         with model.stream(["calm piano"], duration=None) as session:
             for audio in session:
                 play(audio)
