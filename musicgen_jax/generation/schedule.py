@@ -50,7 +50,7 @@ class Cue:
             text = getattr(self, name)
             if text is not None and not isinstance(text, str):
                 raise UserError(f"{name} must be a text in a cue, got {_shown(text)}")
-        Sampling(**self.sampling)
+        Sampling(**self.sampling)  # type: ignore[arg-type]
         if not self.texts and not self.sampling:
             raise UserError(
                 "a cue must change something: description, negative_description, cfg_coef or "

@@ -163,7 +163,7 @@ def _language(parts: Parts, request: Request, condition: Condition, slots: int) 
 
 def _codec(parts: Parts, request: Request) -> None:
     """The way from codes to audio that the piece will take, over at most two windows."""
-    windows = request.windows[:2]
+    windows = request.windows.first(2)
     store = _Finished(len(windows), request)
     codes = [(window, store.zeros(window)) for window in windows]
     C = parts.config.audio_channels

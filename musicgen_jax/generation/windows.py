@@ -97,6 +97,16 @@ class Layout(Sequence[Window]):
         known = self._window - self._stride - again
         return Window(number, start, min(self._total - start, self._window), known, again)
 
+    def first(self, count: int) -> "Layout":
+        """The layout of a piece that ends with the last of `count` windows, or before."""
+        return Layout(
+            self[min(count, len(self)) - 1].end,
+            window=self._window,
+            stride=self._stride,
+            prompt=self._prompt,
+            overlap=self._overlap,
+        )
+
     def following(self, window: Window) -> Window | None:
         """The next window, None after the last one."""
         return self[window.number + 1] if window.number + 1 < len(self) else None
