@@ -3,10 +3,16 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import STRATEGIES, clip_settings
-from musicgen_jax.commands import made, options
+from musicgen_jax.commands import made, options, ray_work
 from musicgen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from musicgen_jax.commands.batch_folder import Prompt
+    from musicgen_jax.generation.piece import GenerationOutput
+    from musicgen_jax.generation.request import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_dtype(parser)
     options.add_clips_at_once(parser)
-    add(
+    shared = parser.add_mutually_exclusive_group()
+    shared.add_argument(
         "--worker",
         type=_worker,
         default="1/1",
         metavar="I/N",
         help="do part I of N of the work; several machines may share OUT_DIR",
     )
+    options.add_ray(shared)
     add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="of the files")
     options.add_duration(parser, "of each clip")
     options.add_windows(parser)
@@ -60,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
+    if args.ray:
+        ray_work.require()
     seed = check_seed(args.seed, 1)
     prompts = batch_folder.read_prompts(args.prompts, seed, args.negative)  # type: ignore[arg-type]
     sampling = options.sampling(args)
@@ -86,58 +96,61 @@ def run(args: argparse.Namespace) -> None:
     if not missing:
         return
 
-    # From here on it may take a while.
-    from musicgen_jax import audio
-    from musicgen_jax.generation.request import Request
-    from musicgen_jax.generation.window_store import fingerprint
-    from musicgen_jax.model import GenerationOutput, MusicGen
-    from musicgen_jax.runtime import compile_cache
+    share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
+    at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
+    if args.ray:
+        from musicgen_jax.commands import batch_ray
 
-    compile_cache.enable()
-    model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=options.mesh(args))
-    settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
-    folder.agree(settings, keep=False)
+        written = batch_ray.make_clips(_Maker, args, folder, settings, share, **at_once)
+    else:  # from here on it may take a while
+        maker = _Maker(args)
+        settings["model"] = batch_folder.digest(maker.model)
+        folder.agree(settings, keep=False)
+        if not share:
+            return
+        written = batch_folder.make_clips(maker, folder, settings, share, **at_once)
+    for i, file in enumerate(written, 1):
+        if args.json:
+            print(json.dumps({"file": str(file)} | (clip_settings.read(file) or {})), flush=True)
+        elif not args.quiet:
+            print(f"wrote {file} ({i} of {len(share)})", flush=True)
 
-    def request(prompt: batch_folder.Prompt) -> Request:
+
+class _Maker:
+    """The model of the command, see `batch_folder.Maker`."""
+
+    def __init__(self, args: argparse.Namespace):
+        from musicgen_jax.model import MusicGen
+        from musicgen_jax.runtime import compile_cache
+
+        compile_cache.enable()
+        self.model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=options.mesh(args))
+        self._args, self._sampling = args, options.sampling(args)
+
+    def request(self, prompt: "Prompt") -> "Request":
+        from musicgen_jax.generation.request import Request
+
         return Request(
-            config=model.config,
+            config=self.model.config,
             descriptions=[prompt.text],
-            duration=args.duration,
+            duration=self._args.duration,
             seed=prompt.seed,
-            sampling=sampling,
-            extend_stride=args.extend_stride,
-            join=args.join,
+            sampling=self._sampling,
+            extend_stride=self._args.extend_stride,
+            join=self._args.join,
             negative_descriptions=[prompt.negative],
         )
 
-    share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
-    if not share:
-        return
+    def write(self, path: Path, prompt: "Prompt", out: "GenerationOutput") -> None:
+        from musicgen_jax import audio
 
-    def write(path: Path, prompt: batch_folder.Prompt, out: GenerationOutput) -> None:
         texts = {"prompt": prompt.text, "negative": prompt.negative}
         named = {**texts, "seed": prompt.seed, "program": out.program}
         audio.write(
             path,
             out.audio[0],
             out.sample_rate,
-            args.strategy,
+            self._args.strategy,
             loudness_compressor=True,
-            comment=made.comment(args, model, sampling, **named),
+            comment=made.comment(self._args, self.model, self._sampling, **named),
         )
-
-    written = batch_folder.make_clips(
-        model,
-        folder,
-        settings,
-        share,
-        request,
-        write,
-        slots=args.slots,
-        batch_size=args.batch_size,
-    )
-    for i, file in enumerate(written, 1):
-        if args.json:
-            print(json.dumps({"file": str(file)} | (clip_settings.read(file) or {})), flush=True)
-        elif not args.quiet:
-            print(f"wrote {file} ({i} of {len(share)})", flush=True)

@@ -22,10 +22,10 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -283,13 +283,59 @@ def share(prompts: Sequence[Prompt], worker: tuple[int, int] = (1, 1)) -> list[P
     return list(prompts[number - 1 :: count])
 
 
+class Maker(Protocol):
+    """A model, and what is asked of it."""
+
+    model: "MusicGen"
+
+    def request(self, prompt: Prompt) -> "Request":
+        """What the model is asked for."""
+        ...
+
+    def write(self, path: Path, prompt: Prompt, made: "GenerationOutput") -> None:
+        """Writes the one clip that was made to a file that appears whole or not at all."""
+        ...
+
+
+def digest(model: "MusicGen") -> str:
+    """Names the model in the settings."""
+    from musicgen_jax.generation.window_store import fingerprint
+
+    return fingerprint(model.t5, model.lm, model.encodec)
+
+
+def slots_for(model: "MusicGen", slots: int | None) -> int:
+    """`slots`, or the number for this kind of device and the parts of the data axis."""
+    from musicgen_jax.runtime import sharding
+
+    parts = 1 if model.mesh is None else model.mesh.shape[sharding.DATA]
+    found = slots or model.lm.tuning.slots * parts
+    assert found is not None
+    return found
+
+
+def begin(folder: Folder, settings: dict[str, Any], slots: int) -> None:
+    """Compares all settings with those of the folder, or stores them.
+
+    Raises:
+      UserError: they differ.
+    """
+    if folder.begun() and folder.setting("slots") is None:
+        print(
+            f"musicgen-jax: an earlier version began {folder.path}: what is made now comes "
+            "from another program, which the manifest names",
+            file=sys.stderr,
+        )
+        folder.agree(settings, keep=True)
+    else:
+        folder.agree(settings | {"slots": slots}, keep=True)
+
+
 def make_clips(
-    model: "MusicGen",
+    maker: Maker,
     folder: Folder,
     settings: dict[str, Any],
     prompts: Sequence[Prompt],
-    request: "Callable[[Prompt], Request]",
-    write: "Callable[[Path, Prompt, GenerationOutput], object]",
     *,
     slots: int | None,
     batch_size: int | None,
@@ -297,36 +343,24 @@ def make_clips(
     """Makes clips in slots, and writes them in order.
 
     Args:
-      model: what makes them.
+      maker: makes them.
       folder: the clips' folder. It keeps the settings, and the number of slots among them, once the
         model has not refused any.
       settings: of all clips.
       prompts: of the clips to make, at least one.
-      request: what the model is asked for.
-      write: writes the one clip that was made to a file that appears whole or not at all.
       slots: N; None for that of the folder, or else of this kind of device.
       batch_size: the most clips that are begun and not yet written; None for twice the slots.
 
     Yields:
       every file that it wrote.
     """
-    from musicgen_jax.runtime import sharding
     from musicgen_jax.serving.scheduler import scheduler_for
 
-    older = folder.begun() and folder.setting("slots") is None
-    parts = 1 if model.mesh is None else model.mesh.shape[sharding.DATA]
-    slots = slots or folder.setting("slots") or model.lm.tuning.slots * parts
-    assert slots is not None
+    slots = slots_for(maker.model, slots or folder.setting("slots"))
     size = batch_size or 2 * slots
-    requests = {prompt: request(prompt) for prompt in prompts}
-    with scheduler_for(model.parts, requests.values(), slots=slots, queue=size) as scheduler:
-        if older:
-            print(
-                f"musicgen-jax: an earlier version began {folder.path}: what is made now comes "
-                "from another program, which the manifest names",
-                file=sys.stderr,
-            )
-        folder.agree(settings if older else settings | {"slots": slots}, keep=True)
+    requests = {prompt: maker.request(prompt) for prompt in prompts}
+    with scheduler_for(maker.model.parts, requests.values(), slots=slots, queue=size) as scheduler:
+        begin(folder, settings, slots)
         left, begun = iter(requests.items()), deque[tuple[Prompt, "Ticket"]]()
         while True:
             for prompt, asked in islice(left, size - len(begun)):
@@ -335,6 +369,6 @@ def make_clips(
                 return
             prompt, ticket = begun.popleft()
             made, file = ticket.result(), folder.path / folder.name(prompt)
-            write(file, prompt, made)
+            maker.write(file, prompt, made)
             folder.finished(prompt, made.audio.shape[2] / made.sample_rate, str(made.program))
             yield file

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicgen_jax.commands import options
+from musicgen_jax.commands import options, ray_work
 from musicgen_jax.commands.batch import _worker
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.protocols import PROTOCOLS
@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--save-statistics", metavar="FILE.npz", help="write the reference's mean and covariance")
     add("--json", action="store_true", help="print the report as JSON")
-    add(
+    shared = parser.add_mutually_exclusive_group()
+    shared.add_argument(
         "--worker",
         type=_worker,
         default="1/1",
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do part I of N of the work and no report; several machines may share OUT. Then run "
         "it once without --worker",
     )
+    options.add_ray(shared)
     make = parser.add_argument_group("with --model")
     make.add_argument("--limit", type=int, metavar="N", help="only the first N captions")
     options.add_clips_at_once(make)  # type: ignore[arg-type]
@@ -155,6 +157,10 @@ def run(args: argparse.Namespace) -> None:
     if args.worker[1] > 1:
         _share(args, plan)
         return
+    if args.ray:
+        from musicgen_jax.commands import evaluate_ray
+
+        evaluate_ray.measure(args.ray, plan, _bar)
     report = evaluation.evaluate(plan, _bar)
     if args.model:
         report["model"] = work.about
@@ -177,9 +183,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("nothing to compare with: add --reference, --captions or both")
     if args.model and not args.captions:
         raise UserError("--model needs --captions")
-    for value, name in ((args.model, "--model"), (args.worker[1] > 1, "--worker")):
+    needing = ((args.model, "--model"), (args.worker[1] > 1, "--worker"), (args.ray, "--ray"))
+    for value, name in needing:
         if value and not args.out:
             raise UserError(f"{name} needs --out")
+    if args.ray:
+        ray_work.require()
     for name in ("limit", "batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

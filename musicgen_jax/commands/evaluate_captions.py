@@ -9,7 +9,7 @@ the same files, and so the same figures.
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import check_seed
 from musicgen_jax.metrics.evaluation import ClipSet
 from musicgen_jax.storage import checkpoint, hub
+
+if TYPE_CHECKING:
+    from musicgen_jax.generation.request import Request
 
 _NOT_FINITE = "the model made samples that are NaN or infinite"
 
@@ -128,41 +131,46 @@ class Work:
         if not share:
             return
 
-        from musicgen_jax.generation.request import Request
-        from musicgen_jax.generation.window_store import fingerprint
-        from musicgen_jax.model import MusicGen
+        args, settings = self.args, self.settings
+        at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
+        if args.ray:
+            from musicgen_jax.commands import batch_ray
 
-        args, sampling = self.args, options.sampling(self.args)
-        model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
-        self.settings["model"] = fingerprint(model.t5, model.lm, model.encodec)
-        self.folder.agree(self.settings, keep=False)
-
-        def request(prompt: Prompt) -> Request:
-            return Request(
-                config=model.config,
-                descriptions=[prompt.text],
-                duration=args.duration,
-                seed=prompt.seed,
-                sampling=sampling,
-            )
-
-        written = batch_folder.make_clips(
-            model,
-            self.folder,
-            self.settings,
-            share,
-            request,
-            _write,
-            slots=args.slots,
-            batch_size=args.batch_size,
-        )
+            written = batch_ray.make_clips(_Maker, args, self.folder, settings, share, **at_once)
+        else:
+            maker = _Maker(args)
+            settings["model"] = batch_folder.digest(maker.model)
+            self.folder.agree(settings, keep=False)
+            written = batch_folder.make_clips(maker, self.folder, settings, share, **at_once)
         for _ in bar(written, total=len(share), desc="making the clips"):
             pass
 
 
-def _write(path: Path, _: Prompt, out: GenerationOutput) -> None:
-    """Writes a clip at the model's own level, clipped at full scale: a protocol may change it."""
-    if np.isfinite(out.audio).all():
-        audio.write(path, out.audio[0], out.sample_rate, "clip", peak_clip_headroom_db=0)
-    else:  # an empty file stands for it: the run goes on, and the report names the clip
-        files.write_bytes(path, b"")
+class _Maker:
+    """The model that is judged, see `batch_folder.Maker`."""
+
+    def __init__(self, args: argparse.Namespace):
+        from musicgen_jax.model import MusicGen
+        from musicgen_jax.runtime import compile_cache
+
+        compile_cache.enable()
+        self.model = MusicGen.from_pretrained(args.model, mesh=options.mesh(args))
+        self._args = args
+
+    def request(self, prompt: Prompt) -> "Request":
+        from musicgen_jax.generation.request import Request
+
+        return Request(
+            config=self.model.config,
+            descriptions=[prompt.text],
+            duration=self._args.duration,
+            seed=prompt.seed,
+            sampling=options.sampling(self._args),
+        )
+
+    def write(self, path: Path, prompt: Prompt, out: GenerationOutput) -> None:
+        """Writes it at the model's own level, clipped at full scale: a protocol may change it."""
+        if np.isfinite(out.audio).all():
+            audio.write(path, out.audio[0], out.sample_rate, "clip", peak_clip_headroom_db=0)
+        else:  # an empty file stands for it: the run goes on, and the report names the clip
+            files.write_bytes(path, b"")

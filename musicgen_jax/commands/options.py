@@ -154,6 +154,18 @@ def _slots(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be an integer from 1 to {MAX_SLOTS}, got {text!r}")
 
 
+def add_ray(group: argparse._ActionsContainer) -> None:
+    """Adds `--ray`."""
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="spread the work over a Ray cluster, host:port; without ADDRESS over the one that "
+        "this machine belongs to. A machine that is lost costs only time",
+    )
+
+
 def add_devices(parser: argparse.ArgumentParser) -> None:
     """Adds `--devices`."""
     parser.add_argument(

@@ -92,16 +92,15 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
       UserError: none of the clips could be measured, or none of the metrics computed.
     """
     reference, audio = _Heard(), _Heard()
-    if plan.reference is not None:
-        wanted = {m.name: m.reference for m in plan.measures if m.reference is not None}
-        found = describe(plan.reference.clips, wanted | {"summary": _SUMMARY}, plan.cache)
-        for clip in bar(found, total=len(plan.reference.clips), desc="measuring the reference"):
+    *before, (_, wanted) = sides(plan)
+    for clips, of_reference in before:
+        found = describe(clips.clips, of_reference, plan.cache)
+        for clip in bar(found, total=len(clips.clips), desc="measuring the reference"):
             for measure in plan.measures if reference.add(clip) else ():
                 if measure.name in clip.values:
                     measure.hear_reference(clip.name, clip.values[measure.name])
-        reference.requiresome(plan.reference)
-    wanted = {measure.name: measure.generated for measure in plan.measures}
-    found = describe(plan.audio.clips, wanted | {"summary": _SUMMARY}, plan.cache)
+        reference.requiresome(clips)
+    found = describe(plan.audio.clips, wanted, plan.cache)
     scores: dict[str, Scores] = {}
     for clip in bar(found, total=len(plan.audio.clips), desc="measuring the clips"):
         if not audio.add(clip):
@@ -139,6 +138,16 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
     }
 
 
+def sides(plan: Plan) -> list[tuple[ClipSet, dict[str, Extractor]]]:
+    """The clips of a plan, each set with what the measures want to know of it."""
+    found = []
+    if plan.reference is not None:
+        wanted = {m.name: m.reference for m in plan.measures if m.reference is not None}
+        found.append((plan.reference, wanted | {"summary": _SUMMARY}))
+    wanted = {measure.name: measure.generated for measure in plan.measures}
+    return [*found, (plan.audio, wanted | {"summary": _SUMMARY})]
+
+
 def describe_all(plan: Plan, bar: Bar = plain) -> int:
     """Computes what the measures want of all clips of a plan, for the cache alone.
 
@@ -146,12 +155,8 @@ def describe_all(plan: Plan, bar: Bar = plain) -> int:
       how many clips it described.
     """
     described = 0
-    sides = [(plan.audio, {m.name: m.generated for m in plan.measures})]
-    if plan.reference is not None:
-        known = {m.name: m.reference for m in plan.measures if m.reference is not None}
-        sides.append((plan.reference, known))
-    for clips, wanted in sides:
-        found = describe(clips.clips, wanted | {"summary": _SUMMARY}, plan.cache)
+    for clips, wanted in sides(plan):
+        found = describe(clips.clips, wanted, plan.cache)
         for clip in bar(found, total=len(clips.clips), desc="measuring"):
             described += not clip.fault
     return described

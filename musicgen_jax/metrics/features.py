@@ -94,7 +94,7 @@ def _described(
     values, faults = {}, {}
     clip: tuple[np.ndarray, int] | None = None
     for key, extractor in extractors.items():
-        entry = _entry(cache, "\n".join((content, extractor.level.key, extractor.key)))
+        entry = _entry(cache, _key(content, extractor))
         value = _load(entry)
         if value is None:
             try:
@@ -114,6 +114,20 @@ def _described(
             _store(entry, value)
         values[key] = value
     return Described(name, content, values, faults)
+
+
+def uncached(
+    clips: Mapping[str, Path], extractors: Mapping[str, Extractor], cache: Path
+) -> Iterator[str]:
+    """The clips that can be read and of which the cache lacks something."""
+    for name, file in clips.items():
+        try:
+            content = _digest(file)
+        except UserError:
+            continue
+        entries = (_entry(cache, _key(content, extractor)) for extractor in extractors.values())
+        if any(_load(entry) is None for entry in entries):
+            yield name
 
 
 def cached(cache: Path | None, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -136,6 +150,10 @@ def _digest(file: Path) -> str:
             raise UserError(f"cannot read {file}: not a file")
     with user_error("read", file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _key(content: str, extractor: Extractor) -> str:
+    return "\n".join((content, extractor.level.key, extractor.key))
 
 
 def _entry(cache: Path | None, key: str) -> Path | None:
