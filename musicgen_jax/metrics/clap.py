@@ -22,7 +22,6 @@ from musicgen_jax.metrics.clap_audio import log_mel, pieces
 from musicgen_jax.metrics.clap_htsat import Htsat
 from musicgen_jax.metrics.clap_roberta import Roberta
 from musicgen_jax.metrics.clap_tokenizer import LENGTH, ClapTokenizer
-from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.weights import load_network, place_of, weights_digest
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.storage import checkpoint
@@ -54,7 +53,7 @@ class Projection(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, I]` to unit vectors `[B, dim]`."""
-        x = dense(self.linear2, jax.nn.relu(dense(self.linear1, x)))
+        x = self.linear2(jax.nn.relu(self.linear1(x)))
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 

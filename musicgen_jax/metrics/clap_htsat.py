@@ -20,7 +20,6 @@ from jax.typing import DTypeLike
 
 from musicgen_jax.config import HtsatConfig
 from musicgen_jax.metrics.clap_audio import BANDS, FRAMES
-from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.norm import Norm
 from musicgen_jax.nn.linear import Linear
 
@@ -76,15 +75,15 @@ class Block(nnx.Module):
           float32 [B, windows, 64, D].
         """
         B, windows, S, D = x.shape
-        qkv = dense(self.qkv, self.norm1(x)).reshape(B, windows, S, 3, self.num_heads, -1)
+        qkv = self.qkv(self.norm1(x)).reshape(B, windows, S, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, :, i] for i in range(3))
         scores = jnp.einsum("bwsnh,bwtnh->bwnst", q * q.shape[-1] ** -0.5, k)
         scores = scores + self.positions[...][relative_positions()].transpose(2, 0, 1)
         if mask is not None:
             scores = scores + mask
         seen = jnp.einsum("bwnst,bwtnh->bwsnh", jax.nn.softmax(scores, axis=-1), v)
-        x = x + dense(self.out, seen.reshape(B, windows, S, D))
-        return x + dense(self.linear2, gelu(dense(self.linear1, self.norm2(x))))
+        x = x + self.out(seen.reshape(B, windows, S, D))
+        return x + self.linear2(gelu(self.linear1(self.norm2(x))))
 
 
 class Stage(nnx.Module):
@@ -132,7 +131,7 @@ class Stage(nnx.Module):
         B, H, _, D = x.shape
         # The order of the four is that of columns, then rows.
         x = x.reshape(B, H // 2, 2, H // 2, 2, D).transpose(0, 1, 3, 4, 2, 5)
-        return dense(self.merge, self.merge_norm(x.reshape(B, H // 2, H // 2, 4 * D)))
+        return self.merge(self.merge_norm(x.reshape(B, H // 2, H // 2, 4 * D)))
 
 
 class Htsat(nnx.Module):
@@ -168,7 +167,7 @@ class Htsat(nnx.Module):
         # Time is quarter, patch, column of the patch; a band is patch, row of the patch.
         x = x.reshape(-1, _QUARTERS, _SIDE, PATCH, BANDS // PATCH, PATCH)
         x = x.transpose(0, 1, 4, 2, 5, 3).reshape(-1, _SIDE, _SIDE, PATCH**2)
-        x = self.patch_norm(dense(self.patches, x))
+        x = self.patch_norm(self.patches(x))
         for stage in self.stages:
             x = stage(x)
         return self.norm(x).mean((1, 2))

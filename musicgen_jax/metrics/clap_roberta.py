@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 from musicgen_jax.config import RobertaConfig
 from musicgen_jax.metrics.clap_htsat import gelu
 from musicgen_jax.metrics.clap_tokenizer import PAD_ID
-from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.norm import Norm
 from musicgen_jax.nn.attention import attend
 from musicgen_jax.nn.linear import Linear
@@ -32,11 +31,11 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """`[B, L, D]` and bool `[B, 1, 1, L]` to `[B, L, D]`."""
         B, L, D = x.shape
-        qkv = dense(self.qkv, x).reshape(B, L, 3, self.num_heads, -1)
+        qkv = self.qkv(x).reshape(B, L, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # [B, N, L, H]
         seen = attend(q, k, v, mask).swapaxes(1, 2).reshape(B, L, D)
-        x = self.attention_norm(x + dense(self.out, seen))
-        return self.ffn_norm(x + dense(self.linear2, gelu(dense(self.linear1, x))))
+        x = self.attention_norm(x + self.out(seen))
+        return self.ffn_norm(x + self.linear2(gelu(self.linear1(x))))
 
 
 class Roberta(nnx.Module):
@@ -76,4 +75,4 @@ class Roberta(nnx.Module):
         x = self.norm(x)
         for block in self.blocks:
             x = block(x, used[:, None, None])
-        return jnp.tanh(dense(self.pooler, x[:, 0]))
+        return jnp.tanh(self.pooler(x[:, 0]))

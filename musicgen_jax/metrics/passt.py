@@ -20,7 +20,6 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
-from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.norm import Norm
 from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.linear import Linear
@@ -108,7 +107,7 @@ class PasstNetwork(nnx.Module):
         for block in self.blocks:
             x = block(x)
         features = self.norm(x[:, :2]).mean(axis=1)
-        return features, dense(self.head, self.head_norm(features))
+        return features, self.head(self.head_norm(features))
 
 
 class Passt:

@@ -21,7 +21,6 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
-from musicgen_jax.metrics.dense import dense
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
@@ -115,8 +114,8 @@ class VggishNetwork(nnx.Module):
                 x = nnx.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:
-            x = jax.nn.relu(dense(layer, x))
-        return dense(self.dense[-1], x)
+            x = jax.nn.relu(layer(x))
+        return self.dense[-1](x)
 
 
 class Vggish:
