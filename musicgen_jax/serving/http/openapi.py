@@ -144,7 +144,12 @@ def _body(
             name: {"type": "string", "format": "binary", "description": text}
             for name, text in fields.FILES.items()
         }
-        form = {**schema, "properties": {**properties, **binary}}
+        # In a form what is empty is null.
+        texts_of_form = {
+            name: {word: bound for word, bound in each.items() if word != "minLength"}
+            for name, each in properties.items()
+        }
+        form = {**schema, "properties": {**texts_of_form, **binary}}
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
