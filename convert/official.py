@@ -32,11 +32,12 @@ def lm_settings(config: MusicGenConfig) -> dict[str, Any]:
     scale = lm.ffn_dim / lm.dim
     if int(scale * lm.dim) != lm.ffn_dim:
         raise UserError(f"audiocraft cannot express a feed-forward width of {lm.ffn_dim}")
-    chroma = lm.chroma_window, lm.chroma_hop, lm.chroma_stride
-    if lm.chroma_bins and chroma != (16384, 4096, 0):
+    chroma = lm.chroma_window, lm.chroma_hop, lm.chroma_stride, lm.chroma_tonic
+    if lm.chroma_bins and chroma != (16384, 4096, 0, None):
         raise UserError(
-            "audiocraft cannot express a chroma_window, chroma_hop and chroma_stride of "
-            f"{', '.join(map(str, chroma))}: only 16384, 4096 and 0"
+            f"audiocraft cannot express a chroma_window of {lm.chroma_window}, chroma_hop of "
+            f"{lm.chroma_hop}, chroma_stride of {lm.chroma_stride} and chroma_tonic of "
+            f"{lm.chroma_tonic}: only 16384, 4096, 0 and None"
         )
     text, wave = ["description"], ["self_wav"] if audio else []
     conditioners = {"self_wav": _wave_conditioner(config)} if audio else {}
@@ -250,8 +251,8 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
     own: dict[str, Any] = {}
     if melody:
         samples = int(config.max_duration * config.sample_rate)
-        if lm.chroma_stride:
-            raise UserError(f"transformers cannot express a chroma_stride of {lm.chroma_stride}")
+        if lm.chroma_stride or lm.chroma_tonic is not None:
+            raise UserError("transformers cannot express a chroma_stride or chroma_tonic")
         frames = frame_count(samples, lm.chroma_window, lm.chroma_hop)
         own = {"num_chroma": lm.chroma_bins, "chroma_length": frames}
     return {

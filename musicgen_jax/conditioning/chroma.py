@@ -86,6 +86,7 @@ def chromagram(
     num_chroma: int = len(PITCHES),
     window: int = WINDOW,
     hop: int = HOP,
+    bank: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Energy of every pitch class, frame by frame, relative to the loudest one.
 
@@ -99,14 +100,17 @@ def chromagram(
       num_chroma: pitch classes.
       window: samples of one frame.
       hop: samples from one frame to the next.
+      bank: see `filter_bank` (default: that of A = 440 Hz).
 
     Returns:
       float32 [T, num_chroma], from 0 to 1; all zero in silence.
     """
+    if bank is None:
+        bank = filter_bank(sample_rate, num_chroma, window).astype(np.float32)
     centres = jnp.arange(num_frames)[:, None] * hop
     at = jnp.abs(centres + jnp.arange(-(window // 2), window // 2))  # mirrored at the beginning
     at = jnp.where(at < length, at, 2 * (length - 1) - at)  # and at the end
-    return _energy(audio[jnp.clip(at, 0, audio.shape[0] - 1)], sample_rate, num_chroma)
+    return _energy(audio[jnp.clip(at, 0, audio.shape[0] - 1)], bank)
 
 
 @partial(jax.jit, static_argnames=("sample_rate", "hop", "num_chroma", "window"))
@@ -131,18 +135,18 @@ def loudest_pitches(
       uint8 [T]; 0, which is C, in silence.
     """
     starts = jnp.arange(0, audio.shape[0] - window + 1, hop)
-    chroma = _energy(audio[starts[:, None] + jnp.arange(window)], sample_rate, num_chroma)
+    bank = filter_bank(sample_rate, num_chroma, window).astype(np.float32)
+    chroma = _energy(audio[starts[:, None] + jnp.arange(window)], bank)
     return jnp.argmax(chroma, axis=1).astype(jnp.uint8)
 
 
-def _energy(frames: jax.Array, sample_rate: int, num_chroma: int) -> jax.Array:
+def _energy(frames: jax.Array, bank: jax.Array | np.ndarray) -> jax.Array:
     """[T, window] to [T, num_chroma], see `chromagram`."""
     window = frames.shape[1]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)  # periodic
     hann /= np.sqrt(np.sum(np.square(hann)))
     spectrum = jnp.fft.rfft(frames * hann.astype(np.float32))
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    bank = filter_bank(sample_rate, num_chroma, window).astype(np.float32)
     chroma = jnp.einsum("cf,tf->tc", bank, power, precision=lax.Precision.HIGHEST)
     return chroma / jnp.maximum(chroma.max(axis=1, keepdims=True), _LEAST)
 
@@ -155,6 +159,7 @@ def melody_chroma(
     num_chroma: int = len(PITCHES),
     window: int = WINDOW,
     hop: int = HOP,
+    tuning: float = 0.0,
 ) -> np.ndarray:
     """A melody as the language model takes it: one pitch class per frame.
 
@@ -168,6 +173,7 @@ def melody_chroma(
       num_chroma: pitch classes.
       window: samples of one frame, the model's.
       hop: samples from one frame to the next, the model's.
+      tuning: of the audio, see `filter_bank`.
 
     Returns:
       float32 [T, num_chroma], one-hot.
@@ -188,6 +194,7 @@ def melody_chroma(
         num_chroma=num_chroma,
         window=window,
         hop=hop,
+        bank=filter_bank(sample_rate, num_chroma, window, tuning).astype(np.float32),
     )
     loudest = np.argmax(np.asarray(chroma), axis=1)
     frames = loudest[: frame_count(length, window, hop)]

@@ -17,6 +17,7 @@ from musicgen_jax.conditioning.chroma import (
     samples_heard,
     window_at,
 )
+from musicgen_jax.conditioning.key import Move, find_move
 from musicgen_jax.conditioning.text import ConditionAt, text_conditions
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
@@ -132,22 +133,40 @@ class Melodies:
         config = self._config
         bins = config.lm.chroma_bins
         chroma = np.zeros((len(self._clips), self.num_frames, bins), np.float32)
-        for row, wav in zip(chroma, self._melodies, strict=True):
+        for row, wav, move in zip(chroma, self._melodies, self.moves, strict=True):
             if wav is None:
                 continue
             if self._long:
                 wav = window_at(
                     wav, offset, sample_rate=config.sample_rate, seconds=config.max_duration
                 )
-            row[:] = melody_chroma(
+            heard = melody_chroma(
                 wav,
                 sample_rate=config.sample_rate,
                 num_frames=self.num_frames,
                 num_chroma=bins,
                 window=config.lm.chroma_window,
                 hop=config.lm.chroma_hop,
+                tuning=move.tuning if move else 0.0,
             )
+            row[:] = np.roll(heard, move.semitones, axis=1) if move else heard
         return chroma, self._given
+
+    @functools.cached_property
+    def moves(self) -> list[Move | None]:
+        """How each clip is taken into the key of a model that plays one key only, else None.
+
+        The logger `musicgen_jax` says which clips are moved.
+        """
+        lm = self._config.lm
+        if lm.chroma_tonic is None:
+            return [None] * len(self._clips)
+        rest = self._config.sample_rate, lm.chroma_tonic, lm.chroma_window, lm.chroma_hop
+        moves = [None if wav is None else find_move(wav, *rest) for wav in self._melodies]
+        for move in moves:
+            if move is not None and move.semitones:
+                logging.getLogger("musicgen_jax").warning("melody: %s", move)
+        return moves
 
     @functools.cached_property
     def _melodies(self) -> list[np.ndarray | None]:

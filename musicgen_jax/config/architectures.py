@@ -102,7 +102,8 @@ class LMConfig:
     """Transformer language model over `n_q` delayed codebooks of `card` entries.
 
     `conditioning` says how the text enters: "cross" (cross-attention: the text-to-music models) or
-    "prepend" (in front of the tokens: the melody and style models).
+    "prepend" (in front of the tokens: the official melody and style models). The audio of a melody
+    or style model always stands in front.
     """
 
     dim: Size
@@ -121,6 +122,9 @@ class LMConfig:
     # time, so a chroma frame has the number of the tokens that sound with it. 0: prefix and tokens
     # are numbered in one row, as in all official models.
     chroma_stride: SizeOrNone = 0
+    # The tonic of the only major scale that the model plays, counted from C. Melodies are moved
+    # into it; see `conditioning.key`. None: it plays in all keys, as all official models do.
+    chroma_tonic: Annotated[int, Between(0, 11)] | None = None
     style: StyleConfig | None = None  # in the style model
 
     def __post_init__(self) -> None:
@@ -140,6 +144,11 @@ class LMConfig:
             raise ValueError(f"chroma_window must be even, got {self.chroma_window}")
         if self.chroma_stride and not self.chroma_bins:
             raise ValueError("chroma_stride needs chroma_bins")
+
+    @property
+    def hears(self) -> bool:
+        """Whether audio stands in front of the tokens: a melody or a style."""
+        return bool(self.chroma_bins) or self.style is not None
 
     @property
     def special_token(self) -> int:

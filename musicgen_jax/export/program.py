@@ -129,7 +129,7 @@ def export_model(
 
 
 def _check(model, batch, duration, tokens, top_k, platforms) -> None:
-    if model.config.lm.conditioning != "cross":
+    if model.config.lm.conditioning != "cross" or model.config.lm.hears:
         raise UserError(
             f"{model.name or 'this model'} takes melodies or styles, and only text models can be "
             "exported: musicgen-small, -medium, -large, their stereo ones, nano"

@@ -55,7 +55,9 @@ def guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None = Non
         # A null row takes up as many positions as the row next to it, as in audiocraft.
         null = lm.fill_nulls(Condition(_masked_like(null.text, condition.text), null.audio))
         null = Condition(null.text, _masked_like(null.audio, condition.audio))
-    audio = Condition(_masked_like(null.text, condition.text), condition.audio)
+    elif lm.config.hears:  # an absent text is not attended to
+        null = lm.fill_nulls(null)
+    audio = Condition(null.text, condition.audio)
     if against is not None:
         null = Condition(_instead(null.text, against), null.audio)
     sides = (condition, null) if copies == 2 else (condition, audio, null)

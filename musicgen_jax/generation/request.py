@@ -275,7 +275,7 @@ def check_sampling(config: MusicGenConfig, sampling: Sampling) -> None:
     most = max(config.lm.card, DEFAULT_SAMPLING.top_k)
     if sampling.top_k > most:
         raise UserError(f"top_k must be an integer from 0 (all) to {most}, got {sampling.top_k!r}")
-    if sampling.cfg_coef_beta is not None and config.lm.conditioning != "prepend":
+    if sampling.cfg_coef_beta is not None and not config.lm.hears:
         raise UserError("cfg_coef_beta is for models that take a melody or a style next to a text")
 
 

@@ -134,7 +134,7 @@ class LM(nnx.Module):
     @property
     def skip_null_rows(self) -> bool:
         """Whether a condition should contain only the rows that are not null."""
-        cross = self.config.conditioning == "cross"
+        cross = self.config.conditioning == "cross" and not self.config.hears
         return cross and self.param_dtype.name in self.tuning.skip_null_rows
 
     def __call__(self, steps: jax.Array, condition: Condition) -> jax.Array:
@@ -174,10 +174,8 @@ class LM(nnx.Module):
         Returns:
           B rows, none with a null part.
         """
-        if self.config.conditioning != "prepend":
-            return condition
         text, audio = condition.text, condition.audio
-        if text is not None:
+        if text is not None and self.config.conditioning == "prepend":
             empty = ~text.mask.any(axis=1, keepdims=True)
             mask = text.mask | (empty & (jnp.arange(text.mask.shape[1]) == 0))
             text = Embedded(jnp.where(empty[..., None], 0, text.vectors), mask)
@@ -295,8 +293,9 @@ class LM(nnx.Module):
 
     def _prefix(self, condition: Condition) -> tuple[jax.Array | None, jax.Array]:
         """The prefix of the tokens, `[B, P, D]` or None, and its mask, `[B or 1, P]`."""
-        parts = [part for part in (condition.audio, condition.text) if part is not None]
-        if self.config.conditioning != "prepend" or not parts:
+        text = condition.text if self.config.conditioning == "prepend" else None
+        parts = [part for part in (condition.audio, text) if part is not None]
+        if not parts:
             return None, jnp.ones((1, 0), bool)
         vectors = [part.vectors.astype(self.dtype) for part in parts]
         return jnp.concatenate(vectors, 1), jnp.concatenate([part.mask for part in parts], 1)

@@ -91,7 +91,7 @@ class Engine:
         self.left = np.zeros(slots, int)
         self._limit, self._held = np.zeros(slots, int), np.zeros(slots, bool)
         # A melody or style model may be asked for double guidance.
-        self._copies = 3 if parts.config.lm.conditioning == "prepend" else 2
+        self._copies = 3 if parts.config.lm.hears else 2
         self._mesh = parts.mesh
         self._module = nnx.split(self.parts.lm, nnx.Param)
         null = guided(self.parts.lm, self._null(), copies=self._copies)

@@ -8,7 +8,7 @@ import jax
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import window_frames
 from musicgen_jax.runtime import memory
-from musicgen_jax.serving.shapes import TEXT_TOKENS, audio_length, shapes_up_to
+from musicgen_jax.serving.shapes import TEXT_TOKENS, prefix_length, shapes_up_to
 from musicgen_jax.storage.loading import Parts
 
 
@@ -31,11 +31,10 @@ class Reservation:
         """Of a `Scheduler` with these arguments."""
         config, lm = parts.config, parts.lm
         frames = min(window_frames(config), max(1, int(seconds * config.frame_rate)))
-        prepended = config.lm.conditioning == "prepend"
-        rows, audio = slots * (3 if prepended else 2), audio_length(config)
+        rows = slots * (3 if config.lm.hears else 2)
         cache = 0
         for shape in shapes_up_to(parts, frames, TEXT_TOKENS, negatives=negatives):
-            length = shape.steps + (shape.text + audio if prepended else 0)
+            length = shape.steps + prefix_length(config, shape.text)
             cache += memory.nbytes(jax.eval_shape(partial(lm.init_cache, rows, length)))
         # A new tenant is made ready beside the slots and then copied into its own.
         tenant = cache // slots

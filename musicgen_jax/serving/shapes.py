@@ -77,9 +77,14 @@ def _cache_lengths(config: MusicGenConfig, tuning: Tuning, frames: int, text: in
     delay = max(config.lm.delays)
     longest = window_frames(config) + delay
     lengths = [n for n in tuning.slot_lengths if n < longest] + [longest]
-    prefix = text + audio_length(config) if config.lm.conditioning == "prepend" else 0
+    prefix = prefix_length(config, text)
     needed = sum(n < frames + delay for n in lengths) + 1
     return [-(-(prefix + n) // 16) * 16 - prefix for n in lengths[:needed]]
+
+
+def prefix_length(config: MusicGenConfig, text: int) -> int:
+    """The slots in front of the tokens: of the audio, and of the text where it is prepended."""
+    return audio_length(config) + (text if config.lm.conditioning == "prepend" else 0)
 
 
 def audio_length(config: MusicGenConfig) -> int:

@@ -10,6 +10,9 @@
 A folder is filled under a temporary name and renamed when it is complete, so an interrupted run
 leaves nothing that loads. `config.json` also counts the files and bytes of every tree: a deleted or
 truncated file is found before anything is read.
+
+A tree can be that of the bundled model nano: then `config.json` says `"of": "nano"` and counts that
+one. So the wheel, in which links do not exist, holds what its two models share only once.
 """
 
 import contextlib
@@ -43,7 +46,7 @@ from musicgen_jax.errors import UserError, machine_fault, user_error
 from musicgen_jax.runtime import memory
 from musicgen_jax.runtime.processes import barrier, from_first
 from musicgen_jax.runtime.sharding import place
-from musicgen_jax.storage import arrays, int8_storage
+from musicgen_jax.storage import arrays, hub, int8_storage
 from musicgen_jax.storage.arrays import LeafPath, Params
 
 COMPONENTS = {
@@ -115,10 +118,15 @@ class ModelWriter:
         """
         info = load_info(source)
         if jax.process_index() == 0:
-            files.copy_folder(Path(source) / name, self._folder / name)
+            files.copy_folder(component_folder(source, name, info), self._folder / name)
             arrays.remove_paths(self._folder / name)
         barrier("a component has been copied")
         self._count(name, info.components[name]["storage"])
+
+    def share_component(self, name: str) -> None:
+        """Uses a tree of the bundled model nano, without a copy."""
+        entry = load_info(hub.find_model(hub.BUNDLED)).components[name]
+        self._components[name] = {**entry, "of": hub.BUNDLED}
 
     def write_file(self, name: str, data: bytes) -> None:
         """Writes a small file of the model's own next to `config.json`."""
@@ -134,7 +142,8 @@ class ModelWriter:
         """Raises UserError unless everything that `config.json` counts is in the folder."""
         if not (self._folder / CONFIG).is_file():
             raise ValueError("writing_model left without a call of finish()")
-        for name, entry in self._components.items():
+        own = {name: entry for name, entry in self._components.items() if "of" not in entry}
+        for name, entry in own.items():
             if _files_and_bytes(self._folder / name) != (entry["files"], entry["bytes"]):
                 raise UserError(f"cannot write {self._target}: {name} changed while it was written")
 
@@ -297,6 +306,8 @@ def load_info(path: str | os.PathLike[str]) -> ModelInfo:
             raise UserError(f"{file}: components.{name} is not a component with files and bytes")
         if entry.get("storage") not in STORAGES:
             raise UserError(f"{file}: components.{name}.storage must be one of {STORAGES}")
+        if entry.get("of") not in (None, hub.BUNDLED):
+            raise UserError(f"{file}: components.{name}.of must be {hub.BUNDLED!r} or absent")
     try:
         if set(architecture) <= set(COMPONENTS):
             config = None
@@ -309,6 +320,12 @@ def load_info(path: str | os.PathLike[str]) -> ModelInfo:
     if set(parts) != set(components):
         raise UserError(f"{file}: architecture and components name different parts")
     return ModelInfo(config, parts, document["source"], components)
+
+
+def component_folder(path: str | os.PathLike[str], name: str, info: ModelInfo) -> Path:
+    """The folder of a component of the model folder `path`, which may be one of nano's."""
+    of = info.components[name].get("of")
+    return (Path(path).absolute() if of is None else hub.find_model(of)) / name
 
 
 def load_config(path: str | os.PathLike[str]) -> MusicGenConfig:
@@ -351,9 +368,10 @@ def load_params(
       UserError: the component is missing, damaged or unreadable, has a weight that is NaN or
         infinite, or its leaves are not the abstract tree's; the message names them.
     """
-    info, folder = load_info(path), Path(path).absolute() / component
+    info = load_info(path)
     if component not in info.components:
         raise UserError(f"{path} has no component {component!r}, only {', '.join(info.parts)}")
+    folder = component_folder(path, component, info)
     entry = info.components[component]
     with _reading(folder):
         if _files_and_bytes(folder) != (entry["files"], entry["bytes"]):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,9 @@ class LMTrainConfig:
     # discarded.
     label_classes: tuple[int, ...] = ()
     label_weight: float = 0.5  # of the labels' cross-entropy; the codes' has weight 1
+    # A regular expression of the names of the parameters that are trained; "": all. A name is like
+    # `lm.transformer.layers.0.self_attn.in_proj.weight`.
+    train_only: str = ""
     lora: LoraConfig | None = None  # train only an adapter; None: train the language model itself
     seed: Natural = 0
 
@@ -83,6 +87,10 @@ class LMTrainConfig:
             raise ValueError("label_classes must each be at least 2, and do not go with lora")
         if self.lora is not None and not self.freeze_text:
             raise ValueError("lora trains nothing but the adapter: leave freeze_text on")
+        try:
+            re.compile(self.train_only)
+        except re.error as error:
+            raise ValueError(f"train_only is not a regular expression: {error}") from None
         for phase in self.phases:
             if phase.batch_size % self.accumulate:
                 raise ValueError(
@@ -365,7 +373,7 @@ def make_step(
             total, _ = jax.lax.scan(add, zeros, pieces)
             grads, mean, ce = jax.tree.map(lambda x: x / config.accumulate, total)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, part)
-        part = optax.apply_updates(part, updates)
+        part = optax.apply_updates(part, _only(updates, config.train_only))
         average = state.ema
         if average is not None:
             due = (state.step + 1) % config.ema_every == 0
@@ -378,6 +386,16 @@ def make_step(
         return jax.jit(step, donate_argnames="state")
     out = (stays, NamedSharding(layout.mesh, P()))
     return jax.jit(step, donate_argnames="state", out_shardings=out)
+
+
+def _only(updates: Any, pattern: str) -> Any:
+    """The updates of the parameters whose names match; zeros for the others."""
+
+    def chosen(path: Any, update: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return update if re.search(pattern, name) else jnp.zeros_like(update)
+
+    return jax.tree_util.tree_map_with_path(chosen, updates)
 
 
 def _pieces(batch: Batch, count: int) -> Batch:

@@ -1,5 +1,6 @@
 """Melody: what is heard of audio, and how it reaches the language model; no torch."""
 
+import dataclasses
 import logging
 import sys
 
@@ -355,3 +356,24 @@ def test_reading_the_beginning_of_a_file(home):
     assert part.shape == (1, 1.5 * rate + 1)
     np.testing.assert_array_equal(part, whole[:, : part.shape[1]])
     np.testing.assert_array_equal(read(home / "tune.wav", seconds=99)[0], whole)
+
+
+# --- Text by cross-attention ---------------------------------------------------------------------
+
+
+def test_a_melody_in_front_goes_with_a_text_by_cross_attention():
+    """Both are heard, a row depends on no other row, and double guidance has its three sides."""
+    lm = dataclasses.replace(shallow.MELODY.lm, conditioning="cross")
+    model = testing.random_model(dataclasses.replace(shallow.MELODY, lm=lm))
+
+    def codes(texts, melodies, seeds, **more):
+        settings = {"duration": 0.2, "separate": False, "seed": seeds, **more}
+        return model.generate_with_chroma(texts, melodies, RATE, **settings).codes
+
+    texts, melodies = ["bells", None], [MELODIES[0], None]
+    both = codes(texts, melodies, [1, 2])
+    np.testing.assert_array_equal(both[:1], codes(texts[:1], melodies[:1], [1]))
+    np.testing.assert_array_equal(both[1:], codes(texts[1:], melodies[1:], [2]))
+    assert (both[:1] != codes(["a march"], melodies[:1], [1])).any()
+    assert (both[:1] != codes(["bells"], [MELODIES[2]], [1])).any()
+    assert (both[:1] != codes(["bells"], melodies[:1], [1], cfg_coef_beta=5.0)).any()

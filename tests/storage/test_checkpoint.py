@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -18,7 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.errors import UserError
+from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.storage import arrays, checkpoint, int8_storage
+from musicgen_jax.storage.hub import find_model
 from tests.helpers.faults import raising
 
 CONFIG = MusicGenConfig(
@@ -408,3 +412,31 @@ def test_int8_error_is_bounded_per_channel(rows, columns, size, seed):
     stored = int8_storage.quantize("lm", ("weight",), value)
     back = stored["int8"].astype(np.float32) * stored["scale"]
     assert np.all(np.abs(back - value) <= np.abs(value).max(-1, keepdims=True) / 253)
+
+
+def test_a_component_can_be_that_of_nano(tmp_path):
+    """It is counted, read and copied as if it were there."""
+    nano = find_model("nano")
+    config = checkpoint.load_info(nano).parts["t5"]
+    path = tmp_path / "shared"
+    with checkpoint.writing_model(path) as writer:
+        writer.share_component("t5")
+        tokenizer = nano / checkpoint.TOKENIZER
+        writer.finish({"t5": config}, tokenizer=tokenizer, license="x", source={})
+    assert not (path / "t5").exists()
+    state = nnx.to_pure_dict(nnx.state(module_shapes(T5Encoder, config), nnx.Param))
+    ours, theirs = (checkpoint.load_params(folder, "t5", state) for folder in (path, nano))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    with checkpoint.writing_model(tmp_path / "copy") as writer:
+        writer.copy_component(path, "t5")
+        writer.finish({"t5": config}, tokenizer=tokenizer, license="x", source={})
+    assert (tmp_path / "copy" / "t5").is_dir()
+    document = json.loads((path / "config.json").read_text())
+    document["components"]["t5"]["of"] = "../../secret"
+    (path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"components\.t5\.of must be 'nano' or absent"):
+        checkpoint.load_info(path)
+    document["components"]["t5"] |= {"of": "nano", "bytes": 1}
+    (path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        checkpoint.load_params(path, "t5", state)

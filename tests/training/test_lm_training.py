@@ -105,6 +105,24 @@ class Counted(Random):
         return *self.segment(rng, frames), labels
 
 
+def test_only_the_named_parameters_are_trained():
+    before = lm.init(MODEL, TRAINING).params["lm"]
+    _, state = train(train_only=r"self_attn|out_norm")
+    after = dict(jax.tree_util.tree_leaves_with_path(state.params["lm"]))
+    changed = {
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(before)
+        if (np.asarray(leaf) != np.asarray(after[path])).any()
+    }
+    attention = "transformer.layers.0.self_attn"
+    assert changed == {
+        f"{attention}.in_proj.weight",
+        f"{attention}.out_proj.weight",
+        "out_norm.scale",
+        "out_norm.bias",
+    }
+
+
 def test_labels_are_learnt_beside_the_codes():
     config = dataclasses.replace(
         TRAINING,

@@ -1,0 +1,150 @@
+"""Composed pieces with melodies: the same tune as others play it, for training a melody model.
+
+A melody model hears a tune on one instrument and plays it on another. So each piece gets several
+renderings of its tune: on other instruments, an octave away, out of tune, alone or with its band,
+with noise. Their chroma is the condition, and the codes of the piece itself are the target.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from musicgen_jax import files
+from musicgen_jax.conditioning.key import loudest_classes
+from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.nano import captions, composer, synth
+from musicgen_jax.nano.composer import Note, PieceSpec
+from musicgen_jax.nano.pieces import spec_of
+
+_SLIPS = 0.03  # share of chroma frames that training replaces by any pitch class
+_SHARP = 27  # cents: how much higher than A = 440 Hz the composer is tuned, about
+_CENTS = 40  # how far a rendering is out of tune at most
+_LONG = 30 * composer.FRAME_RATE  # frames in which a piece may begin
+
+
+@dataclasses.dataclass(frozen=True)
+class MelodyPieces:
+    """Codes of composed pieces, renderings of their tunes as chroma, and the pieces' seeds."""
+
+    codes: np.ndarray  # int16 [N, K, T]
+    chroma: np.ndarray  # uint8 [N, renderings, T'], the loudest pitch class
+    seeds: np.ndarray  # int64 [N]
+
+    @staticmethod
+    def load(path: Path) -> "MelodyPieces":
+        """Reads a file that `save` wrote."""
+        with np.load(path) as arrays:
+            return MelodyPieces(arrays["codes"], arrays["chroma"], arrays["seeds"])
+
+    def save(self, path: Path) -> None:
+        """Writes an npz file."""
+        with files.new_file(path) as file:
+            np.savez(file, codes=self.codes, chroma=self.chroma, seeds=self.seeds)
+
+    def segment_with_chroma(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray]:
+        """Draws a piece, a caption and a rendering of its tune.
+
+        Args:
+          rng: draws the piece, the words, the rendering and a few wrong pitches in it.
+          frames: length of the codes, from the beginning of the piece.
+
+        Returns:
+          codes [K, frames], the caption and one-hot chroma float32 [T', 12].
+        """
+        index = int(rng.integers(len(self.codes)))
+        caption = captions.training_caption(spec_of(int(self.seeds[index])), rng)
+        pitches = self.chroma[index, int(rng.integers(self.chroma.shape[1]))].copy()
+        slips = rng.random(len(pitches)) < _SLIPS
+        pitches[slips] = rng.integers(0, 12, int(slips.sum()))
+        return self.codes[index, :, :frames], caption, np.eye(12, dtype=np.float32)[pitches]
+
+
+def excerpt(seed: int, num_frames: int) -> tuple[PieceSpec, list[Note]]:
+    """The spec of the piece of a seed, and its notes from the beginning of one of its phrases."""
+    rng = np.random.default_rng(seed)
+    spec = composer.sample_spec(rng)
+    notes = composer.compose(spec, rng, _LONG + num_frames)
+    phrase = 4 * composer.EIGHTHS_PER_BAR[spec.metre] * spec.frames_per_eighth
+    start = int(rng.integers(0, _LONG // phrase + 1)) * phrase
+    moved = [dataclasses.replace(note, onset_frame=note.onset_frame - start) for note in notes]
+    return spec, [note for note in moved if 0 <= note.onset_frame < num_frames]
+
+
+def is_melody(spec: PieceSpec, note: Note) -> bool:
+    """Whether a note belongs to the tune, and not to what accompanies it.
+
+    A lead that accompanies itself plays its accompaniment at half the loudness.
+    """
+    return note.instrument == spec.lead and note.velocity > 0.6
+
+
+def played_on(
+    spec: PieceSpec,
+    notes: list[Note],
+    lead: str,
+    *,
+    accompaniment: str | None = None,
+    drums: bool = False,
+    octaves: int = 0,
+) -> list[Note]:
+    """The tune of a piece on another instrument.
+
+    Args:
+      spec: of the piece.
+      notes: of the piece.
+      lead: the instrument that plays the tune.
+      accompaniment: the instrument that plays the chords; None: they are left out, and the bass.
+      drums: whether to keep the drums.
+      octaves: how much higher the tune is.
+    """
+    played = []
+    for note in notes:
+        if is_melody(spec, note):
+            pitch = note.pitch + 12 * octaves
+            played.append(dataclasses.replace(note, instrument=lead, pitch=pitch))
+        elif not note.pitch:
+            played += [note] if drums else []
+        elif accompaniment:
+            own = note.instrument if note.instrument == "bass" else accompaniment
+            played.append(dataclasses.replace(note, instrument=own))
+    return played
+
+
+def rendering(
+    spec: PieceSpec, notes: list[Note], rng: np.random.Generator, model: MusicGenConfig
+) -> np.ndarray:
+    """One random rendering of the tune as a melody model hears it: uint8 [T']."""
+    others = [lead for lead in composer.LEADS if lead != spec.lead]
+    band = str(rng.choice(composer.ACCOMPANIMENTS)) if rng.random() < 0.4 else None
+    played = played_on(
+        spec,
+        notes,
+        spec.lead if rng.random() < 0.1 else str(rng.choice(others)),
+        accompaniment=band,
+        drums=bool(rng.random() < 0.3),
+        octaves=int(rng.choice((-1, 0, 0, 1))),
+    )
+    num_frames = int(model.max_duration * model.frame_rate)
+    audio = synth.render(played, num_frames)
+    if rng.random() < 0.3:
+        level = float(np.sqrt(np.mean(np.square(audio)))) * 10 ** rng.uniform(-1.5, -0.3)
+        audio = audio + (level * rng.standard_normal(len(audio))).astype(np.float32)
+    return loudest(audio, model, cents=round(_SHARP + rng.uniform(-_CENTS, _CENTS), -1))
+
+
+def loudest(audio: np.ndarray, model: MusicGenConfig, *, cents: float = 0.0) -> np.ndarray:
+    """The loudest pitch class of each chroma frame, as `chroma.melody_chroma` hears it.
+
+    Args:
+      audio: float32 [W], mono, at the model's rate.
+      model: its chroma's window and hop count.
+      cents: how much the audio is out of tune: this hears it so much lower.
+
+    Returns:
+      uint8 [T'].
+    """
+    grid = model.lm.chroma_window, model.lm.chroma_hop
+    return loudest_classes(audio, model.sample_rate, *grid, cents / 100)[0]

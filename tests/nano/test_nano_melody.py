@@ -1,0 +1,150 @@
+"""The pieces that a melody model learns from, and the one command that makes it, small."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from musicgen_jax import MusicGen
+from musicgen_jax.conditioning.chroma import melody_chroma
+from musicgen_jax.nano import build_melody, composer, melodies, synth
+from musicgen_jax.nano.build_melody import melody_config
+from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.hub import find_model
+
+FRAMES = 250
+CONFIG = melody_config(checkpoint.load_config(find_model("nano")))
+
+
+def in_the_tune(spec, notes):
+    """The pitch class of the tune at each chroma frame; -1 where it pauses."""
+    tune = np.full(FRAMES + 1, -1)
+    for note in notes:
+        if melodies.is_melody(spec, note):
+            tune[note.onset_frame : note.onset_frame + note.frames + 1] = note.pitch % 12
+    return tune[: FRAMES + 1 : build_melody.STRIDE]
+
+
+def test_an_excerpt_begins_with_a_phrase_and_is_full_of_notes():
+    starts = set()
+    for seed in range(12):
+        spec, notes = melodies.excerpt(seed, FRAMES)
+        onsets = [note.onset_frame for note in notes if melodies.is_melody(spec, note)]
+        assert onsets[0] == 0
+        assert FRAMES - max(onsets) <= 12 * 8
+        starts.add(tuple(note.pitch for note in notes[:6]))
+    assert len(starts) == 12
+
+
+def test_another_instrument_plays_the_same_tune():
+    spec, notes = melodies.excerpt(3, FRAMES)
+    alone = melodies.played_on(spec, notes, "flute", octaves=1)
+    tune = [note for note in notes if melodies.is_melody(spec, note)]
+    assert [note.instrument for note in alone] == ["flute"] * len(tune)
+    for ours, theirs in zip(alone, tune, strict=True):
+        assert (ours.onset_frame, ours.pitch) == (theirs.onset_frame, theirs.pitch + 12)
+
+
+def test_a_band_is_kept_on_its_new_instrument():
+    for seed in range(40):
+        spec, notes = melodies.excerpt(seed, FRAMES)
+        if spec.drums and spec.bass:
+            break
+    with_band = melodies.played_on(spec, notes, "trumpet", accompaniment="organ", drums=True)
+    assert len(with_band) == len(notes)
+    assert {note.instrument for note in with_band if note.pitch} == {"trumpet", "organ", "bass"}
+    without = melodies.played_on(spec, notes, "trumpet", accompaniment="organ")
+    assert all(note.pitch for note in without)
+
+
+def test_the_tune_is_heard_whoever_plays_it():
+    """Out of tune and below other instruments too; a wrong tune agrees in one frame of seven."""
+    right, wrong, last = [], [], None
+    for seed in range(16):
+        spec, notes = melodies.excerpt(seed, FRAMES)
+        heard = melodies.rendering(spec, notes, np.random.default_rng(seed), CONFIG)
+        tune = in_the_tune(spec, notes)
+        right.append((heard == tune).mean())
+        if last is not None:
+            wrong.append((heard == last).mean())
+        last = tune
+    assert np.mean(right) > 0.8
+    assert np.mean(wrong) < 0.3
+
+
+def test_training_hears_what_the_model_will_hear():
+    spec, notes = melodies.excerpt(5, FRAMES)
+    audio = synth.render(melodies.played_on(spec, notes, "organ"), FRAMES)
+    lm = CONFIG.lm
+    model = melody_chroma(
+        audio,
+        sample_rate=CONFIG.sample_rate,
+        num_frames=84,
+        window=lm.chroma_window,
+        hop=lm.chroma_hop,
+    )
+    np.testing.assert_array_equal(melodies.loudest(audio, CONFIG), model.argmax(axis=1))
+
+
+def test_an_example_is_a_piece_with_a_rendering_of_its_tune():
+    codes = np.arange(FRAMES, dtype=np.int16) * np.ones((2, 4, 1), np.int16)
+    chroma = np.stack([np.full((2, 84), 3, np.uint8), np.full((2, 84), 8, np.uint8)])
+    pieces = melodies.MelodyPieces(codes, chroma, np.array([7, 8]))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(20):
+        segment, caption, melody = pieces.segment_with_chroma(rng, 100)
+        assert segment.shape == (4, 100)
+        assert caption
+        assert (melody.sum(axis=1) == 1).all()
+        pitch = int(np.bincount(melody.argmax(axis=1)).argmax())
+        assert 0.85 < melody[:, pitch].mean() < 1.01  # a few slips
+        seen.add(pitch)
+    assert seen == {3, 8}
+
+
+@pytest.mark.slow
+def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monkeypatch):
+    """One command: nano's codec and text encoder, and a small language model trained on them."""
+    monkeypatch.setattr(build_melody, "SECONDS", 2.4)
+    monkeypatch.setattr(build_melody, "BATCH", 2)
+    monkeypatch.setattr(build_melody, "HELD_OUT_PIECES", 2)
+    whole = build_melody.melody_config
+
+    def small(base):
+        config = whole(base)
+        lm = dataclasses.replace(config.lm, num_layers=1)
+        return dataclasses.replace(config, lm=lm, max_duration=2.4)
+
+    monkeypatch.setattr(build_melody, "melody_config", small)
+    folder = build_melody.build(tmp_path / "run", steps=2, pieces=3)
+    model = MusicGen.from_pretrained(folder)
+    lm = model.config.lm
+    assert (lm.conditioning, lm.chroma_bins, lm.chroma_window) == ("cross", 12, 2560)
+    info = checkpoint.load_info(folder)
+    assert [info.components[name].get("of") for name in ("t5", "encodec", "lm")] == [
+        "nano",
+        "nano",
+        None,
+    ]
+    assert not (folder / "encodec").exists()
+    spec, notes = melodies.excerpt(1, 60)
+    tune = synth.render(notes, 60)
+    settings = {"separate": False, "duration": 0.4}
+    out = model.generate_with_chroma(["flute"], tune[None], synth.SAMPLE_RATE, **settings)
+    assert out.codes.shape == (1, 4, 10)
+    logs = (tmp_path / "run" / "lm.jsonl").read_text()
+    assert '"wrong melodies"' in logs
+    before = (folder / "config.json").read_bytes()
+    assert build_melody.build(tmp_path / "run", steps=2, pieces=3) == folder
+    assert (tmp_path / "run" / "lm.jsonl").read_text() == logs
+    assert (folder / "config.json").read_bytes() == before
+    # The next run begins with all weights of the first.
+    config = build_melody.melody_config(checkpoint.load_config(find_model("nano")))
+    begun = build_melody.beginning(folder, config)
+    loaded = build_melody.loading.load_float_lm(folder, config)
+    np.testing.assert_array_equal(begun["emb"]["embedding"], loaded["emb"]["embedding"])
+    name = "chroma_conditioner"
+    np.testing.assert_array_equal(
+        begun[name]["output_proj"]["weight"], loaded[name]["output_proj"]["weight"]
+    )
+    assert spec.lead in composer.LEADS
