@@ -53,4 +53,4 @@ def make_condition(rows: list[int], length: int, dim: int = CONFIG.dim, prefix=0
     return Condition(Embedded(jnp.asarray(cross, jnp.float32), jnp.asarray(mask)), audio)
 
 
-FORMS = [("cross", 0), ("cross", 4), ("prepend", 0), ("prepend", 4)]
+FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]

@@ -35,6 +35,7 @@ decode = jax.jit(LM.decode)
     [
         *((*f, 0, CPU) for f in FORMS),
         ("prepend", 4, 3, CPU),
+        ("cross", 4, 3, CPU),
         ("cross", 0, 0, TPU),
         ("prepend", 4, 0, TPU),
     ],
