@@ -17,7 +17,7 @@ class ProgramName:
     now and then. In one program a request with its seed gives the same samples, bit for bit.
 
     `str()` gives one line without spaces in any value, such as `slots=4 steps=528 text=64
-    dtype=float32 cache=float32 device=cpu jax=0.10.2 musicgen-jax=0.1.0`.
+    dtype=float32 cache=float32 device=cpu jax=0.10.2 musicgen-jax=1.0.0`.
 
     Attributes:
       clips: how many clips the program makes at once: N slots, or the B clips of one batch.
