@@ -292,7 +292,7 @@ class Maker(Protocol):
         """What the model is asked for."""
         ...
 
-    def write(self, path: Path, prompt: Prompt, made: "GenerationOutput") -> None:
+    def write(self, path: Path, prompt: Prompt, out: "GenerationOutput") -> None:
         """Writes the one clip that was made to a file that appears whole or not at all."""
         ...
 

@@ -47,8 +47,8 @@ def make_clips(
       UserError: the workers have different models, or as in `ray_work.spread`.
     """
     slots = slots or folder.setting("slots")
-    plain = argparse.Namespace(**vars(args))
-    del plain.run, plain.command  # a parser cannot be pickled
+    parser = ("run", "command")  # which cannot be pickled
+    plain = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in parser})
     data, model = args.devices or (1, 1)
 
     def agree(about: dict[str, Any]) -> None:

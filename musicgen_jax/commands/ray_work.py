@@ -33,7 +33,7 @@ class Worker(Protocol):
     about: dict[str, Any]
     """Plain JSON types; `Work.agree` compares them."""
 
-    def do(self, packed: Any) -> Any:
+    def do(self, packed: Any, /) -> Any:
         """Does a job."""
         ...
 
@@ -123,7 +123,7 @@ class _Actor:
         self._worker = self._open()
         return self._worker.about
 
-    def do(self, packed: Any) -> Any:
+    def do(self, packed: Any, /) -> Any:
         assert self._worker is not None
         return self._worker.do(packed)
 

@@ -18,7 +18,7 @@ _SILENT = 1e-4  # of full scale: a clip whose peak stays below -80 dBFS
 _VERSIONS = ("musicgen-jax", "jax", "numpy")
 _NAMED = 10  # ids in a warning
 
-Bar = Callable[..., Iterable[Described]]
+Bar = Callable[..., Iterable[Any]]
 """Wraps an iteration over clips, as tqdm does, with `total` and `desc`."""
 
 
@@ -70,7 +70,7 @@ def summary(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 _SUMMARY = Extractor("summary 1", summary)
 
 
-def plain(items: Iterable[Described], **_: Any) -> Iterable[Described]:
+def plain(items: Iterable[Any], **_: Any) -> Iterable[Any]:
     """A `Bar` that shows nothing."""
     return items
 
