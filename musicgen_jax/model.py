@@ -831,7 +831,9 @@ class MusicGen:
     ) -> GenerationOutput:
         """Generates all clips together, or each in a slot."""
         if request.endless:
-            raise UserError("duration None is for stream: generate needs a number of seconds")
+            raise UserError(
+                "duration must be a number of seconds: only stream plays without an end"
+            )
         if slots is None:
             condition_at = conditions(self.parts, request, slice(None))
             return generate_piece(

@@ -208,7 +208,7 @@ def test_pieces_of_several_windows(goldens, name):
             prompt_codes=codes[:, :, :given] if given else None,
         )
         parts = dataclasses.replace(model.parts, config=config)
-        piece = Piece(parts, request, lambda offset: text)
+        piece = Piece(parts, request, lambda offset, texts: text)
         np.testing.assert_array_equal(assemble(piece.codes()), codes, case)
     for case in ("half", "three"):
         seconds, stride, _ = LONG_PIECES[case]

@@ -170,7 +170,7 @@ def test_cues_that_are_refused(model, tmp_path):
             Cue(0.0, **wrong)
     with pytest.raises(UserError, match="cfg_coef 1 is no guidance"):
         model.generate(["x"], schedule=[Cue(0.5, negative_description="a", cfg_coef=1)])
-    with pytest.raises(UserError, match="duration None is for stream"):
+    with pytest.raises(UserError, match="duration must be a number"):
         model.generate(["x"], duration=None)
     with pytest.raises(UserError, match="progress is for music with an end"):
         model.stream(["x"], duration=None, progress=True)

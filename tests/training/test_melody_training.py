@@ -313,7 +313,8 @@ def test_a_killed_encoding_goes_on_with_the_same_melodies(tmp_path, monkeypatch)
         frames = np.abs(batch[:, 0]).reshape(len(batch), 1, -1, 64).sum(-1) * 10
         return frames.astype(np.int16).repeat(2, axis=1)
 
-    monkeypatch.setattr(encoding, "load_codec", lambda model: (codec, 1, 12, None))
+    melody = OFFICIAL_MODELS["facebook/musicgen-melody"].lm
+    monkeypatch.setattr(encoding, "load_codec", lambda model: (codec, 1, melody, None))
     monkeypatch.setattr(encoding, "_encode", loudness)
     data = make_folder(tmp_path / "data", [1.0, 1.5, 1.2])
     settings: dict[str, Any] = {"seconds": 1.0, "shard_mb": 4 * 60 / 2**20}

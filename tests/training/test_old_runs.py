@@ -33,7 +33,7 @@ def restored(folder, config_class, abstract):
     """The settings and the last checkpoint of a run that is resumed."""
     text = (folder / "config.toml").read_text()
     config = toml.parse(text, config_class)
-    assert toml.dump(config) == text
+    assert set(text.splitlines()) <= set(toml.dump(config).splitlines())  # and what came since
     fingerprint = json.loads((folder / "run.json").read_text())["fingerprint"]
     with Run(folder, config, fingerprint=fingerprint, resume=True) as run:
         step, state = run.restore(abstract(config))

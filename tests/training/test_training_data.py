@@ -498,7 +498,7 @@ def fake_codec(monkeypatch):
     codec = types.SimpleNamespace(
         config=COUNTING, name="counting", fingerprint="f", sample_rate=100, channels=1, encodec=None
     )
-    monkeypatch.setattr(encoding, "load_codec", lambda model: (codec, 1, 0, None))
+    monkeypatch.setattr(encoding, "load_codec", lambda model: (codec, 1, None, None))
     monkeypatch.setattr(encoding, "_encode", lambda encodec, batch: counting(batch))
 
 
