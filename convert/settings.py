@@ -84,8 +84,8 @@ class Part(NamedTuple):
         value = self.settings.get(name)
         try:
             return default if value in (None, "null") else type(default)(value)  # type: ignore
-        except (TypeError, ValueError):
-            raise UserError(f"{self.origin}: {name} must be a number, got {value!r}") from None
+        except (TypeError, ValueError, OverflowError):  # the last one: a whole number of infinity
+            raise UserError(f"{self.origin}: {name} must be a number, got {value!r:.80}") from None
 
 
 def read_xp_cfg(text: str) -> dict[str, str | list[str]]:

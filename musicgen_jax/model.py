@@ -831,9 +831,7 @@ class MusicGen:
     ) -> GenerationOutput:
         """Generates all clips together, or each in a slot."""
         if request.endless:
-            raise UserError(
-                "duration must be a number of seconds: only stream plays without an end"
-            )
+            raise UserError("duration must be a number of seconds: only stream has no end")
         if slots is None:
             condition_at = conditions(self.parts, request, slice(None))
             return generate_piece(
