@@ -31,6 +31,7 @@ class Job:
       name: in reports.
       begin: its words, from the folder of inputs and the folder that it may write to.
       again: the words that take it up after it was cut off; the same unless it says so.
+      mark: what is in the folder once it has to be taken up by other words.
       made: what it made, as bytes by name; equal whatever happened on the way.
     """
 
@@ -38,10 +39,11 @@ class Job:
     begin: Callable[[Path, Path], list[str]]
     made: Callable[[Path], dict[str, bytes]]
     again: Callable[[Path, Path], list[str]] | None = None
+    mark: str = "run"
 
     def words(self, home: Path, out: Path) -> list[str]:
         """Its words for `out` as it is."""
-        started = self.again is not None and (out / "run").exists()
+        started = (out / self.mark).exists()
         return self.again(home, out) if started and self.again else self.begin(home, out)
 
 
@@ -184,5 +186,7 @@ JOBS = (
         "convert",
         _words(f"convert {GOLDENS}/mono/transformers {{out}}/model"),
         _weights("model"),
+        again=_words("info {out}/model"),  # it is there, and whole
+        mark="model",
     ),
 )
