@@ -68,8 +68,8 @@ def read_prompts(
 
     Args:
       path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
-        an object {"prompt": text or null, "seed": integer, "negative": text or null}, of which
-        only the prompt is needed. UTF-8; empty lines may stand at the end only.
+        an object {"prompt": text or null, "seed": integer, "negative": text or null}.
+        Only the prompt is needed. UTF-8; empty lines may stand at the end only.
       seed: clip i gets a seed of its own from it and i, unless its line names one.
       negative: of the clips whose line does not name one.
 

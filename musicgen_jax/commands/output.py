@@ -179,7 +179,7 @@ def to_player(make: Make, model: MusicGen) -> None:
       model: as in `to_pipe`.
 
     Raises:
-      UserError: there is no player here, or it failed.
+      UserError: no player was found, or the player failed.
     """
     command = player(model.sample_rate, model.audio_channels)
     with (

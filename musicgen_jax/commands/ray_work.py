@@ -83,7 +83,7 @@ def spread(address: str, work: Work[Job]) -> Iterator[tuple[Job, Any]]:
       each job with its answer, in the order in which they are finished.
 
     Raises:
-      UserError: there is no such cluster, no worker is left, or a worker raised one.
+      UserError: no cluster answers, all workers were lost, or a worker raised one.
     """
     with _connected(address) as ray:
         yield from _Crew(ray, work).run()

@@ -82,7 +82,7 @@ def test_the_group_of_the_volume_is_the_users_own():
     """Otherwise the folder of compiled programs is refused: others could write to it."""
     context = POD["securityContext"]
     assert context["runAsUser"] == context["runAsGroup"] == context["fsGroup"]
-    assert re.search(rf"^USER {context['runAsUser']}:", (FOLDER / "Dockerfile").read_text(), re.M)
+    assert re.search(rf"^USER {context['runAsUser']}:", (ROOT / "Containerfile").read_text(), re.M)
 
 
 def test_what_runs_may_finish():
