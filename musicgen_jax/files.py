@@ -35,7 +35,8 @@ from musicgen_jax.errors import UserError, reason, user_error
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part")  # earlier releases named their files like this too
 MAX_JSON = 1 << 24  # bytes: far more than any file of settings has
-# Between a temporary's creation and its lock; and where a file system knows no locks.
+# How long a temporary may be empty and not locked yet, and how long one may be written where the
+# file system knows no locks.
 _UNLOCKED_SECONDS, _ABANDONED_SECONDS = 60.0, 86_400.0
 
 
@@ -345,12 +346,19 @@ def _digits(target: Path) -> str:
 def _remove_if_abandoned(path: Path) -> None:
     with contextlib.suppress(OSError):  # another process removes it too, or it is not ours
         age = time.time() - path.lstat().st_mtime
-        if age < _UNLOCKED_SECONDS or (_is_locked(path) and age < _ABANDONED_SECONDS):
+        just_made = age < _UNLOCKED_SECONDS and _is_empty(path)
+        if just_made or (_is_locked(path) and age < _ABANDONED_SECONDS):
             return
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def _is_empty(path: Path) -> bool:
+    """A writer locks its temporary before it fills it: what holds something had its lock."""
+    found = path.lstat()
+    return not (any(path.iterdir()) if stat.S_ISDIR(found.st_mode) else found.st_size)
 
 
 def _lock(descriptor: int) -> bool:

@@ -231,6 +231,17 @@ def test_leftovers_go_once_their_process_is_dead(tmp_path):
     assert names(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_leftover_that_holds_something_goes_at_once(kind, tmp_path):
+    """Its writer had its lock before the first byte, and nobody has it now."""
+    left = tmp_path / f".{'0' * 16}.part"
+    if kind == "folder":
+        left.mkdir()
+    (left / "weights" if kind == "folder" else left).write_bytes(b"half")
+    files.remove_abandoned(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_what_is_new_or_has_another_name_is_kept(tmp_path):
     new, other = tmp_path / f".{'0' * 16}.part", tmp_path / ".0123.part"
     for path in (new, other):

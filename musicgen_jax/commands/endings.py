@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -94,7 +95,8 @@ def _report(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"musicgen-jax: {one_line(line)}", file=sys.stderr)
+    # One piece of text: what another thread writes does not come between the line and its end.
+    print(f"musicgen-jax: {one_line(line)}\n", end="", file=sys.stderr)
 
 
 class _Signals:
@@ -102,12 +104,12 @@ class _Signals:
 
     An interrupted import leaves half a module, and extension modules crash; so the interrupt waits
     until no import is running. In a callback of the garbage collector Python prints the exception
-    and goes on; so it is raised again.
+    and goes on; so it is raised again. From the signal on, errors of other threads are not shown:
+    they lose what they work on (such as the event loop that reads a model) while this one ends.
     """
 
     def __init__(self):
         self.received: signal.Signals | None = None
-        self._unraisable: Callable[[Any], Any] = sys.unraisablehook
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
@@ -122,38 +124,65 @@ class _Signals:
         else:
             raise KeyboardInterrupt
 
-    def on_unraisable(self, unraisable: Any) -> None:
-        swallowed = issubclass(unraisable.exc_type, KeyboardInterrupt)
-        if swallowed and self.received is not None and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
-        else:
-            self._unraisable(unraisable)
+    def until_received(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*what: Any) -> None:
+            if self.received is None:
+                hook(*what)
+
+        return called
+
+    def again_if_swallowed(self, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def called(unraisable: Any) -> None:
+            if self.received is None:
+                hook(unraisable)
+            elif issubclass(unraisable.exc_type, KeyboardInterrupt) and hasattr(
+                signal, "setitimer"
+            ):
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+        return called
+
+
+_at_work: _Signals | None = None  # of the outermost command: one that it calls shares them
 
 
 @contextlib.contextmanager
 def _signals(last: bool) -> Iterator[_Signals]:
-    signals = _Signals()
-    before: dict[int, Any] = {}
+    global _at_work
+    if threading.current_thread() is not threading.main_thread():
+        yield _Signals()  # signals never come here
+    elif _at_work is not None:
+        yield _at_work
+    else:
+        _at_work = _Signals()
+        try:
+            with _installed(_at_work, last):
+                yield _at_work
+        finally:
+            _at_work = None
 
-    def install(number: int, handler: Any) -> None:
-        # A shell's background jobs ignore Ctrl-C, and so does what `nohup` starts.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, handler)
 
+@contextlib.contextmanager
+def _installed(signals: _Signals, last: bool) -> Iterator[None]:
+    handlers: dict[int, Any] = {signal.SIGINT: signals.on_signal, signal.SIGTERM: signals.on_signal}
+    if hasattr(signal, "SIGALRM"):
+        handlers[signal.SIGALRM] = signals.on_alarm
+    # A shell's background jobs ignore Ctrl-C, and so does what `nohup` starts.
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
+    sys.excepthook, threading.excepthook = map(signals.until_received, hooks[:2])
+    sys.unraisablehook = signals.again_if_swallowed(hooks[2])
     try:
-        install(signal.SIGINT, signals.on_signal)
-        install(signal.SIGTERM, signals.on_signal)
-        if hasattr(signal, "SIGALRM"):
-            install(signal.SIGALRM, signals.on_alarm)
-    except ValueError:  # not the main thread: its signals are not ours
-        pass
-    hook, sys.unraisablehook = sys.unraisablehook, signals.on_unraisable
-    try:
-        yield signals
+        yield
     finally:
         if hasattr(signal, "setitimer") and before:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = hook
+        if not (last and signals.received):
+            sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
         for number, handler in before.items():
             signal.signal(number, _leave if last else handler)
 

@@ -146,6 +146,41 @@ sys.exit(ended(run))
     assert (done.returncode, done.stderr) == (130, "musicgen-jax: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "threading.Thread(target=lambda: 1 / 0).start()",
+        "type('Loop', (), {'__del__': lambda self: 1 / 0})()",
+        "sys.excepthook(*error)",  # how extension modules show what nobody can catch
+    ],
+    ids=["thread", "finalizer", "extension"],
+)
+def test_errors_of_other_threads_are_not_shown_after_an_interrupt(fails, tmp_path):
+    code = f"""
+import threading
+try:
+    1 / 0
+except ZeroDivisionError:
+    error = sys.exc_info()
+def run():
+    {fails}
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for i in range(10**6): pass
+    finally:
+        {fails}
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread(): thread.join()
+code = ended(lambda: ended(run), last=True)
+{fails}
+sys.exit(code)
+"""
+    done = child(code, cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.count("ZeroDivisionError") == 1, "the one before the interrupt"
+    assert done.stderr.endswith("\nmusicgen-jax: interrupted\n")
+
+
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
     code = """
 signal.signal(signal.SIGINT, signal.SIG_IGN)

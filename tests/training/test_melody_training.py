@@ -560,9 +560,12 @@ def test_a_killed_process_ends_with_the_same_fingerprint(small, tmp_path):
         assert cli.main(into(name)) == 0
     killed, whole = (CodeShards.open(tmp_path / name) for name in ("killed", "whole"))
     assert killed.fingerprint == whole.fingerprint
-    assert [
-        hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(killed.folder.iterdir())
-    ] == [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(whole.folder.iterdir())]
+    killed, whole = (
+        {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in shards.folder.iterdir()}
+        for shards in (killed, whole)
+    )
+    # SIGKILL between a temporary's creation and its first byte leaves an empty one for a minute.
+    assert {name: digest for name, digest in killed.items() if name[0] != "."} == whole
 
 
 def test_the_preset_is_a_melody_model():
