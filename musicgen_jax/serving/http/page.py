@@ -1,6 +1,6 @@
-"""The page of `musicgen-jax app`: three static files, and routes that only the page needs.
+"""The page of `musicgen-jax app`: static files, and routes that only the page needs.
 
-    GET  /, /app.js, /app.css   the page
+    GET  /, /app.css, /app.js   the page, and its other scripts
     GET  /app/about             the model, its licence, its limits, examples and defaults
     POST /app/encode/FORM       samples that the page holds, as a file in another format
     POST /app/chroma            the melody that the model hears in a sound file
@@ -28,10 +28,10 @@ from musicgen_jax.serving.http.errors import HTTPError, invalid
 from musicgen_jax.serving.http.service import Service
 from musicgen_jax.serving.http.settings import Settings
 
-_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/app.css": ("app.css", "text/css; charset=utf-8"),
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; "
@@ -49,7 +49,7 @@ def routes(service: Service) -> list[Route]:
     about = service.settings.page
     if about is None:
         return []
-    folder = Path(__file__).parent / "page"
+    files = sorted((Path(__file__).parent / "page").iterdir())
     config, settings = service.config, service.settings
     defaults = {"duration": DEFAULT_DURATION, **dataclasses.asdict(DEFAULT_SAMPLING)}
     told = {
@@ -95,7 +95,7 @@ def routes(service: Service) -> list[Route]:
         return JSONResponse({"model": choice.name}, 202)
 
     return [
-        *(_static(path, folder / name, kind) for path, (name, kind) in _FILES.items()),
+        *(_static(file) for file in files if file.suffix in _KINDS),
         Route("/app/about", describe),
         Route("/app/encode/{form}", convert, methods=["POST"]),
         Route("/app/chroma", chroma, methods=["POST"]),
@@ -104,8 +104,9 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _static(path: str, file: Path, media_type: str) -> Route:
-    data = file.read_bytes()
+def _static(file: Path) -> Route:
+    path = "/" if file.name == "index.html" else f"/{file.name}"
+    data, media_type = file.read_bytes(), _KINDS[file.suffix]
 
     async def answer(request: Request) -> Response:
         return Response(data, 200, _HEADERS, media_type)
