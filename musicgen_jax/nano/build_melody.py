@@ -23,7 +23,7 @@ from flax import nnx
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.nano import captions
 from musicgen_jax.nano.build import LICENSE, TEXT_LENGTH, log_to
-from musicgen_jax.nano.melodies import MelodyPieces, excerpt, rendering
+from musicgen_jax.nano.melodies import LABELS, MelodyPieces, excerpt, rendering, tune_labels
 from musicgen_jax.nano.pieces import spec_of
 from musicgen_jax.nano.synth import render
 from musicgen_jax.nn.encodec import Encodec
@@ -41,7 +41,7 @@ STRIDE = 3  # codec frames from one chroma frame to the next; the shortest notes
 WINDOW = 2560  # samples of a chroma frame: 0.16 s
 SECONDS = 10.0  # of the model's window
 STEPS, BATCH = 6000, 4
-OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=20, final_learning_rate=0.0)
+OPTIMIZER = OptimizerConfig(learning_rate=1.5e-3, warmup_steps=50, final_learning_rate=0.0)
 # audiocraft drops everything from one example in five and the melody alone from half of the others.
 # Here the training is short, and text without a melody is known from nano.
 DROPOUT = Dropout(everything=0.1, description=0.05, self_wav=0.1)
@@ -71,8 +71,8 @@ def training(steps: int) -> lm_training.LMTrainConfig:
         optimizer=OPTIMIZER,
         dropout=DROPOUT,
         codebook_weights=(4.0, 2.0, 1.0, 1.0),  # as for nano
-        # With all parameters, it learnt the pieces by heart and did not listen: see MODEL_CARD.md.
-        train_only=r"self_attn|norm1|chroma",
+        label_classes=LABELS,
+        label_weight=1.0,
     )
 
 
@@ -83,14 +83,18 @@ def encode_pieces(path: Path, codec: Encodec, model: MusicGenConfig, seeds: rang
     frames = round(model.max_duration * model.frame_rate)
     graphdef, params = nnx.split(codec)
     encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
-    codes, chroma = [], []
+    codes, tunes, chroma = [], [], []
     for seed in seeds:
         spec, notes = excerpt(seed, frames)
         codes.append(np.asarray(encode(params, render(notes, frames)[None, None]))[0])
+        tunes.append(tune_labels(spec, notes, frames))
         rng = np.random.default_rng((seed, 2))
         chroma.append([rendering(spec, notes, rng, model) for _ in range(RENDERINGS)])
     pieces = MelodyPieces(
-        np.stack(codes).astype(np.int16), np.array(chroma, np.uint8), np.asarray(seeds)
+        codes=np.stack(codes).astype(np.int16),
+        tunes=np.stack(tunes),
+        chroma=np.array(chroma, np.uint8),
+        seeds=np.asarray(seeds),
     )
     pieces.save(path)
     return pieces
@@ -98,7 +102,7 @@ def encode_pieces(path: Path, codec: Encodec, model: MusicGenConfig, seeds: rang
 
 def joined(shelves: list[MelodyPieces]) -> MelodyPieces:
     """The pieces of several files as one."""
-    names = ("codes", "chroma", "seeds")
+    names = [field.name for field in dataclasses.fields(MelodyPieces)]
     return MelodyPieces(*(np.concatenate([getattr(s, name) for s in shelves]) for name in names))
 
 

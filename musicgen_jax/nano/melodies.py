@@ -21,13 +21,18 @@ _SLIPS = 0.03  # share of chroma frames that training replaces by any pitch clas
 _SHARP = 27  # cents: how much higher than A = 440 Hz the composer is tuned, about
 _CENTS = 40  # how far a rendering is out of tune at most
 _LONG = 30 * composer.FRAME_RATE  # frames in which a piece may begin
+_AGES = 12  # of a note, in frames; older ones count as the oldest
+
+LABELS = (13, _AGES)
+"""How many values each label of `tune_labels` has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MelodyPieces:
-    """Codes of composed pieces, renderings of their tunes as chroma, and the pieces' seeds."""
+    """Composed pieces and their tunes: what the model plays, and what it hears."""
 
     codes: np.ndarray  # int16 [N, K, T]
+    tunes: np.ndarray  # int8 [N, 2, T], see `tune_labels`
     chroma: np.ndarray  # uint8 [N, renderings, T'], the loudest pitch class
     seeds: np.ndarray  # int64 [N]
 
@@ -35,16 +40,16 @@ class MelodyPieces:
     def load(path: Path) -> "MelodyPieces":
         """Reads a file that `save` wrote."""
         with np.load(path) as arrays:
-            return MelodyPieces(arrays["codes"], arrays["chroma"], arrays["seeds"])
+            return MelodyPieces(**{name: arrays[name] for name in arrays})
 
     def save(self, path: Path) -> None:
         """Writes an npz file."""
         with files.new_file(path) as file:
-            np.savez(file, codes=self.codes, chroma=self.chroma, seeds=self.seeds)
+            np.savez(file, **dataclasses.asdict(self))
 
-    def segment_with_chroma(
+    def segment_with_chroma_and_labels(
         self, rng: np.random.Generator, frames: int
-    ) -> tuple[np.ndarray, str, np.ndarray]:
+    ) -> tuple[np.ndarray, str, np.ndarray, np.ndarray]:
         """Draws a piece, a caption and a rendering of its tune.
 
         Args:
@@ -52,14 +57,16 @@ class MelodyPieces:
           frames: length of the codes, from the beginning of the piece.
 
         Returns:
-          codes [K, frames], the caption and one-hot chroma float32 [T', 12].
+          codes [K, frames], the caption, one-hot chroma float32 [T', 12] and the tune int8
+          [2, frames], see `tune_labels`.
         """
         index = int(rng.integers(len(self.codes)))
         caption = captions.training_caption(spec_of(int(self.seeds[index])), rng)
         pitches = self.chroma[index, int(rng.integers(self.chroma.shape[1]))].copy()
         slips = rng.random(len(pitches)) < _SLIPS
         pitches[slips] = rng.integers(0, 12, int(slips.sum()))
-        return self.codes[index, :, :frames], caption, np.eye(12, dtype=np.float32)[pitches]
+        heard = np.eye(12, dtype=np.float32)[pitches]
+        return self.codes[index, :, :frames], caption, heard, self.tunes[index, :, :frames]
 
 
 def excerpt(seed: int, num_frames: int) -> tuple[PieceSpec, list[Note]]:
@@ -79,6 +86,31 @@ def is_melody(spec: PieceSpec, note: Note) -> bool:
     A lead that accompanies itself plays its accompaniment at half the loudness.
     """
     return note.instrument == spec.lead and note.velocity > 0.6
+
+
+def tune_labels(spec: PieceSpec, notes: list[Note], num_frames: int) -> np.ndarray:
+    """The tune in each frame, which a melody model learns to predict beside the codes.
+
+    The next code is mostly more of the same note, so the codes alone hardly teach a model to listen
+    to the melody. These labels do.
+
+    Args:
+      spec: of the piece.
+      notes: of the piece.
+      num_frames: T.
+
+    Returns:
+      int8 [2, T]: the pitch class of the last note of the tune, 12 before the first one; and how
+      many frames ago that note began.
+    """
+    labels = np.empty((2, num_frames), np.int8)
+    labels[:] = [[12], [_AGES - 1]]
+    for note in notes:
+        if is_melody(spec, note):
+            labels[0, note.onset_frame :] = note.pitch % 12
+            since = np.arange(num_frames - note.onset_frame)
+            labels[1, note.onset_frame :] = np.minimum(since, _AGES - 1)
+    return labels
 
 
 def played_on(

@@ -68,6 +68,17 @@ class LabelledExamples(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelledMelodyExamples(Protocol):
+    """A source of training segments with frame labels for a melody model."""
+
+    def segment_with_chroma_and_labels(
+        self, rng: np.random.Generator, frames: int
+    ) -> tuple[np.ndarray, str, np.ndarray | None, np.ndarray]:
+        """Codes [K, frames], prompt, melody [T, bins] or None, and labels int [A, frames]."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Dropout:
     """How often an example loses its conditions; guidance needs a model trained without them.
@@ -129,8 +140,8 @@ def draw(
     one number for the whole batch.
 
     Args:
-      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model,
-        `LabelledExamples` for training with labels.
+      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model;
+        for training with labels, `LabelledExamples` or `LabelledMelodyExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       dropout: how often conditions are left out.
       seed: the seed of the run, and the step.
@@ -138,13 +149,16 @@ def draw(
       frames: T.
       chroma_shape: shape of a melody model's chroma, see `melody_shape`.
       styled: whether to draw styles, for a style model.
-      labelled: whether to draw labels; not for a melody or style model.
+      labelled: whether to draw labels; not for a style model.
     """
     codes, prompts, audio, labels = [], [], [], []
     for row in rows:
         rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(seed[1], row)))
         own = None  # the melody, or the style and its frames
-        if chroma_shape:
+        if chroma_shape and labelled:
+            segment, prompt, own, known = examples.segment_with_chroma_and_labels(rng, frames)
+            labels.append(known)
+        elif chroma_shape:
             segment, prompt, own = examples.segment_with_chroma(rng, frames)
         elif styled:
             segment, prompt, own = examples.segment_with_style(rng, frames)
@@ -163,7 +177,7 @@ def draw(
         audio.append(own)
     batch = Batch(np.stack(codes).astype(np.int32), *tokenize(prompts))
     if labelled:
-        return dataclasses.replace(batch, labels=np.stack(labels).astype(np.int32))
+        batch = dataclasses.replace(batch, labels=np.stack(labels).astype(np.int32))
     has_audio = np.array([own is not None for own in audio])
     if styled:
         style = np.full((len(rows), *examples.style_shape), -1, np.int32)

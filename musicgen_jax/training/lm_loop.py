@@ -14,6 +14,7 @@ from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import (
     Examples,
     LabelledExamples,
+    LabelledMelodyExamples,
     MelodyExamples,
     StyleExamples,
     Tokenize,
@@ -27,6 +28,8 @@ from musicgen_jax.training.lm import ONE_DEVICE, LMTrainConfig, LMTrainState, in
 from musicgen_jax.training.optimizer import make_schedule
 from musicgen_jax.training.records import Log
 
+AnyExamples = Examples | MelodyExamples | StyleExamples | LabelledExamples | LabelledMelodyExamples
+
 
 class Save(Protocol):
     """Receives a state and its score; the state with the lowest score is the best."""
@@ -37,7 +40,7 @@ class Save(Protocol):
 
 
 def batches(
-    examples: Examples | MelodyExamples | StyleExamples | LabelledExamples,
+    examples: AnyExamples,
     tokenize: Tokenize,
     config: LMTrainConfig,
     start: int,
@@ -87,7 +90,7 @@ def batches(
 def train(
     model: MusicGenConfig,
     config: LMTrainConfig,
-    examples: Examples | MelodyExamples | StyleExamples | LabelledExamples,
+    examples: AnyExamples,
     tokenize: Tokenize,
     *,
     state: LMTrainState | None = None,
@@ -107,8 +110,8 @@ def train(
     Args:
       model: the architecture.
       config: how to train.
-      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model,
-        `LabelledExamples` for training with labels.
+      examples: `Examples`; `MelodyExamples` for a melody model, `StyleExamples` for a style model;
+        for training with labels, `LabelledExamples` or `LabelledMelodyExamples`.
       tokenize: prompts to (ids [B, L], mask [B, L]) of one fixed L.
       state: the state to resume from (default: a new one).
       layout: of the arrays on the devices.

@@ -89,17 +89,31 @@ def test_training_hears_what_the_model_will_hear():
 def test_an_example_is_a_piece_with_a_rendering_of_its_tune():
     codes = np.arange(FRAMES, dtype=np.int16) * np.ones((2, 4, 1), np.int16)
     chroma = np.stack([np.full((2, 84), 3, np.uint8), np.full((2, 84), 8, np.uint8)])
-    pieces = melodies.MelodyPieces(codes, chroma, np.array([7, 8]))
+    tunes = np.zeros((2, 2, FRAMES), np.int8)
+    tunes[1] = 1
+    pieces = melodies.MelodyPieces(codes, tunes, chroma, np.array([7, 8]))
     rng, seen = np.random.default_rng(0), set()
     for _ in range(20):
-        segment, caption, melody = pieces.segment_with_chroma(rng, 100)
+        segment, caption, melody, labels = pieces.segment_with_chroma_and_labels(rng, 100)
         assert segment.shape == (4, 100)
+        assert labels.shape == (2, 100)
         assert caption
         assert (melody.sum(axis=1) == 1).all()
         pitch = int(np.bincount(melody.argmax(axis=1)).argmax())
         assert 0.85 < melody[:, pitch].mean() < 1.01  # a few slips
-        seen.add(pitch)
-    assert seen == {3, 8}
+        seen.add((pitch, int(labels.min()), int(labels.max())))
+    assert seen == {(3, 0, 0), (8, 1, 1)}
+
+
+def test_the_labels_name_the_last_note_and_its_age():
+    notes = [composer.Note("flute", 3, 2, 67, 0.9), composer.Note("flute", 6, 20, 69, 0.9)]
+    spec = dataclasses.replace(melodies.excerpt(1, FRAMES)[0], lead="flute")
+    backing = composer.Note("flute", 7, 2, 60, 0.4)
+    pitch, age = melodies.tune_labels(spec, [*notes, backing], 30)
+    assert pitch.tolist() == [12] * 3 + [7] * 3 + [9] * 24
+    assert age.tolist() == [11] * 3 + [0, 1, 2] + [*range(12)] + [11] * 12
+    assert int(pitch.max()) < melodies.LABELS[0]
+    assert int(age.max()) < melodies.LABELS[1]
 
 
 @pytest.mark.slow
