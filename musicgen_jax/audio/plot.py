@@ -1,7 +1,7 @@
 """Draws pictures. Only this file imports matplotlib, which the extra `[plot]` installs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,46 +19,45 @@ def require_matplotlib() -> None:
 
 def draw_chroma(
     path: str | os.PathLike[str],
-    chroma: np.ndarray,
+    chromas: Mapping[str, np.ndarray],
     seconds: float,
     pitches: Sequence[str],
-    title: str,
 ) -> None:
-    """Draws a chromagram: time runs to the right, pitch classes upwards from C.
+    """Draws chromagrams below one another: time runs to the right, pitch classes upwards from C.
 
     Args:
       path: a .png file.
-      chroma: float32 [T, bins], from 0 to 1.
+      chromas: by title, float32 [T, bins], from 0 to 1.
       seconds: time from the middle of the first frame to the middle of the last.
       pitches: names of the bins.
-      title: title of the picture.
     """
     require_matplotlib()
     # Avoid pyplot: this needs no window system and changes no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4 * len(chromas)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    half = seconds / max(len(chroma) - 1, 1) / 2
-    axes.imshow(
-        chroma.T,
-        aspect="auto",
-        origin="lower",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-        extent=(-half, seconds + half, -0.5, len(pitches) - 0.5),
-    )
-    axes.set_yticks(range(len(pitches)), pitches)
-    axes.set_yticks(np.arange(len(pitches) - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("pitch class")
-    axes.set_title(title)
+    rows = figure.subplots(len(chromas), squeeze=False)[:, 0]
+    for axes, (title, chroma) in zip(rows, chromas.items(), strict=True):
+        half = seconds / max(len(chroma) - 1, 1) / 2
+        axes.imshow(
+            chroma.T,
+            aspect="auto",
+            origin="lower",
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+            extent=(-half, seconds + half, -0.5, len(pitches) - 0.5),
+        )
+        axes.set_yticks(range(len(pitches)), pitches)
+        axes.set_yticks(np.arange(len(pitches) - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="0.9", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("pitch class")
+        axes.set_title(title)
     _save(figure, path)
 
 

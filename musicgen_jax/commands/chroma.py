@@ -1,11 +1,14 @@
-"""`musicgen-jax chroma`: a picture of the melody that a melody model extracts."""
+"""`musicgen-jax chroma`: a picture of the melody that a melody model hears and plays."""
 
 import argparse
 from pathlib import Path
 
 from musicgen_jax import files
 from musicgen_jax.commands import options
+from musicgen_jax.commands.info_of import official_name
 from musicgen_jax.errors import UserError
+
+_OFFICIAL = "facebook/musicgen-melody"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a .png picture (needs matplotlib: the extra [plot]), or .npy for the data, float32 "
         "[T, 12] beginning with C",
+    )
+    add(
+        "--model",
+        default=_OFFICIAL,
+        help="a melody model: an official name, for which no weights are needed, or a folder",
     )
     options.add_separate(parser)
 
@@ -37,23 +45,37 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from musicgen_jax import audio
-    from musicgen_jax.conditioning.chroma import HOP, PITCHES
+    from musicgen_jax.conditioning.chroma import PITCHES
     from musicgen_jax.conditioning.melody import melodies_of
     from musicgen_jax.config import OFFICIAL_MODELS
     from musicgen_jax.runtime import compile_cache
+    from musicgen_jax.storage import checkpoint
+    from musicgen_jax.storage.hub import find_model
 
     compile_cache.enable()
-    # All official melody models extract the same melody: no weights are involved.
-    config = OFFICIAL_MODELS["facebook/musicgen-melody"]
+    official = official_name(args.model)
+    config = (
+        OFFICIAL_MODELS[official] if official else checkpoint.load_config(find_model(args.model))
+    )
     seconds = config.max_duration
     wav, rate = audio.read(args.file, seconds=seconds + 2)
     separate = options.separate(args)
     melodies = melodies_of(config, wav, rate, separate=separate, duration=seconds)
-    chroma = melodies.chroma_at(0.0)[0][0]
+    played, move = melodies.chroma_at(0.0)[0][0], melodies.moves[0]
     if output.suffix.lower() == ".npy":
         with files.new_file(output) as file:
-            np.save(file, chroma)
+            np.save(file, played)
     else:
-        last = (len(chroma) - 1) * HOP / config.sample_rate  # the middle of the last frame
-        plot.draw_chroma(output, chroma, last, PITCHES, Path(args.file).name)
-    print(f"wrote {output} ({len(chroma)} frames, {seconds:g} s)")
+        name = Path(args.file).name
+        pictures = {name: played}
+        if move is not None:
+            cents = round(100 * move.tuning)
+            tuned = f", {abs(cents)} cents {'sharp' if cents > 0 else 'flat'}" if cents else ""
+            heard = np.roll(played, -move.semitones, axis=1)
+            pictures = {
+                f"{name}: heard in {move.heard}{tuned}": heard,
+                f"played in {move.played}": played,
+            }
+        last = (len(played) - 1) * config.lm.chroma_hop / config.sample_rate
+        plot.draw_chroma(output, pictures, last, PITCHES)
+    print(f"wrote {output} ({len(played)} frames, {seconds:g} s)")

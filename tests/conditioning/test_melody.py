@@ -338,6 +338,46 @@ def test_chroma_as_a_picture(home, tmp_path):
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["chroma.png"]
 
 
+@pytest.fixture(scope="module")
+def in_one_key(home):
+    """A model that plays G major and E minor only."""
+    lm = dataclasses.replace(shallow.MELODY.lm, chroma_tonic=7)
+    testing.save_random_model(home / "in one key", dataclasses.replace(shallow.MELODY, lm=lm))
+    sound = tune(349.2, 440, 466.2, 523.3, rate=16000)  # F, A, B flat and C
+    soundfile.write(home / "f.wav", sound.T, 16000)
+    return home / "in one key"
+
+
+def test_the_chroma_of_a_folder_is_what_that_model_plays(home, in_one_key, tmp_path, caplog):
+    out = tmp_path / "chroma.npy"
+    words = ["chroma", str(home / "f.wav"), "-o", str(out), "--no-separate"]
+    assert cli.main([*words, "--model", str(in_one_key)]) == 0
+    assert set(pitches(np.load(out))) == {"G", "B", "C", "D"}
+    assert "heard in F major, played in G major" in caplog.text
+    assert cli.main([*words, "--model", "nano"]) == 2
+
+
+@pytest.mark.extra
+def test_the_picture_shows_what_is_heard_and_what_is_played(home, in_one_key, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure")
+    titles = []
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = figure.Figure.savefig
+        patch.setattr(
+            figure.Figure,
+            "savefig",
+            lambda self, *rest, **options: (
+                titles.extend(axes.get_title() for axes in self.axes),
+                drawn(self, *rest, **options),
+            ),
+        )
+        words = ["chroma", str(home / "f.wav"), "-o", str(tmp_path / "a.png"), "--no-separate"]
+        assert cli.main([*words, "--model", str(in_one_key)]) == 0
+    assert len(titles) == 2
+    assert titles[0].startswith("f.wav: heard in F major")
+    assert titles[1] == "played in G major"
+
+
 def test_a_picture_needs_matplotlib(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "chroma.png"
