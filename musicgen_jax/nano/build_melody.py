@@ -46,7 +46,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1.5e-3, warmup_steps=50, final_learnin
 # Here the training is short, and text without a melody is known from nano.
 DROPOUT = Dropout(everything=0.1, description=0.05, self_wav=0.1)
 PIECES, HELD_OUT_PIECES, RENDERINGS = 4000, 64, 2
-_SHARPNESS, _PREFERENCE, _MARK = 4.0, 2.5, 3.0  # see `_listening`
+_SHARPNESS, _PREFERENCE, _MARK, _AHEAD = 4.0, 2.5, 3.0, 2.5  # see `_listening`
 PER_FILE = 250  # pieces
 SEED, HELD_OUT_SEED = 60_000_000, 70_000_000  # disjoint from the seeds of `nano.build`
 
@@ -126,19 +126,25 @@ def beginning(start: Path, model: MusicGenConfig) -> dict[str, Any]:
 
 
 def _listening(lm: dict[str, Any], model: MusicGenConfig) -> dict[str, Any]:
-    """Makes the first head of the first layer look at the chroma of its own time.
+    """Makes the first head of the first layer look at the chroma that is due next.
 
     To find out by itself that the chroma in front belongs to the tokens with the same numbers, a
     model needs thousands of steps. Here the queries and keys of the head are the faster half of the
-    position vectors, so it looks at what has nearly the same number. A mark in the slowest sines,
-    which are nearly zero in the first minutes, tells chroma frames from tokens.
+    position vectors, so it looks at what has nearly the same number. The queries are those of
+    `_AHEAD` frames later: in the frame in which a note begins, half of the chroma frames there
+    still have the last note. A mark in the slowest sines, which are nearly zero in the first
+    minutes, tells chroma frames from tokens.
     """
     width = model.lm.dim // model.lm.num_heads
     half, fast = model.lm.dim // 2, width // 2 - 1
     slow = np.arange(half * 8 // 9, half)
     query, key = np.zeros((2, width, model.lm.dim), np.float32)
     for i in range(fast):
-        query[i, i] = key[i, i] = query[fast + i, half + i] = key[fast + i, half + i] = _SHARPNESS
+        angle = _AHEAD / 10000 ** (i / (half - 1))
+        key[i, i] = key[fast + i, half + i] = _SHARPNESS
+        query[i, i] = query[fast + i, half + i] = _SHARPNESS * np.cos(angle)
+        query[fast + i, i] = _SHARPNESS * np.sin(angle)
+        query[i, half + i] = -_SHARPNESS * np.sin(angle)
     query[2 * fast, slow] = key[2 * fast, half + slow] = _PREFERENCE
     weight = lm["transformer"]["layers"][0]["self_attn"]["in_proj"]["weight"]
     weight[:width], weight[model.lm.dim :][:width] = query, key
