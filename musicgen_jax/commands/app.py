@@ -131,7 +131,9 @@ def _until_switched(
         model=name,
         max_duration=_LONGEST,
         max_job_duration=_LONGEST,
+        max_endless=_PATIENCE,
         deadline=_PATIENCE,
+        hear=models.hearing_of(name),
         page=about,
     )
     # Not warm: one listener would rather wait for what they ask for than for everything.

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ def playable() -> list[dict[str, Any]]:
     """The models that make music, by name, state and what they are: those that are here first."""
     found = [model for model in _found(_home()) if model["plays"]]
     return sorted(found, key=lambda model: model["state"] == MISSING)
+
+
+def hearing_of(name: str) -> Callable[[str], str] | None:
+    """Says in one line what a model understands of a prompt; None for all but the bundled one."""
+    if name != hub.BUNDLED:
+        return None
+    from musicgen_jax.nano.hearing import hear
+
+    return lambda prompt: str(hear(prompt))
 
 
 def _found(home: Path | None) -> list[dict[str, Any]]:

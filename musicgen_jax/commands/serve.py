@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 
-from musicgen_jax.commands import endings, options
+from musicgen_jax.commands import endings, models, options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.generation.settings import MAX_DURATION
@@ -96,6 +96,7 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
         any_address=not server.is_loopback(taken),
         origins=tuple(args.cors_origin),
         log_prompts=args.log_prompts,
+        hear=models.hearing_of(args.model),
     )
     slots = args.slots
     if slots is None:

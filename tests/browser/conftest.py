@@ -1,4 +1,4 @@
-"""One Chromium for the tests of a file."""
+"""One Chromium for all tests of pages."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.browser import chromium
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator:
     with chromium() as found:
         yield found

@@ -4,8 +4,6 @@ import dataclasses
 import io
 import json
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,16 @@ from musicgen_jax.audio.level import apply_level
 from musicgen_jax.generation.request import Request
 from musicgen_jax.serving.http.about import About, Choice
 from musicgen_jax.serving.scheduler import Scheduler
+from tests.helpers.app_page import (
+    RECORD,
+    downloaded,
+    give,
+    make,
+    samples,
+    says,
+    tone,
+    wait_until,
+)  # fmt: skip
 from tests.helpers.browser import PHONE, opened
 from tests.helpers.http_server import serving
 
@@ -37,15 +45,6 @@ CHOICES = (
 )
 EXAMPLES = ("a calm hiss", "a loud hum")
 ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", EXAMPLES, CHOICES)
-# Notes every piece of sound that the page queues: when, and its samples.
-RECORD = """() => {
-  window.heard = [];
-  const start = AudioBufferSourceNode.prototype.start;
-  AudioBufferSourceNode.prototype.start = function (at) {
-    heard.push([at, this.context.sampleRate, Array.from(this.buffer.getChannelData(0))]);
-    return start.call(this, at);
-  };
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -70,53 +69,6 @@ def page(browser, server):
 
 def request(text, seconds, seed=0):
     return Request(config=MODEL, descriptions=[text], duration=seconds, seed=seed)
-
-
-def make(page, text, seconds, seed=3):
-    page.get_by_label("Describe the music").fill(text)
-    page.get_by_label("Seconds").fill(str(seconds))
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_role("button", name="Make music").click()
-
-
-def says(page, words, seconds=60):  # a program may be compiled
-    page.get_by_role("status").filter(has_text=words).wait_for(timeout=1000 * seconds)
-
-
-def downloaded(page, name) -> tuple[str, bytes]:
-    with page.expect_download() as found:
-        page.get_by_role("button", name=name).first.click()
-    return found.value.suggested_filename, Path(found.value.path()).read_bytes()
-
-
-def tone(seconds, *pitches, rate=22050) -> bytes:
-    """A wav file with one note after the other, in Hz."""
-    time = np.arange(int(seconds / len(pitches) * rate)) / rate
-    sound = np.concatenate([0.4 * np.sin(2 * np.pi * pitch * time) for pitch in pitches])
-    target = io.BytesIO()
-    soundfile.write(target, sound, rate, format="WAV")
-    return target.getvalue()
-
-
-def give(page, kind, data, name="tune.wav"):
-    """Chooses a file as a sound, and waits until it is there."""
-    files = [{"name": name, "mimeType": "audio/wav", "buffer": data}]
-    page.get_by_label(f"{kind}: choose a file").set_input_files(files)
-    sound = page.get_by_role("region", name=kind)
-    sound.locator(".name", has_text=name).wait_for()
-    return sound
-
-
-def samples(page) -> np.ndarray:
-    """Of the clip on top."""
-    return soundfile.read(io.BytesIO(downloaded(page, "Download WAV")[1]), dtype="int16")[0]
-
-
-def wait_until(true, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, scheduler):
@@ -173,6 +125,21 @@ def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
     page.locator(".note", has_text="Stopped after").wait_for()
     wait_until(lambda: not scheduler.busy and not scheduler.waiting)
     assert downloaded(page, "Download WAV")[1]
+
+
+def test_a_text_in_front_of_the_music_counts_from_the_next_window_on(page):
+    make(page, "a long hum", 500)
+    page.locator(".steer").wait_for()
+    page.get_by_label("Change the music to").fill("a loud hiss")
+    page.get_by_label("Change the music to").press("Enter")
+    said = page.locator(".steered", has_text="a loud hiss")
+    said.filter(has_text="In this model a new text counts from the next window on.").wait_for()
+    page.get_by_role("button", name="Stop").first.click()
+    page.locator(".note", has_text="Stopped after").wait_for()
+    (cue,) = json.loads(downloaded(page, "Download the settings")[1])["schedule"]
+    windows = request("", 500.0).windows
+    starts = [windows[i].start + windows[i].prompt for i in range(1, len(windows))]
+    assert cue["seconds"] in [start / MODEL.frame_rate for start in starts]
 
 
 def test_a_clip_that_waits_says_its_place(page, scheduler, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 
 from musicgen_jax import testing
-from musicgen_jax.commands import app, cli
+from musicgen_jax.commands import app, cli, models
 from musicgen_jax.storage import hub
 from tests.helpers.http_server import SMALL, wait_until
 
@@ -56,6 +56,12 @@ def test_the_licence_of_a_model_is_told(tmp_path):
     own = app._about(tmp_path, "mine")
     assert own.terms == "Ask my grandmother first."
     assert "below" in own.licence
+
+
+def test_only_nano_says_what_it_understood():
+    hear = models.hearing_of("nano")
+    assert hear("slow death metal") == "slow; it does not know: death metal"
+    assert models.hearing_of("facebook/musicgen-small") is None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.extra
 
 CHOICES = (Choice("other", True, "noise"), Choice("far", False, "noise", "fetch far"))
 ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",), CHOICES)
+HEAR = "noise; it does not know: {}".format
 RATE = testing.DEBUG.sample_rate
 KIND = {"Content-Type": "application/octet-stream"}
 TOLD = {"prompt": "a calm hiss", "seed": 7}
@@ -32,7 +33,7 @@ def server():
     model = testing.random_model(testing.DEBUG_MELODY)
     with (
         Scheduler(model.parts, slots=1, warm=False) as scheduler,
-        serving(scheduler, max_duration=2.0, page=ABOUT) as server,
+        serving(scheduler, max_duration=2.0, hear=HEAR, page=ABOUT) as server,
     ):
         yield server
 
@@ -102,6 +103,15 @@ def test_a_melody_is_heard_as_the_model_hears_it(server):
     assert server.ask("POST", "/app/chroma", file.getvalue(), {"Content-Type": "x"}).status == 415
 
 
+def test_an_answer_says_what_the_model_understood(server):
+    clip = {"prompt": "a café\n", "duration": 0.5}
+    for stream in (False, True):
+        answer = server.post("/v1/audio/generate", {**clip, "stream": stream})
+        assert json.loads(answer.headers["x-heard"]) == HEAR("a café\n")
+    silent = server.post("/v1/audio/generate", {**clip, "prompt": None})
+    assert "x-heard" not in silent.headers
+
+
 def test_a_named_clip_can_be_looked_at_while_it_is_made(server):
     told = []
 
@@ -118,7 +128,7 @@ def test_a_named_clip_can_be_looked_at_while_it_is_made(server):
     clip = {"prompt": "a hiss", "duration": 2}
     assert server.ask("POST", "/v1/audio/generate", clip, {"X-Clip": "mine"}).status == 200
     looking.join()
-    assert told[0].keys() == {"position", "steps", "total"}
+    assert told[0].keys() == {"position", "steps", "total", "schedule"}
     assert [each["steps"] for each in told] == sorted(each["steps"] for each in told)
     assert server.ask("GET", "/app/clips/mine").status == 404
 

@@ -31,6 +31,7 @@ class Asked:
       deadline: seconds, or None.
       longest: seconds of music without an end that are sent.
       files: that came with it, by their names.
+      heard: what the model understands of the description, see `Settings.hear`.
     """
 
     request: Request
@@ -41,6 +42,7 @@ class Asked:
     deadline: float | None
     longest: float
     files: tuple[str, ...] = ()
+    heard: str | None = None
 
     @property
     def prompt(self) -> str | None:
@@ -174,8 +176,9 @@ def _asked(
             f"strategy must be clip in a stream, got {strategy}: the others need the whole music",
             "strategy",
         )
-    form, most = values["response_format"], settings.max_job_duration
-    return Asked(request, form, streamed, events, strategy, deadline, most)
+    form, most = values["response_format"], settings.max_endless or settings.max_job_duration
+    heard = settings.hear(prompt) if settings.hear is not None and prompt else None
+    return Asked(request, form, streamed, events, strategy, deadline, most, heard=heard)
 
 
 def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> str | None:

@@ -16,6 +16,7 @@ _MADE = {
     "X-Duration": "seconds",
     "X-Sample-Rate": "in Hz",
     "X-Channels": "1 or 2",
+    "X-Heard": "of nano: what it understands of the description, as a JSON string",
     "X-Stream-Id": "of a stream: the place to change it",
 }
 

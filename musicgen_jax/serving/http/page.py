@@ -61,6 +61,7 @@ def routes(service: Service) -> list[Route]:
         "frame_rate": config.frame_rate,
         "window": config.max_duration,
         "takes": uploads.taken_by(config),
+        "text_in_front": config.lm.conditioning == "prepend",
         "upload_seconds": settings.upload_seconds,
         "max_duration": settings.max_duration,
         "max_seed": min(MAX_SEED, _LARGEST_SEED),
@@ -81,7 +82,8 @@ def routes(service: Service) -> list[Route]:
         if ticket is None or ticket.done:
             raise HTTPError(404, "there is no such clip in the making", "clip_not_found")
         done, total = ticket.steps
-        told = {"position": ticket.position, "steps": done, "total": total}
+        schedule = [cue.fields() for cue in ticket.schedule]
+        told = {"position": ticket.position, "steps": done, "total": total, "schedule": schedule}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
     async def switch(request: Request) -> Response:

@@ -21,8 +21,6 @@ from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.http.service import Service
 from musicgen_jax.serving.ticket import Ticket
 
-_STEER_SECONDS = 5.0  # that a change may wait for its slot before it is answered
-
 
 def application(service: Service) -> ASGIApp:
     """The whole server as an ASGI application."""
@@ -56,7 +54,7 @@ def application(service: Service) -> ASGIApp:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Range"],
             expose_headers=["X-Seed", "X-Program", "X-Settings", "X-Duration", "X-Sample-Rate",
-                            "X-Channels", "X-Stream-Id", "X-Request-Id", "Retry-After"],
+                            "X-Channels", "X-Heard", "X-Stream-Id", "X-Request-Id", "Retry-After"],
         )  # fmt: skip
     return Guard(app, service)
 
@@ -152,7 +150,7 @@ class _Routes:
         cue = asks.steering(await read_json(request, settings), settings)
         answer = asyncio.wrap_future(ticket.steer(cue))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STEER_SECONDS):
+            async with asyncio.timeout(settings.steer_seconds):
                 await asyncio.shield(answer)
         seconds = answer.result() if answer.done() else None
         rate = ticket.request.config.frame_rate
@@ -163,6 +161,8 @@ class _Routes:
             "frame": None if seconds is None else round(seconds * rate),
             "schedule": [cue.fields() for cue in ticket.schedule],
         }
+        if settings.hear is not None and cue.description:
+            said["heard"] = settings.hear(cue.description)
         return JSONResponse(said, 202 if seconds is None else 200)
 
     def _job(self, request: Request) -> Job:

@@ -1,6 +1,7 @@
 """What the server allows: one value for all of its parts."""
 
 import dataclasses
+from collections.abc import Callable
 
 from musicgen_jax.serving.http.about import About
 
@@ -14,6 +15,7 @@ class Settings:
       queue: clips that may wait.
       max_duration: seconds of a clip that a client waits for.
       max_job_duration: seconds of a piece made as a job.
+      max_endless: seconds of music without an end; None: as of a job.
       token: what clients must show, or None.
       hosts: names that a request's Host may have; addresses of this machine count anyway.
       any_address: whether Host may be any IP address, not only this machine's own.
@@ -29,10 +31,12 @@ class Settings:
       body_seconds: that a body may take to arrive.
       header_seconds: that the head of a request may take.
       send_seconds: that a client may leave bytes untaken.
+      steer_seconds: that a change may wait for its slot before it is answered.
       connections: at the same time.
       jobs: that are kept, finished ones included.
       job_bytes: of finished jobs, altogether.
       job_seconds: that a finished job is kept.
+      hear: what the model understands of a description, in one line; None if nobody can say.
       page: what the page says about the model; None for a server without a page.
     """
 
@@ -40,6 +44,7 @@ class Settings:
     queue: int = 32
     max_duration: float = 30.0
     max_job_duration: float = 600.0
+    max_endless: float | None = None
     token: str | None = None
     hosts: frozenset[str] = frozenset({"localhost"})
     any_address: bool = False
@@ -55,8 +60,10 @@ class Settings:
     body_seconds: float = 30.0
     header_seconds: float = 10.0
     send_seconds: float = 60.0
+    steer_seconds: float = 5.0
     connections: int = 512
     jobs: int = 256
     job_bytes: int = 512 << 20
     job_seconds: float = 3600.0
+    hear: Callable[[str], str] | None = None
     page: About | None = None

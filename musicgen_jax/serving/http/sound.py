@@ -26,6 +26,7 @@ _LEAD = 4.0  # seconds of music without an end that are sent before they are to 
 def headers(asked: Asked, ticket: Ticket, model: str) -> dict[str, str]:
     """What is needed to make the same music again; the settings without the description."""
     config = asked.request.config
+    heard = {"X-Heard": json.dumps(asked.heard)} if asked.heard is not None else {}
     return {
         "X-Seed": str(asked.request.seed),
         "X-Program": str(ticket.program),
@@ -33,6 +34,7 @@ def headers(asked: Asked, ticket: Ticket, model: str) -> dict[str, str]:
         "X-Duration": f"{asked.seconds:g}",
         "X-Sample-Rate": str(config.sample_rate),
         "X-Channels": str(config.audio_channels),
+        **heard,
         "Content-Disposition": f'inline; filename="music.{suffix(asked.form)}"',
     }
 

@@ -24,7 +24,7 @@ async function use(clip, kind) {
   const samples = clip.samples().slice(0, frames * clip.channels);
   if (clip.rate === about.sample_rate && clip.channels === about.channels) sound.take(title, samples, { joined: kind === "continue_from" });
   else await sound.read(wav({ rate: clip.rate, channels: clip.channels, samples: () => samples, about: () => clip.about() }), title);
-  if (kind === "continue_from") fill({ prompt: clip.settings.prompt });
+  if (kind === "continue_from") fill({ prompt: sceneAt(clip, frames).prompt });
   sound.node.scrollIntoView({ block: "center", behavior: "smooth" });
   $("prompt").focus({ preventScroll: true });
   say(`${KINDS[kind].title}: ${title}. Change the text if you like, and make music.`);

@@ -16,7 +16,7 @@ async function learn() {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = text;
-    button.onclick = () => (($("prompt").value = text), make());
+    button.onclick = () => (($("prompt").value = text), setPlan([]), make());
     item.append(button);
     return item;
   });

@@ -2,7 +2,7 @@
 // What the page shows of a clip.
 
 const WAVE = 0.56; // of a picture is the waveform; below it are the pitches
-const NAMES = { prompt: "Description", negative_prompt: "Away from", duration: "Seconds", seed: "Seed", temperature: "Temperature", top_k: "Top-k", top_p: "Top-p", cfg_coef: "Guidance", model: "Model", program: "Program", made: "Made" };
+const NAMES = { prompt: "Description", negative_prompt: "Away from", duration: "Seconds", seed: "Seed", temperature: "Temperature", top_k: "Top-k", top_p: "Top-p", cfg_coef: "Guidance", schedule: "Changes", heard: "Understood", model: "Model", program: "Program", made: "Made" };
 
 class Card {
   constructor(clip) {
@@ -18,6 +18,8 @@ class Card {
     this.find(".prompt").textContent = title;
     this.find("article").setAttribute("aria-label", `${title}, seed ${settings.seed}`);
     this.find(".play").onclick = () => (this.active() ? player.pause() : player.play(clip));
+    this.scenes = new Scenes(this);
+    this.steering = new Steering(this);
     this.seek = this.find(".seek");
     this.seek.oninput = () => this.jump(this.seek.value * clip.rate);
     this.seek.onkeydown = (event) => {
@@ -70,10 +72,13 @@ class Card {
     for (const kind of Object.keys(KINDS)) this.find(`button.${kind}`).hidden = !about.takes.includes(kind);
     this.seek.max = clip.total / clip.rate;
     this.find(".facts").textContent = [short(clip.total / clip.rate), `seed ${settings.seed}`, clip.model, this.unusual(), ...clip.given.map(({ kind, name }) => `${KINDS[kind].from} ${name}`)].filter(Boolean).join(" · ");
+    this.find(".heard").textContent = clip.heard === null ? "" : `${clip.model} heard: ${clip.heard}`;
     this.find(".making").hidden = !!clip.end;
     this.find(".delete").hidden = !clip.end;
     this.find(".actions").hidden = this.find(".all").hidden = !clip.end;
     this.find(".note").textContent = this.note();
+    this.scenes.refresh();
+    this.steering.refresh();
     if (!clip.end) {
       this.find("progress").value = clip.frames / clip.total;
       this.find(".pace").textContent = this.pace();
@@ -118,6 +123,7 @@ class Card {
     this.seek.value = seconds;
     this.seek.setAttribute("aria-valuetext", `${clock(seconds)} of ${clock(clip.total / clip.rate)}`);
     this.find(".time").textContent = `${clock(seconds)} / ${clock(clip.total / clip.rate)}`;
+    this.scenes.move(frame);
     this.draw();
   }
   // Bars: what has sounded, what is there, and dots for what is not made yet. Below them the pitches.
@@ -165,7 +171,7 @@ function row([name, value]) {
   const line = document.createElement("div");
   const [term, detail] = ["dt", "dd"].map((tag) => document.createElement(tag));
   term.textContent = NAMES[name];
-  detail.textContent = value;
+  detail.textContent = name === "schedule" ? value.map(planned).join(" · ") : value;
   line.append(term, detail);
   return line;
 }

@@ -17,7 +17,8 @@ class Clip {
     this.channels = about.channels;
     this.data = null; // Int16Array, channels interleaved; null: not loaded
     this.frames = 0; // that are here
-    this.lead = 0; // of them, those that an earlier clip gave
+    this.lead = 0; // those that an earlier clip gave
+    this.dropped = 0; // of endless music, those before the first one that is here
     this.given = []; // sounds that it was made from
     this.peaks = []; // of BIN seconds each, from 0 to 255
     this.end = null; // done, stopped, lost: null while it is made
@@ -30,6 +31,8 @@ class Clip {
     this.steps = 0; // of the language model, that are done
     this.pace = null; // steps per second
     this.left = null; // seconds until it is finished
+    this.stream = null; // the server's name for it, while it is made
+    this.heard = null; // what the model understood of the description
     this.loudest = 100; // of the picture: quiet music is drawn quiet, but not flat
     Object.assign(this, saved);
     this.total = this.end ? this.frames : Math.round(settings.duration * this.rate);
@@ -47,7 +50,14 @@ class Clip {
     return this.frames / this.rate;
   }
   get begun() {
-    return this.frames > this.lead;
+    return this.frames + this.dropped > this.lead;
+  }
+  get start() {
+    return this.dropped / this.rate; // seconds before the first sample that is here
+  }
+  // The changes so far and those to come, from the server.
+  learn(schedule) {
+    if (schedule.length) this.settings.schedule = schedule;
   }
   samples() {
     return this.data?.subarray(0, this.frames * this.channels) ?? new Int16Array(0);
@@ -85,7 +95,8 @@ class Clip {
   }
   about() {
     const sounds = this.given.map(({ kind, name }) => [kind, name]);
-    return { model: this.model, ...this.settings, ...Object.fromEntries(sounds), program: this.program, made: new Date(this.created).toISOString(), seconds: this.seconds };
+    const heard = this.heard === null ? {} : { heard: this.heard };
+    return { model: this.model, ...this.settings, ...Object.fromEntries(sounds), ...heard, program: this.program, made: new Date(this.created).toISOString(), seconds: this.seconds };
   }
 
   async make() {
@@ -100,6 +111,8 @@ class Clip {
       this.rate = +answer.headers.get("X-Sample-Rate");
       this.channels = +answer.headers.get("X-Channels");
       this.program = answer.headers.get("X-Program");
+      this.stream = answer.headers.get("X-Stream-Id");
+      this.heard = JSON.parse(answer.headers.get("X-Heard"));
       await this.receive(answer.body.getReader());
       this.end = "done";
     } catch (error) {
@@ -131,6 +144,7 @@ class Clip {
       if (!told || this.end) continue;
       this.position = told.position;
       this.steps = told.steps;
+      this.card.steering.place(told.schedule);
       const now = performance.now() / 1000;
       if (!told.steps) began = null;
       else if (!began) began = { now, steps: told.steps };

@@ -3,18 +3,41 @@
 
 const NUMBERS = ["duration", "seed", "temperature", "top_k", "top_p", "cfg_coef"];
 
+let plan = []; // changes that the next clip has from the beginning: its schedule
+
+const planned = ({ seconds, ...changes }) => `${clock(seconds)} ${inWords(changes)}`;
+
+function setPlan(schedule) {
+  plan = schedule;
+  $("plan").hidden = !plan.length;
+  const lines = plan.map(({ seconds, ...changes }, i) => sceneLine(clock(seconds), inWords(changes), i + 1));
+  $("plan").querySelector(".scenes").replaceChildren(...lines);
+}
+
+// The schedule of a link.
+function scheduleOf(text) {
+  try {
+    const found = JSON.parse(text);
+    return Array.isArray(found) && found.every((cue) => Number.isFinite(cue?.seconds)) ? found : [];
+  } catch {
+    return [];
+  }
+}
+
 function read() {
   const settings = { prompt: $("prompt").value.trim() || null };
   const negative = $("negative_prompt").value.trim();
   if (negative) settings.negative_prompt = negative;
   for (const name of NUMBERS) settings[name] = $(name).valueAsNumber;
+  if (plan.length) settings.schedule = plan;
   return settings;
 }
 
 function fill(settings) {
-  if ("prompt" in settings) {
+  if (["prompt", "negative_prompt", "schedule"].some((name) => name in settings)) {
     $("prompt").value = settings.prompt ?? "";
     $("negative_prompt").value = settings.negative_prompt ?? "";
+    setPlan(typeof settings.schedule === "string" ? scheduleOf(settings.schedule) : (settings.schedule ?? []));
   }
   for (const name of NUMBERS) if (Number.isFinite(+settings[name])) $(name).value = settings[name];
   const usual = (name) => +$(name).value === about.defaults[name];
@@ -22,7 +45,8 @@ function fill(settings) {
 }
 
 function fragment(settings) {
-  const pairs = Object.entries(settings).filter(([, value]) => value !== null);
+  const text = (value) => (typeof value === "object" ? JSON.stringify(value) : value);
+  const pairs = Object.entries(settings).filter(([, value]) => value !== null).map(([name, value]) => [name, text(value)]);
   return new URLSearchParams(pairs).toString();
 }
 
@@ -71,6 +95,7 @@ $("make").onsubmit = (event) => (event.preventDefault(), make());
 $("prompt").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.preventDefault(), make();
 };
+$("no-plan").onclick = () => (setPlan([]), $("prompt").focus());
 $("dice").onclick = () => (($("seed").value = newSeed()), say(`Seed ${$("seed").value}`));
 $("defaults").onclick = () => {
   for (const name of ["temperature", "top_k", "top_p", "cfg_coef"]) $(name).value = about.defaults[name];

@@ -32,8 +32,8 @@ const kept = {
   all: () => kept.run("readonly", (list) => list.getAll()).catch(() => []),
   sound: (id) => kept.run("readonly", (_, sounds) => sounds.get(id)),
   async add(clip) {
-    const { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given } = clip;
-    const entry = { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given };
+    const { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given, dropped, heard } = clip;
+    const entry = { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given, dropped, heard };
     try {
       await kept.run("readwrite", (list, sounds) => (list.put(entry), sounds.put(clip.samples().slice(), id)));
     } catch {

@@ -38,7 +38,7 @@ const message = (error) => (error instanceof Refused ? `The server says: ${error
 function body(settings, given, headers) {
   if (!given.length) return { headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(settings) };
   const form = new FormData();
-  for (const [name, value] of Object.entries(settings)) form.append(name, value ?? "");
+  for (const [name, value] of Object.entries(settings)) form.append(name, value === null ? "" : typeof value === "string" ? value : JSON.stringify(value));
   for (const { kind, name, file } of given) form.append(kind, file, name);
   return { headers, body: form };
 }

@@ -1,0 +1,170 @@
+"""The page of `musicgen-jax app` while music is changed, on a server with a small text model."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+
+from musicgen_jax import testing
+from musicgen_jax.audio.files import to_int16
+from musicgen_jax.audio.level import apply_level
+from musicgen_jax.generation.request import Request
+from musicgen_jax.generation.schedule import cue_of
+from musicgen_jax.serving.http.about import About
+from musicgen_jax.serving.scheduler import Scheduler
+from tests.helpers.app_page import downloaded, make, samples, says
+from tests.helpers.browser import opened
+from tests.helpers.http_server import SMALL, serving
+
+pytestmark = pytest.mark.browser
+ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",))
+
+
+def hear(text: str) -> str:
+    return f"noise; it does not know: {text}"
+
+
+class Gate:
+    """In place of a scheduler's `turn`: while it is shut, no clip goes on."""
+
+    def __init__(self):
+        self._open = threading.Event()
+        self.open, self.shut = self._open.set, self._open.clear
+        self.open()
+
+    def __enter__(self):
+        self._open.wait()
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    parts = testing.random_model(SMALL).parts
+    with Scheduler(parts, slots=1, negatives=True, warm=False) as scheduler:
+        scheduler.turn = Gate()
+        yield scheduler
+
+
+@pytest.fixture(scope="module")
+def server(scheduler):
+    with serving(scheduler, max_duration=600.0, steer_seconds=1.0, hear=hear, page=ABOUT) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser, server, scheduler):
+    scheduler.turn.open()
+    with opened(browser, server.url) as page:
+        page.locator("body[data-ready]").wait_for()
+        yield page
+        scheduler.turn.open()
+
+
+def begin(page, scheduler, text="a calm waltz", seconds=60):
+    """Begins a clip, and stops the model once it can be steered; `scheduler.turn` lets it go on."""
+    make(page, text, seconds)
+    page.locator(".steer").wait_for(timeout=60_000)  # a program may be compiled
+    scheduler.turn.shut()
+
+
+def steer(page, scheduler, text):
+    page.get_by_label("Change the music to").fill(text)
+    page.get_by_label("Change the music to").press("Enter")
+    scheduler.turn.open()
+    page.locator(".steered", has_text=text).wait_for()
+
+
+def test_a_clip_is_steered_and_its_schedule_makes_it_again(page, scheduler):
+    begin(page, scheduler)
+    assert page.locator(".heard").inner_text() == f"debug heard: {hear('a calm waltz')}"
+    assert page.get_by_label("Away from").last.is_disabled()  # the clip began without one
+    page.get_by_text("Steer away from").click()
+    page.get_by_label("Temperature").last.fill("0.5")
+    steer(page, scheduler, "drums enter")
+    says(page, "The clip is finished.")
+    told = json.loads(downloaded(page, "Download the settings")[1])
+    (cue,) = told["schedule"]
+    assert (cue["prompt"], cue["temperature"]) == ("drums enter", 0.5)
+    assert 0 < cue["seconds"] < 60
+    when = f"{int(cue['seconds'] // 60)}:{int(cue['seconds'] % 60):02}"
+    line = page.locator(".steered").inner_text()
+    assert line.startswith(f"From {when} on: drums enter, temperature 0.5.")
+    assert hear("drums enter") in line
+    # The time line: which text sounds when, and which one sounds now.
+    scenes = page.locator(".clip .scenes li")
+    assert [" ".join(text.split()) for text in scenes.all_inner_texts()] == [
+        "0:00 a calm waltz",
+        f"{when} drums enter, temperature 0.5",
+    ]
+    bands = page.locator(".bands div")
+    first, second = (band.bounding_box() for band in bands.all())
+    picture = page.locator(".clip .wave").bounding_box()
+    at = (second["x"] - picture["x"]) / picture["width"]
+    assert at == pytest.approx(cue["seconds"] / 60, abs=0.03)
+    assert first["x"] == pytest.approx(picture["x"], abs=1)
+    scenes.nth(1).get_by_role("button").click()
+    page.locator(".clip .scenes li[aria-current]", has_text="drums enter").wait_for()
+    assert float(page.locator(".seek").input_value()) >= cue["seconds"]
+    # The same music: given in advance, by the page and without it.
+    steered = samples(page)
+    known = Request(
+        config=SMALL, descriptions=["a calm waltz"], duration=60.0, seed=3,
+        schedule=[cue_of(cue)],
+    )  # fmt: skip
+    audio = scheduler.submit(known).result().audio[0]
+    np.testing.assert_array_equal(steered, to_int16(apply_level(audio, "clip", 0.0))[0])
+    page.reload()
+    page.get_by_role("button", name="Use settings").click()
+    assert "drums enter" in page.locator("#plan").inner_text()
+    page.get_by_role("button", name="Make music").click()
+    says(page, "The clip is finished.")
+    np.testing.assert_array_equal(samples(page), steered)
+    with page.expect_request("**/v1/audio/generate") as asked:
+        page.get_by_role("button", name="Again").first.click()
+    again = asked.value.post_data_json
+    assert again["schedule"] == [cue]
+    assert again["seed"] != 3
+    assert "schedule" in page.url
+    page.get_by_role("button", name="Remove them").click()
+    assert not page.locator("#plan").is_visible()
+
+
+def test_what_cannot_be_steered_is_said_in_one_line(page, scheduler, server):
+    begin(page, scheduler)
+    refused = page.locator(".refused")
+    steer_button = page.get_by_role("button", name="Steer", exact=True)
+    steer_button.click()
+    assert refused.inner_text() == "Change the text or a number first."
+    page.get_by_text("Steer away from").click()
+    page.get_by_label("Guidance").last.fill("")
+    steer_button.click()
+    assert refused.inner_text() == "Guidance must be a number from -100 to 100."
+    page.get_by_label("Guidance").last.fill("3")
+    server.service.streams.clear()  # as when it has ended
+    page.get_by_label("Change the music to").fill("too late")
+    steer_button.click()
+    refused.filter(has_text="The server says: there is no such stream: it has ended.").wait_for()
+    page.context.set_offline(True)
+    steer_button.click()
+    refused.filter(has_text="The server does not answer.").wait_for()
+    page.context.set_offline(False)
+    scheduler.turn.open()
+    page.get_by_role("button", name="Stop").first.click()
+    page.locator(".note", has_text="Stopped after").wait_for()
+    assert not page.locator(".steer").is_visible()
+    assert not page.locator(".clip .scenes").is_visible()  # nothing has changed
+
+
+def test_a_change_that_waits_for_its_turn_is_placed_later(page, scheduler):
+    begin(page, scheduler)
+    page.get_by_label("Change the music to").fill("after a while")
+    page.get_by_label("Change the music to").press("Enter")
+    page.locator(".steered", has_text="counts as soon as the clip goes on").wait_for()
+    scheduler.turn.open()
+    page.locator(".steered", has_text="From 0:").wait_for()
+    page.locator(".clip .scenes", has_text="after a while").wait_for()
