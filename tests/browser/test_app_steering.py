@@ -15,7 +15,7 @@ from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import cue_of
 from musicgen_jax.serving.http.about import About
 from musicgen_jax.serving.scheduler import Scheduler
-from tests.helpers.app_page import downloaded, make, samples, says
+from tests.helpers.app_page import downloaded, make, samples, says, wait_until
 from tests.helpers.browser import opened
 from tests.helpers.http_server import SMALL, serving
 
@@ -132,6 +132,56 @@ def test_a_clip_is_steered_and_its_schedule_makes_it_again(page, scheduler):
     assert "schedule" in page.url
     page.get_by_role("button", name="Remove them").click()
     assert not page.locator("#plan").is_visible()
+
+
+def test_endless_music_plays_until_stop_and_the_card_keeps_the_last_of_it(page, scheduler):
+    page.evaluate("() => ROOM.splice(0, 3, 1, 2, 5)")  # seconds
+    page.get_by_role("button", name="Endless").click()
+    assert page.get_by_label("Seconds").is_disabled()
+    page.get_by_label("Describe the music").fill("a calm waltz")
+    page.get_by_label("Seed", exact=True).fill("3")
+    page.get_by_role("button", name="Make music").click()
+    page.locator(".steer").wait_for(timeout=60_000)
+    page.get_by_label("Change the music to").fill("drums enter")
+    page.get_by_label("Change the music to").press("Enter")
+    page.locator(".steered", has_text="drums enter").wait_for()
+    wait_until(lambda: page.evaluate("() => clips[0].dropped") > 0)
+    held, playing = page.evaluate("() => [clips[0].data.length, player.playing]")
+    assert held == 5 * SMALL.sample_rate
+    assert playing
+    assert "the last 0:05 minutes are kept" in page.locator(".pace").inner_text()
+    page.get_by_role("button", name="Stop").first.click()
+    page.locator(".note", has_text="what was before is not kept").wait_for()
+    assert not page.evaluate("() => player.playing")
+    wait_until(lambda: not scheduler.busy)
+    told = json.loads(downloaded(page, "Download the settings")[1])
+    assert told["endless"]
+    assert "duration" not in told
+    kept = samples(page)
+    assert len(kept) / SMALL.sample_rate == pytest.approx(told["seconds"])
+    assert 4 < told["seconds"] <= 5
+    # What is kept is the music from there on.
+    cues = [cue_of(cue) for cue in told["schedule"]]
+    endless = Request(
+        config=SMALL, descriptions=["a calm waltz"], duration=None, seed=3, schedule=cues
+    )
+    first = round(told["begins"] * SMALL.sample_rate)
+    audio = np.zeros((1, 0), np.float32)
+    ticket = scheduler.submit(endless)
+    for block in ticket:
+        audio = np.concatenate([audio, block], axis=1)
+        if audio.shape[1] >= first + len(kept):
+            break
+    ticket.cancel()
+    wanted = to_int16(apply_level(audio, "clip", 0.0))[0]
+    np.testing.assert_array_equal(kept, wanted[first : first + len(kept)])
+    page.reload()
+    assert "of endless music" in page.locator(".facts").inner_text()
+    np.testing.assert_array_equal(samples(page), kept)
+    page.get_by_role("button", name="Use settings").click()
+    assert page.get_by_role("button", name="Endless", pressed=True).count() == 1
+    page.get_by_role("button", name="Endless").click()
+    assert page.get_by_label("Seconds").is_enabled()
 
 
 def test_what_cannot_be_steered_is_said_in_one_line(page, scheduler, server):

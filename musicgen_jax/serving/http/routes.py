@@ -149,6 +149,8 @@ class _Routes:
         settings = self._service.settings
         cue = asks.steering(await read_json(request, settings), settings)
         answer = asyncio.wrap_future(ticket.steer(cue))
+        # Nobody may be there any more when a change that has waited is refused.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.steer_seconds):
                 await asyncio.shield(answer)

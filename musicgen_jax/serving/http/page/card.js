@@ -71,7 +71,8 @@ class Card {
     this.seek.disabled = !clip.frames;
     for (const kind of Object.keys(KINDS)) this.find(`button.${kind}`).hidden = !about.takes.includes(kind);
     this.seek.max = clip.total / clip.rate;
-    this.find(".facts").textContent = [short(clip.total / clip.rate), `seed ${settings.seed}`, clip.model, this.unusual(), ...clip.given.map(({ kind, name }) => `${KINDS[kind].from} ${name}`)].filter(Boolean).join(" · ");
+    this.find("progress").hidden = clip.endless;
+    this.find(".facts").textContent = [this.length(), `seed ${settings.seed}`, clip.model, this.unusual(), ...clip.given.map(({ kind, name }) => `${KINDS[kind].from} ${name}`)].filter(Boolean).join(" · ");
     this.find(".heard").textContent = clip.heard === null ? "" : `${clip.model} heard: ${clip.heard}`;
     this.find(".making").hidden = !!clip.end;
     this.find(".delete").hidden = !clip.end;
@@ -87,6 +88,11 @@ class Card {
     }
     this.move(playing ? player.frame() : this.position);
   }
+  length() {
+    const { clip } = this;
+    if (!clip.endless) return short(clip.total / clip.rate);
+    return clip.end ? `${short(clip.seconds)} of endless music` : "endless";
+  }
   unusual() {
     const { settings } = this.clip;
     const differs = (name) => settings[name] !== about.defaults[name];
@@ -95,18 +101,22 @@ class Card {
   }
   pace() {
     const { clip } = this;
-    const pace = clip.pace === null ? [] : [`${clip.pace.toFixed(clip.pace < 10 ? 1 : 0)} steps/s`, `${short(Math.ceil(clip.left))} left`];
+    const left = clip.left === null ? [] : [`${short(Math.ceil(clip.left))} left`];
+    const pace = clip.pace === null ? [] : [`${clip.pace.toFixed(clip.pace < 10 ? 1 : 0)} steps/s`, ...left];
     if (!clip.begun) {
       if (clip.position) return `Waits for its turn: number ${clip.position} in the queue.`;
       if (clip.steps) return ["The first sound is being made", ...pace].join(" · ");
       return Clip.sounded ? "Waiting for the first sound." : "Waiting for the first sound. The first clip after a start takes longer: the model is being compiled.";
     }
+    // Endless music is made at the pace of listening: its speed says nothing.
+    if (clip.endless) return `${clock(clip.start + clip.seconds)} so far${clip.dropped ? ` · the last ${clock(ROOM.at(-1))} minutes are kept` : ""}`;
     const speed = clip.speed === null ? [] : [`${clip.speed.toFixed(clip.speed < 10 ? 1 : 0)} × real time`];
     return [`${clip.seconds.toFixed(1)} of ${short(clip.total / clip.rate)}`, ...speed, ...pace].join(" · ");
   }
   note() {
     const { clip } = this;
     const notes = [];
+    if (clip.endless) return this.endlessNote();
     const wanted = short(clip.lead / clip.rate + clip.settings.duration);
     if (clip.end === "stopped") notes.push(`Stopped after ${short(clip.seconds)} of ${wanted}.`);
     if (clip.end === "lost") notes.push(`Cut off after ${short(clip.seconds)} of ${wanted}: the server went away.`);
@@ -116,14 +126,31 @@ class Card {
     if (clip.underruns) notes.push(`Paused ${clip.underruns === 1 ? "once" : `${clip.underruns} times`} to wait for more.`);
     return notes.join(" ");
   }
+  endlessNote() {
+    const { clip } = this;
+    const notes = [];
+    const reached = clock(clip.start + clip.seconds);
+    if (clip.end === "stopped" || clip.end === "done") notes.push(`Stopped at ${reached}.`);
+    if (clip.end === "lost") notes.push(`Cut off at ${reached}: the server went away.`);
+    if (clip.end && clip.dropped) notes.push(`What you have here begins at ${clock(clip.start)}; what was before is not kept.`);
+    if (!clip.end && clip.speed !== null && clip.speed * MARGIN < 1) notes.push(`This machine makes music at ${clip.speed.toFixed(2)} × real time: it pauses now and then to wait for more.`);
+    if (clip.underruns) notes.push(`Paused ${clip.underruns === 1 ? "once" : `${clip.underruns} times`} to wait for more.`);
+    return notes.join(" ");
+  }
+  // The oldest frames are gone.
+  dropped(frames) {
+    this.position = Math.max(0, this.position - frames);
+    this.spectrum.restart();
+  }
   move(frame) {
     const { clip } = this;
-    this.position = frame;
-    const seconds = frame / clip.rate;
+    this.position = Math.max(0, frame);
+    const seconds = this.position / clip.rate;
+    const whole = clip.endless && !clip.end ? "∞" : clock(clip.start + clip.total / clip.rate);
     this.seek.value = seconds;
-    this.seek.setAttribute("aria-valuetext", `${clock(seconds)} of ${clock(clip.total / clip.rate)}`);
-    this.find(".time").textContent = `${clock(seconds)} / ${clock(clip.total / clip.rate)}`;
-    this.scenes.move(frame);
+    this.seek.setAttribute("aria-valuetext", `${clock(clip.start + seconds)} of ${whole === "∞" ? "endless music" : whole}`);
+    this.find(".time").textContent = `${clock(clip.start + seconds)} / ${whole}`;
+    this.scenes.move(this.position);
     this.draw();
   }
   // Bars: what has sounded, what is there, and dots for what is not made yet. Below them the pitches.

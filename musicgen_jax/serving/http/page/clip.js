@@ -2,6 +2,8 @@
 // A clip: its samples while they arrive, and everything that is known about it.
 
 const BIN = 0.02; // seconds of a bar of the waveform, at its finest
+const ROOM = [60, 120, 300]; // seconds of endless music that a card has room for, one after the other
+const DROP = 0.1; // of the longest room becomes free again
 const LOOK = 400; // milliseconds between two looks at what the server has done
 
 class Clip {
@@ -35,7 +37,7 @@ class Clip {
     this.heard = null; // what the model understood of the description
     this.loudest = 100; // of the picture: quiet music is drawn quiet, but not flat
     Object.assign(this, saved);
-    this.total = this.end ? this.frames : Math.round(settings.duration * this.rate);
+    this.total = this.end ? this.frames : Math.round((this.endless ? ROOM[0] : settings.duration) * this.rate);
     const beginning = this.given.find((sound) => sound.kind === "continue_from");
     if (!this.end && beginning?.before?.length) {
       this.seam = beginning.seam;
@@ -48,6 +50,9 @@ class Clip {
   }
   get seconds() {
     return this.frames / this.rate;
+  }
+  get endless() {
+    return this.settings.endless === true;
   }
   get begun() {
     return this.frames + this.dropped > this.lead;
@@ -65,7 +70,31 @@ class Clip {
   async load() {
     if (!this.data && this.frames) this.data = await kept.sound(this.id);
   }
+  // Room for more endless music: a longer picture, and then no more of the oldest part.
+  widen(more) {
+    const needed = this.frames + more;
+    if (needed <= this.total) return;
+    const seconds = ROOM.find((seconds) => seconds * this.rate >= needed);
+    if (seconds) this.total = Math.round(seconds * this.rate);
+    else this.drop(Math.round((DROP * ROOM.at(-1)) / BIN));
+  }
+  // Adds samples in parts that always find room.
+  addParts(samples) {
+    const most = Math.round(0.1 * ROOM[0] * this.rate) * this.channels;
+    for (let at = 0; at < samples.length; at += most) this.add(samples.subarray(at, at + most));
+  }
+  // Forgets the oldest bars.
+  drop(bars) {
+    const frames = bars * Math.round(BIN * this.rate);
+    this.data.copyWithin(0, frames * this.channels, this.frames * this.channels);
+    this.peaks.splice(0, bars);
+    this.frames -= frames;
+    this.dropped += frames;
+    this.card.dropped(frames);
+    player.dropped(this, frames);
+  }
   add(part) {
+    if (this.endless) this.widen(part.length / this.channels);
     const at = this.frames * this.channels;
     if (!this.data || this.data.length < at + part.length) {
       const roomier = new Int16Array(Math.max(this.total * this.channels, 2 * at, at + part.length));
@@ -95,8 +124,9 @@ class Clip {
   }
   about() {
     const sounds = this.given.map(({ kind, name }) => [kind, name]);
+    const begins = this.dropped ? { begins: this.start } : {}; // what was before is not kept
     const heard = this.heard === null ? {} : { heard: this.heard };
-    return { model: this.model, ...this.settings, ...Object.fromEntries(sounds), ...heard, program: this.program, made: new Date(this.created).toISOString(), seconds: this.seconds };
+    return { model: this.model, ...this.settings, ...Object.fromEntries(sounds), ...heard, program: this.program, made: new Date(this.created).toISOString(), seconds: this.seconds, ...begins };
   }
 
   async make() {
@@ -123,6 +153,7 @@ class Clip {
       }
     }
     this.total = this.frames;
+    if (this.endless && player.clip === this) player.pause();
     player.arrived(this);
     if (this.begun) {
       await kept.add(this);
@@ -149,7 +180,7 @@ class Clip {
       if (!told.steps) began = null;
       else if (!began) began = { now, steps: told.steps };
       else if (told.steps > began.steps) this.pace = (told.steps - began.steps) / (now - began.now);
-      if (this.pace) this.left = (told.total - told.steps) / this.pace;
+      if (this.pace && told.total) this.left = (told.total - told.steps) / this.pace;
       this.card.refresh();
     }
   }
@@ -174,7 +205,7 @@ class Clip {
       if (!whole) continue;
       const part = new Int16Array(bytes.slice(0, whole).buffer);
       if (!this.begun) this.blend(part);
-      this.add(part);
+      this.addParts(part);
       Clip.sounded = true;
       const now = performance.now() / 1000;
       if (last !== undefined) this.gap = Math.max(this.gap, now - last);

@@ -24,11 +24,23 @@ function scheduleOf(text) {
   }
 }
 
+function setEndless(on) {
+  $("endless").setAttribute("aria-pressed", on);
+  $("endless-hint").hidden = !on;
+  $("duration").disabled = $("variations").disabled = on;
+  if (on) $("variations").value = "1";
+}
+const isEndless = () => $("endless").getAttribute("aria-pressed") === "true";
+
 function read() {
   const settings = { prompt: $("prompt").value.trim() || null };
   const negative = $("negative_prompt").value.trim();
   if (negative) settings.negative_prompt = negative;
   for (const name of NUMBERS) settings[name] = $(name).valueAsNumber;
+  if (isEndless()) {
+    delete settings.duration;
+    settings.endless = true;
+  }
   if (plan.length) settings.schedule = plan;
   return settings;
 }
@@ -39,6 +51,7 @@ function fill(settings) {
     $("negative_prompt").value = settings.negative_prompt ?? "";
     setPlan(typeof settings.schedule === "string" ? scheduleOf(settings.schedule) : (settings.schedule ?? []));
   }
+  if ("duration" in settings || "endless" in settings) setEndless(String(settings.endless) === "true");
   for (const name of NUMBERS) if (Number.isFinite(+settings[name])) $(name).value = settings[name];
   const usual = (name) => +$(name).value === about.defaults[name];
   if ($("negative_prompt").value || !["temperature", "top_k", "top_p", "cfg_coef"].every(usual)) $("more").open = true;
@@ -96,6 +109,7 @@ $("prompt").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.preventDefault(), make();
 };
 $("no-plan").onclick = () => (setPlan([]), $("prompt").focus());
+$("endless").onclick = () => setEndless(!isEndless());
 $("dice").onclick = () => (($("seed").value = newSeed()), say(`Seed ${$("seed").value}`));
 $("defaults").onclick = () => {
   for (const name of ["temperature", "top_k", "top_p", "cfg_coef"]) $(name).value = about.defaults[name];

@@ -34,15 +34,17 @@ class Spectrum {
     this.bins = Array.from({ length: Spectrum.ROWS + 1 }, (_, i) => (lowest * (highest / lowest) ** (i / Spectrum.ROWS) * size) / clip.rate);
     this.column = this.pen.createImageData(1, Spectrum.ROWS);
   }
+  // The clip has another length or another beginning.
+  restart() {
+    this.done = 0;
+    this.total = this.clip.total;
+    this.pen.clearRect(0, 0, Spectrum.COLUMNS, Spectrum.ROWS);
+  }
   // With samples as far as there are any.
   grow(data) {
     const { clip } = this;
     if (!data) return;
-    if (this.total !== clip.total) {
-      this.done = 0; // it has become shorter
-      this.total = clip.total;
-      this.pen.clearRect(0, 0, Spectrum.COLUMNS, Spectrum.ROWS);
-    }
+    if (this.total !== clip.total) this.restart();
     for (; this.done < Spectrum.COLUMNS; this.done++) {
       const start = Math.round(((this.done + 0.5) / Spectrum.COLUMNS) * clip.total - this.size / 2);
       if (!clip.end && start + this.size > clip.frames) return;

@@ -4,6 +4,7 @@
 
 const LEAD = 0.08; // seconds between the order to play and the first sample
 const AHEAD = 0.3; // seconds that must be there before a clip plays while it is made
+const ENDLESS_AHEAD = 8; // the same for endless music on a machine slower than real time
 const MARGIN = 1.15; // a machine slower than real time is not always equally slow
 
 const player = {
@@ -66,8 +67,16 @@ const player = {
     const there = (clip.frames - player.from) / clip.rate;
     // It must outlast the longest wait so far, and half of that again.
     if (clip.speed === null || there < Math.max(AHEAD, 1.5 * clip.gap)) return false;
+    if (clip.endless) return clip.speed * MARGIN > 1 || there >= ENDLESS_AHEAD;
     const missing = (clip.total - clip.frames) / clip.rate;
     return there >= missing * MARGIN * (1 / clip.speed - 1);
+  },
+  // The oldest frames of a clip are gone.
+  dropped(clip, frames) {
+    if (clip !== player.clip) return;
+    player.queued -= frames;
+    player.from -= frames; // of what is queued already it may lie before the first one that is kept
+    if (!player.playing) player.from = Math.max(0, player.from);
   },
   // More of a clip is here, or its end.
   arrived(clip) {

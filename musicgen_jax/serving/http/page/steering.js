@@ -24,6 +24,10 @@ class Steering {
     // Whoever was typing when the music ended goes on at the play button.
     if (!open && this.form.contains(document.activeElement)) this.card.find(".play").focus({ preventScroll: true });
     this.form.hidden = !open;
+    if (this.clip.end && this.waiting) {
+      this.refuse(`${inWords(this.waiting.changes)}: too late, the music has ended.`);
+      this.waiting = null;
+    }
     // A text model needs room for guidance against a text from the beginning on.
     const { settings } = this.clip;
     const possible = about.text_in_front || settings.negative_prompt || settings.schedule?.some((cue) => cue.negative_prompt);
