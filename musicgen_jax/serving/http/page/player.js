@@ -85,8 +85,7 @@ const player = {
       player.holding = false;
       if (player.from >= clip.frames) return;
       player.playing = true;
-      // On a whole frame: the samples then need no interpolation.
-      player.zero = Math.ceil((player.context.currentTime + LEAD) * clip.rate) / clip.rate;
+      player.zero = null; // the first samples are made ready before the time is set
       player.queued = player.from = Math.floor(player.from);
     }
     if (player.playing && player.queued < clip.frames) player.queue(clip);
@@ -95,6 +94,8 @@ const player = {
     const sound = clip.slice(player.queued);
     const buffer = player.context.createBuffer(clip.channels, sound[0].length, clip.rate);
     sound.forEach((samples, channel) => buffer.copyToChannel(samples, channel));
+    // On a whole frame: the samples then need no interpolation.
+    player.zero ??= Math.ceil((player.context.currentTime + LEAD) * clip.rate) / clip.rate;
     const at = player.zero + (player.queued - player.from) / clip.rate;
     if (at < player.context.currentTime) return player.ranDry(clip);
     const node = player.context.createBufferSource();
