@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
     add("prompts", metavar="PROMPTS", help="a .txt file, a prompt in every line, or a .jsonl file, "
-        'in every line {"prompt": TEXT or null} and, if wanted, "seed" and "negative"')  # fmt: skip
+        'in every line {"prompt": TEXT or null} and, if wanted, "seed" and "negative"; or - for '
+        "stdin, which may hold either")  # fmt: skip
     add(
         "output",
         metavar="OUT_DIR",

@@ -42,6 +42,8 @@ SETTINGS = "settings.json"
 _MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
 _LARGEST = 1 << 28  # bytes of a file of prompts or a manifest
 _LONGEST = 10_000  # characters of a line
+_MOST_PROMPTS = 1_000_000
+STDIN = "-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +72,46 @@ def read_prompts(
       path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
         an object {"prompt": text or null, "seed": integer, "negative": text or null}.
         Only the prompt is needed. UTF-8; empty lines may stand at the end only.
+        "-" is stdin, with lines of JSON if it begins with {, else with descriptions.
       seed: clip i gets a seed of its own from it and i, unless its line names one.
       negative: of the clips whose line does not name one.
 
     Raises:
       UserError: the file cannot be read, or a line is wrong; the message names the first.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".txt", ".jsonl"):
-        raise UserError(f"the prompts must be in a .txt or .jsonl file, got {str(path)!r}")
-    content = files.read_bytes(path, _LARGEST).removeprefix(b"\xef\xbb\xbf").rstrip()
+    if path == STDIN:
+        name, suffix, content = "stdin", "", _read_stdin()
+    else:
+        name, suffix = str(path), Path(path).suffix.lower()
+        if suffix not in (".txt", ".jsonl"):
+            raise UserError(f"the prompts must be in a .txt or .jsonl file, got {name!r}")
+        content = files.read_bytes(path, _LARGEST)
+    content = content.removeprefix(b"\xef\xbb\xbf").rstrip()
     # Whichever system wrote the file; JSON and descriptions alike have no bare line ends inside.
-    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    if lines == [b""]:
-        raise UserError(f"{path} holds no prompts")
-    parse = _parse_json if path.suffix.lower() == ".jsonl" else _parse_text
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if not content:
+        raise UserError(f"{name} holds no prompts")
+    if content.count(b"\n") >= _MOST_PROMPTS:
+        raise UserError(f"{name} holds more than {_MOST_PROMPTS} prompts: divide it")
+    objects = suffix == ".jsonl" or (path == STDIN and content.startswith(b"{"))
+    parse = _parse_json if objects else _parse_text
     prompts = []
-    for i, line in enumerate(lines):
+    for i, line in enumerate(content.split(b"\n")):
         try:
             text, own, against = parse(line, negative)
         except ValueError as error:
-            raise UserError(f"{path}, line {i + 1}: {error}") from None
+            raise UserError(f"{name}, line {i + 1}: {error}") from None
         prompts.append(Prompt(i, text, clip_seed(seed, i) if own is None else own, against))
     return prompts
+
+
+def _read_stdin() -> bytes:
+    stream = getattr(sys.stdin, "buffer", None)
+    with user_error("read", "stdin"):
+        content = stream.read(_LARGEST + 1) if stream else b""
+    if len(content) > _LARGEST:
+        raise UserError(f"stdin holds more than {_LARGEST} bytes of prompts")
+    return content
 
 
 def clip_seed(seed: int, index: int) -> int:
@@ -109,7 +128,7 @@ def _parse_text(line: bytes, negative: str | None) -> _Parsed:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     if not text:
-        raise ValueError("empty; for music without a description use .jsonl and null")
+        raise ValueError("empty; for music without a description use lines of JSON and null")
     return _checked(text), None, negative or None
 
 

@@ -1,5 +1,6 @@
 """Many prompts: read strictly, made once, whatever interrupts or shares the work."""
 
+import io
 import json
 import os
 import signal
@@ -254,6 +255,53 @@ def test_a_bad_line_is_named_before_any_work(tmp_path, capsys, name, content, me
     assert main(["batch", str(tmp_path / name), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def pipe(monkeypatch, content: bytes) -> None:
+    """Puts bytes on stdin."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_stdin_stands_for_either_file(tmp_path, monkeypatch):
+    forms = {"a.txt": b"bells\r\n{waltz}\n\n", "a.jsonl": b'{"prompt": null, "seed": 7}\n"a"\n'}
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+        pipe(monkeypatch, content)
+        made = batch_folder.read_prompts("-", 1, "hiss")
+        assert made == batch_folder.read_prompts(tmp_path / name, 1, "hiss")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "stdin holds no prompts"),
+        (b"x\n\ny", "stdin, line 2: empty"),
+        (b'{"prompt": "x"}\nbells', "stdin, line 2: not JSON"),
+        (b"x\n" * 1_000_001, "stdin holds more than 1000000 prompts: divide it"),
+    ],
+)
+def test_a_bad_line_of_stdin_is_named(tmp_path, capsys, monkeypatch, content, message):
+    pipe(monkeypatch, content)
+    assert main(["batch", "-", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_stdin_without_an_end_is_refused(monkeypatch):
+    pipe(monkeypatch, b"a long line\n" * 10)
+    monkeypatch.setattr(batch_folder, "_LARGEST", 100)
+    with pytest.raises(UserError, match="stdin holds more than 100 bytes of prompts"):
+        batch_folder.read_prompts("-", 1)
+
+
+def test_clips_of_stdin_are_those_of_the_file(
+    folder, prompts, uninterrupted, tmp_path, monkeypatch
+):
+    pipe(monkeypatch, prompts.read_bytes())
+    assert main(arguments(folder, "-", tmp_path)) == 0
+    assert clips(tmp_path) == clips(uninterrupted)
 
 
 def test_negatives_of_lines_and_of_the_call(folder, tmp_path):
