@@ -182,6 +182,11 @@ class Scheduler:
             return sum(not clip.begun for clip in self._waiting)
 
     @property
+    def closing(self) -> str | None:
+        """Why no clip is taken any more: it drains, is closed or has failed; None if it takes."""
+        return self._closing
+
+    @property
     def compilations(self) -> int:
         """Programs that this process has compiled or loaded since `ready` was set: 0."""
         counts = self._compilations
