@@ -2,6 +2,7 @@
 
 import argparse
 
+from musicgen_jax import console
 from musicgen_jax.errors import UserError
 
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="afterwards compare every stage with transformers (needs torch and transformers)",
     )
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
       UserError: the input cannot be converted, or the options do not fit each other.
     """
     from musicgen_jax.convert.pipeline import convert
+
+    out = console.Console.of(args)
 
     places = {
         "t5_from": args.t5,
@@ -69,16 +73,22 @@ def run(args: argparse.Namespace) -> None:
         if args.storage != "plain":
             raise UserError("--verify compares exact weights: use it with --storage plain")
         verify.require_reference(args.source, **places)
-    convert(
-        args.source,
-        args.out,
-        **places,
-        tokenizer_from=args.tokenizer,
-        name=args.name,
-        storage=args.storage,
-        overwrite=args.overwrite,
-        log=print,
-    )
-    print(f"wrote {args.out}")
+    with out.counter("converting", "B") as progress:
+        convert(
+            args.source,
+            args.out,
+            **places,
+            tokenizer_from=args.tokenizer,
+            name=args.name,
+            storage=args.storage,
+            overwrite=args.overwrite,
+            log=out.say,
+            progress=progress,
+        )
+    stages = []
     if args.verify:
-        verify.verify(args.source, args.out, **places, log=print)
+        out.say(f"wrote {args.out}")
+        stages = verify.verify(args.source, args.out, **places, log=out.say)
+    errors = {"errors": {stage.name: stage.error for stage in stages}} if args.verify else {}
+    facts = {"folder": args.out, "source": args.source, **errors}
+    out.made(f"verified {args.out}" if args.verify else f"wrote {args.out}", **facts)

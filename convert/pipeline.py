@@ -106,6 +106,7 @@ def convert(
     storage: str = "plain",
     overwrite: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> MusicGenConfig | dict[str, ComponentConfig]:
     """Converts a model and writes it as a folder that `musicgen_jax.storage.checkpoint` reads.
 
@@ -128,6 +129,8 @@ def convert(
       storage: "plain" or "int8", see `checkpoint.ModelWriter.write_component`.
       overwrite: whether to replace an existing model at `out`.
       log: called with one line about each step.
+      progress: called with (bytes done, bytes in all) of the source's tensors; half of a
+        component is done when it is read, all of it when it is written.
 
     Returns:
       The model's config, or {component: config} if the source is only a part of a model.
@@ -147,15 +150,25 @@ def convert(
     with _way_out(found.parts):
         configs, parts = derive_configs(found.parts)
     config = whole_config(configs, parts, name or found.name)
+    sizes = {component: _bytes(part) for component, part in parts.items()}
+    total = sum(sizes.values())
     with checkpoint.writing_model(out, overwrite=overwrite) as writer:
+        before = 0
         for component in parts:
             log(f"{component}: {_size(parts[component])}, from {found.origins[component]}")
+
+            def read(size: int, before: int = before) -> None:
+                progress(before + size // 2, total)
+
             with _way_out(found.parts):
-                tree = convert_part(component, parts[component], configs[component])
+                part = _watched(parts[component], read)
+                tree = convert_part(component, part, configs[component])
             if component == "clap":
                 clap_gate.check(tree, configs[component], found.bpe, parts[component].origin)
             writer.write_component(component, tree, storage=storage)
             del tree  # free it before reading the next one
+            before += sizes[component]
+            progress(before, total)
         for file, data in found.bpe.items():
             writer.write_file(file, data)
         writer.finish(
@@ -420,6 +433,28 @@ def _with_projection(part: Part, text: Part) -> Part:
         bias: LazyTensor((width,), dtype, lambda: np.zeros(width, dtype)),
     }
     return part._replace(tensors=part.tensors | added)
+
+
+def _bytes(part: Part) -> int:
+    """Of all tensors, also of those that are not converted."""
+    return sum(math.prod(each.shape) * each.dtype.itemsize for each in part.tensors.values())
+
+
+def _watched(part: Part, read: Callable[[int], None]) -> Part:
+    """The same part; `read` is called with the bytes so far whenever a tensor has been read."""
+    so_far = 0
+
+    def watched(tensor: LazyTensor) -> LazyTensor:
+        def values() -> np.ndarray:
+            nonlocal so_far
+            made = tensor.read()
+            so_far += made.nbytes
+            read(so_far)
+            return made
+
+        return tensor._replace(read=values)
+
+    return part._replace(tensors={key: watched(each) for key, each in part.tensors.items()})
 
 
 def _size(part: Part) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from musicgen_jax import console
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments to a parser."""
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the library that will load it (default: audiocraft, the one with style models)",
     )
     add("--overwrite", action="store_true", help="replace an existing export")
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,5 +28,6 @@ def run(args: argparse.Namespace) -> None:
     """
     from musicgen_jax.convert.to_torch import export_torch
 
-    export_torch(args.model, args.out, format=args.format, overwrite=args.overwrite, log=print)
-    print(f"wrote {args.out}")
+    out = console.Console.of(args)
+    export_torch(args.model, args.out, format=args.format, overwrite=args.overwrite, log=out.say)
+    out.made(f"wrote {args.out}", folder=args.out, model=args.model, format=args.format)

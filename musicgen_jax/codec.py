@@ -14,6 +14,7 @@ import numpy as np
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.audio_input import Audio, check_audio
 from musicgen_jax.config import EncodecConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.segments import (
@@ -90,6 +91,8 @@ class Codec:
         audio: Audio,
         sample_rate: int,
         bandwidth: float | None = None,
+        *,
+        bar: Bar = plain,
     ) -> EncodedAudio:
         """Codes of audio.
 
@@ -97,6 +100,7 @@ class Codec:
           audio: float [C, W] or [B, C, W]; converted to the codec's rate and channels.
           sample_rate: of `audio`, in samples per second.
           bandwidth: kilobits per second, at most; fewer codebooks sound coarser. None for all.
+          bar: wraps the iteration over the codec's segments; most codecs have one for all audio.
 
         Raises:
           UserError: the audio is empty or not finite, or the codec has no such bandwidth.
@@ -112,7 +116,8 @@ class Codec:
         wav = np.stack([convert_audio(clip, int(sample_rate), *to) for clip in wav])
         codes: list[np.ndarray] = []
         scales: list[np.ndarray] = []  # empty if the codec keeps no levels
-        for start, width, _ in segments(self.config, wav.shape[2]):
+        cut = list(segments(self.config, wav.shape[2]))
+        for start, width, _ in bar(cut, total=len(cut), desc="encoding", unit="segment"):
             one, *scale = encode_segment(self.encodec, wav[:, :, start : start + width], n_q)
             codes.append(one)
             scales += scale
@@ -125,8 +130,12 @@ class Codec:
             fingerprint=self.fingerprint,
         )
 
-    def decode(self, encoded: EncodedAudio) -> np.ndarray:
+    def decode(self, encoded: EncodedAudio, *, bar: Bar = plain) -> np.ndarray:
         """Audio of codes: float32 [B, C, W], as long as the original at the codec's rate.
+
+        Args:
+          encoded: what `encode` made, or a file held.
+          bar: as in `encode`.
 
         Raises:
           UserError: the codes were made with another codec.
@@ -136,14 +145,16 @@ class Codec:
                 f"the codes were made with the codec {encoded.codec!r}, and {self.name!r} is not "
                 "that one: its architecture or its weights differ"
             )
-        pieces = self._decode_segments(encoded)
+        pieces = self._decode_segments(encoded, bar)
         if self.config.segment_length:
             return np.concatenate([*overlap_add(self.config, encoded.length, pieces)], axis=2)
-        return next(pieces)[..., : encoded.length]
+        (whole,) = pieces
+        return whole[..., : encoded.length]
 
-    def _decode_segments(self, encoded: EncodedAudio) -> Iterator[np.ndarray]:
-        start = 0
-        for i, segment in enumerate(segments(self.config, encoded.length)):
+    def _decode_segments(self, encoded: EncodedAudio, bar: Bar) -> Iterator[np.ndarray]:
+        start, cut = 0, list(segments(self.config, encoded.length))
+        shown = bar(cut, total=len(cut), desc="decoding", unit="segment")
+        for i, segment in enumerate(shown):
             codes = encoded.codes[:, :, start : start + segment.frames]
             scale = None if encoded.scales is None else encoded.scales[:, i]
             yield decode_segment(self.encodec, codes, scale)

@@ -10,7 +10,7 @@ from tests.helpers.imports import imported
 from tests.helpers.paths import ROOT
 
 ROOMS = (
-    ("errors", "config", "files"),
+    ("errors", "config", "files", "console"),
     ("audio",),
     ("runtime",),
     ("nn",),

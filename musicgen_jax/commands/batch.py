@@ -1,12 +1,12 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import STRATEGIES, clip_settings
 from musicgen_jax.commands import made, options, ray_work
+from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def run(args: argparse.Namespace) -> None:
         settings["slots"] = args.slots
     folder.agree(settings, keep=False)
     missing = set(folder.missing(prompts))
-    if len(missing) < len(prompts) and not (args.quiet or args.json):
-        print(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
+    out = Console.of(args)
+    if len(missing) < len(prompts):
+        out.say(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
     if not missing:
         return
 
@@ -110,11 +111,10 @@ def run(args: argparse.Namespace) -> None:
         if not share:
             return
         written = batch_folder.make_clips(maker, folder, settings, share, **at_once)
-    for i, file in enumerate(written, 1):
-        if args.json:
-            print(json.dumps({"file": str(file)} | (clip_settings.read(file) or {})), flush=True)
-        elif not args.quiet:
-            print(f"wrote {file} ({i} of {len(share)})", flush=True)
+    shown = out.bar(written, total=len(share), desc="making", unit="clip")
+    for i, file in enumerate(shown, 1):
+        facts = clip_settings.read(file) or {} if args.json else {}
+        out.made(f"wrote {file} ({i} of {len(share)})", file=str(file), **facts)
 
 
 class _Maker:

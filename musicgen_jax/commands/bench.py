@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import sys
 
 from musicgen_jax.config import DTYPES, OFFICIAL_MODELS
+from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
 _SHORT = [name.removeprefix("facebook/musicgen-") for name in OFFICIAL_MODELS]
@@ -39,12 +39,13 @@ def run(args: argparse.Namespace) -> None:
 
     compile_cache.enable()
     figures = {}
-    out = sys.stderr if args.json else sys.stdout
+    out = Console(json=args.json)
     measures = bench_measures.measure(
         args.model, args.dtype, batch=args.batch, steps=args.steps, limit=args.limit
     )
-    for text, found in measures:
+    shown = out.bar(measures, total=bench_measures.COUNT, desc="measuring", unit="figure")
+    for text, found in shown:
         figures |= found
-        print(text, file=out, flush=True)
+        out.say(text)
     if args.json:
         print(json.dumps(figures, indent=2))

@@ -20,6 +20,7 @@ from musicgen_jax.storage import checkpoint, hub
 
 Measured = tuple[str, dict[str, Any]]
 
+COUNT = 7  # lines of `measure`, if nothing is left out
 _RUNS = 3
 _PASSES = 8
 _TEXT = "a calm waltz"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from musicgen_jax import files
+from musicgen_jax import console, files
 from musicgen_jax.commands import options
 from musicgen_jax.commands.info_of import official_name
 from musicgen_jax.errors import UserError
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a melody model: an official name, for which no weights are needed, or a folder",
     )
     options.add_separate(parser)
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,4 +79,9 @@ def run(args: argparse.Namespace) -> None:
             }
         last = (len(played) - 1) * config.lm.chroma_hop / config.sample_rate
         plot.draw_chroma(output, pictures, last, PITCHES)
-    print(f"wrote {output} ({len(played)} frames, {seconds:g} s)")
+    console.Console.of(args).made(
+        f"wrote {output} ({len(played)} frames, {seconds:g} s)",
+        file=str(output),
+        frames=len(played),
+        seconds=seconds,
+    )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from musicgen_jax import console
 from musicgen_jax.errors import UserError
 
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="nano, the folder of a converted codec or model, or encodec_24khz, "
             "encodec_32khz, encodec_48khz",
         )
+        console.add_arguments(command)
 
 
 def _encode(args: argparse.Namespace) -> None:
@@ -42,10 +44,16 @@ def _encode(args: argparse.Namespace) -> None:
 
     compile_cache.enable()
     wav, rate = audio.read(args.input)
-    encoded = Codec.from_pretrained(args.model).encode(wav, rate, args.bandwidth)
+    out = console.Console.of(args)
+    encoded = Codec.from_pretrained(args.model).encode(wav, rate, args.bandwidth, bar=out.bar)
     path = codec_file.write(args.output, encoded)
     seconds = encoded.length / encoded.sample_rate
-    print(f"wrote {path} ({seconds:.2f} s, {encoded.bandwidth:g} kb/s)")
+    out.made(
+        f"wrote {path} ({seconds:.2f} s, {encoded.bandwidth:g} kb/s)",
+        file=str(path),
+        seconds=seconds,
+        kilobits_per_second=encoded.bandwidth,
+    )
 
 
 def _decode(args: argparse.Namespace) -> None:
@@ -62,7 +70,9 @@ def _decode(args: argparse.Namespace) -> None:
     encoded = codec_file.read(args.input)
     if len(encoded.codes) != 1:
         raise UserError(f"{args.input} holds {len(encoded.codes)} clips, and a .wav takes one")
-    (wav,) = Codec.from_pretrained(args.model).decode(encoded)
+    out = console.Console.of(args)
+    (wav,) = Codec.from_pretrained(args.model).decode(encoded, bar=out.bar)
     # At the original level; only samples beyond full scale are clipped.
     path = audio.write(args.output, wav, encoded.sample_rate, "clip", peak_clip_headroom_db=0)
-    print(f"wrote {path} ({wav.shape[1] / encoded.sample_rate:.2f} s)")
+    seconds = wav.shape[1] / encoded.sample_rate
+    out.made(f"wrote {path} ({seconds:.2f} s)", file=str(path), seconds=seconds)

@@ -5,9 +5,11 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from musicgen_jax import console
 from musicgen_jax.commands import options, ray_work
 from musicgen_jax.commands.batch import _worker
 from musicgen_jax.errors import UserError
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to keep what the networks make of each clip; default: OUT/features",
     )
     add("--save-statistics", metavar="FILE.npz", help="write the reference's mean and covariance")
-    add("--json", action="store_true", help="print the report as JSON")
+    console.add_arguments(parser, as_json="print the report as JSON")
     shared = parser.add_mutually_exclusive_group()
     shared.add_argument(
         "--worker",
@@ -122,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
     known = {} if statistics or not args.reference else clips.find_clips(args.reference)
     out = Path(args.out) if args.out else None
     compile_cache.enable()
+    shown = console.Console.of(args)
+    bar = partial(_bar, shown)
     if args.model:
         assert out is not None
         work = evaluate_captions.Work(args, texts, known, out)
@@ -143,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
         args, count=len(files), reference=reference, statistics=statistics, texts=texts, cache=cache
     )
     if args.model:
-        work.make(_bar)
+        work.make(bar)
         judged = work.clips
     plan = evaluation.Plan(
         judged,
@@ -155,13 +159,13 @@ def run(args: argparse.Namespace) -> None:
         cache,
     )
     if args.worker[1] > 1:
-        _share(args, plan)
+        _share(args, plan, shown)
         return
     if args.ray:
         from musicgen_jax.commands import evaluate_ray
 
-        evaluate_ray.measure(args.ray, plan, _bar)
-    report = evaluation.evaluate(plan, _bar)
+        evaluate_ray.measure(args.ray, plan, bar)
+    report = evaluation.evaluate(plan, bar)
     if args.model:
         report["model"] = work.about
     if args.save_statistics is not None:
@@ -170,7 +174,10 @@ def run(args: argparse.Namespace) -> None:
         _write(out, report, plan, texts)
     from musicgen_jax.metrics.report import summary
 
-    print(json.dumps(report, indent=2, allow_nan=False) if args.json else summary(report))
+    if args.json:
+        print(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        shown.say(summary(report))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -223,7 +230,7 @@ def _missing(names: Iterable[str], noun: str, fault: str) -> Iterator[str]:
         yield f"{count(len(found), noun)} {fault}: {some(found)}"
 
 
-def _share(args: argparse.Namespace, plan: "Plan") -> None:
+def _share(args: argparse.Namespace, plan: "Plan", shown: console.Console) -> None:
     """Describes this worker's part of the clips; what it made is in the cache."""
     import dataclasses
 
@@ -241,8 +248,13 @@ def _share(args: argparse.Namespace, plan: "Plan") -> None:
     judged = plan.audio if args.model else own(plan.audio)
     assert judged is not None
     part = dataclasses.replace(plan, audio=judged, reference=own(plan.reference))
-    described = evaluation.describe_all(part, _bar)
-    print(f"part {number} of {count}: measured {described} clips; run without --worker to report")
+    described = evaluation.describe_all(part, partial(_bar, shown))
+    shown.made(
+        f"part {number} of {count}: measured {described} clips; run without --worker to report",
+        part=number,
+        parts=count,
+        clips=described,
+    )
 
 
 def _write(out: Path, report: dict[str, Any], plan: "Plan", texts: dict[str, str]) -> None:
@@ -257,12 +269,10 @@ def _write(out: Path, report: dict[str, Any], plan: "Plan", texts: dict[str, str
     page.write(out, report, plan.audio.clips, plan.reference.clips if plan.reference else {}, texts)
 
 
-def _bar(items: Iterable[Any], total: int, desc: str) -> Iterable[Any]:
+def _bar(shown: console.Console, items: Iterable[Any], total: int, desc: str) -> Iterable[Any]:
     """Progress with the time that is left: a bar, or a line now and then in a log."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        return tqdm(items, total=total, desc=desc, unit="clip")
+    if shown.quiet or shown.draws:
+        return shown.bar(items, total=total, desc=desc)
     return _lines(items, total, desc)
 
 

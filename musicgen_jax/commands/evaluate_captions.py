@@ -7,7 +7,7 @@ the same files, and so the same figures.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from musicgen_jax import audio, files
 from musicgen_jax.commands import batch_folder, options
 from musicgen_jax.commands.batch_folder import Prompt
+from musicgen_jax.console import Bar
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import check_seed
@@ -117,7 +118,7 @@ class Work:
     def _share(self) -> list[Prompt]:
         return batch_folder.share(list(self.prompts.values()), self.args.worker)
 
-    def make(self, bar: Callable[..., Iterable[Any]]) -> None:
+    def make(self, bar: Bar) -> None:
         """Makes the clips that are not there yet.
 
         Args:

@@ -12,6 +12,7 @@ from typing import Any
 
 from musicgen_jax import files
 from musicgen_jax.commands import ray_work
+from musicgen_jax.console import Bar
 from musicgen_jax.metrics import evaluation, features
 from musicgen_jax.metrics.features import Extractor
 
@@ -19,7 +20,7 @@ _AT_ONCE = 2  # one is measured while the next one travels
 _LARGEST = 1 << 30  # bytes of a clip's file; a larger one is measured here
 
 
-def measure(address: str, plan: evaluation.Plan, bar: evaluation.Bar) -> None:
+def measure(address: str, plan: evaluation.Plan, bar: Bar) -> None:
     """Measures the clips of a plan that its cache lacks.
 
     A clip that cannot be measured leaves the cache as it is: the report will find out why.

@@ -2,6 +2,7 @@
 
 import argparse
 
+from musicgen_jax import console
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING
 
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="dtype of the language model; bfloat16 is for accelerators",
     )
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax.model import MusicGen
     from musicgen_jax.storage import hub
 
+    out = console.Console.of(args)
     folder = export_model(
         MusicGen.from_pretrained(args.model, dtype=args.dtype),
         args.output,
@@ -56,6 +59,11 @@ def run(args: argparse.Namespace) -> None:
         nucleus=args.nucleus,
         platforms=args.platforms.split(","),
         source=hub.find_model(args.model),
+        bar=out.bar,
     )
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"wrote {folder} ({size / 1e6:.0f} MB); {folder / 'run.py'} shows how to run it")
+    out.made(
+        f"wrote {folder} ({size / 1e6:.0f} MB); {folder / 'run.py'} shows how to run it",
+        folder=str(folder),
+        bytes=size,
+    )

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from musicgen_jax import console
 from musicgen_jax.commands import options
 
 
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 200)")
     add("--log-every", type=int, metavar="N", help="steps between records (default: 25)")
     add("--seed", type=int, help="same seed, same training (default: 0)")
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
         config = finetune.make_config(
             **{name: value for name, value in chosen.items() if value is not None}
         )
-    made = finetune.finetune(
-        config, args.folder, resume=args.resume, say=lambda line: print(line, flush=True)
-    )
-    print(f"wrote {made}")
+    out = console.Console.of(args)
+    made = finetune.finetune(config, args.folder, resume=args.resume, say=out.say, bar=out.bar)
+    what = "folder" if made.is_dir() else "file"
+    out.made(f"wrote {made}", **{what: str(made)})
     return 0
 
 

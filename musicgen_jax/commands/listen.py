@@ -7,8 +7,10 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from musicgen_jax import console
+from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", metavar="STUDY", help="the study's folder; with --analyse: where results go")
     add("--analyse", metavar="STUDY", help="do not serve: make tables of what raters answered")
-    add("--json", action="store_true", help="with --analyse: print the results as JSON")
+    console.add_arguments(
+        parser,
+        quiet="print nothing about a study that is made, and show no progress",
+        as_json="with --analyse: print the results as JSON; with --no-serve: what was made",
+    )
     add("--least-reference", type=_score, default=85.0, metavar="SCORE",
         help="with --analyse: leave out raters who give the hidden reference less on average; "
         "0: nobody")  # fmt: skip
@@ -75,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
         return _analyse(args)
     if args.out is None:
         raise UserError("name the study's folder with --out, or a study to --analyse")
-    if args.json:
-        raise UserError("--json goes with --analyse")
+    if args.json and not args.no_serve:
+        raise UserError("--json goes with --analyse or --no-serve")
     _serve(args, _prepare(args))
 
 
@@ -112,13 +118,7 @@ def _prepare(args: argparse.Namespace) -> "Study":
         lufs=args.lufs,
         skip=args.skip,
     )
-
-    def bar(items: Any, total: int, desc: str) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(items, total=total, desc=desc, unit="piece", disable=not sys.stderr.isatty())
-
-    return prepare.prepare(plan, folder, _note, bar)
+    return prepare.prepare(plan, folder, _note, Console.of(args).bar)
 
 
 def _note(line: str) -> None:
@@ -130,9 +130,13 @@ def _serve(args: argparse.Namespace, found: "Study") -> None:
     from musicgen_jax.listening.server import LOOPBACK, StudyServer
 
     folder = Path(args.out)
-    print(
+    Console.of(args).made(
         f"{folder}: {len(found.items)} pieces, {len(found.systems)} clips each "
-        f"({', '.join(found.systems)}), {found.per_rater} pieces per rater"
+        f"({', '.join(found.systems)}), {found.per_rater} pieces per rater",
+        folder=str(folder),
+        pieces=len(found.items),
+        systems=list(found.systems),
+        per_rater=found.per_rater,
     )
     if args.no_serve:
         return
@@ -176,7 +180,10 @@ def _analyse(args: argparse.Namespace) -> None:
         "results.svg": plot.svg(results),
     }.items():
         files.write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
-    print(as_json if args.json else f"{analysis.summary(results)}\n\nwrote {out}")
+    if args.json:
+        print(as_json)
+    else:
+        Console.of(args).say(f"{analysis.summary(results)}\n\nwrote {out}")
 
 
 # --- Arguments --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from musicgen_jax import console
 from musicgen_jax.commands import options, train_options
 from musicgen_jax.errors import UserError
 
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume even though the data is not what the run began with",
     )
     train_options.add_tensorboard(parser)
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     form = config.codec.sample_rate, config.codec.channels
     clips = AudioClips.open(config.data, *form)
     valid = AudioClips.open(config.valid, *form) if config.valid else None
+    out = console.Console.of(args)
     made = codec_run.train(
         Path(args.folder),
         config,
@@ -62,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
         base=base,
         resume=args.resume,
         data_changed=args.data_changed,
+        say=out.say,
+        bar=out.bar,
     )
-    print(f"wrote {made}")
+    out.made(f"wrote {made}", folder=str(made))
     return 0
 
 

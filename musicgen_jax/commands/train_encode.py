@@ -2,6 +2,8 @@
 
 import argparse
 
+from musicgen_jax import console
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hear melodies without drums and bass, or with them; without either: separated if "
         "htdemucs was converted",
     )
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training.data.encode import encode
 
+    out = console.Console.of(args)
     compile_cache.enable()
     made = encode(
         args.data,
@@ -77,11 +81,17 @@ def run(args: argparse.Namespace) -> int:
         melody=args.melody,
         separate=args.separate,
         excerpt_length=args.excerpt_length,
-        log=lambda line: print(line, flush=True),
+        log=out.say,
+        bar=out.bar,
     )
     hours = made.num_frames_total / made.frame_rate / 3600
-    print(
+    out.made(
         f"wrote {made.folder} ({len(made)} clips, {hours:.2f} h, {made.codebooks} codebooks, "
-        f"skipped {made.skipped})"
+        f"skipped {made.skipped})",
+        folder=str(made.folder),
+        clips=len(made),
+        hours=hours,
+        codebooks=made.codebooks,
+        skipped=made.skipped,
     )
     return 0

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from musicgen_jax import console
 from musicgen_jax.commands import options, train_options
 from musicgen_jax.errors import UserError
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut weights and optimizer over all devices",
     )
     train_options.add_tensorboard(parser)
+    console.add_arguments(parser)
     processes = parser.add_argument_group("several processes, each with the same arguments")
     add = processes.add_argument
     add("--distributed", action="store_true", help="find the others (TPU pods, Slurm)")
@@ -70,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
     examples = _open(config.data, model, config.base)
     valid = _open(config.valid, model, config.base) if config.valid else None
     tokenize = fixed_length(Tokenizer(base / checkpoint.TOKENIZER), config.text_length)
+    import jax
+
+    first = jax.process_index() == 0
+    out = console.Console.of(args) if first else console.Console(quiet=True)
     made = train(
         folder,
         config,
@@ -80,11 +86,10 @@ def run(args: argparse.Namespace) -> int:
         valid=valid,
         resume=args.resume,
         data_changed=args.data_changed,
+        say=out.say,
+        bar=out.bar,
     )
-    import jax
-
-    if jax.process_index() == 0:
-        print(f"wrote {made}")
+    out.made(f"wrote {made}", folder=str(made))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from musicgen_jax import console
 from musicgen_jax.commands import options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=DEFAULT_SAMPLING.top_p, metavar="P",
         help="warm up for generate --top-p; any value except 0 will do")  # fmt: skip
     add("--stream", action="store_true", help="warm up for generate --stream")
+    console.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
             "there is no cache to fill: it is off, or its folder "
             f"({compile_cache.folder() or compile_cache.VARIABLE + '=off'}) cannot be written"
         )
-    with compile_cache.counting() as total:
+    out = console.Console.of(args)
+    with compile_cache.counting() as total, out.counter("compiling", "stage") as progress:
         stages = warm_up(
             MusicGen.from_pretrained(args.model, dtype=args.dtype).parts,
             args.duration,
@@ -66,8 +69,10 @@ def run(args: argparse.Namespace) -> None:
             chunk_seconds=output.STREAM_CHUNK if args.stream else None,
         )
         for stage in stages:
-            print(f"{stage.name}: {_counted(stage.counts)}", flush=True)
-    print(f"ready: {_counted(total)}, in {folder}")
+            out.say(f"{stage.name}: {_counted(stage.counts)}")
+            progress(stage.done, stage.total)
+    facts = {"compiled": total.compiled, "loaded": total.loaded, "seconds": total.seconds}
+    out.made(f"ready: {_counted(total)}, in {folder}", folder=str(folder), **facts)
 
 
 def _counted(counts) -> str:

@@ -34,6 +34,7 @@ from jax import export as jax_export
 
 from musicgen_jax import files
 from musicgen_jax.config import EncodecConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError, is_int, is_number
 from musicgen_jax.export import run as runner
 from musicgen_jax.generation.decode import KEYS
@@ -81,6 +82,7 @@ def export_model(
     nucleus: bool = False,
     platforms: Sequence[str] = PLATFORMS,
     source: str | os.PathLike | None = None,
+    bar: Bar = plain,
 ) -> Path:
     """Writes a text model as a folder that needs only JAX and NumPy.
 
@@ -99,6 +101,7 @@ def export_model(
       nucleus: whether the sampling program takes a `top_p`.
       platforms: target platforms of the programs: "cpu", "cuda" and "tpu", or some of them.
       source: the model's folder, from which tokenizer and licence are copied; None copies neither.
+      bar: wraps the iteration over programs.
 
     Returns:
       `path`.
@@ -120,6 +123,7 @@ def export_model(
             top_k=top_k,
             nucleus=nucleus,
             platforms=tuple(platforms),
+            bar=bar,
         )
         shutil.copy(runner.__file__, folder / "run.py")
         for name in (checkpoint.TOKENIZER, "LICENSE"):
@@ -158,6 +162,7 @@ def _write(
     top_k: int,
     nucleus: bool,
     platforms: tuple[str, ...],
+    bar: Bar,
 ) -> None:
     programs, weights = trace(
         model,
@@ -167,6 +172,7 @@ def _write(
         top_k=top_k,
         nucleus=nucleus,
         platforms=platforms,
+        bar=bar,
     )
     described = {}
     for name, (program, signature) in programs.items():
@@ -214,6 +220,7 @@ def trace(
     top_k: int,
     nucleus: bool,
     platforms: tuple[str, ...],
+    bar: Bar = plain,
 ) -> tuple[dict[str, tuple[jax_export.Exported, dict]], dict[str, Named]]:
     """Traces and lowers all programs; runs none of them, so it needs no device of `platforms`.
 
@@ -225,6 +232,7 @@ def trace(
       top_k: `top_k` of the sampling program; 0 for all tokens.
       nucleus: whether the sampling program takes a `top_p`.
       platforms: target platforms of the programs.
+      bar: wraps the iteration over programs.
 
     Returns:
       Programs by name, each with its signature in plain JSON types; and weights by name.
@@ -255,7 +263,8 @@ def trace(
         "audio": (audio, {"weights": "audio", "codes": codes}),
     }
     exported = {}
-    for name, (function, arguments_) in programs.items():
+    tracing = bar(programs.items(), total=len(programs), desc="tracing", unit="program")
+    for name, (function, arguments_) in tracing:
         # An argument that is a string names a file of weights.
         values = [shapes[a] if isinstance(a, str) else a for a in arguments_.values()]
         program = jax_export.export(jax.jit(function), platforms=platforms)(*values)

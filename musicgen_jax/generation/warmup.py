@@ -6,6 +6,7 @@ will be needed, down to the smallest program, and there is no list to keep up to
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
@@ -37,10 +38,14 @@ class Stage:
     Attributes:
       name: for people.
       counts: the programs compiled and loaded for it.
+      done: stages that are finished with this one.
+      total: of all stages.
     """
 
     name: str
     counts: Compilations
+    done: int
+    total: int
 
 
 def warm_up(
@@ -96,19 +101,23 @@ def warm_up(
     else:
         audio = [request(seconds) for seconds in durations]
         language = [each for seconds in durations for each in _lengths(parts, seconds, rows)]
-    for count in dict.fromkeys(tokens):
+    texts, lengths = list(dict.fromkeys(tokens)), list(dict.fromkeys(language))
+    total = len(texts) * (1 + len(lengths)) + len(audio)
+    done = itertools.count(1)
+    for count in texts:
         with counting() as counts:
             condition = text_condition(parts, [text_of_length(parts, count)] * batch)
-        yield Stage(f"text of {count} tokens", counts)
-        for duration, slots in dict.fromkeys(language):
+        yield Stage(f"text of {count} tokens", counts, next(done), total)
+        for duration, slots in lengths:
             piece = request(duration)
             with counting() as counts:
                 _language(parts, piece, condition, slots)
-            yield Stage(f"language model, {_seconds(piece)}, {count} tokens", counts)
+            name = f"language model, {_seconds(piece)}, {count} tokens"
+            yield Stage(name, counts, next(done), total)
     for piece in audio:
         with counting() as counts:
             _codec(parts, piece)
-        yield Stage(f"codec, {_seconds(piece)}", counts)
+        yield Stage(f"codec, {_seconds(piece)}", counts, next(done), total)
 
 
 def _every_length(parts: Parts, rows: int) -> list[tuple[float, int]]:

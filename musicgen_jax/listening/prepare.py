@@ -7,9 +7,9 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from musicgen_jax import audio, files
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.listening import captions, stimuli, study
 from musicgen_jax.listening.pairing import Piece, pair
@@ -49,7 +49,7 @@ def prepare(
     plan: Plan,
     folder: Path,
     note: Callable[[str], None],
-    bar: Callable[..., Any] = lambda items, **_: items,
+    bar: Bar = plain,
 ) -> Study:
     """Makes a study, unless the same one is in the folder already.
 
@@ -57,7 +57,7 @@ def prepare(
       plan: what it is made from.
       folder: where it goes; it appears complete or not at all.
       note: takes a line about each thing that the user should know.
-      bar: wraps the iteration over pieces, as tqdm does, with `total` and `desc`.
+      bar: wraps the iteration over pieces.
 
     Raises:
       UserError: the clips cannot be used, or the folder holds something else.
@@ -85,7 +85,7 @@ def prepare(
     form = stimuli.form_of(pieces, plan.seconds, plan.lufs)
     with files.new_folder(folder) as temporary:
         items = []
-        for piece in bar(pieces, total=len(pieces), desc="preparing"):
+        for piece in bar(pieces, total=len(pieces), desc="preparing", unit="piece"):
             with _skipping(piece, plan, note):
                 items.append(_item(piece, form, study.clips_folder(temporary)))
         if not items:

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError, printable
 from musicgen_jax.metrics.features import Described, Extractor, describe
 from musicgen_jax.metrics.measures import Known, Measure, Scores
@@ -17,9 +18,6 @@ METRICS = ("fad", "kad", "kld", "clap", "chroma")
 _SILENT = 1e-4  # of full scale: a clip whose peak stays below -80 dBFS
 _VERSIONS = ("musicgen-jax", "jax", "numpy")
 _NAMED = 10  # ids in a warning
-
-Bar = Callable[..., Iterable[Any]]
-"""Wraps an iteration over clips, as tqdm does, with `total` and `desc`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +66,6 @@ def summary(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 _SUMMARY = Extractor("summary 1", summary)
-
-
-def plain(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """A `Bar` that shows nothing."""
-    return items
 
 
 def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:

@@ -203,7 +203,9 @@ class Scheduler:
             return self._changed.wait_for(lambda: not self._open, timeout)
 
     def close(self) -> None:
-        """Cancels everything and ends the threads."""
+        """Cancels everything and ends the threads; does nothing the second time."""
+        if self._stopped:
+            return
         self._give_up(Cancelled("the scheduler was closed"), "this has stopped")
         with self._changed:
             self._stopped = True

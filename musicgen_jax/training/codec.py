@@ -24,6 +24,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from musicgen_jax.config import EncodecConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.encodec.segments import level
@@ -116,6 +117,7 @@ def train(
     save_every: int = 500,
     held_out: np.ndarray | None = None,
     mesh: Mesh | None = None,
+    bar: Bar = plain,
 ) -> CodecTrainState:
     """Trains a codec on `clips` and returns the final state.
 
@@ -135,6 +137,7 @@ def train(
       save_every: steps between saves.
       held_out: clips float [N, C, W] that are evaluated and logged before every save.
       mesh: of devices over which batches are spread (default: one device).
+      bar: wraps the iteration over steps.
 
     Raises:
       UserError: the segments are too long for the clips or too short for the spectrograms, or the
@@ -148,7 +151,9 @@ def train(
     recent, began = collections.defaultdict(list), time.monotonic()
     learn_books = config.kmeans_init and not config.train_decoder_only
     unquantized = config.unquantized_steps if learn_books else 0
-    for step, batch in prefetch(segments(clips, model.hop_length, config, int(now.step), mesh)):
+    source = prefetch(segments(clips, model.hop_length, config, int(now.step), mesh))
+    begun = {"total": config.steps, "initial": int(now.step)}
+    for step, batch in bar(source, **begun, desc="training", unit="step"):
         if step == unquantized and learn_books:
             now = _with_new_codebooks(model, config, now, clips)
         alone = step < config.adversarial_warmup

@@ -1,6 +1,7 @@
 """A training run of a codec, from the settings to the codec's folder."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import EncodecConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.shapes import module_shapes
@@ -31,6 +33,8 @@ def train(
     base: Path | None = None,
     resume: bool = False,
     data_changed: bool = False,
+    say: Callable[[str], None] = records.say,
+    bar: Bar = plain,
 ) -> Path:
     """Trains a codec in a run's folder and returns the codec's folder, `folder`/codec.
 
@@ -42,6 +46,8 @@ def train(
       base: folder of a codec or model with the initial weights (default: random weights).
       resume: whether to resume a run that exists.
       data_changed: whether the data may differ from the data that the run began with.
+      say: receives lines about the progress.
+      bar: wraps the iteration over steps.
     """
     model, settings = config.codec, config.training
     if base is not None and not settings.train_decoder_only:
@@ -69,12 +75,13 @@ def train(
                 settings,
                 clips,
                 state=state,
-                log=records.printing(run.log, settings.steps, began_at=began),
+                log=records.printing(run.log, settings.steps, began_at=began, say=say),
                 save=lambda state, score: run.save(int(state.step), state, score=score),
                 every=config.log_every,
                 save_every=config.save_every,
                 held_out=None if valid is None else _held_out(config, valid),
                 mesh=mesh,
+                bar=bar,
             )
         _write(folder / "codec", config, codec.codec_params(state), base)
         run.finish()

@@ -14,6 +14,7 @@ import jax
 from musicgen_jax.codec import Codec
 from musicgen_jax.config import MusicGenConfig, toml
 from musicgen_jax.config.schema import Positive, check_ranges
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn import lora
 from musicgen_jax.nn.lora import LoraConfig
@@ -210,6 +211,7 @@ def finetune(
     *,
     resume: bool = False,
     say: Say = lambda line: None,
+    bar: Bar = plain,
 ) -> Path:
     """Trains, or resumes training, and writes the result.
 
@@ -222,6 +224,7 @@ def finetune(
       folder: of the run; see `Run`.
       resume: whether the run may exist already.
       say: receives lines about the progress.
+      bar: wraps the iterations over clips and over steps.
 
     Returns:
       the folder of the model, or the file of the adapter.
@@ -236,7 +239,7 @@ def finetune(
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
     for phase in settings.phases:
         layout.check_batch(phase.batch_size // settings.accumulate)
-    codes = _open_codes(config, source, model, say)
+    codes = _open_codes(config, source, model, say, bar)
     tokenize = fixed_length(Tokenizer(source / checkpoint.TOKENIZER), _TEXT_LENGTH)
 
     def begin() -> LMTrainState:
@@ -256,6 +259,7 @@ def finetune(
             begin=begin,
             only_trained=True,
             say=say,
+            bar=bar,
             log_every=config.log_every,
             save_every=config.save_every,
         )
@@ -284,14 +288,14 @@ def finetune(
 
 
 def _open_codes(
-    config: FinetuneConfig, source: Path, model: MusicGenConfig, say: Say
+    config: FinetuneConfig, source: Path, model: MusicGenConfig, say: Say, bar: Bar
 ) -> CodeShards:
     data = Path(config.data)
     if any((data / name).is_file() for name in (INDEX, SETTINGS)):
         codes = CodeShards.open(data)
     else:
         say(f"encoding {data} to {config.codes}")
-        codes = encode(data, config.codes, source, log=say)
+        codes = encode(data, config.codes, source, log=say, bar=bar)
     if codes.codebooks != model.lm.n_q or codes.codec != Codec.from_pretrained(source).fingerprint:
         raise UserError(
             f"{codes.folder} was encoded by another codec than that of {config.model}: encode the "

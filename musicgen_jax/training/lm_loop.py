@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.training.batch import Batch
 from musicgen_jax.training.batches import (
@@ -101,6 +102,7 @@ def train(
     after: Callable[[int, LMTrainState], None] = lambda step, state: None,
     every: int = 25,
     save_every: int = 100,
+    bar: Bar = plain,
 ) -> LMTrainState:
     """Trains a language model and returns the final state.
 
@@ -123,6 +125,7 @@ def train(
       after: called after every step with the number of steps done and the state.
       every: steps between log records.
       save_every: steps between saves.
+      bar: wraps the iteration over steps.
 
     Raises:
       UserError: the loss or the gradient is not finite; earlier saved states are good.
@@ -139,7 +142,8 @@ def train(
         styled=model.lm.style is not None,
         layout=layout,
     )
-    for step, batch in prefetch(source):
+    begun = {"total": config.steps, "initial": int(now.step)}
+    for step, batch in bar(prefetch(source), **begun, desc="training", unit="step"):
         now, metrics = step_fn(now, batch)
         window.add(step, batch.codes.size, metrics)
         done, last = step + 1, step + 1 == config.steps

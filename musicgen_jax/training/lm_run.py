@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import MusicGenConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
@@ -44,6 +45,8 @@ def train(
     valid: Any = None,
     resume: bool = False,
     data_changed: bool = False,
+    say: Callable[[str], None] = records.say,
+    bar: Bar = plain,
 ) -> Path:
     """Trains a model in a run's folder and returns the model's folder, `folder`/model.
 
@@ -57,6 +60,8 @@ def train(
       valid: the same for validation, or None.
       resume: whether to resume a run that exists.
       data_changed: whether the data may differ from the data that the run began with.
+      say: receives lines about the progress.
+      bar: wraps the iteration over steps.
     """
     settings = config.training
     layout = Layout(config.mesh.make(), config.mesh.fsdp)
@@ -89,6 +94,8 @@ def train(
             begin=begin,
             evaluate=_evaluation(config, model, valid, tokenize, layout),
             after=_sampling(folder, config, model, base),
+            say=say,
+            bar=bar,
             log_every=config.log_every,
             save_every=config.save_every,
         )
@@ -126,6 +133,7 @@ def complete(
     evaluate: Callable[[Any], dict] = lambda params: {},
     after: Callable[[int, LMTrainState], None] = lambda step, state: None,
     say: Callable[[str], None] = records.say,
+    bar: Bar = plain,
     log_every: int,
     save_every: int,
 ) -> LMTrainState:
@@ -143,6 +151,7 @@ def complete(
       evaluate: see `lm_loop.train`.
       after: see `lm_loop.train`.
       say: receives lines about the progress.
+      bar: wraps the iteration over steps.
       log_every: steps between records.
       save_every: steps between checkpoints.
     """
@@ -175,6 +184,7 @@ def complete(
         after=after,
         every=log_every,
         save_every=save_every,
+        bar=bar,
     )
 
 

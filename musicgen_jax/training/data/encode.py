@@ -17,6 +17,7 @@ import numpy as np
 from musicgen_jax.codec import Codec
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT
 from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
+from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.runtime.tuning import tuning
@@ -90,6 +91,7 @@ def encode(
     separate: bool | None = None,
     excerpt_length: float = DEFAULT_EXCERPT,
     log: Callable[[str], None] = lambda line: None,
+    bar: Bar = plain,
 ) -> CodeShards:
     """Encodes every audio file of a folder or a manifest; resumes after an interruption.
 
@@ -108,6 +110,7 @@ def encode(
       excerpt_length: length in seconds of the excerpts of a style model. A shorter clip has no
         style.
       log: receives a line for every shard, and one about melodies or styles.
+      bar: wraps the iteration over clips.
 
     Returns:
       The opened shards.
@@ -170,7 +173,8 @@ def encode(
         return heard
 
     def loaded() -> Iterator[tuple[tuple[CodeClip, dict[str, np.ndarray]], np.ndarray]]:
-        for meta, clip in zip(todo, map_ahead(load, todo, _READERS), strict=True):
+        clips = zip(todo, map_ahead(load, todo, _READERS), strict=True)
+        for meta, clip in bar(clips, total=len(todo), desc="encoding", unit="clip"):
             if isinstance(clip, Exception):
                 skipped.add(meta.path, clip)
             else:
