@@ -61,6 +61,11 @@ class Console:
         else:
             self.say(line)
 
+    def note(self, line: str) -> None:
+        """Prints a line about the work on stderr, where somebody waits for it."""
+        if self.draws:
+            _print(f"musicgen-jax: {line}", sys.stderr)
+
     @property
     def draws(self) -> bool:
         """Whether somebody looks at bars."""

@@ -12,8 +12,9 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicgen_jax.commands import endings, models, options
+from musicgen_jax.commands import endings, first_run, models, options
 from musicgen_jax.config import DTYPES
+from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def _until_switched(
     if not args.no_open and _has_screen():
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         args.no_open = True  # the page is there when the next model is
-    http.run([taken.dup()])  # a server closes its socket: whoever asks meanwhile waits on this one
+    with first_run.announced(Console().note):
+        # A server closes its socket: whoever asks meanwhile waits on this one.
+        http.run([taken.dup()])
     if http.force_exit:
         # XLA cannot be interrupted: closing would wait until it has compiled for nobody.
         sys.stderr.flush()

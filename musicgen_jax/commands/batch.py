@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import STRATEGIES, clip_settings
-from musicgen_jax.commands import made, options, ray_work
+from musicgen_jax.commands import first_run, made, options, ray_work
 from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
@@ -111,10 +111,11 @@ def run(args: argparse.Namespace) -> None:
         if not share:
             return
         written = batch_folder.make_clips(maker, folder, settings, share, **at_once)
-    shown = out.bar(written, total=len(share), desc="making", unit="clip")
-    for i, file in enumerate(shown, 1):
-        facts = clip_settings.read(file) or {} if args.json else {}
-        out.made(f"wrote {file} ({i} of {len(share)})", file=str(file), **facts)
+    with first_run.announced(out.note):
+        shown = out.bar(written, total=len(share), desc="making", unit="clip")
+        for i, file in enumerate(shown, 1):
+            facts = clip_settings.read(file) or {} if args.json else {}
+            out.made(f"wrote {file} ({i} of {len(share)})", file=str(file), **facts)
 
 
 class _Maker:

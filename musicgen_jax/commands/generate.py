@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import FORMATS, STRATEGIES, clip_settings
-from musicgen_jax.commands import made, options, schedule_file
+from musicgen_jax.commands import first_run, made, options, schedule_file
 from musicgen_jax.config import CACHE_DTYPES
+from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError, one_line
 from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
 from musicgen_jax.storage.hub import BUNDLED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from musicgen_jax.commands.output import Make
     from musicgen_jax.generation.program_name import ProgramName
+    from musicgen_jax.generation.schedule import Cue
     from musicgen_jax.model import MusicGen
 
 _MOST_STDIN = 1 << 20  # bytes of prompts
@@ -142,8 +146,19 @@ def run(args: argparse.Namespace) -> None:
         options.check_writable(file)
 
     heard = _heard(args, prompts)
+    with first_run.announced(Console.of(args).note):
+        _generate(args, prompts, sampling, schedule, files, heard)
 
-    # From here on it may take a while.
+
+def _generate(
+    args: argparse.Namespace,
+    prompts: list[str | None],
+    sampling: Sampling,
+    schedule: "Sequence[Cue]",
+    files: list[Path],
+    heard: list[dict[str, Any]],
+) -> None:
+    """Whatever may take a while."""
     from musicgen_jax.commands import output
     from musicgen_jax.generation import window_store
     from musicgen_jax.runtime import compile_cache

@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 
-from musicgen_jax.commands import endings, models, options
+from musicgen_jax.commands import endings, first_run, models, options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError, is_number
 from musicgen_jax.generation.settings import MAX_DURATION
@@ -105,16 +105,16 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
     pools = {"slots": slots, "seconds": longest, "negatives": not args.no_negatives}
     reserved = Reservation.of(parts, **pools, queue=args.queue)
     reserved.check()
-    # The server counts what is open, also pieces that wait between their windows.
-    scheduler = Scheduler(parts, **pools, queue=args.queue + slots)
-    line = (
-        f"musicgen-jax: {settings.model} on {server.url(taken)}, {slots} slots, "
-        f"{reserved.slots / 1e9:.2f} GB of cache"
-    )
-    http = server.MusicServer(
-        Service(scheduler, settings), lambda: print(line, file=sys.stderr, flush=True)
-    )
-    with server.logged():
+    with server.logged(), first_run.announced(_log_compiling):
+        # The server counts what is open, also pieces that wait between their windows.
+        scheduler = Scheduler(parts, **pools, queue=args.queue + slots)
+        line = (
+            f"musicgen-jax: {settings.model} on {server.url(taken)}, {slots} slots, "
+            f"{reserved.slots / 1e9:.2f} GB of cache"
+        )
+        http = server.MusicServer(
+            Service(scheduler, settings), lambda: print(line, file=sys.stderr, flush=True)
+        )
         http.run([taken])
     code = endings.INTERRUPTED if http.force_exit else 0
     if not scheduler.ready.is_set():
@@ -123,6 +123,12 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
         os._exit(code)
     scheduler.close()
     return code
+
+
+def _log_compiling(line: str) -> None:
+    from musicgen_jax.serving.http.guard import LOG
+
+    LOG.info(line, {"event": "compiling", "about": line})
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from musicgen_jax import console
-from musicgen_jax.commands import options
+from musicgen_jax.commands import first_run, options
 from musicgen_jax.config import DTYPES
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
@@ -59,7 +59,11 @@ def run(args: argparse.Namespace) -> None:
             f"({compile_cache.folder() or compile_cache.VARIABLE + '=off'}) cannot be written"
         )
     out = console.Console.of(args)
-    with compile_cache.counting() as total, out.counter("compiling", "stage") as progress:
+    with (
+        compile_cache.counting() as total,
+        first_run.announced(out.note),
+        out.counter("compiling", "stage") as progress,
+    ):
         stages = warm_up(
             MusicGen.from_pretrained(args.model, dtype=args.dtype).parts,
             args.duration,

@@ -21,7 +21,8 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ from jax import monitoring
 from musicgen_jax.runtime import program_store, user_folders
 from musicgen_jax.runtime.user_folders import VARIABLE
 
-__all__ = ["VARIABLE", "Compilations", "counting", "enable", "folder"]
+__all__ = ["VARIABLE", "Compilations", "announcing", "counting", "enable", "folder"]
 
+_HIT = "/jax/compilation_cache/cache_hits"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_NOTICEABLE = 0.5  # seconds of compiling
 MAX_BYTES = 2 << 30  # programs of dozens of large models; the least recently used go first
 folder = user_folders.compiled_programs
 
@@ -94,19 +98,55 @@ def counting() -> Iterator[Compilations]:
     requests = 0
 
     def on_event(event: str, **_) -> None:
-        counts.loaded += event == "/jax/compilation_cache/cache_hits"
+        counts.loaded += event == _HIT
 
     def on_duration(event: str, duration_secs: float, **_) -> None:
         nonlocal requests
-        if event == "/jax/core/compile/backend_compile_duration":  # loading counts as well
+        if event == _COMPILED:  # loading counts as well
             requests += 1
             counts.seconds += duration_secs
             counts.compiled = requests - counts.loaded
 
+    with _listening(on_event, on_duration):
+        yield counts
+
+
+@contextlib.contextmanager
+def announcing(tell: Callable[[], object]) -> Iterator[None]:
+    """Calls `tell` once if this process compiles for a noticeable time within the context.
+
+    Programs that are loaded from the cache do not count. The small programs come first, so `tell`
+    is called before the long ones, in the thread that compiles.
+    """
+    spent, told = 0.0, False
+    thread = threading.local()  # a hit and its duration come from one thread
+
+    def on_event(event: str, **_) -> None:
+        if event == _HIT:
+            thread.loaded = True
+
+    def on_duration(event: str, duration_secs: float, **_) -> None:
+        nonlocal spent, told
+        if event != _COMPILED:
+            return
+        if getattr(thread, "loaded", False):
+            thread.loaded = False
+            return
+        spent += duration_secs
+        if spent > _NOTICEABLE and not told:
+            told = True
+            tell()
+
+    with _listening(on_event, on_duration):
+        yield
+
+
+@contextlib.contextmanager
+def _listening(on_event: Callable[..., None], on_duration: Callable[..., None]) -> Iterator[None]:
     monitoring.register_event_listener(on_event)
     monitoring.register_event_duration_secs_listener(on_duration)
     try:
-        yield counts
+        yield
     finally:
         monitoring.unregister_event_listener(on_event)
         monitoring.unregister_event_duration_listener(on_duration)

@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,7 +72,7 @@ FAST = {
     "train encode": f"train encode {{0}}/music {{1}}/codes {MODEL}",
     "evaluate": "evaluate --audio {0}/music --reference {0}/music --embedding encodec "
     "--codec {0}/model --metrics fad --cache {1}/features",
-    "listen": "listen --systems ours={0}/study-clips/ours other={0}/study-clips/other "
+    "listen": "listen --systems ours={0}/study-clips/ours reference={0}/study-clips/reference "
     "--out {1}/study --no-serve",
 }
 SLOW = {
@@ -201,3 +202,20 @@ def test_there_is_no_bar_without_anybody_to_look_at_it(console, monkeypatch):
     with console.counter("making", "B") as progress:
         progress(1, 3)
     assert written.getvalue() == ""
+
+
+@pytest.mark.slow
+def test_the_first_run_says_what_it_compiles_and_the_second_nothing(
+    place, tmp_path, capsys, monkeypatch, nothing_cached
+):
+    pytest.importorskip("fcntl")
+    monkeypatch.delenv("MUSICGEN_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = words_of(FAST["generate"], place, tmp_path)
+    for expected in (1, 0):
+        jax.clear_caches()
+        with Terminal() as terminal, monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", terminal.stream)
+            assert cli.main(words) == 0
+        assert terminal.text.count("musicgen-jax: compiling for this model") == expected
+    assert (tmp_path / "cache/musicgen-jax/compiled").is_dir()

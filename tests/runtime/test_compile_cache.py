@@ -229,3 +229,20 @@ def test_entries_of_jaxs_own_store_make_room(tmp_path):
         (tmp_path / name).write_bytes(bytes(8))
     ProgramStore(tmp_path, max_bytes=4000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["b-cache"]
+
+
+def test_compiling_is_announced_once_and_loading_is_not(home, monkeypatch):
+    monkeypatch.setattr(compile_cache, "_NOTICEABLE", 0.0)
+    compile_cache.enable()
+
+    def run() -> int:
+        told = []
+        with compile_cache.announcing(lambda: told.append(1)):
+            for add in (1, 2):
+                jax.jit(lambda x, add=add: x * 7 + add)(jax.numpy.ones(5)).block_until_ready()
+        return len(told)
+
+    jax.clear_caches()
+    assert run() == 1
+    jax.clear_caches()
+    assert run() == 0
