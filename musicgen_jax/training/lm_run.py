@@ -93,7 +93,7 @@ def train(
             layout=layout,
             begin=begin,
             evaluate=_evaluation(config, model, valid, tokenize, layout),
-            after=_sampling(folder, config, model, base),
+            after=_sampling(folder, config, model, base, say),
             say=say,
             bar=bar,
             log_every=config.log_every,
@@ -234,11 +234,17 @@ def _evaluation(
     return evaluate
 
 
-def _sampling(folder: Path, config: LMRunConfig, model: MusicGenConfig, base: Path) -> Any:
+def _sampling(
+    folder: Path,
+    config: LMRunConfig,
+    model: MusicGenConfig,
+    base: Path,
+    say: Callable[[str], None],
+) -> Any:
     """Makes the function to call after every step; it makes samples when they are due."""
     if not config.sample_every:
         return lambda step, state: None
-    maker = Samples(folder / "samples", model, base, config.prompts, config.sample_seconds)
+    maker = Samples(folder / "samples", model, base, config.prompts, config.sample_seconds, say)
 
     def after(step: int, state: Any) -> None:
         if step % config.sample_every == 0:

@@ -1,6 +1,6 @@
 """Sample clips of a model during training, with spectrograms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Samples:
       base: folder of the model that provides the codec.
       prompts: one per clip.
       seconds: length of a clip.
+      say: receives a line if the clips come without pictures.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Samples:
         base: Path,
         prompts: Sequence[str],
         seconds: float,
+        say: Callable[[str], object],
     ):
         self._folder, self._config, self._base = folder, config, base
         self._prompts, self._seconds = list(prompts), min(seconds, config.max_duration)
@@ -44,7 +46,7 @@ class Samples:
             self._pictures = True
         except UserError as error:
             self._pictures = False
-            print(f"samples come without pictures: {error}", flush=True)
+            say(f"samples come without pictures: {error}")
 
     def make(self, step: int, params: Any) -> None:
         """Writes one file per prompt, with the same seed at every step. All processes call it.
