@@ -5,7 +5,6 @@ from pathlib import Path
 
 from musicgen_jax import console, files
 from musicgen_jax.commands import options
-from musicgen_jax.commands.info_of import official_name
 from musicgen_jax.errors import UserError
 
 _OFFICIAL = "facebook/musicgen-melody"
@@ -46,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from musicgen_jax import audio
+    from musicgen_jax.commands.info_of import official_name
     from musicgen_jax.conditioning.chroma import PITCHES
     from musicgen_jax.conditioning.melody import melodies_of
     from musicgen_jax.config import OFFICIAL_MODELS
