@@ -185,6 +185,24 @@ def test_without_a_server_the_page_says_so_and_goes_on_when_it_is_back(page):
     says(page, "The clip is finished.")
 
 
+def test_a_clip_that_is_cut_off_is_kept_and_needs_no_server(page, server):
+    make(page, "half of a hum", 500)
+    page.locator(".steer").wait_for()
+    for ticket in server.service.streams.values():
+        ticket.cancel()  # the server cuts the connection, as when it dies
+    page.locator(".note", has_text="Cut off after").wait_for()
+    assert "the server went away" in page.locator(".note").inner_text()
+    page.reload()
+    page.locator(".note", has_text="Cut off after").wait_for()
+    page.context.set_offline(True)
+    assert 0 < len(samples(page)) < 500 * RATE
+    page.get_by_role("button", name="Play", exact=True).click()
+    wait_until(lambda: float(page.locator(".seek").input_value()) > 0)
+    page.get_by_role("button", name="Download FLAC").click()  # which needs the server
+    page.locator(".note", has_text="There is no FLAC. The server does not answer.").wait_for()
+    page.context.set_offline(False)
+
+
 def test_what_the_server_refuses_is_said(page):
     make(page, "a \x07 bell", 1)
     page.get_by_role("alert").filter(has_text="control character U+0007").wait_for()
@@ -352,7 +370,13 @@ def test_axe_finds_nothing_serious(browser, server, window):
         give(page, "Melody", tone(2.0, 440)).get_by_role("img").wait_for()
         make(page, "heard by everybody", 500)
         page.locator(".pace", has_text="left").wait_for()
+        page.get_by_label("Change the music to").fill("a change")
+        page.get_by_role("button", name="Steer", exact=True).click()
+        page.locator(".steered", has_text="a change").wait_for()
+        page.get_by_text("Steer away from").click()
         assert serious(page) == []
+        for button in page.locator(".clip button:visible").all() if window else ():
+            assert button.bounding_box()["height"] >= 44
         page.get_by_role("button", name="Stop").first.click()
         page.locator(".note", has_text="Stopped after").wait_for()
         for summary in page.locator("summary:visible").all():
@@ -385,6 +409,22 @@ def test_a_clip_made_in_one_tab_appears_in_the_other_and_leaves_it(page, server)
     other.locator(".clip", has_text="two tabs").wait_for()
     other.get_by_role("button", name="Delete").click()
     page.locator("#empty").wait_for()
+
+
+def test_two_tabs_make_music_at_once_and_stop_only_their_own(page, server):
+    other = page.context.new_page()
+    other.goto(server.url)
+    other.locator("body[data-ready]").wait_for()
+    make(page, "the first tab", 500)
+    page.locator(".steer").wait_for()
+    make(other, "the second tab", 1)
+    says(other, "The clip is finished.")  # it had its turn between two windows of the other
+    assert len(samples(other)) == RATE
+    page.locator(".clip", has_text="the second tab").wait_for()
+    other.keyboard.press("Escape")
+    assert page.locator(".steer:visible").count() == 1
+    page.get_by_role("button", name="Stop").first.click()
+    page.locator(".note", has_text="Stopped after").wait_for()
 
 
 def test_a_phone(browser, server):

@@ -1,7 +1,9 @@
 """The page of `musicgen-jax app` while music is changed, on a server with a small text model."""
 
+import itertools
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import cue_of
 from musicgen_jax.serving.http.about import About
 from musicgen_jax.serving.scheduler import Scheduler
-from tests.helpers.app_page import downloaded, make, samples, says, wait_until
+from tests.helpers.app_page import RECORD, downloaded, make, samples, says, wait_until
 from tests.helpers.browser import opened
 from tests.helpers.http_server import SMALL, serving
 
@@ -28,15 +30,21 @@ def hear(text: str) -> str:
 
 
 class Gate:
-    """In place of a scheduler's `turn`: while it is shut, no clip goes on."""
+    """In place of a scheduler's `turn`: while it is shut, no clip goes on.
+
+    Attributes:
+      seconds: that each turn takes longer.
+    """
 
     def __init__(self):
+        self.seconds = 0.0
         self._open = threading.Event()
         self.open, self.shut = self._open.set, self._open.clear
         self.open()
 
     def __enter__(self):
         self._open.wait()
+        time.sleep(self.seconds)
 
     def __exit__(self, *_):
         pass
@@ -182,6 +190,35 @@ def test_endless_music_plays_until_stop_and_the_card_keeps_the_last_of_it(page, 
     assert page.get_by_role("button", name="Endless", pressed=True).count() == 1
     page.get_by_role("button", name="Endless").click()
     assert page.get_by_label("Seconds").is_enabled()
+
+
+def test_on_a_slow_machine_a_clip_plays_when_it_can_reach_its_end(page, scheduler, monkeypatch):
+    page.evaluate(RECORD)
+    page.evaluate("""() => {
+      const arrived = player.arrived;
+      player.arrived = (clip) => {
+        arrived(clip);
+        if (player.playing) window.there ??= clip.frames / clip.total; // when it began to sound
+      };
+    }""")
+    make(page, "warm", 0.5)  # compiles
+    says(page, "The clip is finished.")
+    page.evaluate("() => (player.pause(), delete window.there, heard.splice(0))")
+    monkeypatch.setattr(scheduler.turn, "seconds", 0.4)
+    make(page, "a slow march", 3)
+    page.locator(".note", has_text="This machine makes music at 0.").wait_for()
+    assert page.evaluate("() => player.holding && !heard.length")  # nothing sounds yet
+    says(page, "Making music.")
+    says(page, "The clip is finished.")
+    wait_until(lambda: float(page.locator(".clip .seek").first.input_value()) > 1)
+    assert page.evaluate("() => there") > 0.3
+    heard = page.evaluate("() => heard")
+    joined = [
+        following - at == pytest.approx(len(part) / rate, abs=1e-6)
+        for (at, rate, part), (following, _, _) in itertools.pairwise(heard)
+    ]
+    # It may have become slower still; then it pauses, and says so.
+    assert joined.count(False) <= page.evaluate("() => clips[0].underruns") <= 1
 
 
 def test_what_cannot_be_steered_is_said_in_one_line(page, scheduler, server):

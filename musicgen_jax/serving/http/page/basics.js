@@ -8,6 +8,7 @@ let about; // of the model, see the server
 let clips = []; // newest first, as on the page
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+const exact = (seconds) => `${clock(seconds)}.${Math.floor((seconds % 1) * 10)}`;
 const short = (seconds) => (seconds < 60 ? `${seconds.toFixed(1)} s` : `${clock(seconds)} min`);
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % Math.min(about.max_seed + 1, 1e6); // short enough to say

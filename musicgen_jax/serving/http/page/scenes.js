@@ -84,7 +84,13 @@ class Scenes {
   line(scene, i) {
     const { clip, card } = this;
     const text = scene.changes ? inWords(scene.changes) : inWords({ prompt: scene.prompt ?? "" });
-    return sceneLine(clock(clip.start + scene.start), text, i, () => card.jump(scene.start * clip.rate));
+    return sceneLine(this.time(i), text, i, () => card.jump(scene.start * clip.rate));
+  }
+  // In seconds, and in tenths where two scenes begin in the same second.
+  time(i) {
+    const at = (scene) => scene && clock(this.clip.start + scene.start);
+    const [before, here, after] = [i - 1, i, i + 1].map((j) => at(this.scenes[j]));
+    return here === before || here === after ? exact(this.clip.start + this.scenes[i].start) : here;
   }
   // Marks the scene that sounds.
   move(frame) {

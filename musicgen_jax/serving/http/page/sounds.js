@@ -132,11 +132,10 @@ class Sound {
     }
     this.first.value = this.start;
     this.last.value = this.end;
-    const at = (seconds) => `${clock(seconds)}.${Math.floor((seconds % 1) * 10)}`;
-    this.first.setAttribute("aria-valuetext", at(this.start));
-    this.last.setAttribute("aria-valuetext", at(this.end));
+    this.first.setAttribute("aria-valuetext", exact(this.start));
+    this.last.setAttribute("aria-valuetext", exact(this.end));
     const whole = this.start === 0 && this.end === this.length;
-    this.find(".cut").textContent = `${short(this.seconds)}${whole ? "" : `, from ${at(this.start)} to ${at(this.end)} of ${at(this.length)}`}${this.joined && this.start ? ". The new clip keeps what comes before." : ""}`;
+    this.find(".cut").textContent = `${short(this.seconds)}${whole ? "" : `, from ${exact(this.start)} to ${exact(this.end)} of ${exact(this.length)}`}${this.joined && this.start ? ". The new clip keeps what comes before." : ""}`;
     this.hush();
     this.draw();
     if (this.kind === "melody") {
