@@ -11,8 +11,7 @@ compared with
 - clips of the same model without the melody, and clips of nano.
 
     pip install 'musicgen-jax[report]'
-    python -m musicgen_jax.nano.build_melody RUN_DIR
-    python benchmarks/nano_melody_report.py RUN_DIR/model --n 200 --cache features.npz
+    python benchmarks/nano_melody_report.py nano-melody --n 200 --cache features.npz
 
 Prints a table in markdown and appends one JSON line to benchmarks/results.jsonl.
 """
@@ -166,7 +165,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder of a melody model with nano's codec")
+    parser.add_argument("model", help="nano-melody, or the folder of a model like it")
     parser.add_argument("--n", type=int, default=200, help="requests")
     parser.add_argument("--first", type=int, default=0, help="number of the first request")
     parser.add_argument("--batch", type=int, default=20, help="clips at a time")

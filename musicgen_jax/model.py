@@ -107,9 +107,9 @@ class MusicGen:
         """Loads a model.
 
         Args:
-          name_or_path: "nano" (comes with the package), a converted model's folder, or an
-            official name such as "facebook/musicgen-small" or just "small". An official model is
-            downloaded and converted once, with the extra `[hub]`, into the folder
+          name_or_path: "nano" or "nano-melody" (they come with the package), a converted model's
+            folder, or an official name such as "facebook/musicgen-small" or just "small". An
+            official model is downloaded and converted once, with the extra `[hub]`, into the folder
             `musicgen_jax.storage.hub.models_home()`.
           dtype: of the language model: float32, bfloat16 or int8. Default: float32 on a CPU,
             bfloat16 elsewhere. int8 rounds its matrices (and on a CPU the activations that they

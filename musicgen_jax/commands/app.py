@@ -209,7 +209,7 @@ def _about(folder: Path, name: str) -> "About":
 
     file = folder / "LICENSE"
     terms = file.read_text("utf-8", "replace")[: 1 << 14] if file.is_file() else ""
-    if name == "nano":
+    if name in ("nano", "nano-melody"):
         return About("MIT licence", terms, _NANO_KNOWS, _NANO_PLAYS)
     if "CC-BY-NC 4.0" in terms:
         licence = "CC-BY-NC 4.0, not for commercial use"

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         default=_OFFICIAL,
-        help="a melody model: an official name, for which no weights are needed, or a folder",
+        help="a melody model: nano-melody, a folder, or an official name, for which no weights are "
+        "needed (default: facebook/musicgen-melody)",
     )
     options.add_separate(parser)
     console.add_arguments(parser)

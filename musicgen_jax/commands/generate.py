@@ -15,7 +15,7 @@ from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError, one_line
 from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
-from musicgen_jax.storage.hub import BUNDLED
+from musicgen_jax.storage.hub import BUNDLED, BUNDLED_MELODY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="a description of the music; a single - reads one from each line of stdin",
     )
-    options.add_model(parser)
+    add(
+        "--model",
+        help=f"{BUNDLED}, {BUNDLED_MELODY}, a converted model's folder, or an official name such "
+        f"as musicgen-small (default: {BUNDLED}; with --melody {BUNDLED_MELODY})",
+    )
     options.add_dtype(parser)
     add(
         "--cache-dtype",
@@ -129,6 +133,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Makes the clips and writes them."""
+    if args.model is None:
+        args.model = BUNDLED_MELODY if args.melody else BUNDLED
     prompts = _prompts(args)
     sampling = options.sampling(args)
     schedule = schedule_file.read(args.schedule) if args.schedule else ()
@@ -319,8 +325,10 @@ def _report(
 
 
 def _heard(args: argparse.Namespace, prompts: list[str | None]) -> list[dict[str, Any]]:
-    """What the bundled model understands of each prompt, for `--json`; says what it does not."""
-    if args.model != BUNDLED or args.adapter:  # an adapter may have taught it more
+    """What a bundled model understands of each prompt, for `--json`; says what it does not."""
+    if (
+        args.model not in (BUNDLED, BUNDLED_MELODY) or args.adapter
+    ):  # an adapter may have taught it more
         return [{}] * len(prompts)
     from musicgen_jax.nano.hearing import hear
 
@@ -328,7 +336,7 @@ def _heard(args: argparse.Namespace, prompts: list[str | None]) -> list[dict[str
     for i, heard in enumerate(found):
         if heard and not heard.whole and not args.quiet:
             clip = f" in clip {i}" if len(found) > 1 else ""
-            print(one_line(f"{BUNDLED} heard{clip}: {heard}"), file=sys.stderr, flush=True)
+            print(one_line(f"{args.model} heard{clip}: {heard}"), file=sys.stderr, flush=True)
     return [{"heard": dataclasses.asdict(heard)} if heard else {} for heard in found]
 
 

@@ -54,7 +54,7 @@ def hearing_of(name: str) -> Callable[[str], str] | None:
 
 
 def _found(home: Path | None) -> list[dict[str, Any]]:
-    return [_bundled(), *_official(home), *_others(home)]
+    return [*_bundled(), *_official(home), *_others(home)]
 
 
 def _home() -> Path | None:
@@ -64,8 +64,9 @@ def _home() -> Path | None:
         return None
 
 
-def _bundled() -> dict[str, Any]:
-    return _model(hub.BUNDLED, hub.find_model(hub.BUNDLED)) | {"state": BUNDLED}
+def _bundled() -> list[dict[str, Any]]:
+    names = hub.BUNDLED, hub.BUNDLED_MELODY
+    return [_model(name, hub.find_model(name)) | {"state": BUNDLED} for name in names]
 
 
 def _official(home: Path | None) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="nano",
-        help="nano, a converted model's folder, or an official name such as musicgen-small",
+        help="nano, nano-melody, a converted model's folder, or an official name such as "
+        "musicgen-small",
     )
 
 

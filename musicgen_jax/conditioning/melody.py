@@ -76,7 +76,7 @@ def melodies_of(
     if not config.lm.chroma_bins:
         raise UserError(
             f"{config.name or 'this model'} takes no melody: use a melody model, such as "
-            "facebook/musicgen-melody"
+            "nano-melody or facebook/musicgen-melody"
         )
     seconds = duration + config.max_duration + _MARGIN
     clips = check_clips(melody, sample_rate, "melody", seconds=seconds)

@@ -10,7 +10,9 @@ from musicgen_jax.config import OFFICIAL_CODECS, OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.runtime.user_folders import user_cache
 
-BUNDLED = "nano"
+BUNDLED = "nano"  # what every command uses unless it is told otherwise
+BUNDLED_MELODY = "nano-melody"  # what `generate --melody` uses
+_BUNDLED_FOLDERS = {BUNDLED: "model", BUNDLED_MELODY: "melody"}
 CONVERTER = "musicgen_jax.convert"  # offers `convert(name, folder)`
 _PYTORCH = ("state_dict.bin", "model.safetensors", "pytorch_model.bin")
 
@@ -43,20 +45,21 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of a converted model. An official one is converted at its first use.
 
     Args:
-      name_or_path: "nano", a folder, or an official name with or without "facebook/musicgen-".
+      name_or_path: "nano", "nano-melody", a folder, or an official name with or without
+        "facebook/musicgen-".
 
     Raises:
       UserError: there is no such model; the message lists the names.
     """
-    if name_or_path == BUNDLED:
-        return _bundled()
+    if name_or_path in _BUNDLED_FOLDERS:
+        return _bundled(str(name_or_path))
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         _refuse_pytorch(path)
         return path
     official = _official_name(str(name_or_path))
     if official is None:
-        known = ", ".join((BUNDLED, *OFFICIAL_MODELS))
+        known = ", ".join((*_BUNDLED_FOLDERS, *OFFICIAL_MODELS))
         raise UserError(
             f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
@@ -79,12 +82,12 @@ def find_codec(name_or_path: str | os.PathLike[str]) -> Path:
     return _converted(official)
 
 
-def _bundled() -> Path:
+def _bundled(name: str) -> Path:
     from importlib.resources import files
 
-    folder = Path(str(files("musicgen_jax.nano"))) / "model"
+    folder = Path(str(files("musicgen_jax.nano"))) / _BUNDLED_FOLDERS[name]
     if not folder.is_dir():
-        raise UserError("this installation lacks the model nano: install the wheel again")
+        raise UserError(f"this installation lacks the model {name}: install the wheel again")
     return folder
 
 

@@ -172,7 +172,7 @@ def test_models_that_are_here_and_that_are_not(info, folder, tmp_path):
     document = info("models", "--json")
     found = {model["name"]: model["state"] for model in document["models"]}
     assert set(OFFICIAL_MODELS) < set(found)
-    assert found["nano"] == "bundled"
+    assert found["nano"] == found["nano-melody"] == "bundled"
     assert found["facebook/musicgen-small"] == found["of-my-own"] == "ready"
     assert found["facebook/musicgen-large"] == "broken"
     assert found["facebook/musicgen-medium"] == "missing"

@@ -1,13 +1,16 @@
 """The pieces that a melody model learns from, and the one command that makes it, small."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import soundfile
 
 from musicgen_jax import MusicGen
+from musicgen_jax.commands import cli
 from musicgen_jax.conditioning.chroma import melody_chroma
-from musicgen_jax.nano import build_melody, composer, melodies, synth
+from musicgen_jax.nano import build_melody, captions, composer, melodies, synth
 from musicgen_jax.nano.build_melody import melody_config
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import find_model
@@ -114,6 +117,53 @@ def test_the_labels_name_the_last_note_and_its_age():
     assert age.tolist() == [11] * 3 + [0, 1, 2] + [*range(12)] + [11] * 12
     assert int(pitch.max()) < melodies.LABELS[0]
     assert int(age.max()) < melodies.LABELS[1]
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return MusicGen.from_pretrained("nano-melody")
+
+
+@pytest.fixture(scope="module")
+def tunes():
+    """Held-out pieces: what they are asked as, and their tunes on another instrument."""
+    asked, played = [], []
+    for seed in range(80_000_000, 80_000_008):
+        spec, notes = melodies.excerpt(seed, FRAMES)
+        other = next(lead for lead in ("flute", "organ", "piano") if lead != spec.lead)
+        asked.append(captions.caption(spec, np.random.default_rng(seed)))
+        played.append(synth.render(melodies.played_on(spec, notes, other), FRAMES))
+    return asked, np.stack(played)
+
+
+def test_the_bundled_model_is_the_one_that_the_command_makes():
+    made = build_melody.melody_config(checkpoint.load_config(find_model("nano")))
+    assert checkpoint.load_config(find_model("nano-melody")) == made
+
+
+def test_generate_takes_the_melody_model_when_it_is_given_a_melody(tunes, tmp_path, capsys):
+    soundfile.write(tmp_path / "tune.wav", tunes[1][0], synth.SAMPLE_RATE)
+    words = ["generate", "flute", "--melody", str(tmp_path / "tune.wav"), "--duration", "0.4"]
+    words += ["-o", str(tmp_path / "out.wav"), "--no-separate", "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "nano-melody"
+    assert cli.main([*words, "--model", "nano"]) == 2
+    assert "nano takes no melody: use a melody model, such as nano-melody" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_the_tune_is_played_on_the_instrument_asked_for(bundled, tunes):
+    """Far more of its frames have the pitch class of its own tune than of another one's."""
+    asked, played = tunes
+    out = bundled.generate_with_chroma(
+        asked, played[:, None], synth.SAMPLE_RATE, separate=False, duration=10.0, seed=1
+    )
+    heard = np.stack([melodies.loudest(clip[0], bundled.config) for clip in out.audio])
+    given = np.stack([melodies.loudest(tune, bundled.config) for tune in played])
+    own, others = (heard == given).mean(), (heard == np.roll(given, 1, axis=0)).mean()
+    assert own > others + 0.2
 
 
 @pytest.mark.slow
