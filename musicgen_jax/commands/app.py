@@ -25,11 +25,15 @@ _NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 _LONGEST = 600.0  # seconds of a clip: an hour would fill the memory of a browser's page
 _PATIENCE = 24 * 3600.0  # seconds: on a slow machine a clip may take hours
 _NANO_KNOWS = (
-    "nano knows eight instruments: piano, guitar, organ, strings, flute, trumpet, music box and "
+    "{name} knows eight instruments: piano, guitar, organ, strings, flute, trumpet, music box and "
     "synth. It knows waltzes, marches, lullabies, ballads, jigs, pop and folk tunes, slow, medium "
     "or fast, in major or minor. It has heard only music that a program composed: no voices, no "
-    "recordings. Anything else is answered with the nearest thing that it knows."
+    "recordings. Anything else is answered with the nearest thing that it knows. {melody}"
 )
+_NANO_AND_MELODIES = {
+    "nano": "To have a tune of your own played, choose nano-melody.",
+    "nano-melody": "It plays a tune that you whistle, sing or upload, in G major or E minor.",
+}
 _NANO_PLAYS = (
     "a slow lullaby on a music box",
     "a fast irish jig for flute with guitar",
@@ -209,8 +213,9 @@ def _about(folder: Path, name: str) -> "About":
 
     file = folder / "LICENSE"
     terms = file.read_text("utf-8", "replace")[: 1 << 14] if file.is_file() else ""
-    if name in ("nano", "nano-melody"):
-        return About("MIT licence", terms, _NANO_KNOWS, _NANO_PLAYS)
+    if name in _NANO_AND_MELODIES:
+        knows = _NANO_KNOWS.format(name=name, melody=_NANO_AND_MELODIES[name])
+        return About("MIT licence", terms, knows, _NANO_PLAYS)
     if "CC-BY-NC 4.0" in terms:
         licence = "CC-BY-NC 4.0, not for commercial use"
         return About(licence, terms, _OFFICIAL_KNOWS, _OFFICIAL_PLAYS)

@@ -50,6 +50,10 @@ def test_the_licence_of_a_model_is_told(tmp_path):
     assert nano.licence == "MIT licence"
     assert "MIT" in nano.terms
     assert nano.examples
+    assert "choose nano-melody" in nano.limits
+    melody = app._about(hub.find_model("nano-melody"), "nano-melody")
+    assert melody.limits.startswith("nano-melody knows")
+    assert "whistle" in melody.limits
     (tmp_path / "LICENSE").write_text(LICENSE)
     assert "CC-BY-NC" in app._about(tmp_path, "musicgen-small").licence
     (tmp_path / "LICENSE").write_text("Ask my grandmother first.")

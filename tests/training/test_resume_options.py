@@ -45,7 +45,7 @@ REFUSED = {
 def test_finetune_uses_or_refuses_every_option(run):
     folder, config = run
     options = {action.dest for action in parser_of(finetune_command)._actions}
-    options = options - {"help", "folder", "resume", "devices"} | {"mesh"}
+    options = options - {"help", "folder", "resume", "devices", "quiet", "json"} | {"mesh"}
     assert options == {*CHANGED, *REFUSED}
     assert finetune.resumed_config(folder, dict.fromkeys(options)) == config
     for name, (value, of) in CHANGED.items():
