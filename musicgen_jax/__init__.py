@@ -1,9 +1,10 @@
 """MusicGen in JAX: text in, music out."""
 
 import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "1.0.0"
+
+TYPE_CHECKING = False  # as `typing` has it, whose import takes ten times as long as this file
 
 if TYPE_CHECKING:
     from musicgen_jax import audio

@@ -1,6 +1,11 @@
 """`python -m musicgen_jax` and the command `musicgen-jax`: signals count before the imports do."""
 
+import signal
 import sys
+
+# Until our own handlers are there, Ctrl-C ends the process as it ends any program, without a word.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from musicgen_jax.commands import endings
 

@@ -12,6 +12,7 @@ import pytest
 from musicgen_jax.commands import cli, endings
 from musicgen_jax.errors import UserError, one_line
 from tests.helpers.faults import raising
+from tests.helpers.paths import ROOT
 
 
 def child(code, *, cwd, **environment):
@@ -195,6 +196,27 @@ def test_the_handlers_of_a_caller_come_back():
     assert endings.ended(lambda: 0) == 0
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert sys.unraisablehook is hook
+
+
+def test_a_signal_before_our_handlers_are_there_leaves_no_traceback(tmp_path):
+    """The first import after `musicgen_jax.__main__` has begun is that of the endings."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'musicgen_jax.commands':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "musicgen_jax", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def interrupted_after(seconds, output):
