@@ -8,9 +8,12 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
+
+from musicgen_jax.errors import one_line
 
 Bar = Callable[..., Iterable[Any]]
 """Wraps an iteration, as tqdm does, with `total`, `desc`, and if wanted `unit` and `initial`."""
@@ -107,6 +110,25 @@ class Console:
                 bar.update(done - bar.n)
 
             yield update
+
+
+@contextlib.contextmanager
+def log_as_lines() -> Iterator[None]:
+    """Within this context, what the package logs looks like the command's own words, on stderr."""
+    logger = logging.getLogger("musicgen_jax")
+    handler, passed_on = _Lines(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = passed_on
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _print(f"musicgen-jax: {one_line(record.getMessage())}", sys.stderr)
 
 
 def _print(line: str, file: TextIO) -> None:

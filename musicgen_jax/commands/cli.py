@@ -29,6 +29,7 @@ from musicgen_jax.commands import (
     warmup,
 )
 from musicgen_jax.commands.streams import tolerant_streams
+from musicgen_jax.console import log_as_lines
 from musicgen_jax.convert import command as convert_command
 from musicgen_jax.convert import to_torch_command
 from musicgen_jax.errors import one_line
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug, arguments = endings.debug_flag(sys.argv[1:] if argv is None else argv)
     memory.return_freed_memory()
-    with tolerant_streams():
+    with tolerant_streams(), log_as_lines():
         return endings.ended(lambda: _run(arguments), debug=debug)
 
 
