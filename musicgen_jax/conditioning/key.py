@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from musicgen_jax.conditioning.chroma import PITCHES, filter_bank
+from musicgen_jax.conditioning.chroma import filter_bank
 
 _MAJOR = (0, 2, 4, 5, 7, 9, 11)  # semitones above the tonic
 _RAISED_SEVENTH = 8  # of the relative minor: D sharp in E minor, counted from G
@@ -18,6 +18,11 @@ _RAISED_SEVENTH = 8  # of the relative minor: D sharp in E minor, counted from G
 _FITS = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+}
+_BOTH = ("E flat", "E", "F", "F sharp", "G")  # are called the same in major and minor
+_KEYS = {  # as musicians call them, from C up
+    "major": ("C", "D flat", "D", *_BOTH, "A flat", "A", "B flat", "B"),
+    "minor": ("C", "C sharp", "D", *_BOTH, "G sharp", "A", "B flat", "B"),
 }
 _TONIC_WEIGHT = 0.1  # of the fit, beside the share of the melody that is in the scale
 _AS_GOOD = 0.02  # of a melody may be outside the model's scale before it is moved
@@ -77,8 +82,8 @@ def find_move(audio: np.ndarray, sample_rate: int, tonic: int, window: int, hop:
     mode = max(fits, key=lambda mode: fits[mode][best])
     to = tonic if mode == "major" else (tonic + 9) % 12
     semitones = int(moves[best])
-    heard = PITCHES[(to - semitones) % 12]
-    return Move(tuning, semitones, f"{heard} {mode}", f"{PITCHES[to]} {mode}")
+    heard, played = (f"{_KEYS[mode][pitch]} {mode}" for pitch in ((to - semitones) % 12, to))
+    return Move(tuning, semitones, heard, played)
 
 
 def find_tuning(audio: np.ndarray, sample_rate: int) -> float:

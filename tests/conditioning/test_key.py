@@ -30,7 +30,15 @@ def played(steps, tonic=67, cents=0.0, seconds=0.3, rate=RATE):
 
 @pytest.mark.parametrize(
     ("tonic", "heard", "semitones"),
-    [(62, "D", 5), (60, "C", -5), (64, "E", 3), (69, "A", -2), (65, "F", 2), (67, "G", 0)],
+    [
+        (62, "D", 5),
+        (60, "C", -5),
+        (64, "E", 3),
+        (69, "A", -2),
+        (65, "F", 2),
+        (67, "G", 0),
+        (70, "B flat", -3),
+    ],
 )
 def test_a_tune_in_any_major_key_is_moved_to_g(tonic, heard, semitones):
     move = find_move(played(MAJOR, tonic), RATE, G, *GRID)
@@ -38,7 +46,7 @@ def test_a_tune_in_any_major_key_is_moved_to_g(tonic, heard, semitones):
     assert move.semitones == semitones
 
 
-@pytest.mark.parametrize(("tonic", "heard"), [(69, "A"), (62, "D"), (64, "E")])
+@pytest.mark.parametrize(("tonic", "heard"), [(69, "A"), (62, "D"), (64, "E"), (66, "F sharp")])
 def test_a_tune_in_a_minor_key_is_moved_to_e_minor(tonic, heard):
     move = find_move(played(MINOR, tonic), RATE, G, *GRID)
     assert str(move) == f"heard in {heard} minor, played in E minor"
