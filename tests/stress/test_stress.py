@@ -23,14 +23,6 @@ IN_A_ROW = 3  # kills before the work may end
 jobs = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def heard():
-    """Commands inherit what ignores Ctrl-C, and so does this process if a shell put it behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
