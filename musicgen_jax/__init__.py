@@ -4,7 +4,7 @@ import importlib
 
 __version__ = "1.0.0"
 
-TYPE_CHECKING = False  # as `typing` has it, whose import takes ten times as long as this file
+TYPE_CHECKING = False  # as `typing` has it, whose import would delay every command
 
 if TYPE_CHECKING:
     from musicgen_jax import audio

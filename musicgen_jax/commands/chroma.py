@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=_OFFICIAL,
         help="a melody model: nano-melody, a folder, or an official name, for which no weights are "
-        "needed (default: facebook/musicgen-melody)",
+        f"needed (default: {_OFFICIAL})",
     )
     options.add_separate(parser)
     console.add_arguments(parser)
@@ -55,10 +55,9 @@ def run(args: argparse.Namespace) -> None:
     from musicgen_jax.storage.hub import find_model
 
     compile_cache.enable()
-    official = official_name(args.model)
-    config = (
-        OFFICIAL_MODELS[official] if official else checkpoint.load_config(find_model(args.model))
-    )
+    # A codec has an official name too; the search for a model then says which models there are.
+    config = OFFICIAL_MODELS.get(official_name(args.model) or "")
+    config = config or checkpoint.load_config(find_model(args.model))
     seconds = config.max_duration
     wav, rate = audio.read(args.file, seconds=seconds + 2)
     separate = options.separate(args)

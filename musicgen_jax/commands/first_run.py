@@ -19,6 +19,6 @@ def _line() -> str:
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     kept = f"kept in {folder} for the next time" if folder else "not kept: the cache is off"
     return (
-        "compiling for this model and this length: some seconds for nano, about a minute for an "
+        "compiling for this model and this length: some seconds for nano, longer for an "
         f"official model; {kept}"
     )

@@ -15,7 +15,7 @@ from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError, one_line
 from musicgen_jax.files import new_file
 from musicgen_jax.generation.settings import MAX_DURATION, Sampling
-from musicgen_jax.storage.hub import BUNDLED, BUNDLED_MELODY
+from musicgen_jax.storage.hub import BUNDLED, BUNDLED_MELODY, BUNDLED_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -326,9 +326,7 @@ def _report(
 
 def _heard(args: argparse.Namespace, prompts: list[str | None]) -> list[dict[str, Any]]:
     """What a bundled model understands of each prompt, for `--json`; says what it does not."""
-    if (
-        args.model not in (BUNDLED, BUNDLED_MELODY) or args.adapter
-    ):  # an adapter may have taught it more
+    if args.model not in BUNDLED_MODELS or args.adapter:  # an adapter may have taught it more
         return [{}] * len(prompts)
     from musicgen_jax.nano.hearing import hear
 

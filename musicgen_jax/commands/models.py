@@ -45,8 +45,8 @@ def playable() -> list[dict[str, Any]]:
 
 
 def hearing_of(name: str) -> Callable[[str], str] | None:
-    """Says in one line what a model understands of a prompt; None for all but the bundled one."""
-    if name != hub.BUNDLED:
+    """Says in one line what a bundled model understands of a prompt; None for all others."""
+    if name not in hub.BUNDLED_MODELS:
         return None
     from musicgen_jax.nano.hearing import hear
 
@@ -65,8 +65,7 @@ def _home() -> Path | None:
 
 
 def _bundled() -> list[dict[str, Any]]:
-    names = hub.BUNDLED, hub.BUNDLED_MELODY
-    return [_model(name, hub.find_model(name)) | {"state": BUNDLED} for name in names]
+    return [_model(name, hub.find_model(name)) | {"state": BUNDLED} for name in hub.BUNDLED_MODELS]
 
 
 def _official(home: Path | None) -> list[dict[str, Any]]:

@@ -131,8 +131,8 @@ def _listening(lm: dict[str, Any], model: MusicGenConfig) -> dict[str, Any]:
     To find out by itself that the chroma in front belongs to the tokens with the same numbers, a
     model needs thousands of steps. Here the queries and keys of the head are the faster half of the
     position vectors, so it looks at what has nearly the same number. The queries are those of
-    `_AHEAD` frames later: in the frame in which a note begins, half of the chroma frames there
-    still have the last note. A mark in the slowest sines, which are nearly zero in the first
+    `_AHEAD` frames later: where a note begins, the chroma frame of that time often has the note
+    before it. A mark in the slowest sines, which are nearly zero in the first
     minutes, tells chroma frames from tokens.
     """
     width = model.lm.dim // model.lm.num_heads

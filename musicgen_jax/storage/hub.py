@@ -12,7 +12,7 @@ from musicgen_jax.runtime.user_folders import user_cache
 
 BUNDLED = "nano"  # what every command uses unless it is told otherwise
 BUNDLED_MELODY = "nano-melody"  # what `generate --melody` uses
-_BUNDLED_FOLDERS = {BUNDLED: "model", BUNDLED_MELODY: "melody"}
+BUNDLED_MODELS = {BUNDLED: "model", BUNDLED_MELODY: "melody"}  # and their folders
 CONVERTER = "musicgen_jax.convert"  # offers `convert(name, folder)`
 _PYTORCH = ("state_dict.bin", "model.safetensors", "pytorch_model.bin")
 
@@ -51,7 +51,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: there is no such model; the message lists the names.
     """
-    if name_or_path in _BUNDLED_FOLDERS:
+    if name_or_path in BUNDLED_MODELS:
         return _bundled(str(name_or_path))
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
@@ -59,7 +59,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     official = _official_name(str(name_or_path))
     if official is None:
-        known = ", ".join((*_BUNDLED_FOLDERS, *OFFICIAL_MODELS))
+        known = ", ".join((*BUNDLED_MODELS, *OFFICIAL_MODELS))
         raise UserError(
             f"no model {str(name_or_path)!r}: give a converted model's folder or one of {known}"
         )
@@ -85,7 +85,7 @@ def find_codec(name_or_path: str | os.PathLike[str]) -> Path:
 def _bundled(name: str) -> Path:
     from importlib.resources import files
 
-    folder = Path(str(files("musicgen_jax.nano"))) / _BUNDLED_FOLDERS[name]
+    folder = Path(str(files("musicgen_jax.nano"))) / BUNDLED_MODELS[name]
     if not folder.is_dir():
         raise UserError(f"this installation lacks the model {name}: install the wheel again")
     return folder

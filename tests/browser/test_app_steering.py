@@ -244,7 +244,9 @@ def test_what_cannot_be_steered_is_said_in_one_line(page, scheduler, server):
     server.service.streams.clear()  # as when it has ended
     page.get_by_label("Change the music to").fill("too late")
     steer_button.click()
-    refused.filter(has_text="The server says: there is no such stream: it has ended.").wait_for()
+    refused.filter(
+        has_text="The server says: this stream has ended, or its id is wrong."
+    ).wait_for()
     page.context.set_offline(True)
     steer_button.click()
     refused.filter(has_text="The server does not answer.").wait_for()

@@ -43,9 +43,7 @@ def test_a_taken_port_is_named(capsys):
     assert "choose another --port" in capsys.readouterr().err
 
 
-def test_the_licence_of_a_model_is_told(tmp_path):
-    from musicgen_jax.convert.pipeline import LICENSE
-
+def test_the_licence_of_a_bundled_model_is_told():
     nano = app._about(hub.find_model("nano"), "nano")
     assert nano.licence == "MIT licence"
     assert "MIT" in nano.terms
@@ -54,6 +52,19 @@ def test_the_licence_of_a_model_is_told(tmp_path):
     melody = app._about(hub.find_model("nano-melody"), "nano-melody")
     assert melody.limits.startswith("nano-melody knows")
     assert "whistle" in melody.limits
+
+
+def test_both_bundled_models_say_what_they_understand():
+    for name in ("nano", "nano-melody"):
+        hear = models.hearing_of(name)
+        assert hear is not None
+        assert "does not know: death metal" in hear("slow death metal")
+    assert models.hearing_of("musicgen-small") is None
+
+
+def test_the_licence_of_another_model_is_told(tmp_path):
+    from musicgen_jax.convert.pipeline import LICENSE
+
     (tmp_path / "LICENSE").write_text(LICENSE)
     assert "CC-BY-NC" in app._about(tmp_path, "musicgen-small").licence
     (tmp_path / "LICENSE").write_text("Ask my grandmother first.")

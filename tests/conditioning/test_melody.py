@@ -357,6 +357,8 @@ def test_the_chroma_of_a_folder_is_what_that_model_plays(home, in_one_key, tmp_p
         "musicgen-jax: melody: heard in F major, played in G major\n"
     )
     assert cli.main([*words, "--model", "nano"]) == 2
+    assert cli.main([*words, "--model", "encodec_32khz"]) == 2
+    assert "no model 'encodec_32khz'" in capsys.readouterr().err
 
 
 @pytest.mark.extra

@@ -141,7 +141,7 @@ class _Routes:
     async def steer_stream(self, request: Request) -> Response:
         id_ = request.path_params["id"]
         if (ticket := self._service.streams.get(id_)) is None:
-            raise HTTPError(404, "there is no such stream: it has ended", "stream_not_found")
+            raise HTTPError(404, "this stream has ended, or its id is wrong", "stream_not_found")
         return await self._steered(request, id_, ticket)
 
     async def _steered(self, request: Request, id_: str, ticket: Ticket) -> Response:
