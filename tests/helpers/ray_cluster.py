@@ -76,12 +76,19 @@ def _node() -> dict[str, int]:
 
 def main() -> None:
     """Keeps the cluster until stdin ends; a line on it kills a node."""
+    import psutil  # Orbax needs it
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=_node() | {"include_dashboard": False})
     node = cluster.add_node(**_node())
     print("cluster:", cluster.address, flush=True)
     for _ in sys.stdin:
+        # A machine that fails takes its workers with it. Here they would outlive their node, and
+        # could finish all that they have in hand before they notice.
+        for process in (info.process for infos in node.all_processes.values() for info in infos):
+            for worker in psutil.Process(process.pid).children(recursive=True):
+                worker.kill()
+                worker.wait()
         cluster.remove_node(node, allow_graceful=False)
         print("cluster: killed", flush=True)
     cluster.shutdown()
