@@ -370,11 +370,11 @@ class Scheduler:
         """Compiles everything that a clip may need."""
         for engine in self._engines:
             engine.warm_up()
-        config = self.parts.config
-        layout = Layout(self._window, window=self._window, stride=1)
-        decoder, window = new_decoder(self.parts, layout), layout[0]
-        codes = np.zeros((1, config.lm.n_q, self._window), np.int32)
-        for _ in (*decoder.push(window, codes), *decoder.flush()):
+        # One frame of the codec: clips of all lengths run the same program.
+        layout = Layout(1, window=1, stride=1)
+        decoder = new_decoder(self.parts, layout)
+        codes = np.zeros((1, self.parts.config.lm.n_q, 1), np.int32)
+        for _ in (*decoder.push(layout[0], codes), *decoder.flush()):
             pass
 
     # --- How a clip ends ----------------------------------------------------------------------

@@ -179,8 +179,9 @@ class Clip {
       const now = performance.now() / 1000;
       if (!told.steps) began = null;
       else if (!began) began = { now, steps: told.steps };
-      else if (told.steps > began.steps) this.pace = (told.steps - began.steps) / (now - began.now);
-      if (this.pace && told.total) this.left = (told.total - told.steps) / this.pace;
+      else if (told.steps > began.steps && told.steps !== told.total) this.pace = (told.steps - began.steps) / (now - began.now);
+      // After the last step the codec is still at work, and nobody knows for how long.
+      this.left = this.pace && told.total > told.steps ? (told.total - told.steps) / this.pace : null;
       this.card.refresh();
     }
   }
