@@ -61,15 +61,15 @@ def parameters(config: T5Config | EncodecConfig | MertConfig | LMConfig) -> int:
     """The number of parameters of one network."""
     if isinstance(config, LMConfig):
         one, two = (
-            _count(partial(LM, dataclasses.replace(config, num_layers=n), **_types("float32")))
+            _count(LM, dataclasses.replace(config, num_layers=n), **_types("float32"))
             for n in (1, 2)
         )
         return one + (config.num_layers - 1) * (two - one)
-    return _count(partial(_MODULES[type(config)], config))
+    return _count(_MODULES[type(config)], config)
 
 
-def _count(module) -> int:
-    state = nnx.state(module_shapes(module), nnx.Param)
+def _count(module, config, **types) -> int:
+    state = nnx.state(module_shapes(module, config, **types), nnx.Param)
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
@@ -81,6 +81,6 @@ def _types(dtype: str) -> dict:
 def _lm_bytes(config: LMConfig, layers: int, dtype: str, rows: int, steps: int) -> tuple[int, int]:
     """Bytes of the weights and of the cache, with that many layers."""
     config = dataclasses.replace(config, num_layers=layers)
-    lm = module_shapes(partial(LM, config, **_types(dtype)))
+    lm = module_shapes(LM, config, **_types(dtype))
     cache = jax.eval_shape(partial(lm.init_cache, rows, steps))
     return nbytes(nnx.state(lm, nnx.Param)), nbytes(cache)

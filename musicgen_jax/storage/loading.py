@@ -92,22 +92,22 @@ def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
     def read(abstract: dict[str, Any]) -> dict[str, Any]:
         return checkpoint.load_params(folder, "lm", {name: abstract}, partial=True)[name]
 
-    return _fill(partial(StyleConditioner, config.style, config.dim), read)
+    return _fill(module_shapes(StyleConditioner, config.style, config.dim), read)
 
 
 def load_mert(folder: Path, config: MertConfig) -> Mert:
     """The MERT of the style model in a folder."""
-    return _fill(partial(Mert, config), partial(checkpoint.load_params, folder, "mert"))
+    return _fill(module_shapes(Mert, config), partial(checkpoint.load_params, folder, "mert"))
 
 
 def load_encodec(folder: Path, config: EncodecConfig) -> Encodec:
     """The codec in a folder, in float32."""
-    return _fill(partial(Encodec, config), partial(checkpoint.load_params, folder, "encodec"))
+    return _fill(module_shapes(Encodec, config), partial(checkpoint.load_params, folder, "encodec"))
 
 
-def _fill(module: Callable[..., Part], weights: Callable[[dict[str, Any]], dict[str, Any]]) -> Part:
+def _fill(shapes: Part, weights: Callable[[dict[str, Any]], dict[str, Any]]) -> Part:
     """A module with weights, which are asked for by the nested dicts of their shapes."""
-    graphdef, state = nnx.split(module_shapes(module))
+    graphdef, state = nnx.split(shapes)
     nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
     return nnx.merge(graphdef, state)
 
@@ -130,20 +130,20 @@ def build_parts(
         chosen = chosen.spread(config.lm.num_heads, mesh.shape[sharding.MODEL])
     types = {"dtype": dtype, "param_dtype": param_dtype, "tuning": chosen}
 
-    def fill(component: str, module: Callable[..., Part]) -> Part:
+    def fill(component: str, shapes: Part) -> Part:
         sizes = getattr(config, component)
 
         def arranged(abstract: dict[str, Any]) -> dict[str, Any]:
             stored = sharding.as_stored(component, sizes, abstract, mesh)
             return sharding.arrange(component, sizes, weights(component, stored), mesh)
 
-        return _fill(module, arranged)
+        return _fill(shapes, arranged)
 
     return Parts(
         config,
-        fill("t5", partial(T5Encoder, config.t5)),
-        fill("lm", partial(LM, config.lm, **types)),
-        fill("encodec", partial(Encodec, config.encodec)),
+        fill("t5", module_shapes(T5Encoder, config.t5)),
+        fill("lm", module_shapes(LM, config.lm, **types)),
+        fill("encodec", module_shapes(Encodec, config.encodec)),
         tokenizer,
-        fill("mert", partial(Mert, config.mert)) if config.mert else None,
+        fill("mert", module_shapes(Mert, config.mert)) if config.mert else None,
     )
