@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from musicgen_jax.config import HtsatConfig
 from musicgen_jax.metrics.clap_audio import BANDS, FRAMES
-from musicgen_jax.metrics.norm import Norm
+from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.nn.linear import Linear
 
 WINDOW = 8
@@ -171,11 +171,6 @@ class Htsat(nnx.Module):
         for stage in self.stages:
             x = stage(x)
         return self.norm(x).mean((1, 2))
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, by erf as in torch; `jax.nn.gelu` takes erfc, which is slower on a CPU."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 def to_windows(x: jax.Array) -> jax.Array:

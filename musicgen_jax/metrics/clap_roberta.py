@@ -8,9 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import RobertaConfig
-from musicgen_jax.metrics.clap_htsat import gelu
 from musicgen_jax.metrics.clap_tokenizer import PAD_ID
-from musicgen_jax.metrics.norm import Norm
+from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.nn.attention import attend
 from musicgen_jax.nn.linear import Linear
 

@@ -20,10 +20,11 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
-from musicgen_jax.metrics.norm import Norm
+from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import attend
+from musicgen_jax.runtime.tuning import tuning
 
 SAMPLE_RATE = 32000
 BANDS = 128
@@ -53,9 +54,16 @@ class Block(nnx.Module):
         B, S, D = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(B, S, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # [B, N, S, H]
-        seen = attend(q, k, v, jnp.ones((S, S), bool)).swapaxes(1, 2).reshape(B, S, D)
-        x = x + self.out(seen)
-        return x + self.linear2(jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False))
+        everything = jnp.ones((S, S), bool)
+        if tuning().heads_in_turn:
+            heads = jnp.stack([q, k, v]).reshape(3, B * self.num_heads, 1, 1, S, -1)
+            seen = jax.lax.map(
+                lambda qkv: attend(qkv[0], qkv[1], qkv[2], everything), heads.swapaxes(0, 1)
+            ).reshape(q.shape)
+        else:
+            seen = attend(q, k, v, everything)
+        x = x + self.out(seen.swapaxes(1, 2).reshape(B, S, D))
+        return x + self.linear2(gelu(self.linear1(self.norm2(x))))
 
 
 class PasstNetwork(nnx.Module):

@@ -24,7 +24,9 @@ from musicgen_jax.metrics import protocols
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
+from musicgen_jax.nn import winograd
 from musicgen_jax.nn.linear import Linear
+from musicgen_jax.runtime.tuning import tuning
 
 SAMPLE_RATE = 16000
 FRAMES, BANDS = 96, 64  # of an example, which is 0.96 s
@@ -38,32 +40,56 @@ _BATCH = 10  # examples at once: one compiled program serves clips of all length
 
 
 class Convolution(nnx.Module):
-    """3 x 3 with zeros around: [B, T, F, I] to [B, T, F, O]; `weight` is [3, 3, I, O]."""
+    """3 x 3 with zeros around, then perhaps a pool, then the bias; `weight` is [3, 3, I, O].
+
+    Args:
+      in_channels: I.
+      out_channels: O.
+      pool: whether the largest of 2 x 2 outputs is kept.
+      dtype: of the computation.
+      param_dtype: of the stored parameters.
+      rngs: stream `params` is used.
+    """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         *,
+        pool: bool,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.dtype = jnp.dtype(dtype)
+        self.pool, self.dtype = pool, jnp.dtype(dtype)
         shape = (3, 3, in_channels, out_channels)
         normal = jax.random.normal(rngs.params(), shape, param_dtype)
         self.weight = nnx.Param(normal / (9 * in_channels) ** 0.5)
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies it."""
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.weight[...].astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+    def __call__(self, x: jax.Array, kernels: jax.Array | None = None) -> jax.Array:
+        """Applies the layer.
+
+        Args:
+          x: [B, T, F, I].
+          kernels: the weight's `winograd.kernels`, to use Winograd's algorithm.
+
+        Returns:
+          [B, T, F, O], or [B, T / 2, F / 2, O].
+        """
+        if kernels is not None:
+            y = winograd.convolve(x.astype(jnp.float32), kernels).astype(self.dtype)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x.astype(self.dtype),
+                self.weight[...].astype(self.dtype),
+                window_strides=(1, 1),
+                padding="SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.pool:
+            B, T, F, O = y.shape
+            y = y.reshape(B, T // 2, 2, F // 2, 2, O).max((2, 4))
         return y + self.bias[...].astype(self.dtype)
 
 
@@ -89,7 +115,10 @@ class VggishNetwork(nnx.Module):
         self.config = config
         channels = (1, *config.channels)
         self.convolutions = nnx.List(
-            [Convolution(channels[i], channels[i + 1], **types, rngs=rngs) for i in range(6)]
+            [
+                Convolution(channels[i], channels[i + 1], pool=i in _POOLED, **types, rngs=rngs)
+                for i in range(6)
+            ]
         )
         pools = 2 ** len(_POOLED)
         flat = FRAMES // pools * (BANDS // pools) * channels[-1]
@@ -98,20 +127,26 @@ class VggishNetwork(nnx.Module):
             [Linear(sizes[i], sizes[i + 1], use_bias=True, **types, rngs=rngs) for i in range(3)]
         )
 
-    def __call__(self, examples: jax.Array) -> jax.Array:
+    def kernels(self) -> tuple[jax.Array, ...]:
+        """The `winograd.kernels` of all convolutions but the first, which has a single channel."""
+        return tuple(winograd.kernels(layer.weight[...]) for layer in self.convolutions[1:])
+
+    def __call__(
+        self, examples: jax.Array, kernels: tuple[jax.Array, ...] | None = None
+    ) -> jax.Array:
         """Embeds examples.
 
         Args:
           examples: float32 [B, 96, 64], log-mel.
+          kernels: returned by the method, for convolutions by Winograd's algorithm.
 
         Returns:
           [B, dim], before the last ReLU.
         """
         x = examples[..., None]
+        prepared = (None, *(kernels or [None] * (len(self.convolutions) - 1)))
         for i, convolution in enumerate(self.convolutions):
-            x = jax.nn.relu(convolution(x))
-            if i in _POOLED:
-                x = nnx.max_pool(x, (2, 2), (2, 2))
+            x = jax.nn.relu(convolution(x, prepared[i]))
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:
             x = jax.nn.relu(layer(x))
@@ -133,6 +168,7 @@ class Vggish:
         if rule is None:
             raise UserError(f"{protocol} does not measure with VGGish")
         self.network, self.rule = network, rule
+        self._kernels: tuple[jax.Array, ...] | None = None
 
     @classmethod
     def from_pretrained(
@@ -178,14 +214,24 @@ class Vggish:
             raise UserError(f"{len(mono) / SAMPLE_RATE:.2f} s are too short: VGGish needs 1 s")
         missing = -len(rows) % _BATCH
         batches = np.pad(rows, ((0, missing), (0, 0), (0, 0))).reshape(-1, _BATCH, FRAMES, BANDS)
-        embedded = [np.asarray(_embed(self.network, batch)) for batch in batches]
+        if self._kernels is None and tuning().winograd:
+            self._kernels = _prepare_kernels(self.network)
+        embedded = [np.asarray(_embed(self.network, self._kernels, batch)) for batch in batches]
         return np.concatenate(embedded)[: len(rows)]
 
 
 @jax.jit
-def _embed(network: VggishNetwork, rows: jax.Array) -> jax.Array:
+def _prepare_kernels(network: VggishNetwork) -> tuple[jax.Array, ...]:
     with jax.default_matmul_precision("float32"):
-        return network(rows)
+        return network.kernels()
+
+
+@jax.jit
+def _embed(
+    network: VggishNetwork, kernels: tuple[jax.Array, ...] | None, rows: jax.Array
+) -> jax.Array:
+    with jax.default_matmul_precision("float32"):
+        return network(rows, kernels)
 
 
 def prepare(wav: np.ndarray, sample_rate: int, rule: VggishRule) -> np.ndarray:

@@ -42,6 +42,10 @@ class Tuning:
       codec_tile: numbers in the widest tensor of a tile of audio that the codec processes at a
         time; None for all audio at once.
       encode_batch: clips that `train encode` passes through the codec at a time.
+      winograd: whether the 3 x 3 convolutions of VGGish use `nn.winograd`. A GPU's library chooses
+        such algorithms itself.
+      heads_in_turn: whether PaSST attends head by head, so that there are only one head's scores
+        at a time.
     """
 
     compute_dtype: str = "bfloat16"
@@ -61,6 +65,8 @@ class Tuning:
     callback_steps: int = 10
     codec_tile: int | None = None
     encode_batch: int = 8
+    winograd: bool = False
+    heads_in_turn: bool = False
 
     def __post_init__(self) -> None:
         if not self.cache_lengths or list(self.cache_lengths) != sorted(set(self.cache_lengths)):
@@ -97,6 +103,11 @@ CPU = Tuning(
     codec_tile=1 << 21,
     # A batch is not faster than its clips one by one (benchmarks/codec.py).
     encode_batch=1,
+    # XLA's convolutions on a CPU are direct (benchmarks/evaluate.py --networks vggish).
+    winograd=True,
+    # The scores of one head nearly stay in the processor's cache, and the operating system need not
+    # hand out 70 MB for those of all (benchmarks/evaluate.py --networks passt).
+    heads_in_turn=True,
 )
 
 TPU = Tuning(
