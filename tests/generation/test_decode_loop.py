@@ -16,6 +16,7 @@ from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn import linear
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.lm import LM
+from musicgen_jax.nn.shapes import module_shapes
 from tests.helpers.compilation import by_default
 from tests.helpers.lm_models import CONFIG
 
@@ -29,7 +30,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 def compiled_decode(dtype: str, tokens: int = 16):
     """The loop, of one example with guidance, as `generate_codes` compiles it."""
     compute = "float32" if dtype == "int8" else dtype
-    lm = LM(SIZES, dtype=compute, param_dtype=dtype, rngs=nnx.Rngs(0))
+    lm = module_shapes(LM, SIZES, dtype=compute, param_dtype=dtype)
     graphdef, params = nnx.split(lm, nnx.Param)
     vectors = jnp.zeros((1, tokens, SIZES.dim), compute)
     condition = Condition(Embedded(vectors, jnp.ones((1, tokens), bool)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from musicgen_jax.generation.sampling import Numbers, guide
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.nn import patterns
 from musicgen_jax.nn.condition import Condition, Embedded
+from musicgen_jax.nn.lm import LM
 from tests.helpers import shallow
 from tests.helpers.generation import generate_codes
 from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
 from tests.helpers.tolerance import assert_close
 
 FRAMES = 6
+forward = jax.jit(LM.__call__)
 
 
 def both(prefix: int, negatives: list[int]) -> tuple[Condition, Embedded]:
@@ -30,7 +33,7 @@ def both(prefix: int, negatives: list[int]) -> tuple[Condition, Embedded]:
 
 
 def logits(lm, condition: Condition, steps) -> np.ndarray:
-    return np.asarray(lm(jnp.asarray(steps), condition))
+    return np.asarray(forward(lm, jnp.asarray(steps), condition))
 
 
 @pytest.mark.parametrize(("conditioning", "prefix"), FORMS)
