@@ -1,11 +1,13 @@
 """`python -m musicgen_jax` and the command `musicgen-jax`: signals count before the imports do."""
 
-import signal
+# The built-in part of `signal`, which is there at once. `signal` itself is a file of Python, and
+# Ctrl-C in the middle of it would show a traceback.
+import _signal  # pyright: ignore[reportMissingImports]
 import sys
 
 # Until our own handlers are there, Ctrl-C ends the process as it ends any program, without a word.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from musicgen_jax.commands import endings
 

@@ -198,15 +198,16 @@ def test_the_handlers_of_a_caller_come_back():
     assert sys.unraisablehook is hook
 
 
-def test_a_signal_before_our_handlers_are_there_leaves_no_traceback(tmp_path):
-    """The first import after `musicgen_jax.__main__` has begun is that of the endings."""
+@pytest.mark.parametrize("module", ["signal", "musicgen_jax.commands"])
+def test_a_signal_before_our_handlers_are_there_leaves_no_traceback(tmp_path, module):
+    """When the first file of Python is imported, and when the first of ours is."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import _signal, os, sys\n"
+        "_signal.signal(_signal.SIGINT, _signal.default_int_handler)\n"
         "class Finder:\n"
         "    def find_spec(self, name, *rest):\n"
-        "        if name == 'musicgen_jax.commands':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), _signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
     done = subprocess.run(
