@@ -27,3 +27,13 @@ def test_shapes_are_those_of_a_drawn_module(component):
 def test_arguments_reach_the_module():
     half = module_shapes(LM, DEBUG_STYLE.lm, param_dtype="bfloat16")
     assert nnx.to_pure_dict(nnx.state(half))["heads"]["weight"].dtype == "bfloat16"
+
+
+def test_who_changes_one_changes_no_other():
+    one = module_shapes(LM, DEBUG_STYLE.lm)
+    one.emb.embedding.set_value(jax.numpy.zeros(3))
+    one.heads = None
+    other = module_shapes(LM, DEBUG_STYLE.lm)
+    drawn = nnx.eval_shape(lambda: LM(DEBUG_STYLE.lm, rngs=nnx.Rngs(0)))
+    assert nnx.graphdef(other) == nnx.graphdef(drawn)
+    assert isinstance(other.emb.embedding.get_value(), jax.ShapeDtypeStruct)
