@@ -257,13 +257,18 @@ def _with_new_codebooks(
         seed=config.seed,
         count=start_count(model, config),
     )
-    books = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), books, state.codebooks)
+    books = jax.tree.map(_placed_like, books, state.codebooks)
     if state.average is not None:  # averaging with the old codebooks would be meaningless
         params = {**state.average.params, "embed": books.embed.copy()}
         state = dataclasses.replace(
             state, average=dataclasses.replace(state.average, params=params)
         )
     return dataclasses.replace(state, codebooks=books)
+
+
+def _placed_like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """Tied to devices only if the old array is: otherwise the step would be compiled once more."""
+    return jax.device_put(new, old.sharding if old.committed else None)
 
 
 def _latents(model: EncodecConfig, state: CodecTrainState, clips, config) -> np.ndarray:

@@ -72,6 +72,8 @@ def whole():
         every=3,
         save_every=3,
     )
+    # Each kind of step once: with or without codebooks, with or without a lesson for the adversary.
+    assert codec.make_step(MODEL, CONFIG)._cache_size() == 4
     return logs, saved, state
 
 
@@ -91,9 +93,9 @@ def test_all_parts_of_a_new_codec_learn(whole):
 
 def test_a_codec_run_that_goes_on_equals_an_uninterrupted_one(whole):
     logs, saved, state = whole
-    again = []
+    again, state_of_3 = [], jax.device_put(saved[3])  # the programs are those for arrays of JAX
     later = codec.train(
-        MODEL, CONFIG, clips(), state=saved[3], log=again.append, every=3, save_every=3
+        MODEL, CONFIG, clips(), state=state_of_3, log=again.append, every=3, save_every=3
     )
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(later))
     assert {**again[0], "seconds": 0} == {**logs[1], "seconds": 0}
