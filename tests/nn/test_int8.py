@@ -67,7 +67,7 @@ def test_products(count, outputs):
 # --- The language model ------------------------------------------------------------------------
 
 CONFIG = LMConfig(
-    dim=64, num_heads=4, num_layers=4, n_q=2, card=64, delays=(0, 1), ffn_dim=256, text_dim=16
+    dim=64, num_heads=4, num_layers=2, n_q=2, card=64, delays=(0, 1), ffn_dim=256, text_dim=16
 )
 
 
@@ -88,7 +88,7 @@ def test_logits_stay_close_to_float32(pair):
     error = np.sqrt(
         np.mean((small - full) ** 2) / np.mean((full - full.mean(-1, keepdims=True)) ** 2)
     )
-    assert 1e-4 < error < 0.03  # it is rounded, and not by much
+    assert 1e-4 < error < 0.02  # it is rounded, and not by much
     best = full.argmax(-1)
     assert (best == small.argmax(-1)).mean() > 0.93
     # Where it takes another token, float32 was nearly undecided.
@@ -108,10 +108,10 @@ def test_prefill_and_decode_agree_with_the_whole_sequence(pair):
         logits, _ = jax.jit(LM.decode)(lm, steps[:, :, 6], 6, cache, cross, condition)
         errors.append(np.abs(np.asarray(logits) - expected).max() / np.abs(expected).max())
     # A rounding of the floats may push an activation over to the next whole number.
-    assert errors[0] < 0.01
+    assert errors[0] < 0.005
     # What is folded meets activations that are not rounded at all.
     assert isinstance(cross[0], FoldedCross)
-    assert errors[1] < 0.05
+    assert errors[1] < 0.03
 
 
 # --- Loading ------------------------------------------------------------------------------------
