@@ -29,6 +29,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")  # as careful code around ours may have it
 
 # Tracing makes objects by the hundred thousand; looking through all of JAX for garbage at each of
 # Python's usual occasions takes a fifth of the suite's time.

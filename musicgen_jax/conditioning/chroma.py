@@ -108,7 +108,7 @@ def chromagram(
     if bank is None:
         bank = filter_bank(sample_rate, num_chroma, window).astype(np.float32)
     centres = jnp.arange(num_frames)[:, None] * hop
-    at = jnp.abs(centres + jnp.arange(-(window // 2), window // 2))  # mirrored at the beginning
+    at = jnp.abs(centres + jnp.arange(-(window // 2), window // 2)[None])  # mirrored at the start
     at = jnp.where(at < length, at, 2 * (length - 1) - at)  # and at the end
     return _energy(audio[jnp.clip(at, 0, audio.shape[0] - 1)], bank)
 
@@ -136,7 +136,7 @@ def loudest_pitches(
     """
     starts = jnp.arange(0, audio.shape[0] - window + 1, hop)
     bank = filter_bank(sample_rate, num_chroma, window).astype(np.float32)
-    chroma = _energy(audio[starts[:, None] + jnp.arange(window)], bank)
+    chroma = _energy(audio[starts[:, None] + jnp.arange(window)[None]], bank)
     return jnp.argmax(chroma, axis=1).astype(jnp.uint8)
 
 
@@ -145,7 +145,7 @@ def _energy(frames: jax.Array, bank: jax.Array | np.ndarray) -> jax.Array:
     window = frames.shape[1]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)  # periodic
     hann /= np.sqrt(np.sum(np.square(hann)))
-    spectrum = jnp.fft.rfft(frames * hann.astype(np.float32))
+    spectrum = jnp.fft.rfft(frames * hann.astype(np.float32)[None])
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     chroma = jnp.einsum("cf,tf->tc", bank, power, precision=lax.Precision.HIGHEST)
     return chroma / jnp.maximum(chroma.max(axis=1, keepdims=True), _LEAST)

@@ -363,7 +363,7 @@ def keys_of(seeds: jax.Array, rows: jax.Array) -> jax.Array:
 def _empty_steps(lm: LM, batch: int, length: int, frames: jax.Array) -> jax.Array:
     """Steps of `frames` unknown codes; `frames` is an argument of a program."""
     delays = jnp.asarray(lm.config.delays, jnp.int32)[:, None]
-    frame = jnp.arange(length + 1, dtype=jnp.int32) - 1 - delays  # [K, S]
+    frame = jnp.arange(length + 1, dtype=jnp.int32)[None] - 1 - delays  # [K, S]
     steps = jnp.where((frame >= 0) & (frame < frames), UNKNOWN, lm.config.special_token)
     return jnp.broadcast_to(steps.astype(jnp.int32), (batch, *steps.shape))
 

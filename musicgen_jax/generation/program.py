@@ -252,7 +252,7 @@ def _tokens_at(steps: jax.Array, step: jax.Array) -> jax.Array:
 
 def _with_tokens(steps: jax.Array, tokens: jax.Array, step: jax.Array) -> jax.Array:
     """The steps with `[B, K]` tokens at each row's step."""
-    here = jnp.arange(steps.shape[2], dtype=step.dtype) == step[:, None, None]
+    here = jnp.arange(steps.shape[2], dtype=step.dtype)[None, None] == step[:, None, None]
     return jnp.where(here, tokens[..., None], steps)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.generation.settings import Sampling
+from musicgen_jax.nn.axes import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +211,8 @@ def _largest(
 
     def settle(i: int, found: jax.Array) -> jax.Array:
         shift = jnp.uint32(32 - bits) - jnp.uint32(bits) * jnp.asarray(i, jnp.uint32)
-        digit = holds(found | (digits << shift)).sum(-1, keepdims=True, dtype=jnp.uint32)
+        tried = found | aligned(digits << shift, found)
+        digit = holds(tried).sum(-1, keepdims=True, dtype=jnp.uint32)
         return found | (digit << shift)
 
     # Unrolled for accelerators: the host of a GPU would have to start every pass of a loop.

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.config import HtsatConfig
 from musicgen_jax.metrics.clap_audio import BANDS, FRAMES
 from musicgen_jax.metrics.norm import Norm, gelu
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 
 WINDOW = 8
@@ -42,7 +43,8 @@ class BandNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., bands]` to `[..., bands]`."""
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + 1e-5)
-        return (x - self.mean[...]) * scale + self.bias[...]
+        mean, scale, bias = (aligned(each, x) for each in (self.mean[...], scale, self.bias[...]))
+        return (x - mean) * scale + bias
 
 
 class Block(nnx.Module):
@@ -78,9 +80,11 @@ class Block(nnx.Module):
         qkv = self.qkv(self.norm1(x)).reshape(B, windows, S, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, :, i] for i in range(3))
         scores = jnp.einsum("bwsnh,bwtnh->bwnst", q * q.shape[-1] ** -0.5, k)
-        scores = scores + self.positions[...][relative_positions()].transpose(2, 0, 1)
+        scores = scores + aligned(
+            self.positions[...][relative_positions()].transpose(2, 0, 1), scores
+        )
         if mask is not None:
-            scores = scores + mask
+            scores = scores + aligned(mask, scores)
         seen = jnp.einsum("bwnst,bwtnh->bwsnh", jax.nn.softmax(scores, axis=-1), v)
         x = x + self.out(seen.reshape(B, windows, S, D))
         return x + self.linear2(gelu(self.linear1(self.norm2(x))))

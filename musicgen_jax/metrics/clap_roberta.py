@@ -11,6 +11,7 @@ from musicgen_jax.config import RobertaConfig
 from musicgen_jax.metrics.clap_tokenizer import PAD_ID
 from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.nn.attention import attend
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 
 
@@ -70,8 +71,8 @@ class Roberta(nnx.Module):
         used = ids != PAD_ID
         # The first token's position is 2, and that of all padding 1.
         positions = jnp.where(used, jnp.cumsum(used, axis=1), 0) + PAD_ID
-        x = self.tokens[...][ids] + self.positions[...][positions] + self.token_type[...]
-        x = self.norm(x)
+        x = self.tokens[...][ids] + self.positions[...][positions]
+        x = self.norm(x + aligned(self.token_type[...], x))
         for block in self.blocks:
             x = block(x, used[:, None, None])
         return jnp.tanh(self.pooler(x[:, 0]))

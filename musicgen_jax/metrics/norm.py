@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from musicgen_jax.nn.axes import aligned
+
 
 class Norm(nnx.Module):
     """Layer norm with its own epsilon, float32.
@@ -21,7 +23,7 @@ class Norm(nnx.Module):
         """`[..., D]` to `[..., D]`."""
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        return x * self.scale[...] + self.bias[...]
+        return x * aligned(self.scale[...], x) + aligned(self.bias[...], x)
 
 
 def gelu(x: jax.Array) -> jax.Array:

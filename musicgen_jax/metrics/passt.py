@@ -22,6 +22,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
 from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.metrics.weights import load_network, weights_digest
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import attend
 from musicgen_jax.runtime.tuning import tuning
@@ -107,8 +108,8 @@ class PasstNetwork(nnx.Module):
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # [B, bands, T', D]
-        x = x + self.patches_bias[...] + self.time_positions[: x.shape[2]]
-        x = x + self.band_positions[...][:, None]
+        x = x + aligned(self.patches_bias[...], x) + aligned(self.time_positions[: x.shape[2]], x)
+        x = x + aligned(self.band_positions[...][:, None], x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         tokens = self.tokens[...] + self.token_positions[...]
         x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)

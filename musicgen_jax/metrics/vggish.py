@@ -25,6 +25,7 @@ from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn import winograd
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.runtime.tuning import tuning
 
@@ -90,7 +91,7 @@ class Convolution(nnx.Module):
         if self.pool:
             B, T, F, O = y.shape
             y = y.reshape(B, T // 2, 2, F // 2, 2, O).max((2, 4))
-        return y + self.bias[...].astype(self.dtype)
+        return y + aligned(self.bias[...].astype(self.dtype), y)
 
 
 class VggishNetwork(nnx.Module):

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.weights import Int8Weight, LoraWeight, float_dtype, quantize, weight_param
 
 # XLA on CPU calls a fast library for batched products; for unbatched ones only with narrow dtypes,
@@ -49,7 +50,7 @@ def linear(
     if isinstance(w, LoraWeight):
         y = linear(x, w.base, out_dtype=jnp.float32)
         y = y + w.scale * _low_rank(x, w).reshape(y.shape)
-        return (y if bias is None else y + bias).astype(out_dtype)
+        return (y if bias is None else y + aligned(bias, y)).astype(out_dtype)
     rows = x.reshape(-1, x.shape[-1])
     # The choice is made inside the program, because it may be exported for several platforms.
     if isinstance(w, Int8Weight):
@@ -64,7 +65,7 @@ def linear(
         else:
             y = lax.platform_dependent(rows, w, cpu=cpu, default=_product)
     if bias is not None:
-        y = y + bias.astype(y.dtype)
+        y = y + aligned(bias.astype(y.dtype), y)
     return y.astype(out_dtype).reshape(*x.shape[:-1], *w.shape[:-1])
 
 
@@ -133,11 +134,12 @@ def _accumulator(w: jax.Array) -> DTypeLike:
 def _int8_by_int8(rows: jax.Array, w: Int8Weight) -> jax.Array:
     whole, scale = quantize(rows)
     y = _cpu_product(whole, w.int8)(whole, w.int8).astype(jnp.float32)
-    return y * w.scale[..., 0] * jnp.expand_dims(scale, range(2, y.ndim))
+    return y * aligned(w.scale[..., 0], y) * jnp.expand_dims(scale, range(2, y.ndim))
 
 
 def _widened(rows: jax.Array, w: Int8Weight) -> jax.Array:
-    return _product(rows, w.int8.astype(rows.dtype)) * w.scale[..., 0]
+    y = _product(rows, w.int8.astype(rows.dtype))
+    return y * aligned(w.scale[..., 0], y)
 
 
 class Linear(nnx.Module):

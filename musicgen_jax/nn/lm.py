@@ -152,7 +152,7 @@ class LM(nnx.Module):
     def hidden(self, steps: jax.Array, condition: Condition) -> jax.Array:
         """The input of the heads, `[B, S, D]`; takes the same arguments as `__call__`."""
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
-        seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
+        seen = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool)) & prefix_mask[:, None, :]
         x = x + self._positions(self._numbers(prefix_mask, condition))
         cross = None
         if self.config.conditioning == "cross" and condition.text is not None:
@@ -177,7 +177,7 @@ class LM(nnx.Module):
         text, audio = condition.text, condition.audio
         if text is not None and self.config.conditioning == "prepend":
             empty = ~text.mask.any(axis=1, keepdims=True)
-            mask = text.mask | (empty & (jnp.arange(text.mask.shape[1]) == 0))
+            mask = text.mask | (empty & (jnp.arange(text.mask.shape[1])[None] == 0))
             text = Embedded(jnp.where(empty[..., None], 0, text.vectors), mask)
             if self.config.style and audio is None:
                 absent = jnp.zeros((text.vectors.shape[0], 1), bool)
@@ -185,8 +185,10 @@ class LM(nnx.Module):
         if audio is not None:
             empty = ~audio.mask.any(axis=1, keepdims=True)
             null, attended = self._null_audio(audio.vectors.shape[1])
-            vectors = jnp.where(empty[..., None], null.astype(audio.vectors.dtype), audio.vectors)
-            audio = Embedded(vectors, audio.mask | (empty & attended))
+            vectors = jnp.where(
+                empty[..., None], null[None].astype(audio.vectors.dtype), audio.vectors
+            )
+            audio = Embedded(vectors, audio.mask | (empty & attended[None]))
         return Condition(text, audio)
 
     def _null_audio(self, length: int) -> tuple[jax.Array, jax.Array]:
@@ -245,7 +247,7 @@ class LM(nnx.Module):
         x, prefix_mask = self._with_prefix(self.emb(steps), condition)
         length = x.shape[1]
         x = x + self._positions(self._numbers(prefix_mask, condition))
-        seen = jnp.tril(jnp.ones((length, length), bool)) & prefix_mask[:, None, :]
+        seen = jnp.tril(jnp.ones((1, length, length), bool)) & prefix_mask[:, None, :]
         seen = jnp.pad(seen, ((0, 0), (0, 0), (0, cache[0].k.shape[2] - length)))
         _, filled = self.transformer(x, seen, cross_kv, self._cross_mask(condition), cache)
         assert filled is not None
@@ -276,7 +278,8 @@ class LM(nnx.Module):
         slot = prefix_mask.shape[1] + step
         later = cache[0].k.shape[2] - prefix_mask.shape[1]
         seen = jnp.pad(prefix_mask, ((0, 0), (0, later)), constant_values=True)
-        seen = seen & (jnp.arange(cache[0].k.shape[2], dtype=jnp.int32) <= slot[:, None])
+        places = jnp.arange(cache[0].k.shape[2], dtype=jnp.int32)
+        seen = seen & (places[None] <= slot[:, None])
         position = step[:, None]  # [B or 1, 1]
         if not self.config.chroma_stride:
             position = position + prefix_mask.sum(axis=1, keepdims=True, dtype=jnp.int32)

@@ -20,6 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import MertConfig
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear, fan_in_normal
 from musicgen_jax.nn.transformer import LayerNorm, attend
 
@@ -57,7 +58,7 @@ class Convolution(nnx.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=self.groups,
         )
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        return y if self.bias is None else y + aligned(self.bias[...].astype(self.dtype), y)
 
 
 class ChannelNorm(nnx.Module):
@@ -73,7 +74,8 @@ class ChannelNorm(nnx.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(1, keepdims=True) + 1e-5)
-        y = x * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        scale, bias = (aligned(p[...].astype(jnp.float32), x) for p in (self.scale, self.bias))
+        y = x * scale + bias
         return y.astype(self.dtype)
 
 

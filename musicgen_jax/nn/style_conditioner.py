@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import StyleConfig
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.encodec.quantizer import ResidualVectorQuantizer
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import Transformer, sinusoidal_positions
@@ -32,7 +33,9 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., D]` to float32 `[..., D]`."""
-        mean, scale = (part[...].astype(jnp.float32) for part in (self.mean, self.scale))
+        mean, scale = (
+            aligned(part[...].astype(jnp.float32), x) for part in (self.mean, self.scale)
+        )
         return (x.astype(jnp.float32) - mean) * scale
 
 
@@ -87,7 +90,9 @@ class StyleConditioner(nnx.Module):
         x = self.embed(features)
         frames = x.shape[1]
         positions = sinusoidal_positions(jnp.arange(frames), self.config.dim)
-        x, _ = self.transformer(x + positions.astype(x.dtype), jnp.ones((1, frames, frames), bool))
+        x, _ = self.transformer(
+            x + positions[None].astype(x.dtype), jnp.ones((1, frames, frames), bool)
+        )
         # The original quantizes every frame and drops most. The result is the same, since each
         # frame is quantized separately.
         x = self.batch_norm(x[:, :: self.config.ds_factor])

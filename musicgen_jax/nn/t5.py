@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import T5Config
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear, fan_in_normal
 
 
@@ -87,7 +88,7 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = (wide * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype)
-        return normed * self.scale[...].astype(self.dtype)
+        return normed * aligned(self.scale[...].astype(self.dtype), x)
 
 
 class Layer(nnx.Module):
@@ -135,7 +136,8 @@ class Layer(nnx.Module):
         q, k, v = (
             proj(x).reshape(*x.shape[:2], self.num_heads, -1) for proj in (self.q, self.k, self.v)
         )  # [B, L, N, H]
-        scores = jnp.einsum("bqnh,bknh->bnqk", q, k, preferred_element_type=jnp.float32) + bias
+        scores = jnp.einsum("bqnh,bknh->bnqk", q, k, preferred_element_type=jnp.float32)
+        scores = scores + bias[None]
         # A large negative number, not -inf: a fully masked row must stay finite.
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.nn.attention import LayerCache, attend, in_groups, write
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.folded_cross import fold
 from musicgen_jax.nn.linear import Linear, fan_in_normal, fan_in_uniform, linear
 from musicgen_jax.nn.weights import Int8Weight, LoraWeight, float_dtype
@@ -78,7 +79,8 @@ def sinusoidal_positions(positions: jax.Array, dim: int) -> jax.Array:
     half = dim // 2
     exponent = np.arange(half, dtype=np.float32) / np.float32(max(half - 1, 1))
     period = np.power(np.float32(10000), exponent)
-    phase = positions[..., None].astype(jnp.float32) / period
+    number = positions[..., None].astype(jnp.float32)
+    phase = number / aligned(period, number)
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
@@ -98,7 +100,7 @@ class LayerNorm(nnx.Module):
         # Two passes, not E[x^2] - E[x]^2, which loses digits when the mean is large.
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
-        y = x * self.scale[...] + self.bias[...]
+        y = x * aligned(self.scale[...], x) + aligned(self.bias[...], x)
         return y.astype(self.dtype)
 
 

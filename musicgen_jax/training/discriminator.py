@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.training import weight_norm
 from musicgen_jax.training.spectrograms import hann, stft
 
@@ -90,7 +91,7 @@ class Conv2d(nnx.Module):
             rhs_dilation=(self.dilation, 1),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + self.bias[...].astype(self.dtype)
+        return y + aligned(self.bias[...].astype(self.dtype), y)
 
 
 class STFTDiscriminator(nnx.Module):

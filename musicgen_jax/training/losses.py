@@ -28,7 +28,8 @@ def magnitudes(audio: jax.Array, window: int) -> jax.Array:
     count = (padded.shape[1] - window) // hop + 1
     hops = padded[:, : (count + 3) * hop].reshape(audio.shape[0], count + 3, hop)
     frames = jnp.concatenate([hops[:, i : i + count] for i in range(4)], axis=-1)
-    spectrum = jnp.fft.rfft(frames * np.hanning(window + 1)[:-1].astype(np.float32))
+    hann = np.hanning(window + 1)[:-1].astype(np.float32)
+    spectrum = jnp.fft.rfft(frames * hann[None, None])
     # The floor keeps the gradient of the square root finite in digital silence.
     power = spectrum.real**2 + spectrum.imag**2 + 1e-7
     return jnp.sqrt(power) * (4.0 / window)

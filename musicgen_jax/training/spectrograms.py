@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musicgen_jax.nn.axes import aligned
+
 
 def hann(window: int, n_fft: int | None = None) -> np.ndarray:
     """Periodic Hann window, float32, padded with zeros on both sides to the FFT size."""
@@ -39,7 +41,8 @@ def stft(audio: jax.Array, n_fft: int, hop: int, window: int) -> jax.Array:
     Returns:
       complex64 [..., T, n_fft // 2 + 1].
     """
-    return jnp.fft.rfft(cut_frames(audio, n_fft, hop) * hann(window, n_fft))
+    frames = cut_frames(audio, n_fft, hop)
+    return jnp.fft.rfft(frames * aligned(hann(window, n_fft), frames))
 
 
 def reflected(audio: jax.Array, left: int, right: int) -> jax.Array:

@@ -115,7 +115,9 @@ def written_out(params, x):
         hidden = cell = jnp.zeros_like(x[:, 0])
         frames = []
         for t in range(x.shape[1]):
-            gates = y[:, t] @ layer["weight_ih"].T + hidden @ layer["weight_hh"].T + layer["bias"]
+            gates = (
+                y[:, t] @ layer["weight_ih"].T + hidden @ layer["weight_hh"].T + layer["bias"][None]
+            )
             i, f, g, o = jnp.split(gates, 4, axis=-1)
             cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
             hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from musicgen_jax.nn.axes import aligned
+
 
 def pad_amounts(
     length: int, kernel_size: int, stride: int, *, causal: bool = False
@@ -64,7 +66,7 @@ class TimeGroupNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y - y.mean((1, 2), keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + 1e-5)
-        return (y * self.scale[...] + self.bias[...]).astype(self.dtype)
+        return (y * aligned(self.scale[...], y) + aligned(self.bias[...], y)).astype(self.dtype)
 
 
 class Conv1d(nnx.Module):
@@ -107,7 +109,7 @@ class Conv1d(nnx.Module):
             rhs_dilation=(self.dilation,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
-        return self.norm(y + self.bias[...].astype(self.dtype))
+        return self.norm(y + aligned(self.bias[...].astype(self.dtype), y))
 
 
 @jax.custom_jvp
@@ -183,5 +185,5 @@ class ConvTranspose1d(nnx.Module):
         phases = phases.reshape(2, channels, stride * out_channels)
         y = _of_pairs(x.astype(self.dtype), phases)  # [B, W + 1, stride * O]
         y = y.reshape(batch, (width + 1) * stride, out_channels)
-        y = self.norm(y + self.bias[...].astype(self.dtype))
+        y = self.norm(y + aligned(self.bias[...].astype(self.dtype), y))
         return y[:, stride - self.trim_right : y.shape[1] - self.trim_right]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import linear
 
 State = tuple[jax.Array, jax.Array]  # hidden and cell
@@ -73,7 +74,8 @@ class LSTMLayer(nnx.Module):
     def _from_input(self, x: jax.Array) -> jax.Array:
         """The input's contribution to all gates of all frames, [T, B, 4 H]; needs no loop."""
         weight_ih = self.weight_ih[...].astype(self.dtype)
-        return (x @ weight_ih.T + self.bias[...].astype(self.dtype)).swapaxes(0, 1)
+        bias = aligned(self.bias[...].astype(self.dtype), x)
+        return (x @ weight_ih.T + bias).swapaxes(0, 1)
 
 
 def _unroll(x: jax.Array) -> int:

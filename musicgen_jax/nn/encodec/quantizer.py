@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from musicgen_jax.nn.axes import aligned
+
 
 class ResidualVectorQuantizer(nnx.Module):
     """K codebooks, each coding the residual of the earlier ones; `embed` is [K, bins, D]."""
@@ -37,7 +39,7 @@ class ResidualVectorQuantizer(nnx.Module):
             # are added in the original's order, so that near ties are resolved the same way.
             dots = jnp.matmul(residual, codebook.T, precision="highest")
             norms = jnp.sum(residual**2, -1, keepdims=True)
-            distance = norms - 2 * dots + jnp.sum(codebook**2, -1)
+            distance = norms - 2 * dots + aligned(jnp.sum(codebook**2, -1), dots)
             index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
             residual = residual - codebook[index]
             codes.append(index)

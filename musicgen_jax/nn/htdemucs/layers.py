@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from musicgen_jax.config import HTDemucsConfig
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.encodec.conv import ConvTranspose1d
 from musicgen_jax.nn.linear import Linear
 
@@ -49,7 +50,7 @@ class Conv2d(nnx.Module):
             rhs_dilation=(self.dilation, 1),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + self.bias[...].astype(self.dtype)
+        return y + aligned(self.bias[...].astype(self.dtype), y)
 
 
 class StridedConv(nnx.Module):
@@ -79,7 +80,7 @@ class StridedConv(nnx.Module):
             padding=[(half, half + -x.shape[1] % self.stride)],
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
-        return y + self.bias[...].astype(self.dtype)
+        return y + aligned(self.bias[...].astype(self.dtype), y)
 
 
 class GroupNorm(nnx.Module):
@@ -97,7 +98,8 @@ class GroupNorm(nnx.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(self.axes, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(self.axes, keepdims=True) + 1e-5)
-        y = x * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        scale, bias = (aligned(p[...].astype(jnp.float32), x) for p in (self.scale, self.bias))
+        y = x * scale + bias
         return y.astype(self.dtype)
 
 
@@ -109,7 +111,7 @@ class LayerScale(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., C]` to `[..., C]`."""
-        return x * self.scale[...].astype(x.dtype)
+        return x * aligned(self.scale[...].astype(x.dtype), x)
 
 
 class _DConvLayer(nnx.Module):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from musicgen_jax.config import HTDemucsConfig
+from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.htdemucs.layers import DecoderLayer, EncoderLayer
 from musicgen_jax.nn.htdemucs.spectrogram import (
     channels_to_complex,
@@ -99,7 +100,7 @@ class HTDemucs(nnx.Module):
             x, xt = encode(x), encode_t(xt)
             if i == 0 and config.freq_emb:
                 weight = config.freq_emb * config.emb_scale
-                x = x + weight * self.freq_emb[...].astype(x.dtype)
+                x = x + weight * aligned(self.freq_emb[...].astype(x.dtype), x)
             skips.append(x)
             skips_t.append(xt)
         if config.t_layers:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musicgen_jax.nn.axes import aligned
+
 _HOPS = 4  # per frame; Hann windows a quarter apart add up to a constant
 
 
@@ -32,7 +34,8 @@ def spectrogram(audio: jax.Array, nfft: int) -> jax.Array:
     padded = jnp.pad(audio, padding, mode="reflect")
     hops = padded.reshape(*audio.shape[:-1], frames + _HOPS - 1, hop)
     framed = jnp.concatenate([hops[..., i : i + frames, :] for i in range(_HOPS)], axis=-1)
-    return jnp.fft.rfft(framed * _window(nfft))[..., :-1] / np.float32(math.sqrt(nfft))
+    spectra = jnp.fft.rfft(framed * aligned(_window(nfft), framed))
+    return spectra[..., :-1] / np.float32(math.sqrt(nfft))
 
 
 def waveform(spectra: jax.Array, length: int) -> jax.Array:
@@ -45,7 +48,8 @@ def waveform(spectra: jax.Array, length: int) -> jax.Array:
     hop = nfft // _HOPS
     full = jnp.pad(spectra, [(0, 0)] * (spectra.ndim - 1) + [(0, 1)])
     # The squares of the four windows over a sample add up to 1.5.
-    framed = jnp.fft.irfft(full, nfft) * (_window(nfft) * np.float32(math.sqrt(nfft) / 1.5))
+    framed = jnp.fft.irfft(full, nfft)
+    framed = framed * aligned(_window(nfft) * np.float32(math.sqrt(nfft) / 1.5), framed)
     parts = framed.reshape(*framed.shape[:-1], _HOPS, hop)
     batch = [(0, 0)] * (spectra.ndim - 2)
     hops = sum(

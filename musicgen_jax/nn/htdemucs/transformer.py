@@ -121,10 +121,10 @@ class CrossTransformer(nnx.Module):
     def __call__(self, x: jax.Array, xt: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Spectrogram [B, T, F, D] and waveform [B, W, D] to the same shapes."""
         shape = x.shape
-        x = self.norm_in(x) + self.weight_pos_embed * positions_2d(*shape[1:])
+        x = self.norm_in(x) + self.weight_pos_embed * positions_2d(*shape[1:])[None]
         x = x.reshape(shape[0], -1, shape[-1])  # [B, T F, D]
         positions = sinusoidal_positions(jnp.arange(xt.shape[1]), xt.shape[-1])
-        xt = self.norm_in_t(xt) + self.weight_pos_embed * positions
+        xt = self.norm_in_t(xt) + self.weight_pos_embed * positions[None]
         for layer, layer_t in zip(self.layers, self.layers_t, strict=True):
             x, xt = layer(x, xt), layer_t(xt, x)
         return x.reshape(shape), xt
