@@ -149,8 +149,9 @@ def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
         shape = leaf["int8"].shape if is_int8(leaf) else leaf.shape
         values = rng.standard_normal(shape, np.float32) * np.float32(std)
         if is_int8(leaf):  # the numbers of the float model, rounded
-            return dict(zip(("int8", "scale"), quantize(jnp.asarray(values)), strict=True))
-        return jnp.asarray(values + (str(path[-1].key) == "scale"), leaf.dtype)
+            return dict(zip(("int8", "scale"), quantize(jax.device_put(values)), strict=True))
+        # Cast by NumPy and handed over as it is: jnp.asarray compiles a program for each shape.
+        return jax.device_put((values + (str(path[-1].key) == "scale")).astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
 

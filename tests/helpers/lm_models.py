@@ -18,6 +18,11 @@ CONFIG = LMConfig(
 )
 
 
+def array(numbers: np.ndarray, dtype) -> jax.Array:
+    """Cast by NumPy and handed over as it is: `jnp.asarray` compiles a program for each shape."""
+    return jax.device_put(numbers.astype(np.float32).astype(dtype))
+
+
 def make_lm(
     conditioning: str = "cross", *, layers: int = CONFIG.num_layers, stride: int = 0, **kwargs
 ) -> LM:
@@ -32,7 +37,7 @@ def make_lm(
     graphdef, params = nnx.split(lm, nnx.Param)
     rng = np.random.default_rng(1)
     params = jax.tree_util.tree_map_with_path(
-        lambda path, p: jnp.asarray(
+        lambda path, p: array(
             rng.normal("scale" in jax.tree_util.keystr(path), 0.3, p.shape), p.dtype
         ),
         params,
@@ -48,9 +53,9 @@ def make_condition(rows: list[int], length: int, dim: int = CONFIG.dim, prefix=0
     cross = np.where(mask[..., None], cross, 7.0)
     audio = None
     if prefix:
-        excerpts = jnp.asarray([v[-prefix:] for v in vectors], jnp.float32)
+        excerpts = array(np.stack([v[-prefix:] for v in vectors]), np.float32)
         audio = Embedded(excerpts, jnp.ones((len(rows), prefix), bool))
-    return Condition(Embedded(jnp.asarray(cross, jnp.float32), jnp.asarray(mask)), audio)
+    return Condition(Embedded(array(cross, np.float32), jax.device_put(mask)), audio)
 
 
 FORMS = [("cross", 0), ("prepend", 0), ("prepend", 4)]
