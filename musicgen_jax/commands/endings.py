@@ -38,12 +38,11 @@ def ended(run: Callable[[], int], *, debug: bool = False, last: bool = False) ->
     with _signals(last) as signals:
         try:
             return run()
-        except SystemExit:  # of argparse, which has said why
-            raise
         except BaseException as error:
             if signals.received is not None:  # libraries wrap an interrupt in errors of their own
-                _say(_WORDS[signals.received])
-                return 128 + signals.received
+                return signals.said()
+            if isinstance(error, SystemExit):  # of argparse, which has said why
+                raise
             if isinstance(error, KeyboardInterrupt):
                 _say("interrupted")
                 return INTERRUPTED
@@ -105,11 +104,21 @@ class _Signals:
     An interrupted import leaves half a module, and extension modules crash; so the interrupt waits
     until no import is running. In a callback of the garbage collector Python prints the exception
     and goes on; so it is raised again. From the signal on, errors of other threads are not shown:
-    they lose what they work on (such as the event loop that reads a model) while this one ends.
+    they lose what they work on (such as the event loop that reads a model) while this one ends. An
+    error that escapes in this thread ends the process as the signal does.
     """
 
     def __init__(self):
         self.received: signal.Signals | None = None
+        self._said = False
+
+    def said(self) -> int:
+        """The exit code of the signal, which is named on stderr once."""
+        assert self.received is not None
+        if not self._said:
+            self._said = True
+            _say(_WORDS[self.received])
+        return 128 + self.received
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
@@ -128,6 +137,15 @@ class _Signals:
         def called(*what: Any) -> None:
             if self.received is None:
                 hook(*what)
+
+        return called
+
+    def at_the_end(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*what: Any) -> None:
+            if self.received is None:
+                hook(*what)
+            else:
+                leave(self.said())
 
         return called
 
@@ -174,7 +192,8 @@ def _installed(signals: _Signals, last: bool) -> Iterator[None]:
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
-    sys.excepthook, threading.excepthook = map(signals.until_received, hooks[:2])
+    sys.excepthook = signals.at_the_end(hooks[0])
+    threading.excepthook = signals.until_received(hooks[1])
     sys.unraisablehook = signals.again_if_swallowed(hooks[2])
     try:
         yield

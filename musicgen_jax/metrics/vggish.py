@@ -20,11 +20,10 @@ from musicgen_jax.audio.level import checked
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
-from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics import protocols, winograd
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
-from musicgen_jax.nn import winograd
 from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.runtime.tuning import tuning

@@ -25,8 +25,8 @@ class _OneKey:
 def module_shapes(module: Callable[..., M], *args: Any, **kwargs: Any) -> M:
     """`module(*args, **kwargs, rngs=...)` with `jax.ShapeDtypeStruct`s; allocates nothing.
 
-    All arguments must be hashable: a process that asks again gets a copy of the first answer, in a
-    tenth of the time.
+    All arguments must be hashable: a process that asks again gets a copy of the first answer, and
+    nothing is traced again.
     """
     return nnx.clone(_traced(module, args, tuple(kwargs.items())))
 

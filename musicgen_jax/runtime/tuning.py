@@ -42,8 +42,8 @@ class Tuning:
       codec_tile: numbers in the widest tensor of a tile of audio that the codec processes at a
         time; None for all audio at once.
       encode_batch: clips that `train encode` passes through the codec at a time.
-      winograd: whether the 3 x 3 convolutions of VGGish use `nn.winograd`. A GPU's library chooses
-        such algorithms itself.
+      winograd: whether the 3 x 3 convolutions of VGGish use `metrics.winograd`. A GPU's library
+        chooses such algorithms itself.
       heads_in_turn: whether PaSST attends head by head, so that there are only one head's scores
         at a time.
     """

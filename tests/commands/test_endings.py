@@ -198,6 +198,23 @@ def test_the_handlers_of_a_caller_come_back():
     assert sys.unraisablehook is hook
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RuntimeError('wrapped')", "SystemExit(1)"])
+@pytest.mark.parametrize("escapes", [False, True])
+def test_whatever_follows_a_signal_ends_as_the_signal_does(tmp_path, error, escapes):
+    code = (
+        "def run():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        f"        raise {error}\n"
+        "code = ended(run, last=True)\n"
+        f"if {escapes}: raise RuntimeError('escaped')\n"
+        "sys.exit(code)\n"
+    )
+    done = child(code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "musicgen-jax: interrupted\n")
+
+
 @pytest.mark.parametrize("module", ["signal", "musicgen_jax.commands"])
 def test_a_signal_before_our_handlers_are_there_leaves_no_traceback(tmp_path, module):
     """When the first file of Python is imported, and when the first of ours is."""
@@ -236,7 +253,7 @@ def interrupted_after(seconds, output):
         assert process.stdout.readline() == "begun\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=300)
+        _, told = process.communicate(timeout=120)
     return process.returncode, told
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musicgen_jax.nn import winograd
+from musicgen_jax.metrics import winograd
 from tests.helpers.tolerance import assert_close
 
 
