@@ -1,21 +1,28 @@
 """Load on a server on loopback: throughput, seconds to the first audio, and equality with generate.
 
     python benchmarks/serve_load.py --model nano --slots 4 --clients 16 --requests 48
+    python benchmarks/serve_load.py --model nano --slots 4 --clients 16 --minutes 120
 
 Starts a server in this process, on a free port of 127.0.0.1. Clients ask for clips of mixed lengths
 and settings, one after the other; every sixth leaves in the middle. Each finished clip is compared
 with `model.generate(slots=N)`, sample for sample. Exits with 1 if one differs or nothing came.
+
+With `--minutes` the clients go on for that long, and the memory of the process, clients included,
+is printed twenty times.
 """
 
 import argparse
 import contextlib
+import hashlib
 import http.client
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,7 +46,8 @@ PATIENCE = 600.0  # seconds for an answer
 class Heard:
     """What all clients have heard."""
 
-    clips: list[tuple[dict, bytes]] = field(default_factory=list)
+    clips: Counter[tuple[str, str]] = field(default_factory=Counter)  # by request and SHA-256
+    bytes: int = 0
     first: list[float] = field(default_factory=list)  # seconds to the first audio
     refused: int = 0
     left: int = 0
@@ -52,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = testing.random_model()
     else:
         model = MusicGen.from_pretrained(args.model, dtype=args.dtype)
-    wanted = [_wanted(i, args.seconds) for i in range(args.requests)]
     heard = Heard()
     with Scheduler(
         model.parts, slots=args.slots, seconds=args.seconds, queue=args.slots + args.queue
@@ -61,11 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         service = Service(scheduler, Settings("load", queue=args.queue, max_duration=args.seconds))
         with _serving(service) as port:
             began = time.perf_counter()
-            _listen(port, wanted, args.clients, heard)
+            _listen(port, args, heard)
             passed = time.perf_counter() - began
         compiled = scheduler.compilations
     failed = _report(model, args.slots, heard, passed, compiled)
-    return int(failed or len(heard.clips) + heard.left != args.requests)
+    answered = heard.clips.total() + heard.left
+    return int(failed or (answered != args.requests if not args.minutes else not answered))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -77,6 +85,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--queue", type=int, default=32)
     add("--clients", type=int, default=16, help="at the same time, at most 64")
     add("--requests", type=int, default=48, help="altogether, at most 10000")
+    add("--minutes", type=float, help="go on for so long, whatever --requests says")
     add("--seconds", type=float, default=10.0, help="of the longest clip")
     add("--quick", action="store_true", help="a tiny model: shows only that it runs")
     args = parser.parse_args(argv)
@@ -106,19 +115,35 @@ def _serving(service: Service):
             thread.join()
 
 
-def _listen(port: int, wanted: list[dict], clients: int, heard: Heard) -> None:
-    """All clients, until every request has been answered."""
+def _listen(port: int, args: argparse.Namespace, heard: Heard) -> None:
+    """All clients, until every request has been answered or the time is over."""
     turns = itertools.count()
+    began = time.monotonic()
+
+    def goes_on(turn: int) -> bool:
+        if args.minutes:
+            return time.monotonic() < began + 60 * args.minutes
+        return turn < args.requests
 
     def client() -> None:
-        while (turn := next(turns)) < len(wanted):
-            _ask(port, wanted[turn], heard, leave=turn % 6 == 5)
+        while goes_on(turn := next(turns)):
+            _ask(port, _wanted(turn, args.seconds), heard, leave=turn % 6 == 5)
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    threads = [threading.Thread(target=client) for _ in range(args.clients)]
     for thread in threads:
         thread.start()
+    for i in range(1, 21 if args.minutes else 1):
+        time.sleep(max(0, began + 3 * args.minutes * i - time.monotonic()))
+        print(f"after {args.minutes * i / 20:.1f} min: {_memory() / 1e6:.0f} MB, "
+              f"{heard.clips.total()} clips", flush=True)  # fmt: skip
     for thread in threads:
         thread.join()
+
+
+def _memory() -> int:
+    """Bytes of memory that this process has now (Linux)."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _ask(port: int, body: dict, heard: Heard, *, leave: bool) -> None:
@@ -143,30 +168,31 @@ def _ask(port: int, body: dict, heard: Heard, *, leave: bool) -> None:
             if leave:
                 heard.left += 1
             else:
-                heard.clips.append((body, start + answer.read()))
+                audio = start + answer.read()
+                heard.clips[json.dumps(body), hashlib.sha256(audio).hexdigest()] += 1
+                heard.bytes += len(audio)
             return
 
 
 def _report(model: MusicGen, slots: int, heard: Heard, passed: float, compiled: int) -> bool:
     bytes_per_second = 2 * model.audio_channels * model.sample_rate
-    seconds = sum(len(audio) for _, audio in heard.clips) / bytes_per_second
-    print(f"{len(heard.clips)} clips, {seconds:.0f} s of music in {passed:.1f} s: "
+    seconds = heard.bytes / bytes_per_second
+    print(f"{heard.clips.total()} clips, {seconds:.0f} s of music in {passed:.1f} s: "
           f"{seconds / passed:.2f} x real time")  # fmt: skip
     print(f"{heard.left} clients left, {heard.refused} times the queue was full")
     marks = np.percentile(heard.first, [50, 90, 99])
     print("first audio after " + ", ".join(f"{m:.2f} s" for m in marks) + " (50, 90, 99 %)")
     print(f"programs compiled while serving: {compiled}")
-    made: dict[str, bytes] = {}
+    made: dict[str, str] = {}
     different = 0
-    for body, audio in heard.clips:
-        key = json.dumps(body)
-        if key not in made:
-            settings = {name: value for name, value in body.items() if name != "prompt"}
-            clip = model.generate([body["prompt"]], slots=slots, **settings).audio[0]
-            samples = to_int16(apply_level(clip, "clip", 0.0))
-            made[key] = samples.astype("<i2").T.tobytes()
-        different += audio != made[key]
-    print(f"different from generate(slots={slots}): {different} of {len(heard.clips)}")
+    for (body, digest), count in heard.clips.items():
+        if body not in made:
+            settings = json.loads(body)
+            clip = model.generate([settings.pop("prompt")], slots=slots, **settings).audio[0]
+            samples = to_int16(apply_level(clip, "clip", 0.0)).astype("<i2").T.tobytes()
+            made[body] = hashlib.sha256(samples).hexdigest()
+        different += count * (digest != made[body])
+    print(f"different from generate(slots={slots}): {different} of {heard.clips.total()}")
     return bool(different or compiled)
 
 

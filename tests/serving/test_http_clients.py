@@ -103,6 +103,13 @@ def test_under_load_the_samples_are_those_of_generate(capsys):
     assert "different from generate(slots=2): 0 of 11" in said
 
 
+def test_a_load_that_goes_on_for_a_time_says_what_memory_it_takes(capsys):
+    assert serve_load.main(["--quick", "--seconds", "0.4", "--minutes", "0.02"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(" MB, ") == 20
+    assert "different from generate(slots=4): 0 of " in said
+
+
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(scheduler, tmp_path):
     """Not that all valid bodies are taken: a file of random bytes is no melody."""
