@@ -45,7 +45,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1.5e-3, warmup_steps=50, final_learnin
 # audiocraft drops everything from one example in five and the melody alone from half of the others.
 # Here the training is short, and text without a melody is known from nano.
 DROPOUT = Dropout(everything=0.1, description=0.05, self_wav=0.1)
-PIECES, HELD_OUT_PIECES, RENDERINGS = 5000, 64, 2
+PIECES, HELD_OUT_PIECES, RENDERINGS = range(5000), 64, 2
 _SHARPNESS, _PREFERENCE, _MARK, _AHEAD = 4.0, 2.5, 3.0, 2.5  # see `_listening`
 PER_FILE = 250  # pieces
 SEED, HELD_OUT_SEED = 60_000_000, 70_000_000  # disjoint from the seeds of `nano.build`
@@ -64,12 +64,16 @@ def melody_config(base: MusicGenConfig) -> MusicGenConfig:
     return dataclasses.replace(base, lm=lm, max_duration=SECONDS, name=NAME)
 
 
-def training(steps: int) -> lm_training.LMTrainConfig:
+def training(
+    steps: int = STEPS,
+    learning_rate: float = OPTIMIZER.learning_rate,
+    no_melody: float = DROPOUT.self_wav,
+) -> lm_training.LMTrainConfig:
     """How the language model is trained."""
     return lm_training.LMTrainConfig(
         phases=(lm_training.Phase(steps, round(SECONDS * 25), BATCH),),
-        optimizer=OPTIMIZER,
-        dropout=DROPOUT,
+        optimizer=dataclasses.replace(OPTIMIZER, learning_rate=learning_rate),
+        dropout=dataclasses.replace(DROPOUT, self_wav=no_melody),
         codebook_weights=(4.0, 2.0, 1.0, 1.0),  # as for nano
         label_classes=LABELS,
         label_weight=1.0,
@@ -186,20 +190,22 @@ def make_evaluation(
     return evaluate
 
 
-def train(run: Path, start: Path, steps: int, pieces: int) -> tuple[MusicGenConfig, dict]:
+def train(
+    run: Path, start: Path, config: lm_training.LMTrainConfig, pieces: range
+) -> tuple[MusicGenConfig, dict]:
     """Trains the language model, or loads `run/lm`; returns the architecture and parameters."""
     base = find_model("nano")
     base_config = checkpoint.load_config(base)
-    model, config = melody_config(base_config), training(steps)
+    model = melody_config(base_config)
     codec = loading.load_encodec(base, base_config.encodec)
     shelves = [
         encode_pieces(
             run / f"pieces{first}.npz",
             codec,
             model,
-            range(SEED + first, SEED + min(first + PER_FILE, pieces)),
+            range(SEED + first, SEED + min(first + PER_FILE, pieces.stop)),
         )
-        for first in range(0, pieces, PER_FILE)
+        for first in range(pieces.start, pieces.stop, PER_FILE)
     ]
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + HELD_OUT_PIECES)
     held_out = encode_pieces(run / "held_out.npz", codec, model, seeds)
@@ -211,7 +217,7 @@ def train(run: Path, start: Path, steps: int, pieces: int) -> tuple[MusicGenConf
         parts = loading.load_parts(base, base_config, dtype="float32", cache_dtype=None, mesh=None)
         t5 = nnx.to_pure_dict(nnx.state(parts.t5, nnx.Param))
         state = lm_training.init(model, config, t5, lm=beginning(start, model))
-    if int(state.step) < steps:
+    if int(state.step) < config.phases[0].steps:
         state = lm_loop.train(
             model,
             config,
@@ -239,20 +245,39 @@ def pack(path: Path, model: MusicGenConfig, params: dict) -> None:
         writer.finish(model, tokenizer=tokenizer, license=LICENSE, source=source)
 
 
-def build(run: Path, start: str | Path = "nano", steps: int = STEPS, pieces: int = PIECES) -> Path:
+def build(
+    run: Path,
+    start: str | Path = "nano",
+    config: lm_training.LMTrainConfig | None = None,
+    pieces: range = PIECES,
+) -> Path:
     """Runs all unfinished stages and returns the folder of the model."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "model").exists():
-        model, params = train(run, find_model(start), steps, pieces)
+        model, params = train(run, find_model(start), config or training(), pieces)
         pack(run / "model", model, params)
     return run / "model"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Make a melody model from nano.")
     parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
     parser.add_argument("--from", dest="start", default="nano", help="model to begin with")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"default: {STEPS}")
-    parser.add_argument("--pieces", type=int, default=PIECES, help=f"default: {PIECES}")
+    for name, default, meaning in (
+        ("steps", STEPS, "of training"),
+        ("learning-rate", OPTIMIZER.learning_rate, "the highest"),
+        ("no-melody", DROPOUT.self_wav, "share of the examples that lose their melody"),
+        ("first-piece", PIECES.start, "number of the first piece"),
+        ("pieces", len(PIECES), "how many"),
+    ):
+        text = f"{meaning}; default: {default}"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     args = parser.parse_args()
-    print(f"made {build(args.run, args.start, args.steps, args.pieces)}")
+    config = training(args.steps, args.learning_rate, args.no_melody)
+    pieces = range(args.first_piece, args.first_piece + args.pieces)
+    print(f"made {build(args.run, args.start, config, pieces)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -180,7 +180,8 @@ def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monk
         return dataclasses.replace(config, lm=lm, max_duration=2.4)
 
     monkeypatch.setattr(build_melody, "melody_config", small)
-    folder = build_melody.build(tmp_path / "run", steps=2, pieces=3)
+    short = build_melody.training(steps=2)
+    folder = build_melody.build(tmp_path / "run", config=short, pieces=range(3))
     model = MusicGen.from_pretrained(folder)
     lm = model.config.lm
     assert (lm.conditioning, lm.chroma_bins, lm.chroma_window) == ("cross", 12, 2560)
@@ -199,7 +200,7 @@ def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monk
     logs = (tmp_path / "run" / "lm.jsonl").read_text()
     assert '"wrong melodies"' in logs
     before = (folder / "config.json").read_bytes()
-    assert build_melody.build(tmp_path / "run", steps=2, pieces=3) == folder
+    assert build_melody.build(tmp_path / "run", config=short, pieces=range(3)) == folder
     assert (tmp_path / "run" / "lm.jsonl").read_text() == logs
     assert (folder / "config.json").read_bytes() == before
     # The next run begins with all weights of the first.
