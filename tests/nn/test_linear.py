@@ -41,6 +41,16 @@ def test_derivatives_are_those_of_a_plain_product(count, outputs, dtype):
         )
 
 
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 48, 49, 200])
+@pytest.mark.parametrize("outputs", [10, 7])
+def test_int8_sums_are_whole_numbers_however_they_are_computed(count, outputs):
+    x, w = normal(count, 24), Int8Weight(*quantize(normal(outputs, 24, seed=1)))
+    whole, scale = (np.asarray(a) for a in quantize(x))
+    sums = (whole.astype(np.int32) @ np.asarray(w.int8, np.int32).T).astype(np.float32)
+    computed = np.asarray(jax.jit(linear)(x, w))
+    np.testing.assert_array_equal(computed, sums * np.asarray(w.scale)[:, 0] * scale)
+
+
 @pytest.mark.parametrize("count", [2, 64])
 def test_forward_mode_and_second_derivatives(count):
     x, w = normal(count, 12), normal(6, 12, seed=1)
