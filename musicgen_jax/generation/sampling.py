@@ -126,13 +126,28 @@ def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> 
         kept = jnp.where(top_k > 0, top_k, logits.shape[-1])
         logits = jnp.where(top_k_mask(logits, kept), logits, -jnp.inf)
     if mode.nucleus:
-        # The rounded sum of all tokens may lie above 1: a row without top_p needs more than 1.
-        mass = jnp.where((top_p > 0) & (top_p < 1), top_p, 2)
-        logits = jnp.where(top_p_mask(logits, mass), logits, -jnp.inf)
+        logits = _nucleus(logits, top_p)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
     # One argmax for all rows: several devices exchange its result alone.
     scores = jnp.where(temperature > 0, logits + noise, plain)
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+    """The logits, -inf where a row's `top_p` removes a token; 0 or 1 removes none."""
+    asked = (top_p > 0) & (top_p < 1)
+    # The rounded sum of all tokens may lie above 1: a row without top_p needs more than 1.
+    mass = jnp.where(asked, top_p, 2)
+
+    def kept(logits: jax.Array) -> jax.Array:
+        return jnp.where(top_p_mask(logits, mass), logits, -jnp.inf)
+
+    def kept_if_asked(logits: jax.Array) -> jax.Array:
+        return jax.lax.cond(asked.any(), kept, lambda logits: logits, logits)
+
+    # Slots take every setting, and most clips have no top_p. An accelerator would have to ask its
+    # host which way to go.
+    return jax.lax.platform_dependent(logits, cpu=kept_if_asked, default=kept)
 
 
 def _per_row(x: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:

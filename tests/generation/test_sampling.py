@@ -116,6 +116,20 @@ def test_top_p_0_and_1_are_off_in_a_program_that_has_it(off):
     assert (with_it != logits.argmax(-1)).any()
 
 
+def test_a_row_draws_the_same_whether_or_not_others_have_top_p():
+    """A program with every part skips top-p where no row has it."""
+    logits = jnp.asarray(np.random.default_rng(3).normal(0, 2, (2, 4, 400)), jnp.float32)
+    plain, nucleus = Sampling(top_k=50), Sampling(top_k=0, top_p=0.5)
+    drawn = {
+        rows: draw(logits, keys(2), Numbers.of(rows), Mode(False, True, True))
+        for rows in [(plain, plain), (plain, nucleus), (nucleus, plain), (nucleus, nucleus)]
+    }
+    for (first, second), tokens in drawn.items():
+        np.testing.assert_array_equal(tokens[0], drawn[first, first][0])
+        np.testing.assert_array_equal(tokens[1], drawn[second, second][1])
+    assert (drawn[plain, plain] != drawn[nucleus, nucleus]).any()
+
+
 def test_guidance_formula_and_row_order():
     conditional, null = jnp.asarray([[1.0, 2.0], [5.0, 5.0]]), jnp.asarray([[0.0, 4.0], [5.0, 6.0]])
     rows = [Sampling(cfg_coef=3.0), Sampling(cfg_coef=1.0)]
