@@ -335,11 +335,16 @@ def _begin(
     copies: int,
     mesh: Mesh | None,
 ) -> tuple[DecodeState, Context]:
-    """A generation of one clip: what a slot takes over. Of `cross` it has keys and values alone."""
+    """A generation of one clip: what a slot takes over. Of `cross` it has keys and values alone.
+
+    Without anything to read at once it has no cache: an empty one would be written twice.
+    """
     lm: LM = nnx.merge(graphdef, params)
     state, context = start(
         lm, requests, condition, prefill_length=prefill, slots=steps, copies=copies, mesh=mesh
     )
+    if not prefill + lm.prefix_length(condition):
+        state = dataclasses.replace(state, cache=())
     # The weights in `cross` are those of all slots: copied out, they would cost a tenth of them.
     cross = context.cross and tuple((layer.k, layer.v) for layer in context.cross)
     return state, dataclasses.replace(context, cross=cross)  # type: ignore[arg-type]
@@ -355,8 +360,12 @@ def _insert(
     *,
     mesh: Mesh | None,
 ) -> tuple[DecodeState, Context]:
-    """Writes a generation of one clip over a slot."""
-    put = partial(_put, slot=slot, slots=state.step.shape[0])
+    """Writes a generation of one clip over a slot; one without a cache begins with zeros."""
+    slots = state.step.shape[0]
+    put = partial(_put, slot=slot, slots=slots)
+    if not new_state.cache:
+        rows = lambda x: jnp.zeros((x.shape[0] // slots, *x.shape[1:]), x.dtype)  # noqa: E731
+        new_state = dataclasses.replace(new_state, cache=jax.tree.map(rows, state.cache))
     state = jax.tree.map(put, state, new_state)
     return _placed(state, _put_context(context, new_context, put), mesh)
 
