@@ -11,6 +11,7 @@ from musicgen_jax import audio
 from musicgen_jax.audio.level import checked
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.errors import UserError
+from musicgen_jax.metrics.bands import in_bands
 from musicgen_jax.metrics.protocols import ClapRule
 from musicgen_jax.metrics.resample import in_16_bits
 
@@ -82,7 +83,7 @@ def log_mel(piece: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::_HOP]
     spectrum = np.fft.rfft(frames * hann())
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    return (10 * np.log10(np.maximum(power @ mel_filters(), 1e-10))).astype(np.float32)
+    return (10 * np.log10(np.maximum(in_bands(power, mel_filters()), 1e-10))).astype(np.float32)
 
 
 def hann() -> np.ndarray:

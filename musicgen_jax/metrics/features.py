@@ -1,4 +1,4 @@
-"""What the networks make of clips, one clip after the other, cached by content and settings."""
+"""What the networks make of clips, cached by content and settings."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,10 @@ import numpy as np
 
 from musicgen_jax import audio, files
 from musicgen_jax.errors import UserError, printable, reason, user_error
+from musicgen_jax.runtime.ahead import cores, map_ahead
+
+_WORKERS = 4  # clips at once at most, so that their memory stays bounded on any machine
+_TOGETHER = 1 << 24  # bytes of the files of clips that are measured at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,8 @@ def describe(
     """Describes clips by numbers.
 
     A clip that cannot be read or measured is a fault of that clip alone, and the others go on.
+    Several clips are worked on at once, one for each core, because a network alone does not keep
+    two cores busy. Each has the same numbers as alone. Large files are worked on one by one.
 
     Args:
       clips: {id: file}.
@@ -79,18 +85,21 @@ def describe(
     """
     if cache is not None and cache.is_dir():
         files.remove_abandoned(cache)
-    for name, file in clips.items():
-        try:
-            content = _digest(file)
-        except UserError as error:
-            yield Described(name, "", {}, {}, printable(str(error)))
-            continue
-        yield _described(name, file, content, extractors, cache)
+
+    def work(clip: tuple[str, Path]) -> Described:
+        return _described(*clip, extractors, cache)
+
+    workers = min(cores(), _WORKERS)
+    yield from map_ahead(work, clips.items(), workers, lambda clip: _size(clip[1]), _TOGETHER)
 
 
 def _described(
-    name: str, file: Path, content: str, extractors: Mapping[str, Extractor], cache: Path | None
+    name: str, file: Path, extractors: Mapping[str, Extractor], cache: Path | None
 ) -> Described:
+    try:
+        content = _digest(file)
+    except UserError as error:
+        return Described(name, "", {}, {}, printable(str(error)))
     values, faults = {}, {}
     clip: tuple[np.ndarray, int] | None = None
     for key, extractor in extractors.items():
@@ -142,6 +151,13 @@ def cached(cache: Path | None, key: str, compute: Callable[[], np.ndarray]) -> n
         value = compute()
         _store(entry, value)
     return value
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # `_digest` says what is wrong
+        return 0
 
 
 def _digest(file: Path) -> str:

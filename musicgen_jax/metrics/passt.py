@@ -20,6 +20,7 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
+from musicgen_jax.metrics.bands import in_bands
 from musicgen_jax.metrics.norm import Norm, gelu
 from musicgen_jax.metrics.weights import load_network, weights_digest
 from musicgen_jax.nn.axes import aligned
@@ -244,7 +245,7 @@ def log_mel(mono: np.ndarray) -> np.ndarray:
     window = np.pad(hann, (_FFT - _WINDOW) // 2)
     frames = np.lib.stride_tricks.sliding_window_view(x, _FFT)[::_HOP]
     power = np.square(np.abs(np.fft.rfft(frames * window)))
-    return ((np.log(power @ _mel_filters() + 1e-5) + 4.5) / 5).T.astype(np.float32)
+    return ((np.log(in_bands(power, _mel_filters()) + 1e-5) + 4.5) / 5).T.astype(np.float32)
 
 
 @functools.cache

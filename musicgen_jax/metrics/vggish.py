@@ -6,6 +6,7 @@ the windows lie and what happens to the level is a matter of the protocol, see `
 
 import functools
 import os
+import threading
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols, winograd
+from musicgen_jax.metrics.bands import in_bands
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, weights_digest
@@ -169,6 +171,7 @@ class Vggish:
             raise UserError(f"{protocol} does not measure with VGGish")
         self.network, self.rule = network, rule
         self._kernels: tuple[jax.Array, ...] | None = None
+        self._lock = threading.Lock()  # clips are embedded in several threads
 
     @classmethod
     def from_pretrained(
@@ -214,10 +217,16 @@ class Vggish:
             raise UserError(f"{len(mono) / SAMPLE_RATE:.2f} s are too short: VGGish needs 1 s")
         missing = -len(rows) % _BATCH
         batches = np.pad(rows, ((0, missing), (0, 0), (0, 0))).reshape(-1, _BATCH, FRAMES, BANDS)
-        if self._kernels is None and tuning().winograd:
-            self._kernels = _prepare_kernels(self.network)
-        embedded = [np.asarray(_embed(self.network, self._kernels, batch)) for batch in batches]
+        kernels = self._prepared_kernels() if tuning().winograd else None
+        embedded = [np.asarray(_embed(self.network, kernels, batch)) for batch in batches]
         return np.concatenate(embedded)[: len(rows)]
+
+    def _prepared_kernels(self) -> tuple[jax.Array, ...]:
+        with self._lock:
+            kernels = self._kernels
+            if kernels is None:
+                kernels = self._kernels = _prepare_kernels(self.network)
+            return kernels
 
 
 @jax.jit
@@ -279,7 +288,7 @@ def log_mel(mono: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(mono, _WINDOW)[::_HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)  # periodic
     magnitude = np.abs(np.fft.rfft(frames * hann, _FFT))
-    return np.log(magnitude @ _mel_filters() + _OFFSET)
+    return np.log(in_bands(magnitude, _mel_filters()) + _OFFSET)
 
 
 @functools.cache

@@ -163,6 +163,29 @@ def test_the_last_clip_that_fails_costs_itself_alone(tmp_path):
     assert "not finite" in found[0].faults["c"]
 
 
+def test_clips_of_a_set_have_the_numbers_of_each_alone(model, tmp_path):
+    seconds = [1.0, 0.7, 2.0, 1.0]
+    for i in range(12):
+        audio.write(tmp_path / f"{i}.wav", noise(i, seconds[i % 4]), RATE)
+    (tmp_path / "5.wav").write_bytes(b"RIFF")
+    clips = {name: tmp_path / f"{name}.wav" for name in map(str, (*range(12), "gone"))}
+    embedding = CodecEmbedding(Codec.from_pretrained(model))
+    extractors = {"a": Extractor("a", embedding.embed)}
+    together = list(describe(clips, extractors))
+    assert [clip.name for clip in together] == list(clips)
+    for clip in together:
+        (alone,) = describe({clip.name: clips[clip.name]}, extractors)
+        assert (clip.content, clip.fault, clip.faults) == (
+            alone.content,
+            alone.fault,
+            alone.faults,
+        )
+        assert clip.values.keys() == alone.values.keys()
+        for key, value in clip.values.items():
+            np.testing.assert_array_equal(value, alone.values[key])
+    assert [clip.name for clip in together if clip.fault] == ["5", "gone"]
+
+
 def test_a_cache_that_cannot_be_written_is_not_the_clips_fault(tmp_path):
     audio.write(tmp_path / "a.wav", noise(1), RATE)
     (tmp_path / "cache").write_text("a file")

@@ -1,15 +1,12 @@
 """Encodes audio files to shards of codes once, before a language model trains on them."""
 
-import collections
 import dataclasses
 import functools
 import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +17,7 @@ from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
 from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.runtime.ahead import Item, map_ahead
 from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.storage import checkpoint, hub
 from musicgen_jax.training.data import metadata, sources
@@ -33,9 +31,6 @@ from musicgen_jax.training.data.style_listener import StyleListener
 # codec see a tenth of it. The rest gives its LSTM time to forget that the piece began here.
 CONTEXT_SECONDS = 1.0
 _READERS = 4  # threads that read and resample files ahead of the codec
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,23 +252,6 @@ def encode_audio(
             if last:
                 yield label, np.concatenate(parts, axis=1)
                 parts = []
-
-
-def map_ahead(
-    function: Callable[[Item], Made], items: Iterable[Item], workers: int
-) -> Iterator[Made]:
-    """`map` in threads, with results in order; it works at most one result per thread ahead."""
-    pool = ThreadPoolExecutor(workers)
-    waiting: collections.deque[Future[Made]] = collections.deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _settings(codec: Codec, channels: int, seconds: float) -> dict:
