@@ -5,6 +5,7 @@ import json
 import subprocess
 from types import SimpleNamespace
 
+import evaluate_memory
 import jax
 import jax.numpy as jnp
 import lm_steps
@@ -76,6 +77,15 @@ def test_the_memory_is_measured_in_turn_with_the_steps(capsys):
         assert 0 < low <= speed <= high
         assert measured["fraction"] == pytest.approx(line["gb_per_second"] / speed, abs=0.02)
         assert stream not in line["per_second"]
+
+
+def test_sets_of_clips_are_measured_in_processes_of_their_own(capsys):
+    line = evaluate_memory.main(["--quick"])
+    assert line is not None
+    assert [(found["code"], found["clips"]) for found in line["sets"]] == [(0, 2), (0, 4)]
+    assert line["sets"][1]["rows"] == 2 * line["sets"][0]["rows"]
+    assert all(found["peak_bytes"] > 1 << 20 for found in line["sets"])
+    assert "4 clips" in capsys.readouterr().out
 
 
 def test_slots_make_all_clips():
