@@ -3,6 +3,7 @@
 from typing import Any
 
 from musicgen_jax.metrics import published
+from musicgen_jax.metrics.evaluation import count
 
 NAMES = {
     "fad": "Frechet Audio Distance",
@@ -35,9 +36,10 @@ def summary(report: dict[str, Any]) -> str:
 def _line(result: dict[str, Any]) -> str:
     if "reference_rows" in result:
         known = result["reference_rows"]
-        rows = f"{result['rows']} rows" + (f" against {known}" if known else "")
+        rows = count(result["rows"], "row") + (f" against {known}" if known else "")
         return f"{result['value']:.6g} ({result['embedding']}, {result['protocol']}, {rows})"
-    return f"{result['value']:.6g} ({result['pairs']} pairs, {result['protocol']})"
+    pairs = count(result["pairs"], "pair")
+    return f"{result['value']:.6g} ({pairs}, {result['protocol']})"
 
 
 def infinity_words(infinity: dict[str, Any]) -> str:
