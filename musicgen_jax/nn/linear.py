@@ -21,7 +21,7 @@ from musicgen_jax.nn.weights import Int8Weight, LoraWeight, float_dtype, quantiz
 # and at half the speed. It also spreads a single row over threads only if there is a batch axis. So
 # for row counts in this range we split the outputs in two and present the halves as a batch. Above
 # this range, transposing the result costs more than the split gains.
-_CPU_HALVED_ROWS = {"float32": (1, 96), "bfloat16": (2, 16), "int8": (2, 48)}
+_CPU_HALVED_ROWS = {"float32": (1, 96), "bfloat16": (2, 16), "int8": (2, 32)}
 
 
 def linear(

@@ -41,7 +41,7 @@ def test_derivatives_are_those_of_a_plain_product(count, outputs, dtype):
         )
 
 
-@pytest.mark.parametrize("count", [1, 2, 16, 17, 48, 49, 200])
+@pytest.mark.parametrize("count", [1, 2, 16, 32, 33, 200])
 @pytest.mark.parametrize("outputs", [10, 7])
 def test_int8_sums_are_whole_numbers_however_they_are_computed(count, outputs):
     x, w = normal(count, 24), Int8Weight(*quantize(normal(outputs, 24, seed=1)))
