@@ -7,7 +7,8 @@ was measured.
 
 The build composes and encodes pieces, trains, and packs the model's folder. Each stage saves its
 progress and is skipped if its result exists, so an interrupted build resumes. With `--from` it
-begins with another melody model, for example the one of an earlier build.
+begins with another melody model, for example the one of an earlier build, and with `--mean-with` it
+packs the mean of both.
 """
 
 import argparse
@@ -233,12 +234,23 @@ def train(
     return model, state.params
 
 
-def pack(path: Path, model: MusicGenConfig, params: dict) -> None:
+def mean_with(lm: dict[str, Any], other: Path) -> dict[str, Any]:
+    """The mean of two language models that are one another's descendants.
+
+    A model that was trained further on other examples forgets some of what it did well before; the
+    mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust
+    fine-tuning of zero-shot models").
+    """
+    before = loading.load_float_lm(other, checkpoint.load_config(other))
+    return jax.tree.map(lambda x, y: (np.asarray(x) + np.asarray(y)) / 2, lm, before)
+
+
+def pack(path: Path, model: MusicGenConfig, lm: dict[str, Any]) -> None:
     """Writes the model folder: the language model as int8, the rest copied from nano."""
     base = find_model("nano")
     with checkpoint.writing_model(path) as writer:
         writer.share_component("t5")
-        writer.write_component("lm", params["lm"], storage="int8")
+        writer.write_component("lm", lm, storage="int8")
         writer.share_component("encodec")
         source = {"made by": "musicgen_jax.nano.build_melody", "described in": "MODEL_CARD.md"}
         tokenizer = base / checkpoint.TOKENIZER
@@ -250,12 +262,14 @@ def build(
     start: str | Path = "nano",
     config: lm_training.LMTrainConfig | None = None,
     pieces: range = PIECES,
+    mean: str | Path | None = None,
 ) -> Path:
-    """Runs all unfinished stages and returns the folder of the model."""
+    """Runs all unfinished stages and returns the folder of the model, see `mean_with`."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "model").exists():
         model, params = train(run, find_model(start), config or training(), pieces)
-        pack(run / "model", model, params)
+        lm = params["lm"] if mean is None else mean_with(params["lm"], find_model(mean))
+        pack(run / "model", model, lm)
     return run / "model"
 
 
@@ -273,10 +287,11 @@ def main() -> None:
     ):
         text = f"{meaning}; default: {default}"
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    parser.add_argument("--mean-with", metavar="MODEL", help="pack the mean with an earlier model")
     args = parser.parse_args()
     config = training(args.steps, args.learning_rate, args.no_melody)
     pieces = range(args.first_piece, args.first_piece + args.pieces)
-    print(f"made {build(args.run, args.start, config, pieces)}")
+    print(f"made {build(args.run, args.start, config, pieces, args.mean_with)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -213,3 +214,7 @@ def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monk
         begun[name]["output_proj"]["weight"], loaded[name]["output_proj"]["weight"]
     )
     assert spec.lead in composer.LEADS
+    # Packed with the mean, a model lies half-way.
+    above = jax.tree.map(lambda x: np.asarray(x) + 2, loaded)
+    mean = build_melody.mean_with(above, folder)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, np.asarray(y) + 1, 1e-6), mean, loaded)
