@@ -1,16 +1,18 @@
 """`musicgen-jax batch`: a file of prompts to a folder of clips."""
 
 import argparse
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.audio import STRATEGIES, clip_settings
-from musicgen_jax.commands import first_run, made, options, ray_work
+from musicgen_jax.commands import first_run, hosts, made, options, ray_work
 from musicgen_jax.console import Console
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from musicgen_jax.commands.batch_folder import Prompt
+    from musicgen_jax.commands.batch_folder import Folder, Prompt
     from musicgen_jax.generation.piece import GenerationOutput
     from musicgen_jax.generation.request import Request
 
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the level of the files, as in generate",
     )
     options.add_reports(parser)
+    hosts.add_arguments(parser)
 
 
 def _worker(text: str) -> tuple[int, int]:
@@ -63,16 +66,66 @@ def _worker(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the clips that are not there yet."""
-    from musicgen_jax.commands import batch_folder
+    """Makes the clips that are not there yet. Of several processes the first one writes them."""
     from musicgen_jax.generation.request import check_seed
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {args.batch_size}")
     if args.ray:
         ray_work.require()
+    hosts.check_clips(args)
     seed = check_seed(args.seed, 1)
-    prompts = batch_folder.read_prompts(args.prompts, seed, args.negative)  # type: ignore[arg-type]
+    hosts.start(args)
+
+    from musicgen_jax.runtime import processes
+
+    out = Console.of(args)
+    work = processes.in_first(lambda: _open(args, seed, out))  # type: ignore[arg-type]
+    if processes.several():
+        from musicgen_jax.commands import batch_hosts
+
+        job = batch_hosts.Job(work.folder, work.settings, work.share) if work else None
+        written = batch_hosts.make_clips(_Maker, args, job)
+    else:
+        assert work is not None
+        written = _written(args, work)
+    if work is None:
+        for _ in written:
+            pass
+        return
+    with first_run.announced(out.note):
+        shown = out.bar(written, total=len(work.share), desc="making", unit="clip")
+        for i, file in enumerate(shown, 1):
+            facts = clip_settings.read(file) or {} if args.json else {}
+            out.made(f"wrote {file} ({i} of {len(work.share)})", file=str(file), **facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is to be done in a folder.
+
+    Attributes:
+      folder: of the clips.
+      settings: of all clips.
+      share: the prompts of this worker whose clips are missing.
+      finished: whether no clip of any worker is missing.
+    """
+
+    folder: "Folder"
+    settings: dict[str, Any]
+    share: "list[Prompt]"
+    finished: bool
+
+
+def _open(args: argparse.Namespace, seed: int, out: Console) -> _Work:
+    """Reads the prompts and the folder.
+
+    Raises:
+      UserError: the prompts cannot be read, or the folder has other settings or clips.
+    """
+    from musicgen_jax.commands import batch_folder
+
+    prompts = batch_folder.read_prompts(args.prompts, seed, args.negative)
     sampling = options.sampling(args)
     settings = {
         "use_sampling": sampling.use_sampling,
@@ -92,30 +145,30 @@ def run(args: argparse.Namespace) -> None:
         settings["slots"] = args.slots
     folder.agree(settings, keep=False)
     missing = set(folder.missing(prompts))
-    out = Console.of(args)
     if len(missing) < len(prompts):
         out.say(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
-    if not missing:
-        return
-
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
+    return _Work(folder, settings, share, not missing)
+
+
+def _written(args: argparse.Namespace, work: _Work) -> Iterator[Path]:
+    from musicgen_jax.commands import batch_folder
+
+    if work.finished:
+        return
     at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
     if args.ray:
         from musicgen_jax.commands import batch_ray
 
-        written = batch_ray.make_clips(_Maker, args, folder, settings, share, **at_once)
-    else:  # from here on it may take a while
-        maker = _Maker(args)
-        settings["model"] = batch_folder.digest(maker.model)
-        folder.agree(settings, keep=False)
-        if not share:
-            return
-        written = batch_folder.make_clips(maker, folder, settings, share, **at_once)
-    with first_run.announced(out.note):
-        shown = out.bar(written, total=len(share), desc="making", unit="clip")
-        for i, file in enumerate(shown, 1):
-            facts = clip_settings.read(file) or {} if args.json else {}
-            out.made(f"wrote {file} ({i} of {len(share)})", file=str(file), **facts)
+        yield from batch_ray.make_clips(
+            _Maker, args, work.folder, work.settings, work.share, **at_once
+        )
+        return
+    maker = _Maker(args)  # from here on it may take a while
+    work.settings["model"] = batch_folder.digest(maker.model)
+    work.folder.agree(work.settings, keep=False)
+    if work.share:
+        yield from batch_folder.make_clips(maker, work.folder, work.settings, work.share, **at_once)
 
 
 class _Maker:

@@ -1,6 +1,7 @@
 """`musicgen-jax evaluate`: how far clips are from real ones, and how well they fit their texts."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax import console
-from musicgen_jax.commands import options, ray_work
+from musicgen_jax.commands import hosts, options, ray_work
 from musicgen_jax.commands.batch import _worker
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
+    from musicgen_jax.commands.evaluate_captions import Work
+    from musicgen_jax.commands.evaluate_measures import Opened
     from musicgen_jax.metrics.evaluation import ClipSet, Plan
 
 METRICS = ("fad", "kad", "kld", "clap", "chroma")
@@ -93,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_sampling(make)  # type: ignore[arg-type]
     options.add_devices(make)  # type: ignore[arg-type]
+    hosts.add_arguments(parser)
 
 
 def _metrics(text: str) -> tuple[str, ...]:
@@ -108,14 +112,57 @@ def _metrics(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> None:
     """Measures the clips and reports.
 
+    Of several processes the first one reads, measures and writes. All make the clips.
+
     Raises:
       UserError: a folder or weights are missing, or nothing can be computed.
     """
     _check(args)
+    if not hosts.asked_for(args):  # otherwise only the first process needs them
+        _check_places(args)
+    hosts.start(args)
+
+    from musicgen_jax.runtime import compile_cache, processes
+
+    compile_cache.enable()
+    opened = processes.in_first(lambda: _open(args))
+    shown = console.Console.of(args)
+    if args.model:
+        from musicgen_jax.commands import evaluate_captions
+
+        bar = partial(_bar, shown) if opened else console.plain
+        evaluate_captions.make(args, opened and opened.work, bar)
+    processes.part()
+    if opened is not None:
+        _measure(args, opened, shown)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """Everything that is read before the first clip is made.
+
+    Attributes:
+      work: the clips of a model; None for a folder of clips.
+      audio: the clips of a folder; None for those of a model.
+      reference: the clips to compare with; None for statistics, or for nothing.
+      texts: captions by id.
+      measures: what can be measured.
+      cache: where to keep what the networks make.
+    """
+
+    work: "Work | None"
+    audio: "ClipSet | None"
+    reference: "ClipSet | None"
+    texts: dict[str, str]
+    measures: "Opened"
+    cache: Path | None
+
+
+def _open(args: argparse.Namespace) -> _Opened:
+    _check_places(args)
 
     from musicgen_jax.commands import evaluate_captions, evaluate_measures
     from musicgen_jax.metrics import captions, clips, evaluation, statistics_file
-    from musicgen_jax.runtime import compile_cache
 
     statistics = statistics_file.find(args.reference) if args.reference else None
     if statistics and args.save_statistics:
@@ -123,16 +170,14 @@ def run(args: argparse.Namespace) -> None:
     texts = captions.read(args.captions) if args.captions else {}
     known = {} if statistics or not args.reference else clips.find_clips(args.reference)
     out = Path(args.out) if args.out else None
-    compile_cache.enable()
-    shown = console.Console.of(args)
-    bar = partial(_bar, shown)
+    work = audio = None
     if args.model:
         assert out is not None
         work = evaluate_captions.Work(args, texts, known, out)
-        judged, files = work.clips, work.files
+        files = work.files
     else:
-        judged = evaluation.ClipSet(args.audio, clips.find_clips(args.audio))
-        files = judged.clips
+        audio = evaluation.ClipSet(args.audio, clips.find_clips(args.audio))
+        files = audio.clips
     reference = None
     if known:
         reference = evaluation.ClipSet(args.reference, known)
@@ -143,20 +188,26 @@ def run(args: argparse.Namespace) -> None:
                 {name: "no caption" for name in known if name not in texts},
             )
     cache = Path(args.cache) if args.cache else out / "features" if out else None
-    opened = evaluate_measures.open_measures(
+    measures = evaluate_measures.open_measures(
         args, count=len(files), reference=reference, statistics=statistics, texts=texts, cache=cache
     )
-    if args.model:
-        work.make(bar)
-        judged = work.clips
+    return _Opened(work, audio, reference, texts, measures, cache)
+
+
+def _measure(args: argparse.Namespace, opened: _Opened, shown: console.Console) -> None:
+    from musicgen_jax.metrics import evaluation
+
+    judged = opened.work.clips if opened.work else opened.audio
+    assert judged is not None
+    bar = partial(_bar, shown)
     plan = evaluation.Plan(
         judged,
-        reference,
-        opened.measures,
-        opened.statistics,
-        opened.not_computed,
-        tuple(_unpaired(judged, reference, texts)),
-        cache,
+        opened.reference,
+        opened.measures.measures,
+        opened.measures.statistics,
+        opened.measures.not_computed,
+        tuple(_unpaired(judged, opened.reference, opened.texts)),
+        opened.cache,
     )
     if args.worker[1] > 1:
         _share(args, plan, shown)
@@ -166,12 +217,12 @@ def run(args: argparse.Namespace) -> None:
 
         evaluate_ray.measure(args.ray, plan, bar)
     report = evaluation.evaluate(plan, bar)
-    if args.model:
-        report["model"] = work.about
+    if opened.work:
+        report["model"] = opened.work.about
     if args.save_statistics is not None:
-        opened.save_statistics(args.save_statistics)
-    if out is not None:
-        _write(out, report, plan, texts)
+        opened.measures.save_statistics(args.save_statistics)
+    if args.out:
+        _write(Path(args.out), report, plan, opened.texts)
     from musicgen_jax.metrics.report import summary
 
     if args.json:
@@ -190,6 +241,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("nothing to compare with: add --reference, --captions or both")
     if args.model and not args.captions:
         raise UserError("--model needs --captions")
+    hosts.check_clips(args)
+    if hosts.asked_for(args) and not args.model:
+        raise UserError("several processes make the clips of a --model together: give one")
     needing = ((args.model, "--model"), (args.worker[1] > 1, "--worker"), (args.ray, "--ray"))
     for value, name in needing:
         if value and not args.out:
@@ -199,6 +253,10 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("limit", "batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuses names of files and folders that are not there."""
     for place in (args.audio, args.captions):
         if place and not Path(place).exists():
             raise UserError(f"{place} does not exist")
@@ -232,8 +290,6 @@ def _missing(names: Iterable[str], noun: str, fault: str) -> Iterator[str]:
 
 def _share(args: argparse.Namespace, plan: "Plan", shown: console.Console) -> None:
     """Describes this worker's part of the clips; what it made is in the cache."""
-    import dataclasses
-
     from musicgen_jax.metrics import evaluation
 
     number, count = args.worker

@@ -7,7 +7,7 @@ the same files, and so the same figures.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.generation.piece import GenerationOutput
 from musicgen_jax.generation.request import check_seed
 from musicgen_jax.metrics.evaluation import ClipSet
+from musicgen_jax.runtime import processes
 from musicgen_jax.storage import checkpoint, hub
 
 if TYPE_CHECKING:
@@ -118,33 +119,50 @@ class Work:
     def _share(self) -> list[Prompt]:
         return batch_folder.share(list(self.prompts.values()), self.args.worker)
 
-    def make(self, bar: Bar) -> None:
-        """Makes the clips that are not there yet.
-
-        Args:
-          bar: shows the progress.
-
-        Raises:
-          UserError: the model refuses the settings, or a file cannot be written.
-        """
+    @property
+    def missing(self) -> list[Prompt]:
+        """The prompts of this worker whose clips are not there yet."""
         missing = set(self.folder.missing(list(self.prompts.values())))
-        share = [prompt for prompt in self._share() if prompt in missing]
-        if not share:
-            return
+        return [prompt for prompt in self._share() if prompt in missing]
 
-        args, settings = self.args, self.settings
-        at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
-        if args.ray:
-            from musicgen_jax.commands import batch_ray
 
-            written = batch_ray.make_clips(_Maker, args, self.folder, settings, share, **at_once)
-        else:
-            maker = _Maker(args)
-            settings["model"] = batch_folder.digest(maker.model)
-            self.folder.agree(settings, keep=False)
-            written = batch_folder.make_clips(maker, self.folder, settings, share, **at_once)
-        for _ in bar(written, total=len(share), desc="making the clips"):
-            pass
+def make(args: argparse.Namespace, work: Work | None, bar: Bar) -> None:
+    """Makes the clips that are not there yet. With several processes all of them call this.
+
+    Args:
+      args: of the command.
+      work: in the first process; None in the others.
+      bar: shows the progress.
+
+    Raises:
+      UserError: the model refuses the settings, or a file cannot be written.
+    """
+    share = processes.in_first(lambda: work.missing if work else []) or []
+    if processes.several():
+        from musicgen_jax.commands import batch_hosts
+
+        job = batch_hosts.Job(work.folder, work.settings, share) if work else None
+        written = batch_hosts.make_clips(_Maker, args, job)
+    elif not share:
+        return
+    else:
+        assert work is not None
+        written = _written(args, work, share)
+    for _ in bar(written, total=len(share), desc="making the clips"):
+        pass
+
+
+def _written(args: argparse.Namespace, work: Work, share: list[Prompt]) -> Iterator[Path]:
+    settings = work.settings
+    at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
+    if args.ray:
+        from musicgen_jax.commands import batch_ray
+
+        return batch_ray.make_clips(_Maker, args, work.folder, settings, share, **at_once)
+    maker = _Maker(args)
+    settings["model"] = batch_folder.digest(maker.model)
+    work.folder.agree(settings, keep=False)
+    return batch_folder.make_clips(maker, work.folder, settings, share, **at_once)
 
 
 class _Maker:

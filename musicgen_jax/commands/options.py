@@ -182,13 +182,20 @@ def mesh(args: argparse.Namespace) -> "Mesh | None":
     """The mesh that `--devices` asks for, None for the first device alone.
 
     Raises:
-      UserError: there are fewer devices.
+      UserError: there are fewer devices, or some process would have none of them.
     """
     if args.devices is None:
         return None
+    import jax
+
     from musicgen_jax.runtime import sharding
 
     data, model = args.devices
+    if jax.process_count() > 1 and data * model < jax.device_count():
+        raise UserError(
+            f"--devices {data}x{model} leaves out some of the {jax.device_count()} devices of "
+            f"{jax.process_count()} processes: use all of them"
+        )
     return sharding.make_mesh(data=data, model=model)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax import console
-from musicgen_jax.commands import options, train_options
+from musicgen_jax.commands import hosts, options, train_options
 from musicgen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,17 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     train_options.add_tensorboard(parser)
     console.add_arguments(parser)
-    processes = parser.add_argument_group("several processes, each with the same arguments")
-    add = processes.add_argument
-    add("--distributed", action="store_true", help="find the others (TPU pods, Slurm)")
-    add("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    add("--num-processes", type=int, metavar="N", help="with --coordinator")
-    add("--process-id", type=int, metavar="I", help="with --coordinator: 0 to N - 1")
+    hosts.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or resumes training, and writes the model."""
-    _start_processes(args)  # before anything else asks for devices
+    hosts.start(args)  # before anything else asks for devices
 
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.storage import checkpoint, hub
@@ -91,20 +86,6 @@ def run(args: argparse.Namespace) -> int:
     )
     out.made(f"wrote {made}", folder=str(made))
     return 0
-
-
-def _start_processes(args: argparse.Namespace) -> None:
-    given = [args.coordinator, args.num_processes, args.process_id]
-    if not args.distributed and given == [None] * 3:
-        return
-    if args.coordinator and None in given:
-        raise UserError("--coordinator needs --num-processes N and --process-id I as well")
-    import jax
-
-    try:
-        jax.distributed.initialize(*given)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"the processes do not find each other: {error}") from None
 
 
 def _settings(args: argparse.Namespace) -> "LMRunConfig":

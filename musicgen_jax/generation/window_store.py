@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from musicgen_jax import files
 from musicgen_jax.errors import UserError, user_error
@@ -186,7 +188,18 @@ def _numbers(weight: Any) -> Any:
     return weight.reshape(-1)[:: max(1, weight.size // 256)][:256].astype(jnp.float32)
 
 
-_probe = jax.jit(_numbers)
+def _probe(weight: jax.Array) -> jax.Array:
+    """`_numbers`, whole in every process."""
+    sharding = weight.sharding
+    if weight.is_fully_addressable or not isinstance(sharding, NamedSharding):
+        return _compiled(weight)
+    return _compiled(weight, everywhere=NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+@partial(jax.jit, static_argnames="everywhere")
+def _compiled(weight: jax.Array, *, everywhere: NamedSharding | None = None) -> jax.Array:
+    numbers = _numbers(weight)
+    return numbers if everywhere is None else lax.with_sharding_constraint(numbers, everywhere)
 
 
 def _name(window: Window) -> str:

@@ -77,6 +77,7 @@ class Scheduler:
         warm: bool = True,
     ):
         config = parts.config
+        check_one_process()
         if not is_int(queue) or queue < 1:
             raise UserError(f"queue must be an integer from 1, got {queue!r}")
         self._window, self._longest = window_frames(config), None
@@ -462,6 +463,12 @@ class Scheduler:
                 raise UserError("negative descriptions are not taken here")
             raise UserError(f"there are no slots here for a clip of {request.duration:g} seconds")
         return engines[shape]
+
+
+def check_one_process() -> None:
+    """UserError in a program of several processes."""
+    if jax.process_count() > 1:
+        raise UserError("slots are for one process: threads of several would not keep step")
 
 
 def scheduler_for(

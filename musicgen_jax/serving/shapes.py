@@ -5,8 +5,6 @@ If they depended on anything else, such as the other clips, these would change t
 
 import dataclasses
 
-import jax
-
 from musicgen_jax.conditioning.chroma import chroma_frames
 from musicgen_jax.conditioning.style import style_length
 from musicgen_jax.config import MusicGenConfig
@@ -106,8 +104,6 @@ def name_program(parts: Parts, slots: int, shape: Shape) -> ProgramName:
         raise UserError(
             f"slots must be a multiple of {data}, the parts of the data axis, got {slots}"
         )
-    if jax.process_count() > 1:
-        raise UserError("slots are for one process: threads of several would not keep step")
     return ProgramName.of(
         parts.lm,
         parts.mesh,

@@ -14,7 +14,7 @@ from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.generation.windows import Store, Window
-from musicgen_jax.serving.scheduler import scheduler_for
+from musicgen_jax.serving.scheduler import check_one_process, scheduler_for
 from musicgen_jax.serving.shapes import name_program, shape_of
 from musicgen_jax.serving.ticket import Ticket
 from musicgen_jax.storage.loading import Parts
@@ -62,6 +62,7 @@ class SlotPiece:
     """
 
     def __init__(self, parts: Parts, request: Request, conditions: Conditions, *, slots: int):
+        check_one_process()
         self._parts, self._request, self._conditions = parts, request, conditions
         self._clips = [request.clip(i) for i in range(request.batch)]
         program = name_program(parts, slots, shape_of(parts, self._clips[0]))

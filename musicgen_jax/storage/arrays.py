@@ -103,9 +103,12 @@ def load(folder: Path, requests: Mapping[LeafPath, Any]) -> dict[LeafPath, Any]:
     Args:
       folder: of the tree.
       requests: by path; a `jax.ShapeDtypeStruct` with a sharding gives a `jax.Array` of that dtype
-        and sharding, a numpy array a numpy array.
+        and sharding, a numpy array a numpy array. Each process reads its own part and waits for
+        nobody: it may also read what the others do not need.
     """
     context = ocp.Context()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    context.multiprocessing.primary_host = jax.process_index()
     context.pytree.loading.partial_load = True
     with context:
         return flatten(ocp.load(str(folder), unflatten(requests)))

@@ -1,19 +1,13 @@
 """Two processes, one model: what they generate together is what one generates alone."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
 from musicgen_jax import testing
 from musicgen_jax.model import MusicGen
 from tests.helpers import shallow
-from tests.helpers.paths import ROOT
 from tests.helpers.process_requests import SETTINGS, TEXTS
+from tests.helpers.two_processes import run_two
 
 WORKER = """
 import sys
@@ -43,51 +37,11 @@ def folder(tmp_path_factory):
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_two(folder, tmp_path) -> list[tuple[int | None, str]]:
-    """Exit code, None if it had to be killed, and output of both; neither outlives the call."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        "PYTHONPATH": str(ROOT),
-    }
-    address = f"127.0.0.1:{free_port()}"
-    processes = []
-    try:
-        for i in range(2):
-            command = [sys.executable, "-c", WORKER, address, str(i), str(folder)]
-            with (tmp_path / f"{i}.log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, str(tmp_path / f"{i}.npz")],
-                        stdout=log,
-                        stderr=log,
-                        env=environment,
-                        cwd=ROOT,
-                    )
-                )
-        deadline = time.monotonic() + 240
-        while None in (codes := [process.poll() for process in processes]):
-            if any(codes) or time.monotonic() > deadline:  # the other would wait for it forever
-                break
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(code, (tmp_path / f"{i}.log").read_text()[-2000:]) for i, code in enumerate(codes)]
-
-
 def test_two_processes_make_what_one_makes(folder, tmp_path):
-    ended = run_two(folder, tmp_path)
-    if any("already in use" in log for _, log in ended):  # the port went to somebody else meanwhile
-        ended = run_two(folder, tmp_path)
+    def command(address: str, i: int) -> list[str]:
+        return ["-c", WORKER, address, str(i), str(folder), str(tmp_path / f"{i}.npz")]
+
+    ended = run_two(command, tmp_path)
     assert [code for code, _ in ended] == [0, 0], ended
     alone = MusicGen.from_pretrained(folder)
     expected = alone.generate(TEXTS, **SETTINGS)
