@@ -217,4 +217,6 @@ def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monk
     # Packed with the mean, a model lies half-way.
     above = jax.tree.map(lambda x: np.asarray(x) + 2, loaded)
     mean = build_melody.mean_with(above, folder)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, np.asarray(y) + 1, 1e-6), mean, loaded)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, np.asarray(y) + 1, atol=1e-6), mean, loaded
+    )
