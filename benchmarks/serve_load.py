@@ -44,13 +44,14 @@ PATIENCE = 600.0  # seconds for an answer
 
 @dataclass
 class Heard:
-    """What all clients have heard."""
+    """What all clients have heard. They count at the same time, so each takes the lock."""
 
     clips: Counter[tuple[str, str]] = field(default_factory=Counter)  # by request and SHA-256
     bytes: int = 0
     first: list[float] = field(default_factory=list)  # seconds to the first audio
     refused: int = 0
     left: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,19 +159,22 @@ def _ask(port: int, body: dict, heard: Heard, *, leave: bool) -> None:
             )
             answer = connection.getresponse()
             if answer.status == 429:
-                heard.refused += 1
+                with heard.lock:
+                    heard.refused += 1
                 time.sleep(min(10, int(answer.headers["Retry-After"])))
                 continue
             if answer.status != 200:
                 raise RuntimeError(f"{answer.status}: {answer.read()[:300]!r}")
             start = answer.read(2)
-            heard.first.append(time.perf_counter() - began)
-            if leave:
-                heard.left += 1
-            else:
-                audio = start + answer.read()
-                heard.clips[json.dumps(body), hashlib.sha256(audio).hexdigest()] += 1
-                heard.bytes += len(audio)
+            waited = time.perf_counter() - began
+            audio = b"" if leave else start + answer.read()
+            with heard.lock:
+                heard.first.append(waited)
+                if leave:
+                    heard.left += 1
+                else:
+                    heard.clips[json.dumps(body), hashlib.sha256(audio).hexdigest()] += 1
+                    heard.bytes += len(audio)
             return
 
 

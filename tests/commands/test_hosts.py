@@ -8,7 +8,7 @@ import pytest
 from musicgen_jax import audio, testing
 from musicgen_jax.commands import cli
 from tests.helpers import shallow
-from tests.helpers.two_processes import run_two
+from tests.helpers.several_processes import run_together
 
 CAPTIONS = {"a": "a calm waltz", "b": "drums", "c": " ".join(["bells"] * 80), "d": "a jig"}
 
@@ -38,7 +38,7 @@ def together(words, folder):
         place = ["--coordinator", address, "--num-processes", "2", "--process-id", str(i)]
         return ["-m", "musicgen_jax", *words, *place]
 
-    return run_two(command, folder)
+    return run_together(command, folder)
 
 
 def clips(folder):

@@ -7,7 +7,7 @@ from musicgen_jax import testing
 from musicgen_jax.model import MusicGen
 from tests.helpers import shallow
 from tests.helpers.process_requests import SETTINGS, TEXTS
-from tests.helpers.two_processes import run_two
+from tests.helpers.several_processes import run_together
 
 WORKER = """
 import sys
@@ -41,7 +41,7 @@ def test_two_processes_make_what_one_makes(folder, tmp_path):
     def command(address: str, i: int) -> list[str]:
         return ["-c", WORKER, address, str(i), str(folder), str(tmp_path / f"{i}.npz")]
 
-    ended = run_two(command, tmp_path)
+    ended = run_together(command, tmp_path)
     assert [code for code, _ in ended] == [0, 0], ended
     alone = MusicGen.from_pretrained(folder)
     expected = alone.generate(TEXTS, **SETTINGS)

@@ -7,7 +7,7 @@ import pytest
 
 from musicgen_jax.errors import UserError
 from musicgen_jax.runtime.rendezvous import meet
-from tests.helpers.two_processes import free_port
+from tests.helpers.several_processes import free_port
 
 
 def outcomes(*callers: tuple[int, int], seconds: float = 20.0) -> list[str]:

@@ -1,11 +1,6 @@
 """The language model's training: every way to compute a step gives the same step."""
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +19,7 @@ from musicgen_jax.training.batches import Dropout
 from musicgen_jax.training.layout import Layout, MeshConfig
 from musicgen_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from tests.helpers import lm_runs
-from tests.helpers.paths import ROOT
+from tests.helpers.several_processes import run_together
 from tests.helpers.tolerance import assert_close
 
 CODEC = EncodecConfig(
@@ -333,48 +328,16 @@ def test_settings_that_make_no_sense(settings, message):
 # --- Several processes --------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_together(count, devices, folder, base):
-    """Exit codes and output of processes that train together; none outlives the call."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(ROOT),
-    }
-    address = f"127.0.0.1:{free_port()}"
-    processes = []
-    try:
-        for i in range(count):
-            command = [sys.executable, "-m", "tests.helpers.lm_runs", str(folder), str(base)]
-            command += ["--steps", "6", "--processes", address, str(count), str(i)]
-            with (folder.parent / f"{i}.log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
-                )
-        deadline = time.monotonic() + 240
-        while None in (codes := [process.poll() for process in processes]):
-            if any(codes) or time.monotonic() > deadline:  # the others would wait for it forever
-                break
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(code, (folder.parent / f"{i}.log").read_text()) for i, code in enumerate(codes)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
 def test_processes_train_together_as_one_alone(count, devices, tmp_path):
     testing.save_random_model(tmp_path / "base", lm_runs.BASE)
-    ended = run_together(count, devices, tmp_path / "run", tmp_path / "base")
-    if any("already in use" in log for _, log in ended):  # the port went to somebody else meanwhile
-        ended = run_together(count, devices, tmp_path / "run", tmp_path / "base")
+
+    def command(address: str, i: int) -> list[str]:
+        words = ["-m", "tests.helpers.lm_runs", str(tmp_path / "run"), str(tmp_path / "base")]
+        return [*words, "--steps", "6", "--processes", address, str(count), str(i)]
+
+    ended = run_together(command, tmp_path, count=count, devices=devices)
     assert [code for code, _ in ended] == [0] * count, ended
     config = dataclasses.replace(lm_runs.shorter(6), **lm_runs.SAMPLES)
     lm_runs.train(tmp_path / "alone", tmp_path / "base", config)
