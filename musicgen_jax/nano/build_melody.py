@@ -27,6 +27,7 @@ from musicgen_jax.nano.build import LICENSE, TEXT_LENGTH, log_to
 from musicgen_jax.nano.melodies import LABELS, MelodyPieces, excerpt, rendering, tune_labels
 from musicgen_jax.nano.pieces import spec_of
 from musicgen_jax.nano.synth import render
+from musicgen_jax.nano.weights import language_model, mean_with, text_encoder
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.storage.hub import find_model
@@ -117,7 +118,7 @@ def beginning(start: Path, model: MusicGenConfig) -> dict[str, Any]:
     From nano comes everything but the projection of the chroma, and one head learns anew; see
     `_listening`.
     """
-    old = loading.load_float_lm(start, checkpoint.load_config(start))
+    old = language_model(start)
     made = lm_training.init(model, training(1)).params["lm"]
 
     def chosen(new: Any, old: Any) -> Any:
@@ -215,9 +216,7 @@ def train(
     if path.exists():
         state = state_file.load_state(path, lm_training.abstract_state(model, config))
     else:
-        parts = loading.load_parts(base, base_config, dtype="float32", cache_dtype=None, mesh=None)
-        t5 = nnx.to_pure_dict(nnx.state(parts.t5, nnx.Param))
-        state = lm_training.init(model, config, t5, lm=beginning(start, model))
+        state = lm_training.init(model, config, text_encoder(base), lm=beginning(start, model))
     if int(state.step) < config.phases[0].steps:
         state = lm_loop.train(
             model,
@@ -232,17 +231,6 @@ def train(
             save_every=50,
         )
     return model, state.params
-
-
-def mean_with(lm: dict[str, Any], other: Path) -> dict[str, Any]:
-    """The mean of two language models that are one another's descendants.
-
-    A model that was trained further on other examples forgets some of what it did well before; the
-    mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust
-    fine-tuning of zero-shot models").
-    """
-    before = loading.load_float_lm(other, checkpoint.load_config(other))
-    return jax.tree.map(lambda x, y: (np.asarray(x) + np.asarray(y)) / 2, lm, before)
 
 
 def pack(path: Path, model: MusicGenConfig, lm: dict[str, Any]) -> None:

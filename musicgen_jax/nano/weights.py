@@ -1,0 +1,33 @@
+"""The weights of earlier nano models, from which others train on."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from musicgen_jax.storage import checkpoint, loading
+
+
+def text_encoder(folder: Path) -> dict[str, Any]:
+    """The text encoder's parameters of a model folder, float32."""
+    config = checkpoint.load_config(folder)
+    parts = loading.load_parts(folder, config, dtype="float32", cache_dtype=None, mesh=None)
+    return nnx.to_pure_dict(nnx.state(parts.t5, nnx.Param))
+
+
+def language_model(folder: Path) -> dict[str, Any]:
+    """The language model's parameters of a model folder, float32."""
+    return loading.load_float_lm(folder, checkpoint.load_config(folder))
+
+
+def mean_with(lm: dict[str, Any], other: Path) -> dict[str, Any]:
+    """The mean of two language models that are one another's descendants.
+
+    A model that was trained further on other examples forgets some of what it did well before; the
+    mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust
+    fine-tuning of zero-shot models").
+    """
+    before = language_model(other)
+    return jax.tree.map(lambda x, y: (np.asarray(x) + np.asarray(y)) / 2, lm, before)
