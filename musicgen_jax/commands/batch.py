@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
     add("prompts", metavar="PROMPTS", help="a .txt file, a prompt in every line, or a .jsonl file, "
-        'in every line {"prompt": TEXT or null} and, if wanted, "seed" and "negative"; or - for '
-        "stdin, which may hold either")  # fmt: skip
+        'in every line {"prompt": TEXT or null} and, if wanted, "seed", "negative" and "duration"; '
+        "or - for stdin, which may hold either")  # fmt: skip
     add(
         "output",
         metavar="OUT_DIR",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_ray(shared)
     add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="of the files")
-    options.add_duration(parser, "of each clip")
+    options.add_duration(parser, "of each clip, where a line has none of its own")
     options.add_windows(parser)
     options.add_negative(parser, ", where a line has none of its own")
     options.add_sampling(parser)
@@ -148,7 +148,7 @@ def _open(args: argparse.Namespace, seed: int, out: Console) -> _Work:
     if len(missing) < len(prompts):
         out.say(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
-    return _Work(folder, settings, share, not missing)
+    return _Work(folder, settings, batch_folder.longest_first(share, args.duration), not missing)
 
 
 def _written(args: argparse.Namespace, work: _Work) -> Iterator[Path]:
@@ -182,19 +182,30 @@ class _Maker:
         self.model = MusicGen.from_pretrained(args.model, dtype=args.dtype, mesh=options.mesh(args))
         self._args, self._sampling = args, options.sampling(args)
 
+    def _arguments(self, prompt: "Prompt") -> argparse.Namespace:
+        """The command's arguments, with the line's own duration."""
+        own = {} if prompt.duration is None else {"duration": prompt.duration}
+        return argparse.Namespace(**{**vars(self._args), **own})
+
     def request(self, prompt: "Prompt") -> "Request":
         from musicgen_jax.generation.request import Request
 
-        return Request(
-            config=self.model.config,
-            descriptions=[prompt.text],
-            duration=self._args.duration,
-            seed=prompt.seed,
-            sampling=self._sampling,
-            extend_stride=self._args.extend_stride,
-            join=self._args.join,
-            negative_descriptions=[prompt.negative],
-        )
+        args = self._arguments(prompt)
+        try:
+            return Request(
+                config=self.model.config,
+                descriptions=[prompt.text],
+                duration=args.duration,
+                seed=prompt.seed,
+                sampling=self._sampling,
+                extend_stride=args.extend_stride,
+                join=args.join,
+                negative_descriptions=[prompt.negative],
+            )
+        except UserError as error:
+            if prompt.duration is None:  # then it is true of all lines
+                raise
+            raise UserError(f"line {prompt.index + 1}: {error}") from None
 
     def write(self, path: Path, prompt: "Prompt", out: "GenerationOutput") -> None:
         from musicgen_jax import audio
@@ -207,5 +218,5 @@ class _Maker:
             out.sample_rate,
             self._args.strategy,
             loudness_compressor=True,
-            comment=made.comment(self._args, self.model, self._sampling, **named),
+            comment=made.comment(self._arguments(prompt), self.model, self._sampling, **named),
         )

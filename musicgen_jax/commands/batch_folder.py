@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from musicgen_jax import files
-from musicgen_jax.errors import UserError, user_error
+from musicgen_jax.errors import UserError, is_number, user_error
+from musicgen_jax.generation.settings import MAX_DURATION
 
 if TYPE_CHECKING:
     from musicgen_jax.generation.piece import GenerationOutput
@@ -55,12 +56,19 @@ class Prompt:
       text: the description, None for music without one.
       seed: what `MusicGen.generate` takes for this clip alone.
       negative: what the music moves away from, None for nothing.
+      duration: seconds, None for those of all clips.
     """
 
     index: int
     text: str | None
     seed: int
     negative: str | None = None
+    duration: float | None = None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What a line need not name, None where it does not."""
+        return {"negative": self.negative, "duration": self.duration}
 
 
 def read_prompts(
@@ -70,8 +78,8 @@ def read_prompts(
 
     Args:
       path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
-        an object {"prompt": text or null, "seed": integer, "negative": text or null}.
-        Only the prompt is needed. UTF-8; empty lines may stand at the end only.
+        an object {"prompt": text or null, "seed": integer, "negative": text or null, "duration":
+        seconds}. Only the prompt is needed. UTF-8; empty lines may stand at the end only.
         "-" is stdin, with lines of JSON if it begins with {, else with descriptions.
       seed: clip i gets a seed of its own from it and i, unless its line names one.
       negative: of the clips whose line does not name one.
@@ -98,10 +106,10 @@ def read_prompts(
     prompts = []
     for i, line in enumerate(content.split(b"\n")):
         try:
-            text, own, against = parse(line, negative)
+            prompt = parse(line, Prompt(i, None, clip_seed(seed, i), negative or None))
         except ValueError as error:
             raise UserError(f"{name}, line {i + 1}: {error}") from None
-        prompts.append(Prompt(i, text, clip_seed(seed, i) if own is None else own, against))
+        prompts.append(prompt)
     return prompts
 
 
@@ -119,39 +127,49 @@ def clip_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
 
 
-_Parsed = tuple[str | None, int | None, str | None]  # text, seed, negative
-
-
-def _parse_text(line: bytes, negative: str | None) -> _Parsed:
+def _parse_text(line: bytes, usual: Prompt) -> Prompt:
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     if not text:
         raise ValueError("empty; for music without a description use lines of JSON and null")
-    return _checked(text), None, negative or None
+    return dataclasses.replace(usual, text=_checked(text))
 
 
-def _parse_json(line: bytes, negative: str | None) -> _Parsed:
+def _parse_json(line: bytes, usual: Prompt) -> Prompt:
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         value = {"prompt": value}
-    if unknown := sorted(value.keys() - {"prompt", "seed", "negative"}):
-        raise ValueError(f"unknown field {unknown[0]!r:.80}, known are prompt, seed and negative")
+    if unknown := sorted(value.keys() - {"prompt", "seed", "negative", "duration"}):
+        raise ValueError(
+            f"unknown field {unknown[0]!r:.80}, known are prompt, seed, negative and duration"
+        )
     if "prompt" not in value:
         raise ValueError("the field prompt is missing")
-    text, seed = value["prompt"], value.get("seed")
+    text, seed, duration = value["prompt"], value.get("seed"), value.get("duration")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"the prompt must be a text or null, got {json.dumps(text):.80}")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
         raise ValueError(f"the seed must be an integer from 0 to {2**32 - 1}, got {seed!r:.80}")
-    against = value.get("negative", negative)
+    against = value.get("negative", usual.negative)
     if against is not None and not isinstance(against, str):
         raise ValueError(f"the negative must be a text or null, got {json.dumps(against):.80}")
-    return _checked(text) if text else None, seed, _checked(against) if against else None
+    if duration is not None and not (is_number(duration) and 0 < duration <= MAX_DURATION):
+        raise ValueError(
+            f"the duration must be more than 0 and at most {MAX_DURATION} seconds (a day), got "
+            f"{duration!r:.80}"
+        )
+    return Prompt(
+        usual.index,
+        _checked(text) if text else None,
+        usual.seed if seed is None else seed,
+        _checked(against) if against else None,
+        duration,
+    )
 
 
 def _checked(text: str) -> str:
@@ -231,12 +249,12 @@ class Folder:
             file, sizes = self.path / self.name(prompt), []
             for record in records.get(prompt.index, []):
                 text, seed = record.get("prompt"), record.get("seed")
-                if record.get("negative") != prompt.negative:
-                    raise UserError(
-                        f"line {prompt.index + 1}: {file} was made with the negative "
-                        f"{record.get('negative')!r:.80}, not {prompt.negative!r:.80}: choose "
-                        "another folder"
-                    )
+                for name, wanted in prompt.own.items():
+                    if record.get(name) != wanted:
+                        raise UserError(
+                            f"line {prompt.index + 1}: {file} was made with the {name} "
+                            f"{record.get(name)!r:.80}, not {wanted!r:.80}: choose another folder"
+                        )
                 if (text, seed) != (prompt.text, prompt.seed):
                     raise UserError(
                         f"line {prompt.index + 1}: {file} is of the prompt {text!r:.80} with the "
@@ -263,7 +281,7 @@ class Folder:
             "index": prompt.index,
             "file": file.name,
             "prompt": prompt.text,
-            **({"negative": prompt.negative} if prompt.negative else {}),
+            **{name: value for name, value in prompt.own.items() if value is not None},
             "seed": prompt.seed,
             "seconds": seconds,
             "bytes": file.stat().st_size,
@@ -294,6 +312,18 @@ class Folder:
 
 
 # --- The work -------------------------------------------------------------------------------------
+
+
+def longest_first(prompts: Sequence[Prompt], duration: float) -> list[Prompt]:
+    """The order to make clips in: with short ones at the end, few slots are empty there.
+
+    Args:
+      prompts: of the clips.
+      duration: seconds of the clips whose line names none.
+    """
+    return sorted(
+        prompts, key=lambda prompt: -(duration if prompt.duration is None else prompt.duration)
+    )
 
 
 def share(prompts: Sequence[Prompt], worker: tuple[int, int] = (1, 1)) -> list[Prompt]:
@@ -359,7 +389,7 @@ def make_clips(
     slots: int | None,
     batch_size: int | None,
 ) -> Iterator[Path]:
-    """Makes clips in slots, and writes them in order.
+    """Makes clips in slots, and writes them in the order of `prompts`.
 
     Args:
       maker: makes them.

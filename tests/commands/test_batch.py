@@ -244,6 +244,11 @@ def test_clips_and_seeds_have_seeds_of_their_own():
         ("a.jsonl", b'{"seed": 1}', "line 1: the field prompt is missing"),
         ("a.jsonl", b'{"prompt": "x", "sed": 1}', "line 1: unknown field 'sed'"),
         ("a.jsonl", b'{"prompt": "x", "seed": -1}', "line 1: the seed must be an integer"),
+        ("a.jsonl", b'{"prompt": "x", "duration": 0}', "line 1: the duration must be more than 0"),
+        ("a.jsonl", b'{"prompt": "x", "duration": NaN}', "line 1: the duration must be more than"),
+        ("a.jsonl", b'{"prompt": "x", "duration": true}', "line 1: the duration must be more than"),
+        ("a.jsonl", b'{"prompt": "x", "duration": "8"}', "line 1: the duration must be more than"),
+        ("a.jsonl", b'{"prompt": "x", "duration": 86401}', "at most 86400 seconds (a day)"),
         ("a.jsonl", b'"\\ud800"', "line 1: not a text"),
     ],
 )
@@ -327,3 +332,42 @@ def test_negatives_of_lines_and_of_the_call(folder, tmp_path):
     assert (tmp_path / "one.wav").read_bytes()[-1000:] == (out / "000000.wav").read_bytes()[-1000:]
     file.write_text('{"prompt": "bells", "negative": "hiss"}\n"bells"')
     assert main(["batch", str(file), str(out), *options]) == 2
+
+
+def test_durations_of_lines_and_of_the_call(folder, tmp_path, capsys):
+    """The longest clips come first; each is what `generate` makes of its line alone."""
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    options = ["--model", str(folder), "--duration", "0.3"]
+    file.write_text(
+        '{"prompt": "bells", "duration": 0.2}\n"harp"\n{"prompt": "tuba", "duration": 0.4}'
+    )
+    assert main(["batch", str(file), str(out), *options]) == 0
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [2, 1, 0]
+    assert [line["seconds"] for line in lines] == [0.4, 0.3, 0.2]
+    assert [line.get("duration") for line in lines] == [0.4, None, 0.2]
+    settings = clip_settings.read(out / "000002.wav")
+    assert settings is not None
+    assert settings["duration"] == 0.4
+    single = ["generate", "tuba", "-o", str(tmp_path / "one.wav"), "--duration", "0.4"]
+    single += ["--model", str(folder), "--seed", str(lines[0]["seed"]), "--slots", "4"]
+    assert main(single) == 0
+    assert (tmp_path / "one.wav").read_bytes() == (out / "000002.wav").read_bytes()
+
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert main(["batch", str(file), str(out), *options]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    file.write_text(file.read_text().replace("0.4", "0.5"))
+    capsys.readouterr()
+    assert main(["batch", str(file), str(out), *options]) == 2
+    error = capsys.readouterr().err
+    assert "line 3: " in error
+    assert "was made with the duration 0.4, not 0.5: choose another folder" in error
+
+
+def test_a_line_that_is_too_short_for_the_model_is_named(folder, tmp_path, capsys):
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    file.write_text('"bells"\n{"prompt": "tuba", "duration": 0.001}')
+    assert main(["batch", str(file), str(out), "--model", str(folder)]) == 2
+    assert "line 2: duration must be at least one frame" in capsys.readouterr().err
+    assert not list(out.glob("*.wav"))
