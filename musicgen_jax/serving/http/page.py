@@ -4,7 +4,8 @@
     GET  /app/about             the model, its licence, its limits, examples and defaults
     POST /app/encode/FORM       samples that the page holds, as a file in another format
     POST /app/chroma            the melody that the model hears in a sound file
-    GET  /app/clips/NAME        place in the queue and steps of a clip, named by its header X-Clip
+    GET  /app/clips/NAME        place in the queue and steps of a clip, named by its header X-Clip;
+                                null before and after it is made
     POST /app/model             another model: clips that are being made are finished first
 
 The page makes music with the same routes as everybody else.
@@ -79,11 +80,12 @@ def routes(service: Service) -> list[Route]:
 
     async def progress(request: Request) -> Response:
         ticket = service.named.get(request.path_params["name"])
-        if ticket is None or ticket.done:
-            raise HTTPError(404, "there is no such clip in the making", "clip_not_found")
-        done, total = ticket.steps
-        schedule = [cue.fields() for cue in ticket.schedule]
-        told = {"position": ticket.position, "steps": done, "total": total, "schedule": schedule}
+        told = None  # a page may ask before its request has come: nothing is wrong
+        if ticket is not None and not ticket.done:
+            done, total = ticket.steps
+            schedule = [cue.fields() for cue in ticket.schedule]
+            place = ticket.position
+            told = {"position": place, "steps": done, "total": total, "schedule": schedule}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
     async def switch(request: Request) -> Response:
