@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from musicgen_jax import MusicGen
 from musicgen_jax.config import EncodecConfig, LMConfig, MusicGenConfig, T5Config
-from musicgen_jax.nano import build, composer
+from musicgen_jax.nano import build, composer, train_on
 from musicgen_jax.nano.pieces import CLIP_FRAMES, Library, Pieces, spec_of
+from musicgen_jax.nano.weights import language_model
+from musicgen_jax.training import lm as lm_training
+from musicgen_jax.training import state_file
 from musicgen_jax.training.lm import Phase
 
 CODEC = EncodecConfig(sample_rate=16000, n_filters=2, dimension=4, bins=16, lstm=0)
@@ -70,6 +75,37 @@ def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp
     assert build.build(tmp_path / "run") == folder  # every stage is there: nothing is trained
     assert (tmp_path / "run" / "lm.jsonl").read_text() == logs
     assert (folder / "config.json").read_bytes() == config
+
+    # It trains on with new pieces. Codec and text encoder stay, and its language model becomes the
+    # mean of the weights before and after.
+    settings = dataclasses.replace(train_on.training(), phases=(Phase(1, 8, 2), Phase(1, 16, 2)))
+    more = train_on.build_on(tmp_path / "on", folder, settings, range(5, 7), range(7, 8))
+    assert np.load(tmp_path / "on" / "short.npz")["seeds"].tolist() == [
+        build.LM_SEED + 5,
+        build.LM_SEED + 6,
+    ]
+    for part in ("t5", "encodec"):
+        before, after = (part_of(path, part) for path in (folder, more))
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    logs = (tmp_path / "on" / "lm.jsonl").read_text()
+    trained = state_file.load_state(
+        tmp_path / "on" / "lm", lm_training.abstract_state(MODEL, settings)
+    ).params["lm"]
+    before, after = language_model(folder), language_model(more)
+
+    def assert_between(old, new, mean):
+        assert not np.array_equal(old, new)
+        bound = 1 / 127 * np.abs((old + new) / 2).max()  # stored in int8
+        np.testing.assert_allclose(mean, (old + new) / 2, atol=bound)
+
+    jax.tree.map(assert_between, before, jax.tree.map(np.asarray, trained), after)
+    assert train_on.build_on(tmp_path / "on", folder, settings) == more  # finished already
+    assert (tmp_path / "on" / "lm.jsonl").read_text() == logs
+
+
+def part_of(folder, part):
+    model = MusicGen.from_pretrained(folder)
+    return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(getattr(model, part), nnx.Param)))
 
 
 def test_segments_start_with_a_phrase_and_carry_a_caption(tmp_path):
