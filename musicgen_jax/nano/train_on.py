@@ -23,8 +23,8 @@ from musicgen_jax.training import lm_loop, state_file
 from musicgen_jax.training.batches import fixed_length
 from musicgen_jax.training.optimizer import OptimizerConfig
 
-FIRST_PIECE, SHORT_PIECES, LONG_PIECES = 100_000, 2000, 1500
-SHORT_STEPS, LONG_STEPS, LEARNING_RATE = 800, 700, 1e-3
+FIRST_PIECE, SHORT_PIECES, LONG_PIECES = 100_000, 4000, 1500
+SHORT_STEPS, LONG_STEPS, LEARNING_RATE = 1300, 1200, 1e-3
 
 
 def training(
@@ -51,7 +51,7 @@ def train(
     short: range,
     long: range,
 ) -> dict:
-    """Trains the language model, or loads `run/lm`; returns its and the text encoder's parameters.
+    """Trains the language model, or loads `run/lm`.
 
     Args:
       run: folder of the run.
@@ -60,6 +60,10 @@ def train(
       config: how to train.
       short: seeds of the pieces of 10 s.
       long: seeds of the pieces of 26 s.
+
+    Returns:
+      the parameters to pack: those of the text encoder, and of the language model the mean of
+      before and after.
     """
     model = checkpoint.load_config(start)
 
@@ -73,11 +77,13 @@ def train(
     seeds = range(build.HELD_OUT_SEED, build.HELD_OUT_SEED + build.HELD_OUT_PIECES)
     held_out = encoded("held_out", seeds, build.SHORT_FRAMES)
     tokenize = fixed_length(Tokenizer(start / checkpoint.TOKENIZER), build.TEXT_LENGTH)
-    path = run / "lm"
+    evaluate = build.make_evaluation(held_out, tokenize)
+    log = build.log_to(run / "lm.jsonl")
+    path, before = run / "lm", language_model(start)
     if path.exists():
         state = state_file.load_state(path, lm_training.abstract_state(model, config))
     else:
-        state = lm_training.init(model, config, text_encoder(start), lm=language_model(start))
+        state = lm_training.init(model, config, text_encoder(start), lm=before)
     if int(state.step) < config.steps:
         state = lm_loop.train(
             model,
@@ -85,13 +91,18 @@ def train(
             Library(shelves),
             tokenize,
             state=state,
-            log=build.log_to(run / "lm.jsonl"),
+            log=log,
             save=lambda state, score: state_file.save_state(path, state),
-            evaluate=build.make_evaluation(held_out, tokenize),
+            evaluate=evaluate,
             every=10,
             save_every=50,
         )
-    return state.params
+    kinds = {"before": before, "after": state.params["lm"]}
+    params = {**state.params, "lm": mean_with(state.params["lm"], start)}
+    for kind, lm in {**kinds, "mean": params["lm"]}.items():
+        found = evaluate({**params, "lm": lm})
+        log({"weights": kind, **{name: float(value) for name, value in found.items()}})
+    return params
 
 
 def build_on(
@@ -112,7 +123,6 @@ def build_on(
             for pieces in (short, long)
         )
         params = train(run, folder, codec, config or training(), short, long)
-        params = {**params, "lm": mean_with(params["lm"], folder)}
         build.pack(run / "model", codec, params, folder / checkpoint.TOKENIZER)
     return run / "model"
 
