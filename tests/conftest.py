@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.compilation import quick_flags, remove_old_programs
+from tests.helpers.compilation import quick_flags, remove_old_programs, share_contexts
 from tests.helpers.paths import COMPILED
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,6 +30,7 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")  # as careful code around ours may have it
+share_contexts()
 
 # Tracing makes objects by the hundred thousand; looking through all of JAX for garbage at each of
 # Python's usual occasions takes a fifth of the suite's time.

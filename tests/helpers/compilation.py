@@ -13,6 +13,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 
 from tests.helpers.paths import COMPILED
@@ -26,6 +27,7 @@ _FLAGS = (
 _READ_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
 _KEPT_SECONDS = 3 * 24 * 3600.0
+_PROGRAMS_OF_A_CONTEXT = 100  # what a program brings into its context stays as long as the context
 
 
 def _known(*words: str) -> bool:
@@ -62,3 +64,29 @@ def remove_old_programs() -> None:
         with contextlib.suppress(FileNotFoundError):  # another worker was quicker
             if time.time() - entry.stat().st_mtime > _KEPT_SECONDS:
                 entry.unlink()
+
+
+def share_contexts() -> None:
+    """JAX makes an MLIR context for each program; here a hundred in succession share one.
+
+    Making and freeing a context takes longer than all else that JAX does to hand XLA a small
+    program, and the programs come out the same. Only the main thread shares: no two threads may
+    use one context.
+    """
+    from jax._src.interpreters import mlir
+
+    make = getattr(mlir, "make_ir_context", None)
+    if make is None:  # another version of JAX: its own way is slower, and as right
+        return
+    context, left = None, 0
+
+    def shared():
+        nonlocal context, left
+        if threading.current_thread() is not threading.main_thread():
+            return make()
+        if not left:
+            context, left = make(), _PROGRAMS_OF_A_CONTEXT
+        left -= 1
+        return context
+
+    mlir.make_ir_context = shared
