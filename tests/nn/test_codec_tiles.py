@@ -39,8 +39,8 @@ def test_tiles_give_what_the_whole_gives(kind, width, monkeypatch):
     config = KINDS[kind]
     encodec = make_codec(config, std=0.2)
     rng = np.random.default_rng(width)
-    wav = jnp.asarray(rng.standard_normal((2, width, config.channels), np.float32))
-    latents = jnp.asarray(rng.standard_normal((2, width, config.dimension), np.float32))
+    wav = rng.standard_normal((2, width, config.channels), np.float32)
+    latents = rng.standard_normal((2, width, config.dimension), np.float32)
     for part, x in ((encodec.encoder, wav), (encodec.decoder, latents)):
         assert_close(tiled(part, x), whole(part, x), 1e-5)
 

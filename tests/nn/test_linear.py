@@ -8,11 +8,12 @@ from flax import nnx
 
 from musicgen_jax.nn.linear import Linear, linear
 from musicgen_jax.nn.weights import Int8Weight, LoraWeight, quantize
+from tests.helpers.lm_models import array
 from tests.helpers.tolerance import assert_close
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+    return array(np.random.default_rng(seed).standard_normal(shape, np.float32), np.float32)
 
 
 def derivatives(product, x, w, weights):

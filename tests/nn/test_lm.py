@@ -15,13 +15,13 @@ from musicgen_jax.nn.lm import LM, compute_predictions
 from musicgen_jax.nn.lora import LoraConfig, attach
 from musicgen_jax.nn.transformer import sinusoidal_positions
 from musicgen_jax.runtime.tuning import CPU, GPU, TPU, Tuning
-from tests.helpers.lm_models import CONFIG, FORMS, make_condition, make_lm
+from tests.helpers.lm_models import CONFIG, FORMS, array, make_condition, make_lm
 from tests.helpers.tolerance import assert_close
 
 
 def random_steps(batch: int, length: int, seed: int = 0) -> jax.Array:
     shape = (batch, CONFIG.n_q, length)
-    return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.card + 1, shape), jnp.int32)
+    return array(np.random.default_rng(seed).integers(0, CONFIG.card + 1, shape), jnp.int32)
 
 
 # Compiled as one program each, rather than one for each operation.

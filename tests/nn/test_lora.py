@@ -19,6 +19,7 @@ from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.shapes import module_shapes
 from musicgen_jax.storage import checkpoint, lora_file
 from musicgen_jax.testing import DEBUG, DEBUG_MELODY, random_params, save_random_model
+from tests.helpers.lm_models import array
 from tests.helpers.tolerance import assert_close
 
 LAYER = "transformer/layers/0"
@@ -47,9 +48,9 @@ def logits(config, params, *, settings=None):
         lora.attach(lm, settings)
     lm = nnx.merge(nnx.split(lm)[0], params)
     rng = np.random.default_rng(1)
-    steps = jnp.asarray(rng.integers(0, config.card, (2, config.n_q, 7)), jnp.int32)
-    text = jnp.asarray(rng.normal(size=(2, 5, config.dim)), jnp.float32)
-    mask = jnp.asarray(np.arange(5) < np.array([[5], [3]]))
+    steps = array(rng.integers(0, config.card, (2, config.n_q, 7)), jnp.int32)
+    text = array(rng.normal(size=(2, 5, config.dim)), jnp.float32)
+    mask = jax.device_put(np.arange(5) < np.array([[5], [3]]))
     return forward(lm, steps, Condition(Embedded(text, mask)))
 
 
