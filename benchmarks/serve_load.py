@@ -5,7 +5,8 @@
 
 Starts a server in this process, on a free port of 127.0.0.1. Clients ask for clips of mixed lengths
 and settings, one after the other; every sixth leaves in the middle. Each finished clip is compared
-with `model.generate(slots=N)`, sample for sample. Exits with 1 if one differs or nothing came.
+with `model.generate(slots=N)`, sample for sample. Exits with 1 if one differs or was cut off, or
+if nothing came.
 
 With `--minutes` the clients go on for that long, and the memory of the process, clients included,
 is printed twenty times.
@@ -51,6 +52,7 @@ class Heard:
     first: list[float] = field(default_factory=list)  # seconds to the first audio
     refused: int = 0
     left: int = 0
+    cut_off: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -74,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         compiled = scheduler.compilations
     failed = _report(model, args.slots, heard, passed, compiled)
     answered = heard.clips.total() + heard.left
-    return int(failed or (answered != args.requests if not args.minutes else not answered))
+    wrong = answered != args.requests if not args.minutes else heard.cut_off or not answered
+    return int(failed or bool(wrong))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -128,7 +131,12 @@ def _listen(port: int, args: argparse.Namespace, heard: Heard) -> None:
 
     def client() -> None:
         while goes_on(turn := next(turns)):
-            _ask(port, _wanted(turn, args.seconds), heard, leave=turn % 6 == 5)
+            try:
+                _ask(port, _wanted(turn, args.seconds), heard, leave=turn % 6 == 5)
+            except (OSError, http.client.HTTPException, RuntimeError) as error:
+                print(f"cut off: {error!r}", file=sys.stderr)
+                with heard.lock:
+                    heard.cut_off += 1
 
     threads = [threading.Thread(target=client) for _ in range(args.clients)]
     for thread in threads:
@@ -183,8 +191,9 @@ def _report(model: MusicGen, slots: int, heard: Heard, passed: float, compiled: 
     seconds = heard.bytes / bytes_per_second
     print(f"{heard.clips.total()} clips, {seconds:.0f} s of music in {passed:.1f} s: "
           f"{seconds / passed:.2f} x real time")  # fmt: skip
-    print(f"{heard.left} clients left, {heard.refused} times the queue was full")
-    marks = np.percentile(heard.first, [50, 90, 99])
+    print(f"{heard.left} clients left, {heard.cut_off} were cut off, "
+          f"{heard.refused} times the queue was full")  # fmt: skip
+    marks = np.percentile(heard.first or [np.nan], [50, 90, 99])
     print("first audio after " + ", ".join(f"{m:.2f} s" for m in marks) + " (50, 90, 99 %)")
     print(f"programs compiled while serving: {compiled}")
     made: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """Clients of others: OpenAI's own, unchanged, and requests made from our OpenAPI document."""
 
+import functools
 import io
 import json
 import subprocess
@@ -108,6 +109,16 @@ def test_a_load_that_goes_on_for_a_time_says_what_memory_it_takes(capsys):
     said = capsys.readouterr().out
     assert said.count(" MB, ") == 20
     assert "different from generate(slots=4): 0 of " in said
+
+
+def test_a_load_counts_clients_that_are_cut_off_and_goes_on(capsys, monkeypatch):
+    settings = functools.partial(Settings, deadline=0.01)
+    monkeypatch.setattr(serve_load, "Settings", settings)
+    assert serve_load.main(["--quick", "--seconds", "2", "--requests", "5"]) == 1
+    said = capsys.readouterr()
+    assert "0 clips, " in said.out
+    assert "5 were cut off" in said.out
+    assert said.err.count("cut off: ") == 5
 
 
 @pytest.mark.slow
