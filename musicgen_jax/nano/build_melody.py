@@ -27,7 +27,7 @@ from musicgen_jax.nano.build import LICENSE, TEXT_LENGTH, log_to
 from musicgen_jax.nano.melodies import LABELS, MelodyPieces, excerpt, rendering, tune_labels
 from musicgen_jax.nano.pieces import spec_of
 from musicgen_jax.nano.synth import render
-from musicgen_jax.nano.weights import language_model, mean_with, text_encoder
+from musicgen_jax.nano.weights import language_model, mean_of, text_encoder
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.storage.hub import find_model
@@ -252,11 +252,13 @@ def build(
     pieces: range = PIECES,
     mean: str | Path | None = None,
 ) -> Path:
-    """Runs all unfinished stages and returns the folder of the model, see `mean_with`."""
+    """Runs all unfinished stages and returns the folder of the model, see `mean_of`."""
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "model").exists():
         model, params = train(run, find_model(start), config or training(), pieces)
-        lm = params["lm"] if mean is None else mean_with(params["lm"], find_model(mean))
+        lm = params["lm"]
+        if mean is not None:
+            lm = mean_of(lm, language_model(find_model(mean)))
         pack(run / "model", model, lm)
     return run / "model"
 

@@ -1,9 +1,10 @@
 """Trains nano on with new pieces: `python -m musicgen_jax.nano.train_on RUN_DIR`.
 
-The build composes and encodes pieces that no earlier training has seen, trains the language model
-from nano's weights, and packs the mean of the weights before and after. Codec, text encoder and
-tokenizer stay. Each stage saves its progress and is skipped if its result exists, so an interrupted
-build resumes. MODEL_CARD.md says what was measured.
+The build composes and encodes pieces that `nano.build` does not use, trains the language model from
+nano's weights, and packs the mean of the weights before and after. Codec, text encoder and
+tokenizer stay. The next time, `--first-piece` chooses other pieces. Each stage saves its progress
+and is skipped if its result exists, so an interrupted build resumes. MODEL_CARD.md says what was
+measured.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from flax import nnx
 
 from musicgen_jax.nano import build
 from musicgen_jax.nano.pieces import Library, Pieces
-from musicgen_jax.nano.weights import language_model, mean_with, text_encoder
+from musicgen_jax.nano.weights import language_model, mean_of, text_encoder
 from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.storage.hub import find_model
 from musicgen_jax.storage.tokenizer import Tokenizer
@@ -97,9 +98,9 @@ def train(
             every=10,
             save_every=50,
         )
-    kinds = {"before": before, "after": state.params["lm"]}
-    params = {**state.params, "lm": mean_with(state.params["lm"], start)}
-    for kind, lm in {**kinds, "mean": params["lm"]}.items():
+    after = state.params["lm"]
+    params = {**state.params, "lm": mean_of(after, before)}
+    for kind, lm in (("before", before), ("after", after), ("mean", params["lm"])):
         found = evaluate({**params, "lm": lm})
         log({"weights": kind, **{name: float(value) for name, value in found.items()}})
     return params

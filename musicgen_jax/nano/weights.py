@@ -22,12 +22,11 @@ def language_model(folder: Path) -> dict[str, Any]:
     return loading.load_float_lm(folder, checkpoint.load_config(folder))
 
 
-def mean_with(lm: dict[str, Any], other: Path) -> dict[str, Any]:
-    """The mean of two language models that are one another's descendants.
+def mean_of(lm: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The mean of two language models, of which one is the other one trained further.
 
     A model that was trained further on other examples forgets some of what it did well before; the
     mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust
     fine-tuning of zero-shot models").
     """
-    before = language_model(other)
     return jax.tree.map(lambda x, y: (np.asarray(x) + np.asarray(y)) / 2, lm, before)

@@ -13,7 +13,7 @@ from musicgen_jax.commands import cli
 from musicgen_jax.conditioning.chroma import melody_chroma
 from musicgen_jax.nano import build_melody, captions, composer, melodies, synth
 from musicgen_jax.nano.build_melody import melody_config
-from musicgen_jax.nano.weights import mean_with
+from musicgen_jax.nano.weights import language_model, mean_of
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import find_model
 
@@ -217,7 +217,7 @@ def test_a_build_makes_a_melody_model_and_another_goes_on_from_it(tmp_path, monk
     assert spec.lead in composer.LEADS
     # Packed with the mean, a model lies half-way.
     above = jax.tree.map(lambda x: np.asarray(x) + 2, loaded)
-    mean = mean_with(above, folder)
+    between = mean_of(above, language_model(folder))
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, np.asarray(y) + 1, atol=1e-6), mean, loaded
+        lambda x, y: np.testing.assert_allclose(x, np.asarray(y) + 1, atol=1e-6), between, loaded
     )
