@@ -4,6 +4,7 @@ The two families hold the same numbers. transformers has another name for almost
 keeps queries, keys and values apart in the audio tower too.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from musicgen_jax.config import ClapConfig, HtsatConfig, RobertaConfig
 from musicgen_jax.convert.files import read_json
-from musicgen_jax.convert.rules import Rule, Table, Transform
+from musicgen_jax.convert.rules import Rule, Table, Transform, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.convert.tensors import StateDict
 from musicgen_jax.errors import UserError
@@ -48,20 +49,14 @@ only = Transform(  # the one type of token, [1, D] <-> [D]
 )
 
 
-def _norm(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")
-
-
-def _dense(ours: str, *theirs: str) -> tuple[Rule, Rule]:
-    """A linear layer, or several that become one."""
+def _qkv(ours: str, *theirs: str) -> Iterable[Rule]:
+    """A linear layer for queries, keys and values, or three that become one."""
     if len(theirs) == 1:
-        weight, bias = (Rule(f"{ours}/{k}", f"{theirs[0]}.{k}") for k in ("weight", "bias"))
-    else:
-        weight, bias = (
-            Rule(f"{ours}/{kind}", tuple(f"{name}.{kind}" for name in theirs), joined)
-            for kind in ("weight", "bias")
-        )
-    return weight, bias
+        return with_bias(ours, *theirs)
+    return (
+        Rule(f"{ours}/{kind}", tuple(f"{name}.{kind}" for name in theirs), joined)
+        for kind in ("weight", "bias")
+    )
 
 
 class Names(NamedTuple):
@@ -116,38 +111,37 @@ def _rules(names: Names) -> tuple[Rule, ...]:
     ours = "audio/stages/{i}/blocks/{j}"
     layer, attention = (f"{names.text}.encoder.layer.{{i}}{x}" for x in ("", ".attention"))
     return (
-        *_norm("audio/band_norm", band_norm),
+        *norm("audio/band_norm", band_norm),
         Rule("audio/band_norm/mean", f"{band_norm}.running_mean"),
         Rule("audio/band_norm/variance", f"{band_norm}.running_var"),
-        Rule("audio/patches/weight", f"{tower}.patch_embed.proj.weight", patches),
-        Rule("audio/patches/bias", f"{tower}.patch_embed.proj.bias"),
-        *_norm("audio/patch_norm", f"{tower}.patch_embed.norm"),
-        *_norm(f"{ours}/norm1", f"{block}.{names.norm1}"),
-        *_dense(f"{ours}/qkv", *(f"{block}.{name}" for name in names.qkv)),
+        *with_bias("audio/patches", f"{tower}.patch_embed.proj", patches),
+        *norm("audio/patch_norm", f"{tower}.patch_embed.norm"),
+        *norm(f"{ours}/norm1", f"{block}.{names.norm1}"),
+        *_qkv(f"{ours}/qkv", *(f"{block}.{name}" for name in names.qkv)),
         Rule(f"{ours}/positions", f"{block}.{names.positions}"),
-        *_dense(f"{ours}/out", f"{block}.{names.out}"),
-        *_norm(f"{ours}/norm2", f"{block}.{names.norm2}"),
-        *_dense(f"{ours}/linear1", f"{block}.{names.linear1}"),
-        *_dense(f"{ours}/linear2", f"{block}.{names.linear2}"),
-        *_norm("audio/stages/{i}/merge_norm", f"{stage}.downsample.norm"),
+        *with_bias(f"{ours}/out", f"{block}.{names.out}"),
+        *norm(f"{ours}/norm2", f"{block}.{names.norm2}"),
+        *with_bias(f"{ours}/linear1", f"{block}.{names.linear1}"),
+        *with_bias(f"{ours}/linear2", f"{block}.{names.linear2}"),
+        *norm("audio/stages/{i}/merge_norm", f"{stage}.downsample.norm"),
         Rule("audio/stages/{i}/merge/weight", f"{stage}.downsample.reduction.weight"),
-        *_norm("audio/norm", f"{tower}.norm"),
+        *norm("audio/norm", f"{tower}.norm"),
         Rule("text/tokens", f"{names.text}.embeddings.word_embeddings.weight"),
         Rule("text/positions", f"{names.text}.embeddings.position_embeddings.weight"),
         Rule("text/token_type", f"{names.text}.embeddings.token_type_embeddings.weight", only),
-        *_norm("text/norm", f"{names.text}.embeddings.LayerNorm"),
-        *_dense("text/blocks/{i}/qkv", *(f"{attention}.self.{x}" for x in _APART)),
-        *_dense("text/blocks/{i}/out", f"{attention}.output.dense"),
-        *_norm("text/blocks/{i}/attention_norm", f"{attention}.output.LayerNorm"),
-        *_dense("text/blocks/{i}/linear1", f"{layer}.intermediate.dense"),
-        *_dense("text/blocks/{i}/linear2", f"{layer}.output.dense"),
-        *_norm("text/blocks/{i}/ffn_norm", f"{layer}.output.LayerNorm"),
-        *_dense("text/pooler", f"{names.text}.pooler.dense"),
+        *norm("text/norm", f"{names.text}.embeddings.LayerNorm"),
+        *_qkv("text/blocks/{i}/qkv", *(f"{attention}.self.{x}" for x in _APART)),
+        *with_bias("text/blocks/{i}/out", f"{attention}.output.dense"),
+        *norm("text/blocks/{i}/attention_norm", f"{attention}.output.LayerNorm"),
+        *with_bias("text/blocks/{i}/linear1", f"{layer}.intermediate.dense"),
+        *with_bias("text/blocks/{i}/linear2", f"{layer}.output.dense"),
+        *norm("text/blocks/{i}/ffn_norm", f"{layer}.output.LayerNorm"),
+        *with_bias("text/pooler", f"{names.text}.pooler.dense"),
         *(
             rule
             for tower in ("audio_projection", "text_projection")
             for i, theirs in enumerate(names.projections, start=1)
-            for rule in _dense(f"{tower}/linear{i}", f"{tower}.{theirs}")
+            for rule in with_bias(f"{tower}/linear{i}", f"{tower}.{theirs}")
         ),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.convert.pickled import Inert
-from musicgen_jax.convert.rules import Rule, Table
+from musicgen_jax.convert.rules import Rule, Table, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -64,69 +64,48 @@ def _one_axis(weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _with_bias(target: str, source: str, transform: Callable[..., np.ndarray]) -> list[Rule]:
-    return [
-        Rule(f"{target}/weight", f"{source}.weight", transform),
-        Rule(f"{target}/bias", f"{source}.bias"),
-    ]
-
-
-def _norm(target: str, source: str) -> list[Rule]:
-    return [Rule(f"{target}/scale", f"{source}.weight"), Rule(f"{target}/bias", f"{source}.bias")]
-
-
-def _linear(path: str) -> list[Rule]:
-    return [Rule(f"{path}/{kind}", f"{path}.{kind}".replace("/", ".")) for kind in _KINDS]
-
-
-_KINDS = ("weight", "bias")
-
-
 def _dconv(side: str) -> list[Rule]:
     target, source = f"{side}/{{i}}/dconv/layers/{{j}}", f"{side}.{{i}}.dconv.layers.{{j}}"
     return [
-        *_with_bias(f"{target}/conv1", f"{source}.0", over_time),
-        *_norm(f"{target}/norm1", f"{source}.1"),
-        *_with_bias(f"{target}/conv2", f"{source}.3", pointwise),
-        *_norm(f"{target}/norm2", f"{source}.4"),
+        *with_bias(f"{target}/conv1", f"{source}.0", over_time),
+        *norm(f"{target}/norm1", f"{source}.1"),
+        *with_bias(f"{target}/conv2", f"{source}.3", pointwise),
+        *norm(f"{target}/norm2", f"{source}.4"),
         Rule(f"{target}/gamma/scale", f"{source}.6.scale"),
     ]
 
 
 def _encoder(side: str) -> list[Rule]:
     return [
-        *_with_bias(f"{side}/{{i}}/conv", f"{side}.{{i}}.conv", strided),
+        *with_bias(f"{side}/{{i}}/conv", f"{side}.{{i}}.conv", strided),
         *_dconv(side),
-        *_with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", pointwise),
+        *with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", pointwise),
     ]
 
 
 def _decoder(side: str, rewrite: Callable[..., np.ndarray]) -> list[Rule]:
     return [
-        *_with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", rewrite),
+        *with_bias(f"{side}/{{i}}/rewrite", f"{side}.{{i}}.rewrite", rewrite),
         *_dconv(side),
-        *_with_bias(f"{side}/{{i}}/conv_tr", f"{side}.{{i}}.conv_tr", transposed),
+        *with_bias(f"{side}/{{i}}/conv_tr", f"{side}.{{i}}.conv_tr", transposed),
     ]
 
 
 def _transformer(layers: str) -> list[Rule]:
     target, source = f"{layers}/{{i}}", f"{layers}.{{i}}".replace("/", ".")
-    norms = [_norm(f"{target}/{n}", f"{source}.{n}") for n in ("norm1", "norm2", "norm3")]
     return [
         Rule(f"{target}/attn/in_proj/weight", f"{source}.attn.in_proj_weight"),
         Rule(f"{target}/attn/in_proj/bias", f"{source}.attn.in_proj_bias"),
-        *_linear(f"{target}/attn/out_proj"),
-        *_linear(f"{target}/linear1"),
-        *_linear(f"{target}/linear2"),
-        *(rule for rules in norms for rule in rules),
-        *_norm(f"{target}/norm_out", f"{source}.norm_out"),
+        *with_bias(f"{target}/attn/out_proj", f"{source}.attn.out_proj"),
+        *with_bias(f"{target}/linear1", f"{source}.linear1"),
+        *with_bias(f"{target}/linear2", f"{source}.linear2"),
+        *norm(f"{target}/norm1", f"{source}.norm1"),
+        *norm(f"{target}/norm2", f"{source}.norm2"),
+        *norm(f"{target}/norm3", f"{source}.norm3"),
+        *norm(f"{target}/norm_out", f"{source}.norm_out"),
         Rule(f"{target}/gamma_1/scale", f"{source}.gamma_1.scale"),
         Rule(f"{target}/gamma_2/scale", f"{source}.gamma_2.scale"),
     ]
-
-
-def _resampler(name: str) -> list[Rule]:
-    return _with_bias(name, name, pointwise)
 
 
 TABLE = Table(
@@ -134,14 +113,14 @@ TABLE = Table(
         *_encoder("encoder"),
         Rule("freq_emb", "freq_emb.embedding.weight"),
         *_encoder("tencoder"),
-        *_resampler("channel_upsampler"),
-        *_resampler("channel_upsampler_t"),
-        *_norm("crosstransformer/norm_in", "crosstransformer.norm_in"),
-        *_norm("crosstransformer/norm_in_t", "crosstransformer.norm_in_t"),
+        *with_bias("channel_upsampler", "channel_upsampler", pointwise),
+        *with_bias("channel_upsampler_t", "channel_upsampler_t", pointwise),
+        *norm("crosstransformer/norm_in", "crosstransformer.norm_in"),
+        *norm("crosstransformer/norm_in_t", "crosstransformer.norm_in_t"),
         *_transformer("crosstransformer/layers"),
         *_transformer("crosstransformer/layers_t"),
-        *_resampler("channel_downsampler"),
-        *_resampler("channel_downsampler_t"),
+        *with_bias("channel_downsampler", "channel_downsampler", pointwise),
+        *with_bias("channel_downsampler_t", "channel_downsampler_t", pointwise),
         *_decoder("decoder", over_both),
         *_decoder("tdecoder", over_time),
     ),

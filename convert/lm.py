@@ -7,7 +7,7 @@ import numpy as np
 
 from musicgen_jax.config import LMConfig
 from musicgen_jax.convert import style
-from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform
+from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -29,23 +29,18 @@ _TEXT = "condition_provider.conditioners.description.output_proj"
 _LAYER, _TO = "transformer.layers.{i}", "transformer/layers/{i}"
 AUDIOCRAFT = Table(
     rules=(
-        Rule("text_conditioner/output_proj/weight", f"{_TEXT}.weight"),
-        Rule("text_conditioner/output_proj/bias", f"{_TEXT}.bias"),
+        *with_bias("text_conditioner/output_proj", _TEXT),
         Rule("emb/embedding", "emb.{k}.weight", STACK),
-        Rule(f"{_TO}/norm1/scale", f"{_LAYER}.norm1.weight"),
-        Rule(f"{_TO}/norm1/bias", f"{_LAYER}.norm1.bias"),
+        *norm(f"{_TO}/norm1", f"{_LAYER}.norm1"),
         Rule(f"{_TO}/self_attn/in_proj/weight", f"{_LAYER}.self_attn.in_proj_weight"),
         Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
-        Rule(f"{_TO}/norm_cross/scale", f"{_LAYER}.norm_cross.weight"),
-        Rule(f"{_TO}/norm_cross/bias", f"{_LAYER}.norm_cross.bias"),
+        *norm(f"{_TO}/norm_cross", f"{_LAYER}.norm_cross"),
         Rule(f"{_TO}/cross_attention/in_proj/weight", f"{_LAYER}.cross_attention.in_proj_weight"),
         Rule(f"{_TO}/cross_attention/out_proj/weight", f"{_LAYER}.cross_attention.out_proj.weight"),
-        Rule(f"{_TO}/norm2/scale", f"{_LAYER}.norm2.weight"),
-        Rule(f"{_TO}/norm2/bias", f"{_LAYER}.norm2.bias"),
+        *norm(f"{_TO}/norm2", f"{_LAYER}.norm2"),
         Rule(f"{_TO}/linear1/weight", f"{_LAYER}.linear1.weight"),
         Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
-        Rule("out_norm/scale", "out_norm.weight"),
-        Rule("out_norm/bias", "out_norm.bias"),
+        *norm("out_norm", "out_norm"),
         Rule("heads/weight", "linears.{k}.weight", STACK),
     ),
     # Models trained with torch's own attention have the name of its module in the key.
@@ -55,8 +50,7 @@ _WAVE = "condition_provider.conditioners.self_wav"
 MELODY = dataclasses.replace(
     AUDIOCRAFT,
     rules=(
-        Rule("chroma_conditioner/output_proj/weight", f"{_WAVE}.output_proj.weight"),
-        Rule("chroma_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
+        *with_bias("chroma_conditioner/output_proj", f"{_WAVE}.output_proj"),
         *AUDIOCRAFT.rules,
     ),
     remade=(
@@ -80,25 +74,19 @@ def _qkv(attention: str) -> tuple[str, ...]:
 _LAYER = "decoder.model.decoder.layers.{i}"
 TRANSFORMERS = Table(
     rules=(
-        Rule("chroma_conditioner/output_proj/weight", "audio_enc_to_dec_proj.weight"),
-        Rule("chroma_conditioner/output_proj/bias", "audio_enc_to_dec_proj.bias"),
-        Rule("text_conditioner/output_proj/weight", "enc_to_dec_proj.weight"),
-        Rule("text_conditioner/output_proj/bias", "enc_to_dec_proj.bias"),
+        *with_bias("chroma_conditioner/output_proj", "audio_enc_to_dec_proj"),
+        *with_bias("text_conditioner/output_proj", "enc_to_dec_proj"),
         Rule("emb/embedding", "decoder.model.decoder.embed_tokens.{k}.weight", STACK),
-        Rule(f"{_TO}/norm1/scale", f"{_LAYER}.self_attn_layer_norm.weight"),
-        Rule(f"{_TO}/norm1/bias", f"{_LAYER}.self_attn_layer_norm.bias"),
+        *norm(f"{_TO}/norm1", f"{_LAYER}.self_attn_layer_norm"),
         Rule(f"{_TO}/self_attn/in_proj/weight", _qkv(f"{_LAYER}.self_attn"), FUSE),
         Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
-        Rule(f"{_TO}/norm_cross/scale", f"{_LAYER}.encoder_attn_layer_norm.weight"),
-        Rule(f"{_TO}/norm_cross/bias", f"{_LAYER}.encoder_attn_layer_norm.bias"),
+        *norm(f"{_TO}/norm_cross", f"{_LAYER}.encoder_attn_layer_norm"),
         Rule(f"{_TO}/cross_attention/in_proj/weight", _qkv(f"{_LAYER}.encoder_attn"), FUSE),
         Rule(f"{_TO}/cross_attention/out_proj/weight", f"{_LAYER}.encoder_attn.out_proj.weight"),
-        Rule(f"{_TO}/norm2/scale", f"{_LAYER}.final_layer_norm.weight"),
-        Rule(f"{_TO}/norm2/bias", f"{_LAYER}.final_layer_norm.bias"),
+        *norm(f"{_TO}/norm2", f"{_LAYER}.final_layer_norm"),
         Rule(f"{_TO}/linear1/weight", f"{_LAYER}.fc1.weight"),
         Rule(f"{_TO}/linear2/weight", f"{_LAYER}.fc2.weight"),
-        Rule("out_norm/scale", "decoder.model.decoder.layer_norm.weight"),
-        Rule("out_norm/bias", "decoder.model.decoder.layer_norm.bias"),
+        *norm("out_norm", "decoder.model.decoder.layer_norm"),
         Rule("heads/weight", "decoder.lm_heads.{k}.weight", STACK),
     ),
     ignored={

@@ -4,7 +4,7 @@ import numpy as np
 
 from musicgen_jax.config import MertConfig
 from musicgen_jax.convert.encodec import fold, unfold
-from musicgen_jax.convert.rules import Remade, Rule, Table, Transform
+from musicgen_jax.convert.rules import Remade, Rule, Table, Transform, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -35,31 +35,20 @@ _LAYER = "encoder.layers.{i}"
 TABLE = Table(
     rules=(
         Rule("convolutions/{i}/weight", f"{_CONV}.{{i}}.conv.weight", kernel),
-        Rule("conv_norm/scale", f"{_CONV}.0.layer_norm.weight"),
-        Rule("conv_norm/bias", f"{_CONV}.0.layer_norm.bias"),
-        Rule("feature_norm/scale", "feature_projection.layer_norm.weight"),
-        Rule("feature_norm/bias", "feature_projection.layer_norm.bias"),
-        Rule("projection/weight", "feature_projection.projection.weight"),
-        Rule("projection/bias", "feature_projection.projection.bias"),
+        *norm("conv_norm", f"{_CONV}.0.layer_norm"),
+        *norm("feature_norm", "feature_projection.layer_norm"),
+        *with_bias("projection", "feature_projection.projection"),
         Rule("positions/weight", (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"), folded),
         Rule("positions/bias", f"{_POSITIONS}.bias"),
-        Rule("norm/scale", "encoder.layer_norm.weight"),
-        Rule("norm/bias", "encoder.layer_norm.bias"),
-        *(
-            Rule(f"layers/{{i}}/{ours}/{kind}", f"{_LAYER}.attention.{theirs}.{kind}")
-            for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"))
-            for kind in ("weight", "bias")
-        ),
-        Rule("layers/{i}/out/weight", f"{_LAYER}.attention.out_proj.weight"),
-        Rule("layers/{i}/out/bias", f"{_LAYER}.attention.out_proj.bias"),
-        Rule("layers/{i}/attention_norm/scale", f"{_LAYER}.layer_norm.weight"),
-        Rule("layers/{i}/attention_norm/bias", f"{_LAYER}.layer_norm.bias"),
-        Rule("layers/{i}/linear1/weight", f"{_LAYER}.feed_forward.intermediate_dense.weight"),
-        Rule("layers/{i}/linear1/bias", f"{_LAYER}.feed_forward.intermediate_dense.bias"),
-        Rule("layers/{i}/linear2/weight", f"{_LAYER}.feed_forward.output_dense.weight"),
-        Rule("layers/{i}/linear2/bias", f"{_LAYER}.feed_forward.output_dense.bias"),
-        Rule("layers/{i}/ffn_norm/scale", f"{_LAYER}.final_layer_norm.weight"),
-        Rule("layers/{i}/ffn_norm/bias", f"{_LAYER}.final_layer_norm.bias"),
+        *norm("norm", "encoder.layer_norm"),
+        *with_bias("layers/{i}/q", f"{_LAYER}.attention.q_proj"),
+        *with_bias("layers/{i}/k", f"{_LAYER}.attention.k_proj"),
+        *with_bias("layers/{i}/v", f"{_LAYER}.attention.v_proj"),
+        *with_bias("layers/{i}/out", f"{_LAYER}.attention.out_proj"),
+        *norm("layers/{i}/attention_norm", f"{_LAYER}.layer_norm"),
+        *with_bias("layers/{i}/linear1", f"{_LAYER}.feed_forward.intermediate_dense"),
+        *with_bias("layers/{i}/linear2", f"{_LAYER}.feed_forward.output_dense"),
+        *norm("layers/{i}/ffn_norm", f"{_LAYER}.final_layer_norm"),
     ),
     aliases=(
         # torch's newer names for weight norm: original0 is the magnitude, original1 the direction.

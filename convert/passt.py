@@ -3,7 +3,7 @@
 import numpy as np
 
 from musicgen_jax.config import PasstConfig
-from musicgen_jax.convert.rules import Rule, Table, Transform
+from musicgen_jax.convert.rules import Rule, Table, Transform, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -21,23 +21,7 @@ one_by_one = Transform(  # [1, 1, D] twice <-> [2, D]
 )
 pair = Transform(lambda x: x[0], lambda x: (x[None],))
 
-_NAMES = {
-    "norm1": "norm1",
-    "qkv": "attn.qkv",
-    "out": "attn.proj",
-    "norm2": "norm2",
-    "linear1": "mlp.fc1",
-    "linear2": "mlp.fc2",
-}
-
-
-def _norm(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")
-
-
-def _dense(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(f"{ours}/weight", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")
-
+_TO, _BLOCK = "blocks/{i}", "blocks.{i}"
 
 TABLE = Table(
     rules=(
@@ -47,16 +31,15 @@ TABLE = Table(
         Rule("band_positions", "freq_new_pos_embed", over_bands),
         Rule("tokens", ("cls_token", "dist_token"), one_by_one),
         Rule("token_positions", "new_pos_embed", pair),
-        *(
-            rule
-            for ours, theirs in _NAMES.items()
-            for rule in (_norm if "norm" in ours else _dense)(
-                f"blocks/{{i}}/{ours}", f"blocks.{{i}}.{theirs}"
-            )
-        ),
-        *_norm("norm", "norm"),
-        *_norm("head_norm", "head.0"),
-        *_dense("head", "head.1"),
+        *norm(f"{_TO}/norm1", f"{_BLOCK}.norm1"),
+        *with_bias(f"{_TO}/qkv", f"{_BLOCK}.attn.qkv"),
+        *with_bias(f"{_TO}/out", f"{_BLOCK}.attn.proj"),
+        *norm(f"{_TO}/norm2", f"{_BLOCK}.norm2"),
+        *with_bias(f"{_TO}/linear1", f"{_BLOCK}.mlp.fc1"),
+        *with_bias(f"{_TO}/linear2", f"{_BLOCK}.mlp.fc2"),
+        *norm("norm", "norm"),
+        *norm("head_norm", "head.0"),
+        *with_bias("head", "head.1"),
     ),
     ignored={r"head_dist\.(weight|bias)": "the two tokens are averaged before one head"},
 )

@@ -65,6 +65,21 @@ class Rule:
         return (self.sources,) if isinstance(self.sources, str) else self.sources
 
 
+def norm(target: str, source: str) -> tuple[Rule, Rule]:
+    """The rules of a norm, whose factors torch calls a weight."""
+    return Rule(f"{target}/scale", f"{source}.weight"), Rule(f"{target}/bias", f"{source}.bias")
+
+
+def with_bias(
+    target: str, source: str, transform: Callable[..., np.ndarray] = SAME
+) -> tuple[Rule, Rule]:
+    """The rules of a linear layer or convolution; `transform` is that of the weight."""
+    return (
+        Rule(f"{target}/weight", f"{source}.weight", transform),
+        Rule(f"{target}/bias", f"{source}.bias"),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Remade:
     """A tensor of the source that makes no parameter, but that the source's code requires.

@@ -4,7 +4,7 @@ import numpy as np
 
 from musicgen_jax.config import StyleConfig
 from musicgen_jax.convert.encodec import codebook_statistics
-from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform
+from musicgen_jax.convert.rules import STACK, Remade, Rule, Table, Transform, norm, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -36,14 +36,11 @@ def _variance(scale: np.ndarray) -> tuple[np.ndarray]:
 _LAYER, _TO = f"{_WAVE}.transformer.layers.{{i}}", "style_conditioner/transformer/layers/{i}"
 _BOOK = f"{_WAVE}.rvq.vq.layers.{{k}}._codebook"
 RULES = (
-    Rule("style_conditioner/embed/weight", KEY),
-    Rule("style_conditioner/embed/bias", f"{_WAVE}.embed.bias"),
-    Rule(f"{_TO}/norm1/scale", f"{_LAYER}.norm1.weight"),
-    Rule(f"{_TO}/norm1/bias", f"{_LAYER}.norm1.bias"),
+    *with_bias("style_conditioner/embed", f"{_WAVE}.embed"),
+    *norm(f"{_TO}/norm1", f"{_LAYER}.norm1"),
     Rule(f"{_TO}/self_attn/in_proj/weight", f"{_LAYER}.self_attn.in_proj_weight"),
     Rule(f"{_TO}/self_attn/out_proj/weight", f"{_LAYER}.self_attn.out_proj.weight"),
-    Rule(f"{_TO}/norm2/scale", f"{_LAYER}.norm2.weight"),
-    Rule(f"{_TO}/norm2/bias", f"{_LAYER}.norm2.bias"),
+    *norm(f"{_TO}/norm2", f"{_LAYER}.norm2"),
     Rule(f"{_TO}/linear1/weight", f"{_LAYER}.linear1.weight"),
     Rule(f"{_TO}/linear2/weight", f"{_LAYER}.linear2.weight"),
     Rule("style_conditioner/batch_norm/mean", f"{_WAVE}.batch_norm.running_mean"),
@@ -53,8 +50,7 @@ RULES = (
         Transform(inverse_deviation, _variance),
     ),
     Rule("style_conditioner/rvq/embed", f"{_BOOK}.embed", STACK),
-    Rule("style_conditioner/output_proj/weight", f"{_WAVE}.output_proj.weight"),
-    Rule("style_conditioner/output_proj/bias", f"{_WAVE}.output_proj.bias"),
+    *with_bias("style_conditioner/output_proj", f"{_WAVE}.output_proj"),
 )
 REMADE = (
     *codebook_statistics(_BOOK, "style_conditioner/rvq/embed"),

@@ -7,7 +7,7 @@ the columns of the first linear layer are already in our order.
 import numpy as np
 
 from musicgen_jax.config import VggishConfig
-from musicgen_jax.convert.rules import Rule, Table, Transform
+from musicgen_jax.convert.rules import Table, Transform, with_bias
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 
@@ -26,15 +26,12 @@ TABLE = Table(
         *(
             rule
             for ours, theirs in enumerate(_CONVOLUTIONS)
-            for rule in (
-                Rule(f"convolutions/{ours}/weight", f"features.{theirs}.weight", kernel),
-                Rule(f"convolutions/{ours}/bias", f"features.{theirs}.bias"),
-            )
+            for rule in with_bias(f"convolutions/{ours}", f"features.{theirs}", kernel)
         ),
         *(
-            Rule(f"dense/{ours}/{kind}", f"embeddings.{theirs}.{kind}")
+            rule
             for ours, theirs in enumerate(_DENSE)
-            for kind in ("weight", "bias")
+            for rule in with_bias(f"dense/{ours}", f"embeddings.{theirs}")
         ),
     ),
     ignored={r"pproc\.pca_.*": "the distance is measured before this post-processing"},
