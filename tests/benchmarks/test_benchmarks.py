@@ -79,6 +79,7 @@ def test_the_memory_is_measured_in_turn_with_the_steps(capsys):
         assert stream not in line["per_second"]
 
 
+@pytest.mark.slow
 def test_sets_of_clips_are_measured_in_processes_of_their_own(capsys):
     line = evaluate_memory.main(["--quick"])
     assert line is not None

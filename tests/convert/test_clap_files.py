@@ -19,8 +19,6 @@ from musicgen_jax.metrics.clap import Clap
 from musicgen_jax.storage import checkpoint
 from tests.helpers import clap_files
 
-pytestmark = pytest.mark.extra
-
 
 @pytest.fixture(scope="module")
 def state():

@@ -107,6 +107,7 @@ print(json.dumps([counts.compiled, counts.loaded]))
 """
 
 
+@pytest.mark.slow
 def test_the_next_process_compiles_nothing(tmp_path):
     folder = tmp_path / "debug"
     testing.save_random_model(folder, shallow.TEXT)

@@ -24,8 +24,6 @@ from tests.goldens.make_goldens_clap import SIGNALS, SPACE, ids, signal
 from tests.helpers import clap_files
 from tests.helpers.tolerance import assert_close
 
-pytestmark = pytest.mark.extra
-
 RATE = 48000
 RULES = {name: protocol.clap for name, protocol in PROTOCOLS.items()}
 CAPTION = "a calm piano melody with soft strings in the background"

@@ -15,8 +15,6 @@ from tests.goldens.make_goldens_passt import weight
 from tests.helpers import clap_files
 from tests.helpers.paths import GOLDENS
 
-pytestmark = pytest.mark.extra
-
 RATE = 32000
 CHANNELS, HIDDEN, DIM = (3, 5, 4, 7, 6, 8), 18, 4
 CAPTIONS = {"a": "a calm waltz", "b": "drums " * 90, "c": "a fast jig on the flute"}

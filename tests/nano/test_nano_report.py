@@ -218,6 +218,7 @@ def real_clips():
     return model, rendered, decoded, codes
 
 
+@pytest.mark.slow
 def test_distances_grow_with_what_is_spoilt(real_clips):
     model, rendered, decoded, codes = real_clips
     heard = {

@@ -37,6 +37,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(folder, tmp_path):
     def command(address: str, i: int) -> list[str]:
         return ["-c", WORKER, address, str(i), str(folder), str(tmp_path / f"{i}.npz")]

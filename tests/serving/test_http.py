@@ -20,8 +20,6 @@ from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, SMALL, SPEECH, Server, serving, wait_until
 
-pytestmark = pytest.mark.extra
-
 RATE = 4000
 
 

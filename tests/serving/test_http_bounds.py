@@ -20,8 +20,6 @@ from musicgen_jax.serving.http.settings import Settings
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
-pytestmark = pytest.mark.extra
-
 JSON = {"Content-Type": "application/json"}
 LONG = {"prompt": "x", "duration": 9000}  # at 4 kHz
 

@@ -19,8 +19,6 @@ from musicgen_jax.serving.http.settings import Settings
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, SMALL, SPEECH, serving
 
-pytestmark = pytest.mark.extra
-
 TOKEN = "sk-test"
 
 
@@ -41,6 +39,7 @@ def client(scheduler):
         yield client
 
 
+@pytest.mark.extra
 def test_openai_speech(client, tmp_path):
     speech = client.audio.speech.create(model="tts-1", voice="alloy", input="a calm waltz")
     assert speech.content[:3] in (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xe3")
@@ -60,6 +59,7 @@ def test_openai_speech(client, tmp_path):
         assert (file.getnframes(), file.getframerate()) == (6000, 4000)
 
 
+@pytest.mark.extra
 def test_openai_models_and_errors(client):
     import openai
 
@@ -95,6 +95,7 @@ def test_the_document_describes_what_is_there(scheduler):
     assert "security" in openapi.document(Settings("m", token="x"))
 
 
+@pytest.mark.slow
 def test_under_load_the_samples_are_those_of_generate(capsys):
     options = ["--slots", "2", "--queue", "2", "--clients", "6", "--requests", "13"]
     assert serve_load.main(["--quick", "--seconds", "2", *options]) == 0
@@ -104,6 +105,7 @@ def test_under_load_the_samples_are_those_of_generate(capsys):
     assert "different from generate(slots=2): 0 of 11" in said
 
 
+@pytest.mark.slow
 def test_a_load_that_goes_on_for_a_time_says_what_memory_it_takes(capsys):
     assert serve_load.main(["--quick", "--seconds", "0.4", "--minutes", "0.02"]) == 0
     said = capsys.readouterr().out
@@ -121,6 +123,7 @@ def test_a_load_counts_clients_that_are_cut_off_and_goes_on(capsys, monkeypatch)
     assert said.err.count("cut off: ") == 5
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(scheduler, tmp_path):
     """Not that all valid bodies are taken: a file of random bytes is no melody."""

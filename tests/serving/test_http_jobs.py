@@ -13,8 +13,6 @@ from musicgen_jax import testing
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
-pytestmark = pytest.mark.extra
-
 PIECE = {"prompt": "a waltz", "duration": 7, "seed": 2}  # four windows
 
 

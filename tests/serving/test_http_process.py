@@ -21,8 +21,6 @@ from musicgen_jax import testing
 from musicgen_jax.commands import cli
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, wait_until
 
-pytestmark = pytest.mark.extra
-
 READY_SECONDS = 240.0
 
 

@@ -16,8 +16,6 @@ from musicgen_jax.generation.schedule import Cue
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
-pytestmark = pytest.mark.extra
-
 
 @pytest.fixture(scope="module")
 def model():

@@ -18,8 +18,6 @@ from musicgen_jax.audio.level import apply_level
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
-pytestmark = pytest.mark.extra
-
 RATE = 4000
 MELODY = dataclasses.replace(
     testing.DEBUG_MELODY, lm=dataclasses.replace(testing.DEBUG_MELODY.lm, num_layers=1)

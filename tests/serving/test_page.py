@@ -17,8 +17,6 @@ from musicgen_jax.serving.http.about import About, Choice
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import serving
 
-pytestmark = pytest.mark.extra
-
 CHOICES = (Choice("other", True, "noise"), Choice("far", False, "noise", "fetch far"))
 ABOUT = About("MIT licence", "Do what you like.", "It knows noise.", ("a calm hiss",), CHOICES)
 HEAR = "noise; it does not know: {}".format

@@ -316,6 +316,7 @@ def check_killed_run(kills, uninterrupted, base, folder, seed):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(uninterrupted, base, tmp_path):
     check_killed_run(2, uninterrupted, base, tmp_path / "run", seed=1)
 
