@@ -8,13 +8,12 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from flax import nnx
 
 from musicgen_jax.config import ClapConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.clap import SOURCE, Clap, ClapNetwork
 from musicgen_jax.metrics.clap_tokenizer import MERGES, VOCABULARY, ClapTokenizer
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.shapes import filled, module_shapes
 
 _UNRELATED = "a slow piano ballad with soft strings", "a dog barks at cars that pass in the rain"
 _HIGHEST = 0.95  # cosine
@@ -33,10 +32,9 @@ def check(tree: Mapping, config: ClapConfig, pieces: Mapping[str, bytes], origin
       UserError: the cosine of the two is above 0.95, or the tokenizer is of another model.
     """
     tokenizer = ClapTokenizer(pieces[VOCABULARY], pieces[MERGES], "the tokenizer")
-    graphdef, state = nnx.split(module_shapes(ClapNetwork, config))
     wide = jax.tree.map(lambda leaf: leaf.astype(np.float32, copy=False), dict(tree))
-    nnx.replace_by_pure_dict(state, wide)
-    first, second = Clap(nnx.merge(graphdef, state), tokenizer=tokenizer).embed_text(_UNRELATED)
+    network = filled(module_shapes(ClapNetwork, config), lambda _: wide)
+    first, second = Clap(network, tokenizer=tokenizer).embed_text(_UNRELATED)
     cosine = float(first @ second)
     # Written so that NaN fails too.
     if not cosine <= _HIGHEST:

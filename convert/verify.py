@@ -10,23 +10,23 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, T5Config
 from musicgen_jax.convert import encodec, style
-from musicgen_jax.convert.pipeline import MODULES, abstract_params, derive_configs, find_parts
+from musicgen_jax.convert.pipeline import MODULES, derive_configs, find_parts
 from musicgen_jax.convert.settings import Part
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.condition import Condition, Embedded
 from musicgen_jax.nn.encodec.model import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.patterns import to_steps
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.shapes import filled, module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 
@@ -197,10 +197,8 @@ def call(module: Any, *arrays: np.ndarray, method: Callable = operator.call) -> 
 
 def load(component: str, config: Any, path: str | os.PathLike) -> Any:
     """Our module with the converted weights of a component, in float32."""
-    graphdef, state = nnx.split(module_shapes(MODULES[component], config))
-    params = checkpoint.load_params(path, component, abstract_params(component, config))
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graphdef, state)
+    shapes = module_shapes(MODULES[component], config)
+    return filled(shapes, partial(checkpoint.load_params, path, component))
 
 
 def _logits(

@@ -8,14 +8,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from musicgen_jax import audio as audio_lib
 from musicgen_jax.conditioning.segments import in_segments
 from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.htdemucs.model import HTDemucs
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.shapes import filled, module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import models_home
 
@@ -63,9 +62,7 @@ class Separator:
           weights: called with the parameter tree as nested dicts of `jax.ShapeDtypeStruct`;
             returns the same nested dicts of arrays.
         """
-        graphdef, state = nnx.split(module_shapes(HTDemucs, config))
-        nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
-        return cls(nnx.merge(graphdef, state))
+        return cls(filled(module_shapes(HTDemucs, config), weights))
 
     @property
     def sources(self) -> tuple[str, ...]:

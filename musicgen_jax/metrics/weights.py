@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.errors import UserError
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.shapes import filled, module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import models_home
 
@@ -46,10 +47,8 @@ def load_network(
     info = checkpoint.load_info(place)
     if component not in info.parts:
         raise UserError(f"{place} holds no {component}, only {', '.join(info.parts)}")
-    graphdef, state = nnx.split(module_shapes(network, info.parts[component]))
-    weights = checkpoint.load_params(place, component, nnx.to_pure_dict(state))
-    nnx.replace_by_pure_dict(state, weights)
-    return nnx.merge(graphdef, state)
+    shapes = module_shapes(network, info.parts[component])
+    return filled(shapes, partial(checkpoint.load_params, place, component))
 
 
 def place_of(component: str, folder: str | os.PathLike | None) -> Path:

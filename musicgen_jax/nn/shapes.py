@@ -1,4 +1,4 @@
-"""Modules that hold shapes instead of arrays; their weights are loaded separately."""
+"""Modules that hold shapes instead of arrays; their weights come separately."""
 
 import functools
 from collections.abc import Callable
@@ -29,6 +29,13 @@ def module_shapes(module: Callable[..., M], *args: Any, **kwargs: Any) -> M:
     nothing is traced again.
     """
     return nnx.clone(_traced(module, args, tuple(kwargs.items())))
+
+
+def filled(shapes: M, weights: Callable[[dict[str, Any]], dict[str, Any]]) -> M:
+    """A module with weights, which are asked for by the nested dicts of their shapes."""
+    graphdef, state = nnx.split(shapes)
+    nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
+    return nnx.merge(graphdef, state)
 
 
 @functools.lru_cache(maxsize=32)

@@ -16,7 +16,7 @@ from musicgen_jax.config import EncodecConfig, LMConfig, MertConfig, MusicGenCon
 from musicgen_jax.nn.encodec import Encodec
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.mert import Mert
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.shapes import filled, module_shapes
 from musicgen_jax.nn.style_conditioner import StyleConditioner
 from musicgen_jax.nn.t5 import T5Encoder
 from musicgen_jax.runtime import sharding, tuning
@@ -92,24 +92,18 @@ def load_style_conditioner(folder: Path, config: LMConfig) -> StyleConditioner:
     def read(abstract: dict[str, Any]) -> dict[str, Any]:
         return checkpoint.load_params(folder, "lm", {name: abstract}, partial=True)[name]
 
-    return _fill(module_shapes(StyleConditioner, config.style, config.dim), read)
+    return filled(module_shapes(StyleConditioner, config.style, config.dim), read)
 
 
 def load_mert(folder: Path, config: MertConfig) -> Mert:
     """The MERT of the style model in a folder."""
-    return _fill(module_shapes(Mert, config), partial(checkpoint.load_params, folder, "mert"))
+    return filled(module_shapes(Mert, config), partial(checkpoint.load_params, folder, "mert"))
 
 
 def load_encodec(folder: Path, config: EncodecConfig) -> Encodec:
     """The codec in a folder, in float32."""
-    return _fill(module_shapes(Encodec, config), partial(checkpoint.load_params, folder, "encodec"))
-
-
-def _fill(shapes: Part, weights: Callable[[dict[str, Any]], dict[str, Any]]) -> Part:
-    """A module with weights, which are asked for by the nested dicts of their shapes."""
-    graphdef, state = nnx.split(shapes)
-    nnx.replace_by_pure_dict(state, weights(nnx.to_pure_dict(state)))
-    return nnx.merge(graphdef, state)
+    read = partial(checkpoint.load_params, folder, "encodec")
+    return filled(module_shapes(Encodec, config), read)
 
 
 def build_parts(
@@ -137,7 +131,7 @@ def build_parts(
             stored = sharding.as_stored(component, sizes, abstract, mesh)
             return sharding.arrange(component, sizes, weights(component, stored), mesh)
 
-        return _fill(shapes, arranged)
+        return filled(shapes, arranged)
 
     return Parts(
         config,
