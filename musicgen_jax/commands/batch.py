@@ -126,13 +126,8 @@ def _open(args: argparse.Namespace, seed: int, out: Console) -> _Work:
     from musicgen_jax.commands import batch_folder
 
     prompts = batch_folder.read_prompts(args.prompts, seed, args.negative)
-    sampling = options.sampling(args)
     settings = {
-        "use_sampling": sampling.use_sampling,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "temperature": sampling.temperature,
-        "cfg_coef": sampling.cfg_coef,
+        **options.keywords(options.sampling(args)),
         "duration": args.duration,
         "extend_stride": args.extend_stride,
         "join": args.join,

@@ -72,11 +72,7 @@ class Work:
         self.config = checkpoint.load_config(hub.find_model(args.model))
         self.folder = batch_folder.Folder(out / "clips", ".wav", args.worker)
         self.settings: dict[str, Any] = {
-            "use_sampling": not args.greedy,
-            "top_k": args.top_k,
-            "top_p": args.top_p,
-            "temperature": args.temperature,
-            "cfg_coef": args.cfg_coef,
+            **options.keywords(options.sampling(args)),
             "duration": args.duration,
             "seed": args.seed,
         }

@@ -261,11 +261,7 @@ def _request(
     settings = {
         "duration": args.duration,
         "seed": args.seed,
-        "use_sampling": sampling.use_sampling,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "temperature": sampling.temperature,
-        "cfg_coef": sampling.cfg_coef,
+        **options.keywords(sampling),
         "extend_stride": args.extend_stride,
         "join": args.join,
         "slots": args.slots,

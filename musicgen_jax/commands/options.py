@@ -1,11 +1,12 @@
 """Options that several commands share. No jax: `--help` answers at once."""
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.config import DTYPES, JOINS
 from musicgen_jax.errors import UserError
@@ -85,6 +86,13 @@ def sampling(args: argparse.Namespace) -> Sampling:
         cfg_coef=args.cfg_coef,
         cfg_coef_beta=getattr(args, "cfg_coef_beta", None),
     )
+
+
+def keywords(sampling: Sampling) -> dict[str, Any]:
+    """The same as arguments of `MusicGen.generate`, which takes no `cfg_coef_beta`."""
+    named = dataclasses.asdict(sampling)
+    del named["cfg_coef_beta"]
+    return named
 
 
 def add_reports(parser: argparse.ArgumentParser) -> None:
