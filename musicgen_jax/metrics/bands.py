@@ -1,6 +1,26 @@
-"""Sums over the bands of a spectrum."""
+"""The bands of a spectrum, and sums over them."""
 
 import numpy as np
+
+
+def mel(frequency: np.ndarray | float) -> np.ndarray:
+    """Hz on the mel scale of HTK and Kaldi."""
+    return 1127 * np.log1p(np.asarray(frequency) / 700)
+
+
+def triangles(bins: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Filters that rise from an edge to the next one and fall to the one after it.
+
+    Args:
+      bins: places of the bins, float64 [bins].
+      edges: places of the edges on the same scale, float64 [bands + 2].
+
+    Returns:
+      float64 [bins, bands], 1 at the top.
+    """
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    bins = bins[:, None]
+    return np.maximum(np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0)
 
 
 def in_bands(spectrum: np.ndarray, filters: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from musicgen_jax import audio
 from musicgen_jax.audio.level import checked
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.errors import UserError
-from musicgen_jax.metrics.bands import in_bands
+from musicgen_jax.metrics.bands import in_bands, triangles
 from musicgen_jax.metrics.protocols import ClapRule
 from musicgen_jax.metrics.resample import in_16_bits
 
@@ -99,10 +99,8 @@ def mel_filters() -> np.ndarray:
     """
     low, high = _mel(_LOW), _mel(_HIGH)
     edges = _frequency(np.linspace(low, high, BANDS + 2))
-    bins = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)[:, None]
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
-    return np.maximum(triangles, 0) * 2 / (right - left)
+    bins = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
+    return triangles(bins, edges) * 2 / (edges[2:] - edges[:-2])
 
 
 _LINEAR = 200 / 3  # Hz per mel below 1000 Hz

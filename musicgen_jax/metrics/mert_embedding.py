@@ -2,13 +2,12 @@
 
 import os
 
-import jax
 import numpy as np
 
 from musicgen_jax import audio
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics.resample import in_16_bits
-from musicgen_jax.metrics.weights import load_network, weights_digest
+from musicgen_jax.metrics.weights import load_network, run, weights_digest
 from musicgen_jax.nn.mert import Mert
 
 SOURCE = "m-a-p/MERT-v1-95M in place of FILE, or a folder with its files"
@@ -72,10 +71,4 @@ class MertEmbedding:
         if not config.num_frames(mono.shape[1]):
             raise UserError(f"{mono.shape[1] / config.sample_rate:.3f} s are too short for MERT")
         mono = (mono - mono.mean()) / np.sqrt(mono.var() + 1e-7)  # as transformers' processor
-        return np.asarray(_features(self.network, mono.astype(np.float32))[0])
-
-
-@jax.jit
-def _features(network: Mert, wav: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("float32"):
-        return network(wav)
+        return np.asarray(run(self.network, mono.astype(np.float32))[0])

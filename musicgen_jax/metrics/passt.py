@@ -6,7 +6,6 @@ Its three models differ in the longest clip they take: 10, 20 or 30 s. audiocraf
 
 import functools
 import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,9 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import PasstConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols
-from musicgen_jax.metrics.bands import in_bands
+from musicgen_jax.metrics.bands import in_bands, mel, triangles
 from musicgen_jax.metrics.norm import Norm, gelu
-from musicgen_jax.metrics.weights import load_network, weights_digest
+from musicgen_jax.metrics.weights import load_network, run, weights_digest
 from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.nn.transformer import attend
@@ -194,7 +193,7 @@ class Passt:
         config = self.network.config
         none = np.zeros((0, config.dim)), np.zeros((0, config.num_classes))
         heard = [none] + [
-            _forward(self.network, log_mel(piece)[None])
+            run(self.network, log_mel(piece)[None])
             for piece in self._pieces(self._prepared(wav, sample_rate))
         ]
         features, logits = (
@@ -231,12 +230,6 @@ class Passt:
         ]
 
 
-@jax.jit
-def _forward(network: PasstNetwork, spectrum: jax.Array) -> tuple[jax.Array, jax.Array]:
-    with jax.default_matmul_precision("float32"):
-        return network(spectrum)
-
-
 def log_mel(mono: np.ndarray) -> np.ndarray:
     """The spectrum that the network sees: float [W] at 32 kHz to float32 [128, T]."""
     x = np.asarray(mono, np.float64)
@@ -251,14 +244,7 @@ def log_mel(mono: np.ndarray) -> np.ndarray:
 @functools.cache
 def _mel_filters() -> np.ndarray:
     """Kaldi's triangles, [513, 128], without weight at half the sample rate."""
-
-    def mel(frequency: Any) -> np.ndarray:
-        return 1127 * np.log1p(np.asarray(frequency) / 700)
-
-    edges = np.linspace(mel(0.0), mel(_HIGHEST), BANDS + 2)
-    bins = mel(np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    filters = np.maximum(triangles, 0)
+    bins = mel(np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT)
+    filters = triangles(bins, np.linspace(mel(0.0), mel(_HIGHEST), BANDS + 2))
     filters[-1] = 0
     return filters

@@ -22,10 +22,10 @@ from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.config import VggishConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.metrics import protocols, winograd
-from musicgen_jax.metrics.bands import in_bands
+from musicgen_jax.metrics.bands import in_bands, mel, triangles
 from musicgen_jax.metrics.protocols import VggishRule
 from musicgen_jax.metrics.resample import in_16_bits
-from musicgen_jax.metrics.weights import load_network, weights_digest
+from musicgen_jax.metrics.weights import load_network, run, weights_digest
 from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.linear import Linear
 from musicgen_jax.runtime.tuning import tuning
@@ -218,7 +218,7 @@ class Vggish:
         missing = -len(rows) % _BATCH
         batches = np.pad(rows, ((0, missing), (0, 0), (0, 0))).reshape(-1, _BATCH, FRAMES, BANDS)
         kernels = self._prepared_kernels() if tuning().winograd else None
-        embedded = [np.asarray(_embed(self.network, kernels, batch)) for batch in batches]
+        embedded = [np.asarray(run(self.network, batch, kernels)) for batch in batches]
         return np.concatenate(embedded)[: len(rows)]
 
     def _prepared_kernels(self) -> tuple[jax.Array, ...]:
@@ -233,14 +233,6 @@ class Vggish:
 def _prepare_kernels(network: VggishNetwork) -> tuple[jax.Array, ...]:
     with jax.default_matmul_precision("float32"):
         return network.kernels()
-
-
-@jax.jit
-def _embed(
-    network: VggishNetwork, kernels: tuple[jax.Array, ...] | None, rows: jax.Array
-) -> jax.Array:
-    with jax.default_matmul_precision("float32"):
-        return network(rows, kernels)
 
 
 def prepare(wav: np.ndarray, sample_rate: int, rule: VggishRule) -> np.ndarray:
@@ -294,14 +286,7 @@ def log_mel(mono: np.ndarray) -> np.ndarray:
 @functools.cache
 def _mel_filters() -> np.ndarray:
     """Triangles that are linear in mel, [257, 64]; nothing comes from 0 Hz."""
-
-    def mel(frequency: np.ndarray | float) -> np.ndarray:
-        return 1127 * np.log1p(np.asarray(frequency) / 700)
-
-    edges = np.linspace(mel(_LOW), mel(_HIGH), BANDS + 2)
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1))[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    filters = np.maximum(triangles, 0)
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1))
+    filters = triangles(bins, np.linspace(mel(_LOW), mel(_HIGH), BANDS + 2))
     filters[0] = 0
     return filters

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -49,6 +49,13 @@ def load_network(
         raise UserError(f"{place} holds no {component}, only {', '.join(info.parts)}")
     shapes = module_shapes(network, info.parts[component])
     return filled(shapes, partial(checkpoint.load_params, place, component))
+
+
+@jax.jit
+def run(network: Callable[..., Any], *inputs: Any) -> Any:
+    """`network(*inputs)` with products in full float32, also on an accelerator."""
+    with jax.default_matmul_precision("float32"):
+        return network(*inputs)
 
 
 def place_of(component: str, folder: str | os.PathLike | None) -> Path:

@@ -14,7 +14,8 @@ from musicgen_jax.convert.inverse import invert_table
 from musicgen_jax.convert.pipeline import abstract_params
 from musicgen_jax.convert.torch_writer import write_torch
 from musicgen_jax.errors import UserError
-from musicgen_jax.metrics.passt import Passt, _forward, log_mel
+from musicgen_jax.metrics.passt import Passt, log_mel
+from musicgen_jax.metrics.weights import run
 from musicgen_jax.storage import checkpoint
 from tests.goldens.make_goldens_passt import CLASSES, DIM, SECONDS, SIGNALS, signal, weight
 from tests.helpers.paths import GOLDENS
@@ -53,7 +54,7 @@ def test_the_network_is_hear21passts(passt, goldens, name):
     spectrum = log_mel(wave)
     # The original's float32 logarithm of very small numbers is the less exact one.
     assert_close(spectrum[:, ::10], goldens[f"{name}/spectrum"], 1e-4, "spectrum")
-    features, logits = _forward(passt.network, jnp.asarray(spectrum[None]))
+    features, logits = run(passt.network, jnp.asarray(spectrum[None]))
     assert_close(features[0], goldens[f"{name}/features"], 1e-4, "features")
     assert_close(logits[0], goldens[f"{name}/logits"], 1e-4, "logits")
     assert_close(passt.embed(wave[None], RATE)[0], goldens[f"{name}/features"], 1e-4)
