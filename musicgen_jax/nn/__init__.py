@@ -4,5 +4,5 @@
 `attention`, `linear` and `weights`. `folded_cross` is a second algorithm for its cross-attention,
 and `lora` holds its adapters. `t5` encodes text and `encodec` encodes audio. `mert` and the three
 `*_conditioner` modules turn melodies, styles and texts into a `condition.Condition`. `htdemucs`
-separates stems. `axes` and `shapes` serve several of them.
+separates stems. `axes`, `shapes` and `group_norm` serve several of them.
 """

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 
 from musicgen_jax.config import MertConfig
 from musicgen_jax.nn.axes import aligned
+from musicgen_jax.nn.group_norm import GroupNorm
 from musicgen_jax.nn.linear import Linear, fan_in_normal
 from musicgen_jax.nn.transformer import LayerNorm, attend
 
@@ -59,24 +60,6 @@ class Convolution(nnx.Module):
             feature_group_count=self.groups,
         )
         return y if self.bias is None else y + aligned(self.bias[...].astype(self.dtype), y)
-
-
-class ChannelNorm(nnx.Module):
-    """Group norm with one group per channel: normalises each channel over the whole clip."""
-
-    def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
-        self.dtype = jnp.dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, W, C]` to `[B, W, C]`."""
-        x = x.astype(jnp.float32)
-        x = x - x.mean(1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(1, keepdims=True) + 1e-5)
-        scale, bias = (aligned(p[...].astype(jnp.float32), x) for p in (self.scale, self.bias))
-        y = x * scale + bias
-        return y.astype(self.dtype)
 
 
 class Block(nnx.Module):
@@ -145,7 +128,7 @@ class Mert(nnx.Module):
                 )
             ]
         )
-        self.conv_norm = ChannelNorm(config.conv_dim[0], **types)
+        self.conv_norm = GroupNorm(config.conv_dim[0], (1,), **types)  # over the whole clip
         self.feature_norm = LayerNorm(config.conv_dim[-1], **types)
         self.projection = Linear(config.conv_dim[-1], config.dim, use_bias=True, **types, rngs=rngs)
         self.positions = Convolution(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from musicgen_jax.nn.axes import aligned
+from musicgen_jax.nn.group_norm import GroupNorm
 
 
 def pad_amounts(
@@ -46,27 +47,12 @@ def _init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, dtype) -> nnx.Par
 
 
 def _norm(group_norm: bool, channels: int, dtype, param_dtype) -> Callable[[jax.Array], jax.Array]:
-    return TimeGroupNorm(channels, dtype=dtype, param_dtype=param_dtype) if group_norm else _same
+    types = {"dtype": dtype, "param_dtype": param_dtype}
+    return GroupNorm(channels, (1, 2), **types) if group_norm else _same
 
 
 def _same(x: jax.Array) -> jax.Array:
     return x
-
-
-class TimeGroupNorm(nnx.Module):
-    """Layer norm over time and channels together (GroupNorm with one group), on [B, W, C]."""
-
-    def __init__(self, channels: int, *, dtype=jnp.float32, param_dtype=jnp.float32):
-        self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises each row of x [B, W, C]."""
-        y = x.astype(jnp.float32)
-        y = y - y.mean((1, 2), keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + 1e-5)
-        return (y * aligned(self.scale[...], y) + aligned(self.bias[...], y)).astype(self.dtype)
 
 
 class Conv1d(nnx.Module):

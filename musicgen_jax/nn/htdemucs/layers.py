@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from musicgen_jax.config import HTDemucsConfig
 from musicgen_jax.nn.axes import aligned
 from musicgen_jax.nn.encodec.conv import ConvTranspose1d
+from musicgen_jax.nn.group_norm import GroupNorm
 from musicgen_jax.nn.linear import Linear
 
 
@@ -81,26 +82,6 @@ class StridedConv(nnx.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
         return y + aligned(self.bias[...].astype(self.dtype), y)
-
-
-class GroupNorm(nnx.Module):
-    """Norm over the channels and other axes together, eps 1e-5, with statistics in float32."""
-
-    def __init__(
-        self, dim: int, axes: tuple[int, ...], *, dtype: DTypeLike, param_dtype: DTypeLike
-    ):
-        self.axes, self.dtype = axes, dtype
-        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(dim, param_dtype))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., C]` to `[..., C]`."""
-        x = x.astype(jnp.float32)
-        x = x - x.mean(self.axes, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(self.axes, keepdims=True) + 1e-5)
-        scale, bias = (aligned(p[...].astype(jnp.float32), x) for p in (self.scale, self.bias))
-        y = x * scale + bias
-        return y.astype(self.dtype)
 
 
 class LayerScale(nnx.Module):

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 
 from musicgen_jax.config import HTDemucsConfig
-from musicgen_jax.nn.htdemucs.layers import GroupNorm, LayerScale, gelu
+from musicgen_jax.nn.group_norm import GroupNorm
+from musicgen_jax.nn.htdemucs.layers import LayerScale, gelu
 from musicgen_jax.nn.linear import Linear, linear
 from musicgen_jax.nn.transformer import LayerNorm, attend, sinusoidal_positions
 
