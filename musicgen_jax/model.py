@@ -9,6 +9,7 @@ Every method builds a checked `Request` and a condition, and hands both to `gene
 `generate_in_slots` of the serving room.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -200,16 +201,8 @@ class MusicGen:
         total = lora.total_changes(self.adapters, chosen)
         plain = self._plain_lm
         adapted = lora.adapted(plain, total, self._float_lm) if total else plain
-        model = MusicGen(
-            self.config,
-            self.t5,
-            adapted,
-            self.encodec,
-            self.tokenizer,
-            self.mert,
-            adapters=self.adapters,
-            float_lm=self._float_lm,
-        )
+        parts = dataclasses.replace(self.parts, lm=adapted)
+        model = MusicGen._of(parts, self.adapters, self._float_lm)
         model._plain_lm = plain
         return model
 
