@@ -14,13 +14,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from musicgen_jax.config import LMConfig, MusicGenConfig, T5Config
 from musicgen_jax.nano import captions, composer, places
 from musicgen_jax.nano.pieces import Library, Pieces, piece, spec_of
 from musicgen_jax.nn.encodec import Encodec
-from musicgen_jax.nn.shapes import module_shapes
+from musicgen_jax.nn.encodec.channels import encode
+from musicgen_jax.nn.shapes import filled, module_shapes
 from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.tokenizer import Tokenizer
 from musicgen_jax.training import codec as codec_training
@@ -116,12 +116,9 @@ def encode_pieces(path: Path, codec: dict, seeds: range, num_frames: int) -> Pie
     """The codes of pieces: loaded from `path` if it exists, otherwise encoded and saved there."""
     if path.exists():
         return Pieces.load(path)
-    graphdef, _ = nnx.split(module_shapes(Encodec, CODEC), nnx.Param)
-    encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
-    codes = [
-        np.asarray(encode(codec, piece(seed, num_frames)[1][None, None]))[0].astype(np.int16)
-        for seed in seeds
-    ]
+    encodec = filled(module_shapes(Encodec, CODEC), lambda _: codec)
+    sounds = (piece(seed, num_frames)[1] for seed in seeds)
+    codes = [np.asarray(encode(encodec, wav[None, None]))[0].astype(np.int16) for wav in sounds]
     pieces = Pieces(np.stack(codes), np.asarray(seeds))
     pieces.save(path)
     return pieces

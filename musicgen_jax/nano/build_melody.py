@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.nano import captions
@@ -29,6 +28,7 @@ from musicgen_jax.nano.pieces import spec_of
 from musicgen_jax.nano.synth import render
 from musicgen_jax.nano.weights import language_model, mean_of, text_encoder
 from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.channels import encode
 from musicgen_jax.storage import checkpoint, loading
 from musicgen_jax.storage.hub import find_model
 from musicgen_jax.storage.tokenizer import Tokenizer
@@ -87,12 +87,10 @@ def encode_pieces(path: Path, codec: Encodec, model: MusicGenConfig, seeds: rang
     if path.exists():
         return MelodyPieces.load(path)
     frames = round(model.max_duration * model.frame_rate)
-    graphdef, params = nnx.split(codec)
-    encode = jax.jit(lambda params, audio: nnx.merge(graphdef, params).encode(audio))
     codes, tunes, chroma = [], [], []
     for seed in seeds:
         spec, notes = excerpt(seed, frames)
-        codes.append(np.asarray(encode(params, render(notes, frames)[None, None]))[0])
+        codes.append(np.asarray(encode(codec, render(notes, frames)[None, None]))[0])
         tunes.append(tune_labels(spec, notes, frames))
         rng = np.random.default_rng((seed, 2))
         chroma.append([rendering(spec, notes, rng, model) for _ in range(RENDERINGS)])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from musicgen_jax.nano.composer import PieceSpec
+from musicgen_jax.nano.composer import PieceSpec, pick
 
 # The first entry of every list is the plain name. It is used about as often as all others together.
 INSTRUMENTS = {
@@ -116,13 +116,9 @@ _STRANGE = ("purple", "table", "2024", "banana", "xyz", "window", "really", "kin
             "robot", "my cat", "something like", "hmm", "tuesday", "mountain")  # fmt: skip
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[int(rng.integers(len(choices)))]
-
-
 def _name(rng: np.random.Generator, choices: Sequence[str], plain: float = 0.45) -> str:
     """The first name with probability `plain`, otherwise a random one."""
-    return choices[0] if rng.random() < plain else _pick(rng, choices)
+    return choices[0] if rng.random() < plain else pick(rng, choices)
 
 
 def _article(words: str) -> str:
@@ -159,33 +155,33 @@ class _Words:
         elif draw < 0.7:
             self.adjectives.append(_name(rng, TEMPO_MOODS[tempo], plain=0.2))
         elif draw < 0.8:
-            self.tail.append(_pick(rng, TEMPO_PHRASES[tempo]))
+            self.tail.append(pick(rng, TEMPO_PHRASES[tempo]))
         elif draw < 0.87:
-            self.adjectives.append(_pick(rng, BOTH_MOODS[tempo, mode]))
+            self.adjectives.append(pick(rng, BOTH_MOODS[tempo, mode]))
             says_mode = False
         if says_mode:
             if rng.random() < 0.85:
                 self.adjectives.append(_name(rng, MODE_MOODS[mode]))
             else:
-                self.tail.append(_pick(rng, KEYS[mode]))
+                self.tail.append(pick(rng, KEYS[mode]))
         rng.shuffle(self.adjectives)
         if spec.metre != "6/8" and rng.random() < 0.12:  # people disagree on the beat of 6/8
             bpm = int(rng.integers(math.ceil(spec.bpm - 5), math.floor(spec.bpm + 5) + 1))
-            self.tail.append(_pick(rng, (f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}",
+            self.tail.append(pick(rng, (f"{bpm} bpm", f"at {bpm} bpm", f"tempo {bpm}",
                                          f"{bpm} beats per minute")))  # fmt: skip
         if rng.random() < 0.1:
-            self.tail.append(_pick(rng, METRES[spec.metre]))
+            self.tail.append(pick(rng, METRES[spec.metre]))
         rng.shuffle(self.tail)
-        self.noun = _name(rng, NOUNS[spec.style]) if rng.random() < 0.85 else _pick(rng, ANY_NOUN)
+        self.noun = _name(rng, NOUNS[spec.style]) if rng.random() < 0.85 else pick(rng, ANY_NOUN)
         self.lead = _name(rng, INSTRUMENTS[spec.lead])
         self.solo = spec.solo
         self.band: list[str] = []
         if spec.accompaniment and rng.random() < 0.7:
             self.band.append(_name(rng, INSTRUMENTS[spec.accompaniment]))
         if spec.bass and rng.random() < 0.45:
-            self.band.append(_pick(rng, BASS_WORDS))
+            self.band.append(pick(rng, BASS_WORDS))
         if spec.drums and rng.random() < 0.65:
-            self.band.append(_pick(rng, DRUM_WORDS))
+            self.band.append(pick(rng, DRUM_WORDS))
 
     @property
     def described(self) -> str:
@@ -198,7 +194,7 @@ def _backed(w: _Words, rng: np.random.Generator) -> str:
     if not w.band:
         return ""
     band = _listed(w.band)
-    return _pick(rng, (f" with {band}", f" and {band}", f" accompanied by {band}", f" over {band}",
+    return pick(rng, (f" with {band}", f" and {band}", f" accompanied by {band}", f" over {band}",
                        f" with {band} accompaniment" if len(w.band) == 1 and " " not in band
                        else f", with {band}", f" backed by {band}"))  # fmt: skip
 
@@ -210,14 +206,14 @@ def _tail(w: _Words) -> str:
 def _for_lead(w: _Words, rng: np.random.Generator) -> str:
     solo = w.solo and rng.random() < 0.6
     lead = f"solo {w.lead}" if solo else w.lead
-    place = _pick(rng, ("for", "for", "for", "on"))
+    place = pick(rng, ("for", "for", "for", "on"))
     words = f"{_noun_phrase(w.described)} {place} {lead}{_backed(w, rng)}{_tail(w)}"
     return words if rng.random() < 0.7 else words.removeprefix("a ").removeprefix("an ")
 
 
 def _lead_first(w: _Words, rng: np.random.Generator) -> str:
     solo = "solo " if w.solo and rng.random() < 0.5 else ""
-    verb = _pick(rng, ("playing", "plays", "performing"))
+    verb = pick(rng, ("playing", "plays", "performing"))
     lead = solo + w.lead
     if rng.random() < 0.5:
         lead = _instrument_article(lead)
@@ -240,7 +236,7 @@ def _tags(w: _Words, rng: np.random.Generator) -> str:
 
 def _played_on(w: _Words, rng: np.random.Generator) -> str:
     adjectives = _listed(w.adjectives) if w.adjectives else ""
-    verb = _pick(rng, ("played on", "performed on", "played by"))
+    verb = pick(rng, ("played on", "performed on", "played by"))
     lead = _instrument_article(w.lead) if rng.random() < 0.6 else f"the {w.lead}"
     words = f"{_noun_phrase(w.noun)} {verb} {lead}{_backed(w, rng)}"
     return f"{words}{', ' if adjectives else ''}{adjectives}{_tail(w)}"
@@ -251,19 +247,19 @@ def _sentences(w: _Words, rng: np.random.Generator) -> str:
     if w.lead.endswith(("strings", "violins")):
         words = words.replace(" plays ", " play ", 1)
     if w.band:
-        verb = _pick(rng, ("in the background", "in support", "behind it"))
+        verb = pick(rng, ("in the background", "in support", "behind it"))
         words += f". {_listed(w.band)} {verb}"
     return words + (f". {', '.join(w.tail)}" if w.tail else "")
 
 
 def _with_feeling(w: _Words, rng: np.random.Generator) -> str:
     feeling = _listed(w.adjectives) if w.adjectives else "nice"
-    what = _pick(rng, ("that feels", "that is", "that sounds", "with a mood that is"))
+    what = pick(rng, ("that feels", "that is", "that sounds", "with a mood that is"))
     return f"{_noun_phrase(w.noun)} for {w.lead}{_backed(w, rng)} {what} {feeling}{_tail(w)}"
 
 
 def _featuring(w: _Words, rng: np.random.Generator) -> str:
-    verb = _pick(rng, ("with", "featuring", "led by", "starring"))
+    verb = pick(rng, ("with", "featuring", "led by", "starring"))
     lead = _instrument_article(w.lead)
     return f"{_noun_phrase(w.described)} {verb} {lead}{_backed(w, rng)}{_tail(w)}"
 
@@ -280,19 +276,19 @@ _JOINTS = (", ", ", ", ". ", " and ", "; ", ", and ", " - ")
 def _clauses(w: _Words, rng: np.random.Generator) -> str:
     """A list of clauses in random order."""
     lead = w.lead if rng.random() < 0.5 else f"the {w.lead}"
-    lead = _pick(rng, _SAYS_LEAD).format(lead)
-    clauses = [_pick(rng, _SAYS_MOOD).format(adjective) for adjective in w.adjectives]
-    clauses.append(_pick(rng, _SAYS_NOUN).format(_noun_phrase(w.noun)))
+    lead = pick(rng, _SAYS_LEAD).format(lead)
+    clauses = [pick(rng, _SAYS_MOOD).format(adjective) for adjective in w.adjectives]
+    clauses.append(pick(rng, _SAYS_NOUN).format(_noun_phrase(w.noun)))
     if w.band and rng.random() < 0.6:
         lead += f" with {_listed(w.band)}"
     elif w.band:
-        clauses.append(_pick(rng, _SAYS_BAND).format(_listed(w.band)))
+        clauses.append(pick(rng, _SAYS_BAND).format(_listed(w.band)))
     clauses += [lead, *w.tail]
     rng.shuffle(clauses)
-    joint = _pick(rng, _JOINTS)
+    joint = pick(rng, _JOINTS)
     text = clauses[0]
     for clause in clauses[1:]:
-        text += (joint if rng.random() < 0.7 else _pick(rng, _JOINTS)) + clause
+        text += (joint if rng.random() < 0.7 else pick(rng, _JOINTS)) + clause
     return text
 
 
@@ -331,7 +327,7 @@ def _roughen(text: str, rng: np.random.Generator) -> str:
         text = " ".join(words)
     if rng.random() < 0.04:
         words = text.split()
-        words.insert(int(rng.integers(len(words) + 1)), _pick(rng, _STRANGE))
+        words.insert(int(rng.integers(len(words) + 1)), pick(rng, _STRANGE))
         text = " ".join(words)
     if rng.random() < 0.1:
         text += "."
@@ -350,9 +346,9 @@ def caption(spec: PieceSpec, rng: np.random.Generator) -> str:
     text = form(words, rng)
     draw = rng.random()
     if draw < 0.1:
-        text = f"{_pick(rng, OPENERS)} {text}"
+        text = f"{pick(rng, OPENERS)} {text}"
     elif draw < 0.2:
-        text = f"{text}{_pick(rng, (', ', ' '))}{_pick(rng, CLOSERS)}"
+        text = f"{text}{pick(rng, (', ', ' '))}{pick(rng, CLOSERS)}"
     return _roughen(text, rng)
 
 
@@ -394,12 +390,12 @@ HELD_OUT = (
 
 def held_out_caption(spec: PieceSpec, rng: np.random.Generator) -> str:
     """Names lead, tempo, mode and style in a phrasing that training captions never use."""
-    tempo = _pick(rng, TEMPO_WORDS[spec.tempo][:2] + TEMPO_MOODS[spec.tempo][:4])
-    mode = _pick(rng, MODE_MOODS[spec.mode][:5])
+    tempo = pick(rng, TEMPO_WORDS[spec.tempo][:2] + TEMPO_MOODS[spec.tempo][:4])
+    mode = pick(rng, MODE_MOODS[spec.mode][:5])
     style = NOUNS[spec.style][0]
     band = _plain_band(spec)
-    return _pick(rng, HELD_OUT).format(
-        lead=_pick(rng, INSTRUMENTS[spec.lead][:3]),
+    return pick(rng, HELD_OUT).format(
+        lead=pick(rng, INSTRUMENTS[spec.lead][:3]),
         tempo=tempo,
         a_tempo=_article(tempo),
         mode=mode,

@@ -15,6 +15,7 @@ frame rate, so a held note looks the same to the codec every one, two or three f
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -162,29 +163,30 @@ ATTRIBUTES: dict[str, tuple] = {
 """What a spec may say: the values of every field that is chosen, not derived."""
 
 
-def _pick(rng: np.random.Generator, choices: Sequence):
+def pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
+    """One of the choices."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def sample_spec(rng: np.random.Generator) -> PieceSpec:
     """Draws a spec. Leads, tempos and modes are uniform, styles nearly uniform."""
-    lead, tempo, mode = _pick(rng, LEADS), _pick(rng, TEMPOS), _pick(rng, MODES)
+    lead, tempo, mode = pick(rng, LEADS), pick(rng, TEMPOS), pick(rng, MODES)
     # Styles with a single tempo count twice at that tempo, so no style is rare.
     styles = [s for s in STYLES if tempo in STYLE_TEMPOS[s]]
     styles += [s for s in styles if len(STYLE_TEMPOS[s]) == 1]
-    style = _pick(rng, styles)
+    style = pick(rng, styles)
     alone = 0.6 if lead in CHORDAL_LEADS else 0.35
     accompaniment = None
     if rng.random() >= alone:
-        accompaniment = _pick(rng, [a for a in ACCOMPANIMENTS if a != lead])
+        accompaniment = pick(rng, [a for a in ACCOMPANIMENTS if a != lead])
     band = accompaniment is not None
     return PieceSpec(
         lead=lead,
         accompaniment=accompaniment,
         style=style,
-        metre=_pick(rng, STYLE_METRES[style]),
+        metre=pick(rng, STYLE_METRES[style]),
         tempo=tempo,
-        frames_per_eighth=_pick(rng, FRAMES_PER_EIGHTH[tempo]),
+        frames_per_eighth=pick(rng, FRAMES_PER_EIGHTH[tempo]),
         mode=mode,
         bass=style == "pop" or (band and bool(rng.random() < 0.25)),
         drums=style == "pop" or (style == "march" and bool(rng.random() < 0.4)),
@@ -411,7 +413,7 @@ BARS = 4 * len(_FORM)
 def draw_chords(spec: PieceSpec, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
     """Draws the four chord names of each kind of phrase, as `compose` does first."""
     progressions = _PROGRESSIONS[spec.mode]
-    return {kind: _pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
+    return {kind: pick(rng, progressions[kind]) for kind in ("open", "closed", "contrast")}
 
 
 def chords_by_bar(chords: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -21,16 +21,17 @@ def encode(encodec: Encodec, audio: np.ndarray, mesh: Mesh | None = None) -> jax
     """Encodes audio to codes: float32 [B, C, W] to int32 [B, K, T].
 
     Args:
-      encodec: the mono codec.
+      encodec: the codec, of one channel or of all C.
       audio: audio at the codec's sample rate.
       mesh: device mesh that holds the codec, or None.
     """
     B, C, W = audio.shape
-    rows = sharding.by_rows(mesh, partial(_encode, encodec), audio.reshape(B * C, 1, W))
-    if C == 1:  # each operation on a device is a program of its own
+    own = encodec.config.channels
+    rows = sharding.by_rows(mesh, partial(_encode, encodec), audio.reshape(-1, own, W))
+    if own == C:  # each operation on a device is a program of its own
         return rows
     T = rows.shape[2]
-    return rows.reshape(B, C, -1, T).swapaxes(1, 2).reshape(B, -1, T)
+    return rows.reshape(B, C // own, -1, T).swapaxes(1, 2).reshape(B, -1, T)
 
 
 def decode(encodec: Encodec, codes: Array, channels: int, mesh: Mesh | None = None) -> jax.Array:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from musicgen_jax.codec import Codec
@@ -17,6 +16,7 @@ from musicgen_jax.config import OFFICIAL_MODELS, LMConfig
 from musicgen_jax.console import Bar, plain
 from musicgen_jax.errors import UserError
 from musicgen_jax.nn.encodec import Encodec
+from musicgen_jax.nn.encodec.channels import encode as encode_rows
 from musicgen_jax.runtime.ahead import Item, map_ahead
 from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.storage import checkpoint, hub
@@ -212,17 +212,9 @@ def load_codec(model: str | os.PathLike) -> tuple[Codec, int, LMConfig | None, P
     return codec, config.audio_channels, melody, style
 
 
-@jax.jit
-def _codes(encodec: Encodec, audio: jax.Array) -> jax.Array:
-    return encodec.encode(audio)
-
-
 def _encode(encodec: Encodec, audio: np.ndarray) -> np.ndarray:
-    """Codes int16 [B, K, T] of audio [B, C, W]; a mono codec contributes K / C per channel."""
-    B, C, W = audio.shape
-    codes = np.asarray(_codes(encodec, audio.reshape(-1, encodec.config.channels, W)), np.int16)
-    rows = codes.reshape(B, C // encodec.config.channels, -1, codes.shape[2])
-    return rows.swapaxes(1, 2).reshape(B, -1, codes.shape[2])
+    """Codes int16 [B, K, T] of audio [B, C, W]."""
+    return np.asarray(encode_rows(encodec, audio), np.int16)
 
 
 def encode_audio(
