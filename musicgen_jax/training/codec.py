@@ -60,12 +60,8 @@ class Clips(Protocol):
         ...
 
 
-class Save(Protocol):
-    """Receives a state and its score; the state with the lowest score is the best."""
-
-    def __call__(self, state: CodecTrainState, score: float | None, /) -> None:
-        """Saves the state, or starts to save it."""
-        ...
+# Receives a state and its score, and saves it or starts to; the lowest score is the best.
+Save = Callable[[CodecTrainState, float | None], None]
 
 
 def segments(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,12 +32,8 @@ from musicgen_jax.training.records import Log
 AnyExamples = Examples | MelodyExamples | StyleExamples | LabelledExamples | LabelledMelodyExamples
 
 
-class Save(Protocol):
-    """Receives a state and its score; the state with the lowest score is the best."""
-
-    def __call__(self, state: LMTrainState, score: float | None, /) -> None:
-        """Saves the state, or starts to save it."""
-        ...
+# Receives a state and its score, and saves it or starts to; the lowest score is the best.
+Save = Callable[[LMTrainState, float | None], None]
 
 
 def batches(

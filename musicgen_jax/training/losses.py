@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musicgen_jax.training.spectrograms import mel_bank
+from musicgen_jax.training.spectrograms import mel_bank, reflected, stft
 
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
@@ -23,13 +23,8 @@ def magnitudes(audio: jax.Array, window: int) -> jax.Array:
     Returns:
       float32 [B, frames, window // 2 + 1], scaled so that a full-scale sine stays near 1.
     """
-    hop = window // 4
-    padded = jnp.pad(audio, ((0, 0), (window // 2, window // 2)), mode="reflect")
-    count = (padded.shape[1] - window) // hop + 1
-    hops = padded[:, : (count + 3) * hop].reshape(audio.shape[0], count + 3, hop)
-    frames = jnp.concatenate([hops[:, i : i + count] for i in range(4)], axis=-1)
-    hann = np.hanning(window + 1)[:-1].astype(np.float32)
-    spectrum = jnp.fft.rfft(frames * hann[None, None])
+    padded = reflected(audio, window // 2, window // 2)
+    spectrum = stft(padded, window, window // 4, window)
     # The floor keeps the gradient of the square root finite in digital silence.
     power = spectrum.real**2 + spectrum.imag**2 + 1e-7
     return jnp.sqrt(power) * (4.0 / window)

@@ -192,7 +192,9 @@ class Run:
         about = {"step": step, "score": score, "fingerprint": self._fingerprint}
         with self._writing(step):
             response = ocp.save_async(
-                str(self.folder / CHECKPOINTS / str(step)), _named(state), custom_metadata=about
+                str(self.folder / CHECKPOINTS / str(step)),
+                named_leaves(state),
+                custom_metadata=about,
             )
             self._pending = step, response
 
@@ -277,7 +279,7 @@ class Run:
         default = jax.numpy.zeros(()).sharding
         named = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or default)
-            for name, leaf in _named(abstract).items()
+            for name, leaf in named_leaves(abstract).items()
         }
         damaged = []
         for step in reversed(self.steps()):
@@ -350,7 +352,7 @@ def _is_step(path: Path) -> bool:
     return re.fullmatch("[0-9]{1,18}", path.name) is not None
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves by path, so names on disk do not depend on the classes in the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}

@@ -51,9 +51,7 @@ def reflected(audio: jax.Array, left: int, right: int) -> jax.Array:
     return jnp.pad(audio, (*width, (left, right)), mode="reflect")
 
 
-def mel_bank(
-    sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None
-) -> np.ndarray:
+def mel_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float) -> np.ndarray:
     """Triangular filters of height one, evenly spaced on the HTK mel scale.
 
     Narrow triangles may fall between two frequencies and be zero everywhere, as in torchaudio.
@@ -65,8 +63,7 @@ def mel_bank(
     def to_mel(hertz):
         return 2595.0 * np.log10(1.0 + hertz / 700.0)
 
-    top = sample_rate // 2 if f_max is None else f_max
-    mels = np.linspace(to_mel(f_min), to_mel(top), n_mels + 2)
+    mels = np.linspace(to_mel(f_min), to_mel(sample_rate // 2), n_mels + 2)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     bins = np.linspace(0.0, sample_rate // 2, n_fft // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])

@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from musicgen_jax import files
 from musicgen_jax.errors import UserError
 from musicgen_jax.storage.arrays import remove_paths
+from musicgen_jax.training.run import named_leaves
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:
@@ -20,7 +21,7 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     """
     with files.new_folder(path, overwrite=True, ours=lambda folder: True) as folder:
         written = folder / "written"  # Orbax creates its own folder
-        ocp.save(str(written), _named_leaves(state))
+        ocp.save(str(written), named_leaves(state))
         remove_paths(written)
         for entry in written.iterdir():
             entry.rename(folder / entry.name)
@@ -40,15 +41,10 @@ def load_state(path: str | os.PathLike, abstract: Any) -> Any:
     default = jnp.zeros(()).sharding
     named = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default)
-        for name, leaf in _named_leaves(abstract).items()
+        for name, leaf in named_leaves(abstract).items()
     }
     try:
         loaded = ocp.load(str(target), named)
     except Exception as error:  # Orbax raises many types on damaged files
         raise UserError(f"{target} is damaged or of another run: {error}") from error
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in named])
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
