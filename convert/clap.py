@@ -24,7 +24,7 @@ LAION = "laion"
 SETTINGS_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers takes for a setting that its file lacks.
 _FRONT_END_DEFAULTS = {"truncation": "fusion", "frequency_min": 0}
-# Numbers of numpy in the optimizer's state: the scheduler of LAION's trainer computes with them.
+# NumPy scalars in the optimizer's state: the scheduler of LAION's trainer computes with them.
 NAMES = frozenset(
     {
         "numpy.core.multiarray.scalar",
@@ -176,7 +176,7 @@ TABLES = {
 
 
 def family(tensors: StateDict) -> str | None:
-    """Whose file the tensors are from; None if they are not CLAP's."""
+    """The family of files that the tensors come from; None if they are not CLAP's."""
     if any(key.startswith("audio_branch.") for key in tensors):
         return LAION
     if any(key.startswith("audio_model.audio_encoder.") for key in tensors):
@@ -257,7 +257,8 @@ def derive_config(part: Part) -> ClapConfig:
         depths = [count(block % stage) for stage in stages]
         # Heads of size 64, as in roberta-base.
         heads = part.number("text_config/num_attention_heads", max(width // 64, 1))
-        epsilon = 1e-5 if part.family == LAION else 1e-12  # transformers' default is not RoBERTa's
+        # transformers' default differs from RoBERTa's.
+        epsilon = 1e-5 if part.family == LAION else 1e-12
         return ClapConfig(
             HtsatConfig(dim, tuple(depths), tuple(heads for _, heads in tables)),
             RobertaConfig(
@@ -283,7 +284,7 @@ def check_front_end(part: Part) -> None:
     """Compares our window and mel filters with those in LAION's file.
 
     Raises:
-      UserError: they differ: the model hears another spectrum.
+      UserError: they differ: the model uses a different spectrum.
     """
     for key, ours in ((_MEL_KEY, mel_filters()), (_WINDOW_KEY, hann())):
         if key not in part.tensors:
@@ -293,5 +294,5 @@ def check_front_end(part: Part) -> None:
         if stored.shape != ours.shape or not np.allclose(stored, ours, rtol=0, atol=1e-6):
             raise UserError(
                 f"{part.origin}: {key} is not that of 48 kHz, 1024 samples and 64 bands from 50 "
-                "to 14000 Hz: this CLAP hears another spectrum"
+                f"to 14000 Hz: this CLAP uses a different spectrum"
             )

@@ -40,6 +40,6 @@ def check(tree: Mapping, config: ClapConfig, pieces: Mapping[str, bytes], origin
     if not cosine <= _HIGHEST:
         raise UserError(
             f"{origin} has a collapsed text tower: two unrelated sentences have a cosine of "
-            f"{cosine:.4f}, so its scores would mean nothing (known of laion/larger_clap_music): "
-            f"convert {SOURCE}"
+            f"{cosine:.4f}, so its scores would mean nothing (a known fault of "
+            f"laion/larger_clap_music): convert {SOURCE}"
         )

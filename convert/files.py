@@ -42,7 +42,7 @@ def read_weights(path: Path) -> StateDict:
 def state_dict(value: Any, path: Path) -> StateDict:
     """Checks that `value` is a dict of tensors."""
     if not isinstance(value, dict) or not value:
-        raise UserError(f"{path} holds no dict of tensors")
+        raise UserError(f"{path} does not hold a dict of tensors")
     for key, tensor in value.items():
         if type(key) is not str or not isinstance(tensor, LazyTensor):
             name = key[:100] if type(key) is str else f"a key of type {type(key).__name__}"
@@ -136,10 +136,10 @@ def _read_shards(index: Path) -> StateDict:
     for key, name in weight_map.items():
         # Accept only a bare name: an index must not refer to other folders.
         if type(name) is not str or name != Path(name).name or "\\" in name or ":" in name:
-            raise UserError(f"{index}: {str(name)[:100]!r} is not the name of a file beside it")
+            raise UserError(f"{index}: {str(name)[:100]!r} is not the name of a file next to it")
         if name not in shards:
             if name.endswith(".index.json") or not (index.parent / name).is_file():
-                raise UserError(f"{index} names {name}, which is not beside it")
+                raise UserError(f"{index} names {name}, which is not next to it")
             refuse_pointer(index.parent / name)
             shards[name] = read_weights(index.parent / name)
         if key not in shards[name]:
@@ -148,6 +148,8 @@ def _read_shards(index: Path) -> StateDict:
     for name, shard in shards.items():
         # Read the whole shard, including tensors that the index does not name.
         if twice := tensors.keys() & shard.keys():
-            raise UserError(f"{index.parent / name} holds {min(twice)}, as an earlier shard does")
+            raise UserError(
+                f"{index.parent / name} holds {min(twice)}, and so does an earlier shard"
+            )
         tensors |= shard
     return tensors

@@ -24,7 +24,7 @@ FILE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8})?\.th|[0-9a-f]{8}\.safetensors")
 KLASS = "demucs.htdemucs.HTDemucs"
 # Names in demucs' pickles, besides tensors. Earlier models are listed to recognise them.
 NAMES = frozenset({KLASS, "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs", "fractions.Fraction"})
-_MOST = 1 << 20  # limit for any size: above it no tensor could fit, and powers take for ever
+_MOST = 1 << 20  # limit for any size: above it no tensor could fit, and powers take forever
 _MOST_SECONDS = 600
 _FRACTION = re.compile(r"[0-9]{1,18}(/[0-9]{1,18})?")
 
@@ -150,7 +150,7 @@ def settings_of_metadata(metadata: Mapping[str, str], origin: str) -> dict[str, 
     try:
         args, kwargs = (json.loads(metadata[name]) for name in ("args", "kwargs"))
     except (KeyError, ValueError, RecursionError):
-        raise UserError(f"{origin} is damaged: its args or kwargs are no JSON") from None
+        raise UserError(f"{origin} is damaged: its args or kwargs are not JSON") from None
     return _arguments(metadata["klass"], args, kwargs, origin)
 
 

@@ -141,8 +141,8 @@ def derive_config(part: Part) -> LMConfig:
     if melody and (cross or chroma_bins != 12):
         raise UserError(
             f"{part.origin} takes a melody of {chroma_bins} pitch classes"
-            f"{' beside cross-attention' if cross else ''}, which is not supported: only 12, "
-            "in front of the tokens, are"
+            f"{' next to cross-attention' if cross else ''}, which is not supported: only 12, "
+            "before the tokens, are"
         )
     _check_fuser(part, cross, melody or needs_mert(part))
     _check_special_token(part, rows - 1)

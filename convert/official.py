@@ -129,7 +129,7 @@ def _wave_conditioner(config: MusicGenConfig) -> dict[str, Any]:
     known = {8: "default", 16: "large"}  # for other sizes, the reader needs only the heads
     scale = _STYLE_SCALES.get(sizes, known.get(style.num_heads))
     if scale is None:
-        raise UserError(f"audiocraft knows no style conditioner of {style.num_heads} heads")
+        raise UserError(f"audiocraft has no style conditioner of {style.num_heads} heads")
     settings = {
         "model_name": "mert",
         "transformer_scale": scale,
@@ -160,7 +160,7 @@ def codec_settings(config: EncodecConfig) -> dict[str, Any]:
       UserError: audiocraft has no such codec.
     """
     if config.chunk_length_s is not None:
-        raise UserError("audiocraft knows no codec that cuts a clip into segments")
+        raise UserError("audiocraft has no codec that cuts a clip into segments")
     return {
         "solver": "compression",
         "sample_rate": config.sample_rate,
@@ -243,10 +243,10 @@ def model_config(config: MusicGenConfig, dtype: str) -> dict[str, Any]:
     if lm.style is not None:
         raise UserError("transformers has no style model: write it as --format audiocraft")
     if lm.delays != tuple(k // channels for k in range(lm.n_q)):
-        raise UserError(f"transformers knows no model with delays of {lm.delays}")
+        raise UserError(f"transformers has no model with delays of {lm.delays}")
     melody = bool(lm.chroma_bins)
     if melody != (lm.conditioning == "prepend"):
-        raise UserError(f"transformers knows no model with {lm.conditioning!r} conditioning alone")
+        raise UserError(f"transformers has no model with {lm.conditioning!r} conditioning alone")
     kind, name = ("musicgen_melody", "MusicgenMelody") if melody else ("musicgen", "Musicgen")
     own: dict[str, Any] = {}
     if melody:

@@ -39,7 +39,7 @@ class Inert:
     state: Any = None
 
 
-_KEYS = (str, int, float, bool, type(None))  # hashing nested tuples can take for ever
+_KEYS = (str, int, float, bool, type(None))  # hashing nested tuples can take forever
 
 
 def read_pickle(
@@ -117,7 +117,7 @@ class _Machine:
 
     def last(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise ValueError(f"a {type(self.stack[-1]).__name__} in place of a {kind.__name__}")
+            raise ValueError(f"a {type(self.stack[-1]).__name__} instead of a {kind.__name__}")
         return self.stack[-1]
 
     def tuple_of(self, count: int) -> None:

@@ -236,7 +236,7 @@ def find_parts(
         if place is None:
             if named not in (hub, hub.split("/")[-1]):
                 raise UserError(
-                    f"{source} needs {named}, which is not beside it: give --{component} PATH"
+                    f"{source} needs {named}, which is not next to it: give --{component} PATH"
                 )
             place = hub
             log(f"{component}: not in {main.name}, taken from the Hub: {hub}")
@@ -262,11 +262,11 @@ def find_parts(
         )
     for component, part in parts.items():
         if names := part.unknown(component):
-            log(f"{component}: settings that are not known and not used: {', '.join(names)[:300]}")
+            log(f"{component}: unknown settings, not used: {', '.join(names)[:300]}")
     if "clap" in parts:
         pieces = _find_bpe(main, tokenizer_from, log)
     elif tokenizer_from is not None:
-        raise UserError(f"{source} is no CLAP and has no use for --tokenizer {tokenizer_from}")
+        raise UserError(f"{source} is not a CLAP: leave out --tokenizer {tokenizer_from}")
     else:
         pieces = {}
     order = [component for component in checkpoint.COMPONENTS if component in parts]
@@ -436,12 +436,12 @@ def _with_projection(part: Part, text: Part) -> Part:
 
 
 def _bytes(part: Part) -> int:
-    """Of all tensors, also of those that are not converted."""
+    """The bytes of all tensors, including those that are not converted."""
     return sum(math.prod(each.shape) * each.dtype.itemsize for each in part.tensors.values())
 
 
 def _watched(part: Part, read: Callable[[int], None]) -> Part:
-    """The same part; `read` is called with the bytes so far whenever a tensor has been read."""
+    """The same part; calls `read` with the bytes so far whenever a tensor has been read."""
     so_far = 0
 
     def watched(tensor: LazyTensor) -> LazyTensor:

@@ -131,7 +131,7 @@ class Table:
         for key, tensor in source.items():
             if self.rename(key) == wanted:
                 return tensor.shape
-        raise IncompleteError(f"the source lacks {wanted}, which tells the size of the model")
+        raise IncompleteError(f"the source lacks {wanted}, which gives the size of the model")
 
     def count(self, source: StateDict, template: str) -> int:
         """The number of keys that match a template, such as `emb.{k}.weight`."""
@@ -208,7 +208,7 @@ def apply_table(table: Table, source: StateDict, abstract: Mapping, what: str) -
             values[path] = value
     _report(what, faults)
     if infinite:
-        more = f", and {len(infinite) - 1} more parameters are like it" if infinite[1:] else ""
+        more = f", and {len(infinite) - 1} more parameters like it" if infinite[1:] else ""
         raise UserError(f"{what}: {infinite[0]}{more}: the file is damaged or training diverged")
     return jax.tree.unflatten(structure, [values[path] for path in wanted])
 

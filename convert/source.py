@@ -237,7 +237,7 @@ def _best_state(value: dict, path: Path) -> object:
         raise UserError(f"{path} is one process's part of a model: checkpoint.th has the whole")
     state = next((state for state in candidates if isinstance(state, dict) and state), None)
     if state is None:
-        raise UserError(f"{path} holds no dict of tensors as best_state")
+        raise UserError(f"{path} does not hold a dict of tensors as best_state")
     return state.get("model", state)  # only a run's file wraps the state in "model"
 
 
@@ -298,7 +298,7 @@ def _read_tensors(source: Source, path: Path, tensors: StateDict) -> None:
     elif any(re.match(r"quantizer\.(vq\.)?layers\.", key) for key in tensors):
         part("encodec")
     elif _component_of_audiocraft(tensors) == "lm":
-        source.notes.append(f"{path.name}: no settings, those of the official models are assumed")
+        source.notes.append(f"{path.name}: no settings; assuming those of the official models")
         _add_part(source, "lm", Part("audiocraft", tensors, {}, str(path)))
     else:
         raise _unknown(path, tensors)
@@ -323,7 +323,7 @@ def download(
       The folder and the commit.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or ".." in repo:
-        raise UserError(f"no such file or folder, and no name of a Hub repository: {repo}")
+        raise UserError(f"not a file, a folder, or the name of a Hub repository: {repo}")
     try:
         import huggingface_hub
     except ImportError:

@@ -162,7 +162,7 @@ def _drop_projection(tensors: Tensors, name: str) -> None:
     weight, bias = (tensors.pop(f"enc_to_dec_proj.{kind}") for kind in ("weight", "bias"))
     if not np.array_equal(weight, np.eye(len(weight))) or bias.any():
         raise UserError(
-            f"transformers cannot express {name}: it knows no projection of the text to the same "
+            f"transformers cannot express {name}: it has no projection of the text to the same "
             "width; write it as --format audiocraft"
         )
 

@@ -115,14 +115,14 @@ class _Archive:
     def storage(self, pid: Any) -> "_Storage":
         """("storage", type, key, device, number of elements) -> position of the storage."""
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            self.fail("a persistent id that is no storage")
+            self.fail("a persistent id that is not a storage")
         _, kind, key, _, numel = pid
         dtype = _dtype(kind)
         if dtype is None or type(key) is not str or type(numel) is not int:
             self.fail("a storage of unknown type")
         member = f"{self.root}data/{key}"
         if self.check(member).file_size != numel * dtype.itemsize:
-            self.fail(f"{member} has not the size of {numel} numbers of {dtype}")
+            self.fail(f"{member} does not have the size of {numel} numbers of {dtype}")
         return _Storage(self, member, dtype, numel)
 
     def fail(self, what: str) -> NoReturn:
@@ -178,7 +178,7 @@ class _Legacy:
         value = _structure(structure, inert, self.storage)
         order = _plain(keys)
         if type(order) is not list or sorted(map(str, order)) != sorted(self.lengths):
-            raise ValueError("its list of storages is not that of its structure")
+            raise ValueError("its list of storages does not match its structure")
         with self.path.open("rb") as file:
             for key in order:
                 file.seek(end)
@@ -188,7 +188,9 @@ class _Legacy:
                 if end > self.size:
                     raise ValueError(f"storage {key} ends early")
                 if count != self.counts[key]:
-                    raise ValueError(f"storage {key} has another length than its structure says")
+                    raise ValueError(
+                        f"storage {key} has a different length from what its structure says"
+                    )
         return value
 
     def storage(self, pid: Any) -> "_Storage":

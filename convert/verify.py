@@ -137,7 +137,7 @@ def _stages(
     rng = np.random.default_rng(0)
     if "t5" in configs:
         ids, mask = Tokenizer(os.path.join(path, checkpoint.TOKENIZER))(_TEXTS)
-        ids = ids % configs["t5"].vocab_size  # the tokenizer of a test can have more pieces
+        ids = ids % configs["t5"].vocab_size  # a test's tokenizer can have more pieces
         expected = _reference_t5(configs["t5"], parts["t5"], ids, mask)
         hidden = call(load("t5", configs["t5"], path), ids, mask)
         yield Stage("T5, hidden states", _error(hidden[mask], expected[mask]))
@@ -238,7 +238,7 @@ def _fill(model: Any, tensors: Mapping[str, np.ndarray], tied: tuple[str, ...] =
     missing = [key for key in result.missing_keys if key not in tied]
     if missing or result.unexpected_keys:
         raise UserError(
-            f"transformers misses {missing[:3]}, is offered {result.unexpected_keys[:3]}"
+            f"transformers lacks {missing[:3]} and does not expect {result.unexpected_keys[:3]}"
         )
     return model.eval()
 

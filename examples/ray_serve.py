@@ -41,7 +41,7 @@ class Music:
 
     Args:
       model: nano, a converted model's folder, or an official name; found on every machine.
-      slots: N, the clips that are made at once. Part of what a seed stands for.
+      slots: N, the clips that are made at once. The result of a seed depends on it.
       max_duration: seconds of the longest clip.
     """
 

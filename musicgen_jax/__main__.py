@@ -5,7 +5,7 @@
 import _signal  # pyright: ignore[reportMissingImports]
 import sys
 
-# Until our own handlers are there, Ctrl-C ends the process as it ends any program, without a word.
+# Until our own handlers are installed, Ctrl-C ends the process silently, as it ends any program.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 

@@ -1,8 +1,8 @@
 # pyright: strict, reportUnknownMemberType=false
 """A codec by itself: audio -> codes -> audio, for any of the EnCodecs.
 
-Of a MusicGen folder this is its codec alone: the stereo models' is mono, and what makes them
-stereo is in `MusicGen.encode` and `decode`.
+For a MusicGen folder this is only its codec. The codec of a stereo model is mono; `MusicGen.encode`
+and `decode` make it stereo.
 """
 
 import functools
@@ -33,13 +33,13 @@ __all__ = ["Codec", "EncodedAudio"]
 class Codec:
     """An EnCodec with weights.
 
-    Codecs with segments (48 kHz) need the memory of one segment, however long a clip is. The
-    others (24 and 32 kHz) take a clip whole, since their LSTMs carry each frame on to all later
-    ones: hundreds of megabytes for a minute, and a compilation for each new length.
+    Codecs with segments (48 kHz) need the memory of one segment, however long a clip is. The others
+    (24 and 32 kHz) process a clip as a whole, since their LSTMs carry each frame on to all later
+    ones: that takes hundreds of megabytes for a minute, and a compilation for each new length.
 
     Args:
       encodec: the network.
-      name: what files that it writes are labelled with.
+      name: the label of the files that it writes.
     """
 
     def __init__(self, encodec: Encodec, name: str = ""):
@@ -73,17 +73,17 @@ class Codec:
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second and channel, of what comes out."""
+        """Samples per second and channel of the decoded audio."""
         return self.config.sample_rate
 
     @property
     def channels(self) -> int:
-        """C of what comes out."""
+        """C of the decoded audio."""
         return self.config.channels
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the codebooks: codes mean something only with those they were made with."""
+        """A digest of the codebooks: codes only make sense with the codebooks that made them."""
         return self.encodec.quantizer.fingerprint
 
     def encode(
@@ -99,7 +99,8 @@ class Codec:
         Args:
           audio: float [C, W] or [B, C, W]; converted to the codec's rate and channels.
           sample_rate: of `audio`, in samples per second.
-          bandwidth: kilobits per second, at most; fewer codebooks sound coarser. None for all.
+          bandwidth: the most kilobits per second; fewer codebooks sound coarser. None for all
+            codebooks.
           bar: wraps the iteration over the codec's segments; most codecs have one for all audio.
 
         Raises:
@@ -134,7 +135,7 @@ class Codec:
         """Audio of codes: float32 [B, C, W], as long as the original at the codec's rate.
 
         Args:
-          encoded: what `encode` made, or a file held.
+          encoded: the result of `encode`, or the content of a file.
           bar: as in `encode`.
 
         Raises:
@@ -142,8 +143,8 @@ class Codec:
         """
         if encoded.config != self.config or encoded.fingerprint != self.fingerprint:
             raise UserError(
-                f"the codes were made with the codec {encoded.codec!r}, and {self.name!r} is not "
-                "that one: its architecture or its weights differ"
+                f"the codes were made with the codec {encoded.codec!r}, and {self.name!r} is a "
+                f"different one: its architecture or its weights differ"
             )
         pieces = self._decode_segments(encoded, bar)
         if self.config.segment_length:

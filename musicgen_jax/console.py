@@ -1,7 +1,7 @@
 """What a command says while it works: lines, bars with the time left, and JSON for programs.
 
-Bars are drawn on stderr, on a terminal only. What is printed through a `Console` moves a bar down
-and never ends up in the middle of one.
+Bars are drawn on stderr, on a terminal only. A line printed through a `Console` moves a bar down
+and never ends up in the middle of it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from musicgen_jax.errors import one_line
 
 Bar = Callable[..., Iterable[Any]]
-"""Wraps an iteration, as tqdm does, with `total`, `desc`, and if wanted `unit` and `initial`."""
+"""Wraps an iteration, as tqdm does, with `total`, `desc`, and optionally `unit` and `initial`."""
 
 
 def plain(items: Iterable[Any], **_: Any) -> Iterable[Any]:
@@ -37,10 +37,10 @@ def add_arguments(
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """Where a command's words go.
+    """Where a command's output goes.
 
     Attributes:
-      quiet: whether it says nothing at all; errors are not its business.
+      quiet: whether it prints nothing at all, except for errors.
       json: whether stdout is for JSON alone.
     """
 
@@ -58,14 +58,14 @@ class Console:
             _print(line, sys.stderr if self.json else sys.stdout)
 
     def made(self, line: str, /, **facts: Any) -> None:
-        """Prints what was made: a line for people, or an object of JSON types."""
+        """Prints the result: a line for people, or an object of JSON types."""
         if self.json:
             _print(json.dumps(facts), sys.stdout)
         else:
             self.say(line)
 
     def note(self, line: str) -> None:
-        """Prints a line about the work on stderr, where somebody waits for it."""
+        """Prints a line about the work on stderr, if somebody is waiting for it."""
         if self.draws:
             _print(f"musicgen-jax: {line}", sys.stderr)
 
@@ -114,7 +114,7 @@ class Console:
 
 @contextlib.contextmanager
 def log_as_lines() -> Iterator[None]:
-    """Within this context, what the package logs looks like the command's own words, on stderr."""
+    """Within this context, the package's log lines look like the command's own, on stderr."""
     logger = logging.getLogger("musicgen_jax")
     handler, passed_on = _Lines(), logger.propagate
     logger.addHandler(handler)

@@ -25,10 +25,10 @@ def user_error(verb: str, path: str | os.PathLike) -> Iterator[None]:
 
     Args:
       verb: what the block does: "read", "write", "delete".
-      path: the file or folder that it does it to.
+      path: the file or folder that the block works on.
 
     Raises:
-      UserError: in place of an `OSError`.
+      UserError: instead of an `OSError`.
     """
     try:
         yield
@@ -39,8 +39,8 @@ def user_error(verb: str, path: str | os.PathLike) -> Iterator[None]:
 def reason(error: BaseException) -> str:
     """Why something failed, as the end of a sentence: one line of at most 200 characters.
 
-    Libraries wrap the system's errors in long texts of their own; a full disk is recognised in
-    those, too.
+    Libraries wrap the system's errors in long texts of their own; a full disk is recognised there
+    too.
     """
     if "No space left on device" in f"{error} {error.__cause__}":
         return "No space left on device"
@@ -51,10 +51,10 @@ def reason(error: BaseException) -> str:
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """Why the machine is at fault and not a file: no permission, no memory, a bad disk; else None.
+    """Why the machine is at fault and not a file (no permission, no memory, a bad disk), or None.
 
-    What cannot be read at this moment is not damaged. Libraries hide the system's error in a chain
-    of their own, or in the text of their message.
+    A file that cannot be read at this moment is not damaged. Libraries hide the system's error in a
+    chain of their own, or in the text of their message.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error

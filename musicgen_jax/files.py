@@ -5,9 +5,9 @@ temporary name next to the target, in the same folder and so on the same disk, f
 and rename it into place. The temporary name belongs to one writer alone: two processes that write
 the same target never touch each other's half-written files.
 
-A process that is killed leaves its temporary behind. Its name says what it is
-(`.HEX.part`, 16 hex digits, the first eight of which stand for the target's name), and while its
-process lives the system holds a lock on it. So the next writer can tell what is abandoned.
+A process that is killed leaves its temporary behind. Its name says what it is (`.HEX.part`, 16 hex
+digits, the first eight of which stand for the target's name), and while its process lives the
+system holds a lock on it. So the next writer can tell which files are abandoned.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from musicgen_jax.errors import UserError, reason, user_error
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part")  # earlier releases named their files like this too
 MAX_JSON = 1 << 24  # bytes: far more than any file of settings has
 # How long a temporary may be empty and not locked yet, and how long one may be written where the
-# file system knows no locks.
+# file system has no locks.
 _UNLOCKED_SECONDS, _ABANDONED_SECONDS = 60.0, 86_400.0
 
 
@@ -47,8 +47,8 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Reads a file of at most `max_bytes`; its size is checked before anything is allocated.
 
     Raises:
-      UserError: there is no such file, it is larger, it is not a regular file (to open a pipe would
-        wait for ever), or it cannot be read.
+      UserError: there is no such file, it is larger, it is not a regular file (opening a pipe would
+        wait forever), or it cannot be read.
     """
     with user_error("read", path):
         found = os.stat(path)
@@ -83,7 +83,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_JSON) -> dict[s
 def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Copies a regular file into a folder that is being written.
 
-    A link is refused: what it leads to may be any file of this user, and would be passed on.
+    A link is refused: it may lead to any file of this user, which would then be passed on.
 
     Raises:
       UserError: the source is a link, a pipe or a folder, or cannot be read or written.
@@ -91,7 +91,7 @@ def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
     with user_error("copy", source):
         if os.path.islink(source) or not os.path.isfile(source):
             raise UserError(
-                f"cannot copy {source}: a link or not a regular file; make it one with cp -L"
+                f"cannot copy {source}: a link or not a regular file; copy it with cp -L first"
             )
         shutil.copyfile(source, target)
 
@@ -119,7 +119,7 @@ def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write; it appears at `path` when the block ends, in place of an older one.
+    """A file to write; it appears at `path` when the block ends, and replaces an older one.
 
     Missing folders on the way are made. If the block fails, nothing is left.
 
@@ -150,7 +150,7 @@ def _make_parents(target: Path) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes a whole file; it appears at `path` complete, in place of an older one.
+    """Writes a whole file; it appears at `path` complete, and replaces an older one.
 
     Raises:
       UserError: the file cannot be written, or the disk is full.
@@ -203,8 +203,8 @@ def new_folder(
 ) -> Iterator[Path]:
     """A temporary folder to fill; it is renamed to `path` when the block ends.
 
-    If the block fails, nothing is left. Of two processes that make the same folder both finish
-    theirs; the first one's stays, unless the other may overwrite it.
+    If the block fails, nothing is left. If two processes make the same folder, both finish theirs;
+    the first one's stays, unless the other may overwrite it.
 
     Args:
       path: the folder to make, with its missing parents.
@@ -236,8 +236,8 @@ def new_folder(
 def _put(temporary: Path, target: Path, *, overwrite: bool, ours) -> None:
     """Renames a full folder into place.
 
-    The system renames onto nothing or onto an empty folder only. So no process can replace a
-    folder that another one has put there in the meantime without looking at it again.
+    The system renames a folder only to a free name or onto an empty folder. So no process can
+    replace a folder that another one has put there in the meantime without checking it again.
     """
     old = displaced_name(target)
     while True:
@@ -310,7 +310,7 @@ def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]
 
 
 def temporary_name(target: Path) -> Path:
-    """A new name next to `target`; it is short, since `target` may have the longest name possible.
+    """A new name next to `target`; it is short, since `target` may already have the longest name.
 
     Its first eight digits are the same for all temporaries of one target.
     """
@@ -356,7 +356,7 @@ def _remove_if_abandoned(path: Path) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    """A writer locks its temporary before it fills it: what holds something had its lock."""
+    """A writer locks its temporary before it fills it: one that is not empty has had its lock."""
     found = path.lstat()
     return not (any(path.iterdir()) if stat.S_ISDIR(found.st_mode) else found.st_size)
 
@@ -367,7 +367,7 @@ def _lock(descriptor: int) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # locked, or the file system knows no locks: then age alone decides
+    except OSError:  # locked, or the file system has no locks: then age alone decides
         return False
     return True
 

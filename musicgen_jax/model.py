@@ -63,15 +63,15 @@ __all__ = ["Cue", "GenerationOutput", "MusicGen", "Session"]
 class MusicGen:
     """A whole model: text encoder, language model, codec.
 
-    It keeps no settings between calls: whatever shapes the music is an argument.
+    It keeps no settings between calls: everything that shapes the music is an argument.
 
     Args:
       config: the architecture.
       t5: text encoder.
       lm: language model, with its text conditioner.
       encodec: codec.
-      tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has
-        an all-False mask.
+      tokenizer: B texts to ids int32 [B, L] and mask bool [B, L]; a row that is None or "" has an
+        all-False mask.
       mert: extracts the features of a style; in the style model.
       adapters: by name, see `use_adapter`.
       float_lm: returns the language model's parameters as float32; adapters are added to these if
@@ -114,20 +114,20 @@ class MusicGen:
             `musicgen_jax.storage.hub.models_home()`.
           dtype: of the language model: float32, bfloat16 or int8. Default: float32 on a CPU,
             bfloat16 elsewhere. int8 rounds its matrices (and on a CPU the activations that they
-            multiply) to integers per row: fastest on a CPU, a quarter of the memory, and not
-            exactly the same music. Text encoder and codec are float32.
+            multiply) to integers per row. It is fastest on a CPU and takes a quarter of the memory,
+            but the music is not exactly the same. The text encoder and the codec are float32.
           cache_dtype: of the language model's key-value cache. Default: the compute dtype, and
             float32 on a CPU. float8_e4m3fn is for large batches on a GPU or TPU, whose memory is
-            mostly this cache, and is not exactly the same music.
+            mostly this cache; the music is not exactly the same.
           adapters: files of fine-tuned adapters by a name of your choice, see `use_adapter`.
-          mesh: many devices, from `sharding.make_mesh`: weights are read straight to their
-            devices, and everything generated is spread over them. Default: the first device.
+          mesh: many devices, from `sharding.make_mesh`: weights are read straight to their devices,
+            and generation is spread over them. Default: the first device.
 
         Raises:
           UserError: there is no such model, it is incomplete, `dtype` is not one of these, or an
             adapter cannot be read or belongs to another model.
         """
-        # Before anything is looked for, let alone converted.
+        # Checked before anything is searched for, let alone converted.
         tuning.lm_dtypes(dtype)
         tuning.cache_dtype(cache_dtype)
         folder = hub.find_model(name_or_path)
@@ -192,7 +192,7 @@ class MusicGen:
 
         Args:
           adapter: a name among `adapters`; {name: scale} for several; None for the plain model.
-          scale: how much of it: 1 is what was trained, 0 nothing.
+          scale: how much of the adapter to add: 1 is as it was trained, 0 is none of it.
 
         Raises:
           UserError: there is no adapter of that name, or a scale is not a finite number.
@@ -279,7 +279,7 @@ class MusicGen:
 
         Returns:
           int32 [B, K, T], T = ceil(W / hop_length) at the model's rate. In a stereo model each
-          codebook is there twice, left then right.
+          codebook appears twice, left then right.
 
         Raises:
           UserError: the audio is not a float array of samples, is empty, or is not finite.
@@ -373,7 +373,7 @@ class MusicGen:
         Returns:
           float32 [B, K, T, V]: at frame t of codebook k the logits that predict `codes[:, k, t]`
           from everything before it in the delay pattern. As in audiocraft the last delays[k]
-          frames of codebook k are NaN: their steps lie beyond the sequence.
+          frames of codebook k are NaN: their steps are beyond the end of the sequence.
 
         Raises:
           UserError: these are not codes of this model, or `descriptions` does not fit them.
@@ -410,7 +410,7 @@ class MusicGen:
 
         Args:
           descriptions: B texts; None or "" asks for music without a description.
-          duration: seconds, the prompt included; up to a day. A piece longer than `max_duration`
+          duration: seconds, including the prompt; up to a day. A piece longer than `max_duration`
             is generated window by window, see `musicgen_jax.generation.windows`.
           seed: an integer, or one per clip. Clip i depends only on its text, the seed and i, not
             on the batch; a clip with its own seed is identical to that seed run alone.
@@ -425,29 +425,30 @@ class MusicGen:
           extend_stride: seconds between the starts of two windows, for pieces longer than
             `max_duration`; must be less than `max_duration`. A smaller stride keeps more context
             and takes longer. Default: 3/5 of `max_duration`, the official models' 18 s of 30.
-          join: how windows meet. "hard": as in audiocraft, one row of codes decoded as one;
+          join: how windows are joined. "hard": as in audiocraft, all codes are decoded as one row;
             "crossfade": each window regenerates the last second of the one before, and the two
             versions are crossfaded. See `musicgen_jax.generation.joins`.
           checkpoint: a folder that keeps every finished window. If it already holds part of this
-            generation, generation resumes from there; the result is the same, bit for bit.
+            generation, generation resumes from there; the result is the same bit for bit.
           on_audio: called with each stretch of audio, float32 [B, C, n], as soon as it is final;
             the result then holds no audio. Memory does not grow with the duration.
-          chunk_seconds: length of such a stretch, given out while the language model still runs.
+          chunk_seconds: length of each such stretch; it comes while the language model still runs.
             Default: one stretch after every window, which is fastest.
           slots: None: the clips begin together, in the program that is fastest for this call. N:
             each clip is made by the server's program of N slots, whatever the other clips are.
             `program` of the result says which one it was; see docs/the-same-music.md.
           negative_descriptions: B texts that the music moves away from; None or "" for none.
-            Guidance compares with them in place of nothing: `negative + (description - negative)
-            * cfg_coef`. Under double guidance too, where they replace the last of the three.
+            Guidance compares with them instead of with no text:
+            `negative + (description - negative) * cfg_coef`. Under double guidance they replace the
+            last of the three sides.
           schedule: what changes while all clips play: pairs (seconds, description), or values of
             `Cue`, in order. A description holds from its frame on until the next; `descriptions`
-            hold before the first. In a melody or style model the text stands in front of the
-            tokens, so a new one counts from the next window on. `schedule` of the result has the
-            seconds where they took effect.
+            hold before the first. In a melody or style model the text comes before the tokens, so a
+            new one takes effect with the next window. `schedule` of the result has the seconds at
+            which the cues took effect.
 
         Returns:
-          T = int(duration * frame_rate) frames of music, the prompt included.
+          T = int(duration * frame_rate) frames of music, including the prompt.
 
         Raises:
           UserError: an argument is out of range; the message names it.
@@ -491,21 +492,21 @@ class MusicGen:
     ) -> Session:
         """Generates as `generate` does, and yields audio while the language model still runs.
 
-        With a melody, a style or a prompt of audio, the methods for these stream by their argument
-        `on_audio`.
+        To stream with a melody, a style or an audio prompt, pass `on_audio` to the methods for
+        those.
 
         The arguments not listed here are those of `generate`.
 
         Args:
           descriptions: B texts; None or "" asks for music without a description.
           chunk_seconds: length of a stretch. The first one comes when the language model is that
-            far, and a few frames further, into the piece.
+            far into the piece, plus a few frames.
           duration: seconds; None for music without an end, in bounded memory.
 
         Returns:
           An iterator of float32 [B, C, n]; concatenated they are the audio of `generate` up to
-          rounding. Arguments are checked at once, before the first stretch is asked for. It can be
-          steered and closed, see `Session`.
+          rounding. Arguments are checked at once, before the first stretch is asked for. The
+          iterator can be steered and closed, see `Session`.
 
         Raises:
           UserError: as `generate`.
@@ -631,7 +632,7 @@ class MusicGen:
             mono is copied to both channels of a stereo model.
           prompt_sample_rate: samples per second of `prompt`.
           descriptions: B texts. Default: no description for any clip.
-          duration: seconds of the output, the prompt included; longer than the prompt.
+          duration: seconds of the output, including the prompt; longer than the prompt.
 
         Raises:
           UserError: the prompt is not audio, is silent or is too long, or as `generate`.
@@ -679,7 +680,7 @@ class MusicGen:
         negative_descriptions: Sequence[str | None] | None = None,
         schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
-        """Generates music that follows the melody of given audio, and a description.
+        """Generates music that follows a description and the melody of some audio.
 
         Only the chroma of the audio is used: which of the twelve pitch classes is loudest, at 235
         moments of an official model's window of 30 s. A shorter melody repeats. Of a longer one
@@ -697,7 +698,7 @@ class MusicGen:
           separate: True: remove drums and bass first, as the original does, with the converted
             separator `htdemucs`; False: use the audio as it is; None: separate if that separator
             is installed, otherwise say so once through the logger `musicgen_jax`.
-          cfg_coef_beta: strength of the text next to the melody, see `generate_with_style`.
+          cfg_coef_beta: strength of the text against the melody, see `generate_with_style`.
 
         Raises:
           UserError: this model takes no melody, the melody is not audio, or as `generate`.
@@ -756,11 +757,12 @@ class MusicGen:
         negative_descriptions: Sequence[str | None] | None = None,
         schedule: Sequence[CueLike] = (),
     ) -> GenerationOutput:
-        """Generates music in the style of given audio, and after a description.
+        """Generates music that follows a description, in the style of some audio.
 
-        One short excerpt of the audio is used. The clip's seed draws where it begins, anew in
-        every window of a piece longer than `max_duration`; to choose it yourself, give audio that
-        is as long as the excerpt. Silence is a style like any other; None means no style.
+        One short excerpt of the audio is used. The clip's seed decides where the excerpt begins,
+        anew in every window of a piece longer than `max_duration`; to choose the excerpt yourself,
+        give audio that is exactly that long. Silence is a style like any other; None means no
+        style.
 
         The arguments not listed here are those of `generate`.
 
@@ -774,9 +776,9 @@ class MusicGen:
           eval_q: codebooks that describe the style, 1 to 6 in the official model: the fewer, the
             freer the music.
           excerpt_length: seconds; the official model was trained with 1.5 to 4.5.
-          cfg_coef_beta: strength of the text next to a style (double guidance, which takes half as
-            long again). audiocraft advises 5 where both are given, within 1 to 9, and otherwise
-            None: ordinary guidance, under which a style drowns the text.
+          cfg_coef_beta: strength of the text against a style (double guidance, which takes half as
+            long again). If there is both a text and a style, audiocraft advises 5, within 1 to 9;
+            otherwise None, which is ordinary guidance, under which a style drowns out the text.
 
         Raises:
           UserError: this model takes no style, the style is not audio or is shorter than the

@@ -335,7 +335,7 @@ def test_other_files(tmp_path, whole):
     check_refused(path, b"RIFF")
     check_refused(path, rebuilt(whole, compression=zipfile.ZIP_DEFLATED), "compressed")
     newer = rebuilt(whole, header=lambda header: header.update(version=2))
-    check_refused(path, newer, "has version 2, this musicgen-jax reads 1")
+    check_refused(path, newer, "has version 2, but this musicgen-jax reads 1")
     with pytest.raises(UserError, match="cannot read"):
         codec_file.read(tmp_path / "absent.npz")
     with pytest.raises(UserError, match="not a file"):
@@ -353,7 +353,7 @@ def test_other_files(tmp_path, whole):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("codes.npy", huge)
-    check_refused(path, out.getvalue(), "another size")
+    check_refused(path, out.getvalue(), "the wrong size")
     path.write_bytes(b"")
     with path.open("r+b") as file:
         file.truncate(codec_file.MAX_BYTES + 1)
@@ -434,7 +434,7 @@ def test_codes_of_another_codec_are_refused(nano, folders, tmp_path, capsys):
     codes = str(codec_file.write(tmp_path / "x.npz", example(clips=1)))
     assert main(["codec", "decode", codes, str(tmp_path / "x.wav")]) == 2
     error = capsys.readouterr().err
-    assert "made with the codec 'a codec', and 'nano' is not that one" in error
+    assert "made with the codec 'a codec', and 'nano' is a different one" in error
     assert error.count("\n") == 1
     # The same architecture with other weights is another codec too.
     with pytest.raises(UserError, match="weights differ"):

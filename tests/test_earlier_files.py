@@ -89,7 +89,7 @@ def test_a_batch_goes_on(folder, tmp_path, capsys):
     assert main([*command, "--seed", "5", "--slots", "2"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("1 of 2 clips exist already\nwrote")
-    assert "an earlier version began" in said.err
+    assert "an earlier version started" in said.err
     for kept in ("000000.wav", "settings.json"):
         assert (out / kept).read_bytes() == (EARLIER / "batch" / kept).read_bytes()
     first, second = map(json.loads, (out / "manifest.jsonl").read_text().splitlines())

@@ -23,8 +23,8 @@ def dump(settings: Mapping[str, Any]) -> str:
 
     Args:
       settings: plain JSON types, with "model", "prompt" and "program". A prompt that would not fit
-        is cut, and "prompt_characters" then says how long it was; so is a "negative_prompt". Of a
-        "schedule" that would not fit, "schedule_cues" says how many cues it had.
+        is cut, and "prompt_characters" then says how long it was; so is a "negative_prompt". If a
+        "schedule" would not fit, "schedule_cues" says how many cues it had.
     """
     text = json.dumps(settings)
     if len(text) > MAX_BYTES and len(json.dumps(settings.get("schedule"))) > MAX_BYTES // 2:
@@ -43,7 +43,7 @@ def dump(settings: Mapping[str, Any]) -> str:
 
 
 def parse(comment: str) -> dict[str, Any] | None:
-    """The settings in a comment; None if it is not one of ours. It may come from anybody."""
+    """The settings in a comment, which anybody may have written; None if it is not one of ours."""
     if len(comment) > 2 * MAX_BYTES:
         return None
     try:
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _comment_of_wav(path: str | os.PathLike[str]) -> str:
-    """The chunk ICMT; libsndfile itself reads no more than 2 KB of it."""
+    """The chunk ICMT, of which libsndfile itself reads at most 2 KB."""
     with user_error("read", path), open(path, "rb") as file:
         file.seek(12)  # RIFF, size, WAVE
         for _ in range(_MOST_CHUNKS):

@@ -33,7 +33,7 @@ class Encoder:
     """Audio piece by piece, int16 [C, W], to bytes that can be sent at once.
 
     A stream cannot go back to its beginning. So the header of a wav or flac stream says beforehand
-    how long it is; that of an mp3 stream does not say it.
+    how long it is; the header of an mp3 stream does not.
 
     Args:
       form: a key of `MEDIA_TYPES`.
@@ -85,7 +85,7 @@ def encode(form: str, samples: np.ndarray, sample_rate: int, *, comment: str = "
 def sink(
     file: io.RawIOBase, form: str, sample_rate: int, channels: int, samples: int, comment: str
 ) -> "_Bare | _Sndfile":
-    """What takes samples, int16 [C, W], by `write` and puts them encoded into a file by `close`.
+    """An encoder: `write` takes samples, int16 [C, W], and `close` completes the file.
 
     Args:
       file: can seek; for libsndfile, which does not notice when writing fails.
@@ -135,7 +135,7 @@ class _Sndfile:
             self._resample = soxr.ResampleStream(self._from, self._to, channels, dtype="float32")
         kind, subtype = _SNDFILE[form]
         if subtype not in soundfile.available_subtypes(kind):
-            raise UserError(f"this machine's libsndfile writes no {form}: install a newer one")
+            raise UserError(f"this machine's libsndfile cannot write {form}: install a newer one")
         try:
             self._file = soundfile.SoundFile(
                 file,  # type: ignore[arg-type]
@@ -146,7 +146,9 @@ class _Sndfile:
                 format=kind,
             )
         except RuntimeError as error:
-            raise UserError(f"{form} takes no {channels} channels at {self._to} Hz") from error
+            raise UserError(
+                f"{form} does not support {channels} channels at {self._to} Hz"
+            ) from error
         if comment:
             self._file.comment = comment
 
@@ -167,7 +169,7 @@ class _Growing(io.RawIOBase):
     """A file for libsndfile whose bytes are taken away as they come.
 
     When it is closed, libsndfile goes back to write lengths into the header. In a file that is
-    `patched` these are kept; in a stream that part is gone already.
+    `patched` these are kept; in a stream that part has already been sent.
     """
 
     def __init__(self, *, patched: bool):

@@ -77,9 +77,9 @@ def read_bytes(data: bytes, name: str, *, longest: float, most: int) -> tuple[np
 
     Args:
       data: the file.
-      name: what to call it in messages.
-      longest: seconds that it may have.
-      most: samples that it may have, over all channels.
+      name: the file's name in messages.
+      longest: most seconds that are allowed.
+      most: most samples that are allowed, over all channels.
 
     Returns:
       float32 [C, W] and the sample rate in Hz.
@@ -104,7 +104,7 @@ def _samples(
         rate, first = file.samplerate, int(start * file.samplerate)
         frames = file.frames - first
         if frames <= 0:
-            raise UserError(f"cannot read {name} from {start:g} s on: it ends before")
+            raise UserError(f"cannot read {name} from {start:g} s on: it ends earlier")
         if seconds is not None:
             frames = min(frames, int(seconds * rate) + 1)
         if frames > min(longest * rate, most // file.channels):
@@ -130,7 +130,7 @@ def _samples(
 def opened(path: str | os.PathLike[str]) -> Iterator:
     """Opens a path with soundfile; raises a UserError if libsndfile refuses the file."""
     with user_error("read", path):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise UserError(f"cannot read {path}: not a file")
         opened = open(path, "rb")  # noqa: SIM115 - libsndfile would not report the reason
     with opened:

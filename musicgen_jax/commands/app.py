@@ -28,7 +28,7 @@ _NANO_KNOWS = (
     "{name} knows eight instruments: piano, guitar, organ, strings, flute, trumpet, music box and "
     "synth. It knows waltzes, marches, lullabies, ballads, jigs, pop and folk tunes, slow, medium "
     "or fast, in major or minor. It has heard only music that a program composed: no voices, no "
-    "recordings. Anything else is answered with the nearest thing that it knows. {melody}"
+    "recordings. For anything else it plays the nearest thing that it knows. {melody}"
 )
 _NANO_AND_MELODIES = {
     "nano": "To have a tune of your own played, choose nano-melody.",
@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
     options.add_model(parser)
-    add("--port", type=int, default=7860, help="0 takes a free one")
+    add("--port", type=int, default=7860, help="0 picks a free one")
     add("--no-open", action="store_true", help="do not open the browser")
     add("--slots", type=int, default=1, metavar="N", help="clips that are made at once; more wait. "
-        "Part of what a seed stands for")  # fmt: skip
+        "The result of a seed depends on it")  # fmt: skip
     add("--dtype", choices=DTYPES, help="dtype of the language model (default: float32 on a CPU, "
         "bfloat16 elsewhere)")  # fmt: skip
     options.add_devices(parser)
@@ -102,7 +102,7 @@ def _serve(args: argparse.Namespace, taken: socket.socket) -> int:
         choices, found = _choices(places)
         try:
             if name not in found:
-                raise UserError("its folder is not there any more")
+                raise UserError("its folder no longer exists")
             parts, about = _load(args, found[name])
         except UserError as error:
             if before is None:
@@ -161,7 +161,7 @@ def _until_switched(
         # A server closes its socket: whoever asks meanwhile waits on this one.
         http.run([taken.dup()])
     if http.force_exit:
-        # XLA cannot be interrupted: closing would wait until it has compiled for nobody.
+        # XLA cannot be interrupted: closing would wait for a compilation that nobody needs.
         sys.stderr.flush()
         os._exit(endings.INTERRUPTED)
     scheduler.close()
@@ -177,7 +177,7 @@ def _name_of(folder: Path, given: str) -> str:
 
 
 def _choices(places: dict[str, Path]) -> tuple[tuple["Choice", ...], dict[str, Path]]:
-    """The models that the page lists, and where those are that are here.
+    """The models that the page lists, and the folders of those that are on this machine.
 
     Args:
       places: the model that the command was given, by its name; it may lie anywhere.
@@ -201,7 +201,7 @@ def _choices(places: dict[str, Path]) -> tuple[tuple["Choice", ...], dict[str, P
 
 
 def _has_screen() -> bool:
-    """Whether a browser has a window to open; on a terminal alone it would take the terminal."""
+    """Whether a browser can open a window; without one it would take over the terminal."""
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

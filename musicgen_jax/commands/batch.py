@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
-    add("prompts", metavar="PROMPTS", help="a .txt file, a prompt in every line, or a .jsonl file, "
-        'in every line {"prompt": TEXT or null} and, if wanted, "seed", "negative" and "duration"; '
+    add("prompts", metavar="PROMPTS", help="a .txt file with a prompt on each line, or a .jsonl "
+        'file with {"prompt": TEXT or null} on each line, and optionally "seed", "negative" and '
+        '"duration"; '
         "or - for stdin, which may hold either")  # fmt: skip
     add(
         "output",
         metavar="OUT_DIR",
-        help="folder for 000000.wav and so on and a manifest; clips that exist are not made again",
+        help="folder for the clips, 000000.wav and so on, and a manifest; existing clips are not "
+        "made again",
     )
     options.add_model(parser)
     options.add_dtype(parser)
@@ -40,10 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do part I of N of the work; several machines may share OUT_DIR",
     )
     options.add_ray(shared)
-    add("--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="of the files")
-    options.add_duration(parser, "of each clip, where a line has none of its own")
+    add(
+        "--format", choices=("wav", "flac", "mp3", "ogg"), default="wav", help="format of the files"
+    )
+    options.add_duration(parser, "length of each clip, unless its line sets one")
     options.add_windows(parser)
-    options.add_negative(parser, ", where a line has none of its own")
+    options.add_negative(parser, ", unless the line sets its own")
     options.add_sampling(parser)
     options.add_devices(parser)
     add(
@@ -62,11 +66,11 @@ def _worker(text: str) -> tuple[int, int]:
         worker = int(number), int(count)
         if 1 <= worker[0] <= worker[1]:
             return worker
-    raise argparse.ArgumentTypeError(f"must be as 2/4, from 1/4 to 4/4, got {text!r}")
+    raise argparse.ArgumentTypeError(f"must look like 2/4, from 1/4 to 4/4, got {text!r}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the clips that are not there yet. Of several processes the first one writes them."""
+    """Makes the missing clips. If there are several processes, the first one writes them."""
     from musicgen_jax.generation.request import check_seed
 
     if args.batch_size is not None and args.batch_size < 1:
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What is to be done in a folder.
+    """The work that is left to do in a folder.
 
     Attributes:
       folder: of the clips.
@@ -198,7 +202,7 @@ class _Maker:
                 negative_descriptions=[prompt.negative],
             )
         except UserError as error:
-            if prompt.duration is None:  # then it is true of all lines
+            if prompt.duration is None:  # then it applies to all lines
                 raise
             raise UserError(f"line {prompt.index + 1}: {error}") from None
 

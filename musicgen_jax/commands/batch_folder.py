@@ -54,7 +54,7 @@ class Prompt:
     Attributes:
       index: i, the number of the line, counted from 0.
       text: the description, None for music without one.
-      seed: what `MusicGen.generate` takes for this clip alone.
+      seed: the seed with which `MusicGen.generate` makes this clip alone.
       negative: what the music moves away from, None for nothing.
       duration: seconds, None for those of all clips.
     """
@@ -67,7 +67,7 @@ class Prompt:
 
     @property
     def own(self) -> dict[str, Any]:
-        """What a line need not name, None where it does not."""
+        """The optional fields of a line, None where they are absent."""
         return {"negative": self.negative, "duration": self.duration}
 
 
@@ -77,10 +77,10 @@ def read_prompts(
     """Reads all prompts, or refuses the file.
 
     Args:
-      path: a .txt file, a description in every line; or a .jsonl file, in every line a text, or
-        an object {"prompt": text or null, "seed": integer, "negative": text or null, "duration":
-        seconds}. Only the prompt is needed. UTF-8; empty lines may stand at the end only.
-        "-" is stdin, with lines of JSON if it begins with {, else with descriptions.
+      path: a .txt file with a description on each line; or a .jsonl file with a string on each
+        line, or an object {"prompt": text or null, "seed": integer, "negative": text or null,
+        "duration": seconds}. Only the prompt is needed. UTF-8; empty lines may stand at the end
+        only. "-" is stdin, with lines of JSON if it begins with {, else with descriptions.
       seed: clip i gets a seed of its own from it and i, unless its line names one.
       negative: of the clips whose line does not name one.
 
@@ -152,12 +152,12 @@ def _parse_json(line: bytes, usual: Prompt) -> Prompt:
         raise ValueError("the field prompt is missing")
     text, seed, duration = value["prompt"], value.get("seed"), value.get("duration")
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"the prompt must be a text or null, got {json.dumps(text):.80}")
+        raise ValueError(f"the prompt must be a string or null, got {json.dumps(text):.80}")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
         raise ValueError(f"the seed must be an integer from 0 to {2**32 - 1}, got {seed!r:.80}")
     against = value.get("negative", usual.negative)
     if against is not None and not isinstance(against, str):
-        raise ValueError(f"the negative must be a text or null, got {json.dumps(against):.80}")
+        raise ValueError(f"the negative must be a string or null, got {json.dumps(against):.80}")
     if duration is not None and not (is_number(duration) and 0 < duration <= MAX_DURATION):
         raise ValueError(
             f"the duration must be more than 0 and at most {MAX_DURATION} seconds (a day), got "
@@ -178,7 +178,7 @@ def _checked(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON lets through
-        raise ValueError("not a text: it holds half of a character") from None
+        raise ValueError("not valid text: it contains half of a character") from None
     return text
 
 
@@ -230,7 +230,7 @@ class Folder:
             if found.get(key) != value:
                 before = "" if key == "model" else f" {found.get(key)!r:.80}, not {value!r:.80}"
                 raise UserError(
-                    f"{self.path} was begun with "
+                    f"{self.path} was started with "
                     + (f"{key}{before}" if before else "another model")
                     + ": choose another folder"
                 )
@@ -271,7 +271,7 @@ class Folder:
         return (self.path / SETTINGS).exists()
 
     def setting(self, key: str) -> Any:
-        """A setting that the folder was begun with; None if it has none of this name."""
+        """A setting that the folder was started with; None if it has none of this name."""
         return files.read_json(self.path / SETTINGS).get(key) if self.begun() else None
 
     def finished(self, prompt: Prompt, seconds: float, program: str) -> None:
@@ -290,7 +290,7 @@ class Folder:
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         path = self.path / self.manifest
         with user_error("write", path), path.open("a+b") as manifest:
-            if manifest.tell():  # a line that a dying worker began stays a line of its own
+            if manifest.tell():  # a line that a dying worker left unfinished stays separate
                 manifest.seek(-1, os.SEEK_END)
                 line = line if manifest.read(1) == b"\n" else b"\n" + line
             manifest.write(line)
@@ -371,8 +371,8 @@ def begin(folder: Folder, settings: dict[str, Any], slots: int) -> None:
     """
     if folder.begun() and folder.setting("slots") is None:
         print(
-            f"musicgen-jax: an earlier version began {folder.path}: what is made now comes "
-            "from another program, which the manifest names",
+            f"musicgen-jax: an earlier version started {folder.path}: new clips come from a "
+            f"different program, which the manifest names",
             file=sys.stderr,
         )
         folder.agree(settings, keep=True)
@@ -393,8 +393,8 @@ def make_clips(
 
     Args:
       maker: makes them.
-      folder: the clips' folder. It keeps the settings, and the number of slots among them, once the
-        model has not refused any.
+      folder: the clips' folder. It stores the settings, including the number of slots, once the
+        model has accepted them all.
       settings: of all clips.
       prompts: of the clips to make, at least one.
       slots: N; None for that of the folder, or else of this kind of device.

@@ -93,6 +93,6 @@ def _require_one_model(name: str) -> None:
 
     def compare() -> None:
         if found != first:
-            raise UserError(f"the model {name} is not that of process 0")
+            raise UserError(f"the model {name} differs from that of process 0")
 
     processes.together(compare)

@@ -13,11 +13,17 @@ _SHORT = [name.removeprefix("facebook/musicgen-") for name in OFFICIAL_MODELS]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
-    add("--model", default="small", choices=[*_SHORT, "nano"], help="whose shape to run")
+    add("--model", default="small", choices=[*_SHORT, "nano"], help="model whose shape to measure")
     add("--dtype", choices=DTYPES, help="of the language model (default: float32 on a CPU, "
         "bfloat16 elsewhere)")  # fmt: skip
-    add("--batch", type=int, default=1, metavar="B", help="clips at once")
-    add("--steps", type=int, default=100, metavar="N", help="of the language model, in each run")
+    add("--batch", type=int, default=1, metavar="B", help="clips made at once")
+    add(
+        "--steps",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps of the language model in each run",
+    )
     add(
         "--limit",
         type=float,

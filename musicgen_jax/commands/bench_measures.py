@@ -38,7 +38,7 @@ def measure(
       dtype: of the language model's matrices; None for this device's default.
       batch: B, clips at once.
       steps: S, of the language model in each run.
-      limit: seconds after which nothing more is begun. What runs then ends by itself.
+      limit: seconds after which nothing more is started. A measurement that is running is finished.
 
     Yields:
       a line for people and the same as JSON types.
@@ -84,7 +84,7 @@ def measure(
             left.append(what)
     yield _peak(device)
     if left:
-        yield f"left out, {limit:g} s are over: {', '.join(left)}", {"left_out": left}
+        yield f"left out, because {limit:g} s have passed: {', '.join(left)}", {"left_out": left}
 
 
 def _weights(component: str, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -172,13 +172,13 @@ def _codec(model: MusicGen) -> Measured:
 
 
 def _peak(device: Any) -> Measured:
-    """The most memory that was in use: of an accelerator its own, of a CPU this process's."""
+    """The peak memory in use: an accelerator's own memory, or on a CPU this process's."""
     if device.platform == "cpu":
         found = memory.peak()
     else:
         found = (device.memory_stats() or {}).get("peak_bytes_in_use")
     if found is None:
-        return "peak memory: this system does not say", {"peak_bytes": None}
+        return "peak memory: unknown on this system", {"peak_bytes": None}
     return f"peak memory: {doctor_checks.gigabytes(found)}", {"peak_bytes": found}
 
 

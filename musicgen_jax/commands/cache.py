@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the commands below `cache`."""
     commands = parser.add_subparsers(required=True, metavar="list|clean")
     listing = commands.add_parser(
-        "list", help="say what is there", description="Says what is there, and how large it is."
+        "list",
+        help="show what is there",
+        description="Shows the compiled programs and the converted models, and their sizes.",
     )
     listing.set_defaults(run=_list)
     listing.add_argument("--json", action="store_true", help="print one JSON object")
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="instead: a converted model of `cache list`; may be given several times",
+        help="remove this converted model of `cache list` instead; may be given several times",
     )
 
 
@@ -68,7 +70,9 @@ def _list(args: argparse.Namespace) -> None:
 def _clean(args: argparse.Namespace) -> None:
     if args.model:
         if args.damaged:
-            raise UserError("--damaged is for compiled programs: leave out it or --model")
+            raise UserError(
+                "--damaged is for compiled programs: it cannot be combined with --model"
+            )
         models = _models()
         if unknown := [name for name in args.model if name not in models]:
             known = ", ".join(models) or "none"
@@ -91,7 +95,7 @@ def _clean(args: argparse.Namespace) -> None:
 
 
 def _programs(folder: Path | None) -> list[Path]:
-    """The entries of the folder of compiled programs; nothing else that may lie there."""
+    """The entries of the folder of compiled programs, and no other files in it."""
     if folder is None or not folder.is_dir():
         return []
     with user_error("read", folder):

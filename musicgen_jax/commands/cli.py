@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: arguments, by default the process's own.
 
     Returns:
-      the exit code: 0; 2 if the user can mend it, 1 if it is a fault of ours (one line on stderr
-      says how and what); 130 after Ctrl-C; 143 after SIGTERM.
+      the exit code: 0; 2 if the user can fix it, 1 if it is a bug of ours (one line on stderr says
+        how or what); 130 after Ctrl-C; 143 after SIGTERM.
     """
     debug, arguments = endings.debug_flag(sys.argv[1:] if argv is None else argv)
     memory.return_freed_memory()
@@ -137,7 +137,7 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
         "generate": (
             generate,
             "make music from a prompt, a melody, a style or the start of a song",
-            "Makes one clip per PROMPT, or continues a file, or plays without a prompt.",
+            "Makes one clip per PROMPT, or continues a file, or makes music without a prompt.",
         ),
         "batch": (
             batch,
@@ -149,7 +149,7 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             serve,
             "make music over HTTP, for many listeners at once",
             "Serves music over HTTP: POST /v1/audio/generate, OpenAI's POST /v1/audio/speech, jobs "
-            "for long pieces; see docs/serving.md. SIGTERM finishes what runs.",
+            "for long pieces; see docs/serving.md. SIGTERM stops it after the clips in hand.",
         ),
         "app": (
             app,
@@ -172,13 +172,13 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
     "models": {
         "models": (
             models,
-            "list the models that are here or could be; say what a model or a file is",
+            "list local and official models; describe a model or a file",
             "Lists the bundled model, the converted ones in your folder, and the official names.",
         ),
         "info": (
             info,
             "",
-            "Says what a model is (parameters, window, licence, source), or what a file is: the "
+            "Describes a model (parameters, window, licence, source) or a file: the "
             "settings inside a clip, codes, an adapter, statistics.",
         ),
         "convert": (
@@ -199,9 +199,9 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
         ),
         "warmup": (
             warmup,
-            "compile ahead of time what `generate` needs",
-            "Compiles what `generate` needs and keeps it on disk, so that the first clip is as "
-            "fast as the second.",
+            "compile the programs of `generate` ahead of time",
+            "Compiles the programs that `generate` needs and keeps them on disk, so that the "
+            "first clip is as fast as the second.",
         ),
     },
     "judge and train": {
@@ -218,7 +218,7 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
             "Makes a blind listening study from folders of clips and serves it: raters score "
             "overall quality, fit to the text and fit to the melody from 1 to 100. Every score is "
             "on the disk before the page says so. If it is interrupted, run the same command "
-            "again to go on.",
+            "again to continue.",
         ),
         "finetune": (
             finetune,
@@ -235,13 +235,13 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
     "this machine": {
         "doctor": (
             doctor,
-            "say what is here, what fits and what is wrong",
-            "Looks at versions, devices, memory, folders and the network, makes a second of music "
-            "with nano and checks it. Exit code 2: something is wrong.",
+            "check what is installed, what fits and what is wrong",
+            "Looks at versions, devices, memory, folders and the network, makes a second of "
+            "music with nano and checks it. The exit code is 2 if something is wrong.",
         ),
         "bench": (
             bench,
-            "measure how fast it is: steps, first audio, codec, memory",
+            "measure this device: steps, first audio, codec, memory",
             "Measures an official model's shape with random weights on this device, without a "
             "download: steps per second, the share of the memory's copy bandwidth, the first "
             "audio, the codec, and the peak memory.",
@@ -249,12 +249,12 @@ _GROUPS: dict[str, dict[str, tuple[ModuleType, str, str]]] = {
         "cache": (
             cache,
             "list or remove compiled programs and models; complete words in a shell",
-            "Lists and removes what lies in your folders: compiled programs and converted models.",
+            "Lists and removes compiled programs and converted models in your folders.",
         ),
         "completion": (
             completion,
             "",
-            "Prints a script with which a shell completes commands and options.",
+            "Prints a script that lets a shell complete commands and options.",
         ),
     },
 }

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("input", metavar="IN.wav", help="an audio file")
     encode.add_argument("output", metavar="OUT.npz", help="the file of codes to make")
     encode.add_argument(
-        "--bandwidth", type=float, metavar="KBPS", help="kilobits per second (default: the most)"
+        "--bandwidth", type=float, metavar="KBPS", help="kilobits per second (default: the highest)"
     )
     encode.set_defaults(run=_encode)
     decode = commands.add_parser("decode", help="codes to audio", description=_decode.__doc__)
@@ -69,7 +69,7 @@ def _decode(args: argparse.Namespace) -> None:
     compile_cache.enable()
     encoded = codec_file.read(args.input)
     if len(encoded.codes) != 1:
-        raise UserError(f"{args.input} holds {len(encoded.codes)} clips, and a .wav takes one")
+        raise UserError(f"{args.input} holds {len(encoded.codes)} clips, but a .wav holds one")
     out = console.Console.of(args)
     (wav,) = Codec.from_pretrained(args.model).decode(encoded, bar=out.bar)
     # At the original level; only samples beyond full scale are clipped.

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object, for a program or a report"
     )
     parser.add_argument(
-        "--no-music", action="store_true", help="leave out the second of music, which takes longest"
+        "--no-music", action="store_true", help="skip the second of music, which takes longest"
     )
 
 

@@ -28,7 +28,7 @@ from musicgen_jax.storage import hub
 OK, NOTE, WRONG = "ok", "note", "wrong"
 _LIBRARIES = ("jax", "flax.nnx", "orbax.checkpoint", "sentencepiece", "soundfile", "soxr")
 _SIZES = ("small", "medium", "large")
-_SPARE = 1.1  # what a step and the codec work with comes on top of weights and cache
+_SPARE = 1.1  # on top of weights and cache, a step and the codec need working memory
 _MOST_FILES = 100_000
 _TEXT = "a calm waltz for solo piano"
 
@@ -39,7 +39,7 @@ class Finding:
 
     Attributes:
       check: what was looked at.
-      state: "ok"; "note" for what may be on purpose; "wrong" for what must be mended.
+      state: "ok"; "note" if it may be intended; "wrong" if it must be fixed.
       text: what was found and, if it is wrong, the way out.
       data: the same for a program, in plain JSON types.
     """
@@ -62,7 +62,7 @@ def examine(*, music: bool = True) -> Iterator[Finding]:
     yield from _folders()
     yield _network()
     if libraries.state == WRONG:
-        yield Finding("music", NOTE, "not tried: first mend the libraries")
+        yield Finding("music", NOTE, "not tried: fix the libraries first")
         return
     yield (devices := _devices())
     if devices.state == WRONG:
@@ -167,7 +167,7 @@ def _folder(check: str, folder: Path, variable: str, *, private: bool, count=Tru
         return Finding(
             check,
             WRONG,
-            f"{folder} cannot be written: {_why(folder)}; mend that, {elsewhere}",
+            f"{folder} cannot be written: {_why(folder)}; fix that, {elsewhere}",
             data,
         )
     if private:
@@ -274,7 +274,7 @@ def _devices() -> Finding:
 
 
 def device_memory(device: Any) -> int | None:
-    """Bytes that a program may use there: of an accelerator its own, of a CPU the machine's."""
+    """Bytes that a program may use there: an accelerator's own memory, on a CPU the machine's."""
     if device.platform == "cpu":
         return memory.total()
     with contextlib.suppress(Exception):  # not every plugin counts
@@ -313,7 +313,7 @@ def _music() -> Finding:
     """One second of nano: timed, and its tokens compared with what the whole piece predicts."""
     try:
         data = _second_of_music()
-    except Exception as error:  # the report goes on, and says what failed
+    except Exception as error:  # the report continues, and says what failed
         return Finding("music", WRONG, f"nano fails: {type(error).__name__}: {reason(error)}")
     text = (
         f"1 s of nano took {data['warm_seconds']:.2f} s ({data['steps_per_second']:.0f} steps/s), "

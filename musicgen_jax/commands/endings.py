@@ -1,4 +1,4 @@
-"""How a command ends: signals, errors and faults of ours, each with one line and an exit code.
+"""How a command ends: signals, errors and bugs of ours, each with one line and an exit code.
 
 This module imports nothing heavy: it is at work while everything else is still being imported.
 """
@@ -28,11 +28,11 @@ def ended(run: Callable[[], int], *, debug: bool = False, last: bool = False) ->
 
     Args:
       run: the command.
-      debug: whether a fault of ours shows its traceback; otherwise the traceback goes to a file.
+      debug: whether a bug of ours shows its traceback; otherwise the traceback goes to a file.
       last: whether the process ends after this: a signal that comes even later ends it at once.
 
     Returns:
-      what `run` returned; 2 for what the user can mend; 1 for a fault of ours; 130 after Ctrl-C;
+      what `run` returned; 2 for what the user can fix; 1 for a bug of ours; 130 after Ctrl-C;
       143 after SIGTERM.
     """
     with _signals(last) as signals:
@@ -54,7 +54,8 @@ def ended(run: Callable[[], int], *, debug: bool = False, last: bool = False) ->
 def leave(code: int) -> NoReturn:
     """Ends the process at once.
 
-    After an interrupt the device may still compute, and Python's own way to end crashes under it.
+    After an interrupt the device may still be computing, and Python's own shutdown would crash
+    then.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -72,7 +73,7 @@ def _failed(error: BaseException) -> int:
         _say(f"error: {where}{reason(error)}")
     else:
         what = f"{type(error).__name__}: {reason(error)}"
-        _say(f"a fault in musicgen-jax itself, {what}: {_report(error)}")
+        _say(f"a bug in musicgen-jax itself, {what}: {_report(error)}")
         return FAULT
     return WRONG_INPUT
 

@@ -32,21 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     judged = parser.add_mutually_exclusive_group(required=True)
     judged.add_argument(
-        "--audio", metavar="DIR|MANIFEST", help="the clips to judge: a folder, or a list of files"
+        "--audio", metavar="DIR|MANIFEST", help="the clips to judge: a folder or a manifest"
     )
     judged.add_argument(
-        "--model", help="makes the clips first, one for each caption: nano, a folder or a name"
+        "--model",
+        help="model that makes the clips first, one for each caption: nano, a folder or a name",
     )
     add = parser.add_argument
     add(
         "--reference",
         metavar="DIR|MANIFEST|FILE.npz",
-        help="real clips; or statistics: from --save-statistics, fadtk's file, or fma_pop",
+        help="real clips; or statistics: a file from --save-statistics, fadtk's file, or fma_pop",
     )
     add(
         "--captions",
         metavar="FILE",
-        help="what the clips should be: MusicCaps' csv as published, or any csv, tsv or jsonl "
+        help="the clips' captions: MusicCaps' csv as published, or any csv, tsv or jsonl "
         "file with columns id and caption",
     )
     add(
@@ -64,17 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--protocol",
         choices=tuple(PROTOCOLS),
-        help="whose windows, levels and directions to repeat; default: audiocraft's where it "
+        help="whose windows, levels and directions to follow; default: audiocraft's where it "
         "defines the metric, else fadtk's",
     )
     add("--codec", default="nano", metavar="MODEL", help="the codec of --embedding encodec")
     for name in NETWORKS:
-        add(f"--{name}", metavar="FOLDER", help=f"the converted weights of {name}, if elsewhere")
+        add(f"--{name}", metavar="FOLDER", help=f"folder of the converted weights of {name}")
     add("--out", metavar="REPORT", help="folder for report.json, report.md, report.html")
     add(
         "--cache",
         metavar="FOLDER",
-        help="where to keep what the networks make of each clip; default: OUT/features",
+        help="where to cache the networks' features of each clip; default: OUT/features",
     )
     add("--save-statistics", metavar="FILE.npz", help="write the reference's mean and covariance")
     console.add_arguments(parser, as_json="print the report as JSON")
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--limit", type=int, metavar="N", help="only the first N captions")
     options.add_clips_at_once(make)  # type: ignore[arg-type]
     make.add_argument(
-        "--duration", type=float, default=_SECONDS, metavar="SECONDS", help="of each clip"
+        "--duration", type=float, default=_SECONDS, metavar="SECONDS", help="length of each clip"
     )
     options.add_sampling(make)  # type: ignore[arg-type]
     options.add_devices(make)  # type: ignore[arg-type]
@@ -112,7 +113,8 @@ def _metrics(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> None:
     """Measures the clips and reports.
 
-    Of several processes the first one reads, measures and writes. All make the clips.
+    If there are several processes, the first one reads, measures and writes. All of them make the
+    clips.
 
     Raises:
       UserError: a folder or weights are missing, or nothing can be computed.
@@ -147,7 +149,7 @@ class _Opened:
       reference: the clips to compare with; None for statistics, or for nothing.
       texts: captions by id.
       measures: what can be measured.
-      cache: where to keep what the networks make.
+      cache: where to keep the networks' features.
     """
 
     work: "Work | None"
@@ -243,7 +245,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--model needs --captions")
     hosts.check_clips(args)
     if hosts.asked_for(args) and not args.model:
-        raise UserError("several processes make the clips of a --model together: give one")
+        raise UserError("several processes can only share the work of a --model: give one")
     needing = ((args.model, "--model"), (args.worker[1] > 1, "--worker"), (args.ray, "--ray"))
     for value, name in needing:
         if value and not args.out:
@@ -289,7 +291,7 @@ def _missing(names: Iterable[str], noun: str, fault: str) -> Iterator[str]:
 
 
 def _share(args: argparse.Namespace, plan: "Plan", shown: console.Console) -> None:
-    """Describes this worker's part of the clips; what it made is in the cache."""
+    """Describes this worker's part of the clips; its features are in the cache."""
     from musicgen_jax.metrics import evaluation
 
     number, count = args.worker
@@ -300,13 +302,14 @@ def _share(args: argparse.Namespace, plan: "Plan", shown: console.Console) -> No
         part = dict(list(clips.clips.items())[number - 1 :: count])
         return dataclasses.replace(clips, clips=part)
 
-    # Of a model's clips each worker has just those that it made.
+    # Each worker has only those of the model's clips that it made.
     judged = plan.audio if args.model else own(plan.audio)
     assert judged is not None
     part = dataclasses.replace(plan, audio=judged, reference=own(plan.reference))
     described = evaluation.describe_all(part, partial(_bar, shown))
     shown.made(
-        f"part {number} of {count}: measured {described} clips; run without --worker to report",
+        f"part {number} of {count}: measured {described} clips; run without --worker for the "
+        "report",
         part=number,
         parts=count,
         clips=described,

@@ -40,7 +40,7 @@ class Work:
       out: the report's folder.
 
     Raises:
-      UserError: no caption has a clip, the model cannot be found, or the folder was begun with
+      UserError: no caption has a clip, the model cannot be found, or the folder was started with
         other settings.
     """
 
@@ -117,13 +117,13 @@ class Work:
 
     @property
     def missing(self) -> list[Prompt]:
-        """The prompts of this worker whose clips are not there yet."""
+        """The prompts of this worker whose clips do not exist yet."""
         missing = set(self.folder.missing(list(self.prompts.values())))
         return [prompt for prompt in self._share() if prompt in missing]
 
 
 def make(args: argparse.Namespace, work: Work | None, bar: Bar) -> None:
-    """Makes the clips that are not there yet. With several processes all of them call this.
+    """Makes the missing clips. If there are several processes, all of them call this.
 
     Args:
       args: of the command.
@@ -187,5 +187,5 @@ class _Maker:
         """Writes it at the model's own level, clipped at full scale: a protocol may change it."""
         if np.isfinite(out.audio).all():
             audio.write(path, out.audio[0], out.sample_rate, "clip", peak_clip_headroom_db=0)
-        else:  # an empty file stands for it: the run goes on, and the report names the clip
+        else:  # an empty file stands for it: the run continues, and the report names the clip
             files.write_bytes(path, b"")

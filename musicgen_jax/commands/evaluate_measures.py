@@ -126,7 +126,7 @@ def _protocol(args: argparse.Namespace, metric: str, embedding: str = "") -> Pro
         what = f"{metric} on {embedding}" if embedding else metric
         others = [p.name for p in protocols.PROTOCOLS.values()
                   if protocols.defines(p, metric, embedding)]  # fmt: skip
-        raise UserError(f"{args.protocol} defines no {what}, only {' and '.join(others)}")
+        raise UserError(f"{args.protocol} does not define {what}, only {' and '.join(others)}")
     return protocol
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="sample among the K most likely tokens; 0: all",
     )
-    add("--nucleus", action="store_true", help="let top_p be chosen when the program runs")
+    add("--nucleus", action="store_true", help="make top_p an argument of the exported program")
     add(
         "--dtype",
         choices=("float32", "bfloat16"),

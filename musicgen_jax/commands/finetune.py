@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--codes",
         metavar="DIR",
-        help="where encoded audio is kept (default: DIR of the run + -codes)",
+        help="where encoded audio is kept (default: the run's DIR with -codes added)",
     )
     add("--lora", type=int, metavar="RANK", help="train an adapter of this rank, such as 8")
     add(
@@ -37,12 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--target",
         metavar="REGEX",
-        help="which matrices are adapted, by a part of their name, as 'self_attn/in_proj/[qv]$' "
+        help="which matrices are adapted, by a part of their name, such as "
+        "'self_attn/in_proj/[qv]$' "
         "(default: all of attention and feed-forward)",
     )
-    add("--steps", type=int, metavar="N", help="training steps in all (default: 1000)")
+    add("--steps", type=int, metavar="N", help="training steps in total (default: 1000)")
     add("--batch-size", type=int, metavar="B", help="segments in a step (default: 8)")
-    add("--accumulate", type=int, metavar="N", help="parts that a batch is cut into (default: 1)")
+    add(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="parts that each batch is split into (default: 1)",
+    )
     add(
         "--seconds",
         type=float,
@@ -55,8 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LR",
         help="peak learning rate (default: 1e-5, for an adapter 2e-4)",
     )
-    add("--dtype", choices=("float32", "bfloat16"), help="of the computation (default: float32)")
-    add("--remat", action=argparse.BooleanOptionalAction, help="slower, with far less memory")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="dtype of the computation (default: float32)",
+    )
+    add(
+        "--remat",
+        action=argparse.BooleanOptionalAction,
+        help="recompute activations: far less memory, but slower",
+    )
     options.add_devices(parser)
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 200)")
     add("--log-every", type=int, metavar="N", help="steps between records (default: 25)")

@@ -1,4 +1,4 @@
-"""What a command says when it must compile: what, about how long, and whether it is kept."""
+"""The line that a command prints when it must compile: what, how long, and what is kept."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,6 +19,6 @@ def _line() -> str:
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     kept = f"kept in {folder} for the next time" if folder else "not kept: the cache is off"
     return (
-        "compiling for this model and this length: some seconds for nano, longer for an "
+        "compiling for this model and this length: a few seconds for nano, longer for an "
         f"official model; {kept}"
     )

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-dtype",
         choices=CACHE_DTYPES,
         help="dtype of the language model's key-value cache; float8_e4m3fn is for large batches "
-        "on a GPU or TPU and not exactly the same music (default: as the language model; float32 "
-        "on a CPU)",
+        "on a GPU or TPU, and the music is not exactly the same (default: as the language "
+        "model; float32 on a CPU)",
     )
     add(
         "--adapter",
@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_duration(
         parser,
-        "including the prompt audio; a piece longer than the model's window (30 s) is made window "
-        "by window and written as it grows, with finished windows kept in FILE.partial",
+        "length, including the prompt audio; a piece longer than the model's window (30 s) is "
+        "made window by window and written as it grows, with finished windows kept in FILE.partial",
     )
     options.add_windows(parser)
     add(
@@ -96,19 +96,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_sampling(parser)
     options.add_slots(
         parser,
-        "make each clip as a server of N slots, or `batch --slots N`, makes it: the same samples, "
-        "whatever else they make (default: the program that is fastest for the clips of this call)",
+        "make the same samples as a server with N slots, or as `batch --slots N`, at any load "
+        "(default: the program that is fastest for the clips of this call)",
     )
     options.add_devices(parser)
     add("--continue-from", metavar="FILE", help="audio that the music begins with")
     add("--melody", metavar="FILE", help="audio whose melody the music follows (melody models)")
     options.add_separate(parser)
-    add("--style", metavar="FILE", help="audio whose style the music takes (the style model)")
+    add("--style", metavar="FILE", help="audio whose style the music imitates (the style model)")
     add(
         "--cfg-coef-beta",
         type=float,
         metavar="BETA",
-        help="how closely to follow the prompt next to a style or melody, 1 to 9; audiocraft "
+        help="how closely to follow the prompt when there is a style or melody, 1 to 9; audiocraft "
         "advises 5 for a style",
     )
     add("--eval-q", type=int, default=3, metavar="Q", help="how closely to follow the style, 1-6")
@@ -139,10 +139,10 @@ def run(args: argparse.Namespace) -> None:
     sampling = options.sampling(args)
     schedule = schedule_file.read(args.schedule) if args.schedule else ()
     if args.stream and args.play:
-        raise UserError("--stream and --play exclude each other: give one of them")
+        raise UserError("--stream and --play cannot be combined: give one of them")
     if (args.stream or args.play) and (len(prompts) > 1 or args.resume or args.save_codes):
         name = "--stream" if args.stream else "--play"
-        raise UserError(f"{name} is for one clip, without --resume and --save-codes")
+        raise UserError(f"{name} is for one clip, and not with --resume or --save-codes")
     if args.play:
         from musicgen_jax.commands import output
 
@@ -303,7 +303,7 @@ def _report(
     frame_rate: float,
     settings: dict[str, Any],
 ) -> None:
-    """Says what was written for one clip, codes [K, T], and writes these if they are wanted."""
+    """Says what was written for a clip with codes [K, T]; writes the codes if they are wanted."""
     import numpy as np
 
     seconds, saved = codes.shape[1] / frame_rate, None
@@ -321,7 +321,7 @@ def _report(
 
 
 def _heard(args: argparse.Namespace, prompts: list[str | None]) -> list[dict[str, Any]]:
-    """What a bundled model understands of each prompt, for `--json`; says what it does not."""
+    """What a bundled model understands of each prompt, for `--json`; prints the unknown words."""
     if args.model not in BUNDLED_MODELS or args.adapter:  # an adapter may have taught it more
         return [{}] * len(prompts)
     from musicgen_jax.nano.hearing import hear
@@ -353,7 +353,7 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         "--melody": args.melody, "--style": args.style, "--continue-from": args.continue_from
     }  # fmt: skip
     if len(given := [name for name, file in files.items() if file]) > 1:
-        raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
+        raise UserError(f"{' and '.join(given)} cannot be combined: give one of them")
     if args.cfg_coef_beta is not None and not (args.style or args.melody):
         raise UserError(
             "--cfg-coef-beta weighs the prompt against a style or a melody: give --style FILE or "

@@ -6,13 +6,17 @@ from musicgen_jax.errors import UserError, reason
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how the processes find each other."""
+    """Adds the options with which the processes find each other."""
     processes = parser.add_argument_group("several processes, each with the same arguments")
     add = processes.add_argument
-    add("--distributed", action="store_true", help="find the others (TPU pods, Slurm)")
+    add(
+        "--distributed",
+        action="store_true",
+        help="find the other processes automatically (TPU pods, Slurm)",
+    )
     add("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    add("--num-processes", type=int, metavar="N", help="with --coordinator")
-    add("--process-id", type=int, metavar="I", help="with --coordinator: 0 to N - 1")
+    add("--num-processes", type=int, metavar="N", help="with --coordinator: how many")
+    add("--process-id", type=int, metavar="I", help="with --coordinator: which, 0 to N - 1")
 
 
 def asked_for(args: argparse.Namespace) -> bool:
@@ -47,13 +51,13 @@ def start(args: argparse.Namespace) -> None:
 
 
 def check_clips(args: argparse.Namespace) -> None:
-    """UserError, before anything begins, if what makes clips cannot do it in several processes."""
+    """UserError, before anything begins, if the options do not work with several processes."""
     if not asked_for(args):
         return
     if args.ray or args.worker[1] > 1:
         raise UserError(
-            "processes that share a model take neither --ray nor --worker, whose workers have "
-            "models of their own"
+            "processes that share a model cannot be combined with --ray or --worker, whose "
+            "workers have their own models"
         )
     if args.devices is None:
         raise UserError("several processes need --devices DATAxMODEL, over all devices they have")

@@ -1,4 +1,4 @@
-"""`musicgen-jax listen`: a listening study in the browser, and what came of it."""
+"""`musicgen-jax listen`: a listening study in the browser, and its results."""
 
 import argparse
 import json
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "called reference is hidden among the others and makes the anchor",
     )
     add("--out", metavar="STUDY", help="the study's folder; with --analyse: where results go")
-    add("--analyse", metavar="STUDY", help="do not serve: make tables of what raters answered")
+    add("--analyse", metavar="STUDY", help="do not serve: make tables of the raters' answers")
     console.add_arguments(
         parser,
-        quiet="print nothing about a study that is made, and show no progress",
+        quiet="print nothing about a new study, and show no progress",
         as_json="with --analyse: print the results as JSON; with --no-serve: what was made",
     )
     add("--least-reference", type=_score, default=85.0, metavar="SCORE",
@@ -51,23 +51,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .csv, .tsv or .jsonl file with id and text, so that raters judge how well clips "
         "fit the text, and melody, an audio file, so that they judge how well clips follow it",
     )
-    add("--title", default="Listening study", help="heads the page")
-    add("--seed", type=int, default=0, help="orders pieces and clips for each rater")
+    add("--title", default="Listening study", help="title of the page")
+    add("--seed", type=int, default=0, help="seed of each rater's order of pieces and clips")
     add("--per-rater", type=_positive, metavar="N", help="pieces per rater (default: all)")
     add("--must-hear", type=_share, default=1.0, metavar="SHARE",
         help="how much of a clip must be heard before it can be scored")  # fmt: skip
-    add("--seconds", type=_seconds, default=30.0, help="the most that is kept of a clip")
+    add("--seconds", type=_seconds, default=30.0, help="longest part of a clip that is kept")
     add("--lufs", type=_lufs, default=-18.0,
         help="loudness of all clips; pieces that would clip become quieter")  # fmt: skip
     add("--skip", action="store_true", help="leave out pieces with a clip that cannot be used")
     add("--no-serve", action="store_true", help="make the study and stop")
     serving = parser.add_argument_group("serving it")
     add = serving.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; others than this need a token")
-    add("--port", type=int, default=PORT, help="0: any free one")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; any other than this needs a token",
+    )
+    add("--port", type=int, default=PORT, help="0: a free one")
     add(
         "--token",
-        help=f"what raters must know, part of the link (default: the variable {_TOKEN})",
+        help=f"secret that raters need, part of the link (default: the variable {_TOKEN})",
     )
 
 
@@ -95,7 +99,7 @@ def _prepare(args: argparse.Namespace) -> "Study":
     names = [name for name, _ in args.systems]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two systems are called {name}: give each a name of its own")
+            raise UserError(f"two systems are called {name}: give each its own name")
     if study.ANCHOR in names:
         raise UserError(f"the name {study.ANCHOR} is taken: the command makes the anchor itself")
     if len(names) + (study.REFERENCE in names) < 2:
@@ -143,7 +147,7 @@ def _serve(args: argparse.Namespace, found: "Study") -> None:
     token = args.token or os.environ.get(_TOKEN) or None
     if token is None and args.host not in LOOPBACK:
         raise UserError(
-            f"on {args.host} others can come in: add --token with a long word, for example "
+            f"on {args.host} others can get in: add --token with a long word, for example "
             f"--token {secrets.token_urlsafe(12)}"
         )
     with (
@@ -151,7 +155,7 @@ def _serve(args: argparse.Namespace, found: "Study") -> None:
         StudyServer(found, folder, answers, host=args.host, port=args.port, token=token) as server,
     ):
         try:
-            print(f"open {server.url} (Ctrl-C stops; the same command goes on)", flush=True)
+            print(f"open {server.url} (Ctrl-C stops; the same command continues)", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print(f"\nstopped; musicgen-jax listen --analyse {folder} shows the results")
@@ -164,7 +168,7 @@ def _analyse(args: argparse.Namespace) -> None:
     from musicgen_jax.listening.screening import Rules
 
     if args.systems is not None:
-        raise UserError("--analyse takes a study that is there: leave --systems away")
+        raise UserError("--analyse takes an existing study: leave out --systems")
     folder = Path(args.analyse)
     found = study.load(folder)
     with Answers(folder, found, create=False) as store:
@@ -195,7 +199,7 @@ def _system(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"must be NAME=DIR, got {text!r}")
     if not _SYSTEM.fullmatch(name):
         raise argparse.ArgumentTypeError(
-            f"a system's name has letters, digits and _.+- only, got {name!r:.60}"
+            f"a system's name may have only letters, digits and _.+-, got {name!r:.60}"
         )
     return name, folder
 
@@ -229,5 +233,5 @@ def _lufs(text: str) -> float:
 def _positive(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""`musicgen-jax models`: what can be played here, and what the rest needs."""
+"""`musicgen-jax models`: the models that can be used here, and what the others need."""
 
 import argparse
 import importlib.util

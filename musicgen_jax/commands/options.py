@@ -31,8 +31,8 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="dtype of the language model; int8 is fastest on a CPU and not exactly the same "
-        "music (default: float32 on a CPU, bfloat16 elsewhere)",
+        help="dtype of the language model; int8 is fastest on a CPU, but the music is not "
+        "exactly the same (default: float32 on a CPU, bfloat16 elsewhere)",
     )
 
 
@@ -46,7 +46,7 @@ def add_duration(parser: argparse.ArgumentParser, what: str) -> None:
 def add_negative(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Adds `--negative`; `more` follows in its help."""
     parser.add_argument(
-        "--negative", metavar="TEXT", help=f"what the music is to move away from{more}"
+        "--negative", metavar="TEXT", help=f"what the music should move away from{more}"
     )
 
 
@@ -55,8 +55,8 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule",
         metavar="FILE",
-        help="what changes while the music plays: a text file, in every line SECONDS and a "
-        'description, or a .jsonl file, in every line {"seconds": S} with "prompt", '
+        help="changes while the music plays: a text file with SECONDS and a description on each "
+        'line, or a .jsonl file with {"seconds": S} on each line, and any of "prompt", '
         '"negative_prompt", "cfg_coef" or "temperature"',
     )
 
@@ -71,7 +71,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=default.top_p, metavar="P",
         help="sample among the most likely tokens that reach probability P; 0: all")  # fmt: skip
     add("--temperature", type=float, default=default.temperature, metavar="T",
-        help="higher is wilder")  # fmt: skip
+        help="higher is more random")  # fmt: skip
     add("--cfg-coef", type=float, default=default.cfg_coef, metavar="C",
         help="how closely to follow the prompt")  # fmt: skip
 
@@ -111,7 +111,7 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
         help="seconds between the windows of a long piece (default: 3/5 of the model's window: "
         "18 of 30 s)",
     )
-    parser.add_argument("--join", choices=JOINS, default="hard", help="how windows meet")
+    parser.add_argument("--join", choices=JOINS, default="hard", help="how windows are joined")
 
 
 def add_separate(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +121,7 @@ def add_separate(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="remove drums and bass from the melody first, as the original does; needs the "
-        "converted separator htdemucs (default: if it is installed)",
+        "converted separator htdemucs (default: on if it is installed)",
     )
 
 
@@ -144,8 +144,8 @@ def add_clips_at_once(parser: argparse.ArgumentParser) -> None:
     """Adds `--slots` and `--batch-size`, for a folder of clips."""
     add_slots(
         parser,
-        "clips that the device makes at once; part of what a seed stands for (default: as the "
-        "folder was begun, else 4 on a CPU and 8 elsewhere, times the parts of the data axis of "
+        "clips that the device makes at once; the result of a seed depends on it (default: as the "
+        "folder was started, else 4 on a CPU and 8 elsewhere, times the parts of the data axis of "
         "--devices)",
     )
     parser.add_argument(
@@ -182,7 +182,7 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
         type=_devices,
         metavar="N|DATAxMODEL",
         help="spread the work over N devices; or over DATA groups of MODEL devices that share "
-        "the weights of one model, as 4x2 (default: the first device)",
+        "the weights of one model, such as 4x2 (default: the first device)",
     )
 
 
@@ -214,7 +214,9 @@ def _devices(text: str) -> tuple[int, int]:
             return int(data), 1
         if model.isascii() and model.isdigit() and int(model) > 0:
             return int(data), int(model)
-    raise argparse.ArgumentTypeError(f"must be a number, as 8, or two, as 4x2, got {text!r}")
+    raise argparse.ArgumentTypeError(
+        f"must be a number such as 8, or two such as 4x2, got {text!r}"
+    )
 
 
 def check_writable(file: Path) -> None:

@@ -197,7 +197,9 @@ def to_player(make: Make, model: MusicGen) -> None:
             make(on_audio=write, chunk_seconds=STREAM_CHUNK)
             pipe.close()
     if process.returncode:
-        raise UserError(f"{command[0]} failed with code {process.returncode}: is a device there?")
+        raise UserError(
+            f"{command[0]} failed with code {process.returncode}: is there a sound device?"
+        )
 
 
 def to_pcm(audio: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster, which may lose machines while it works.
 
 There is a worker for each accelerator of the cluster, or for each node if no node has any. A worker
-is an actor: it opens once what it needs, such as a model with its weights, and does one job after
+is an actor: it opens what it needs once, such as a model with its weights, and does one job after
 the other. If it dies, its jobs go back to the queue, and its node gets a new one.
 """
 
@@ -185,7 +185,7 @@ class _Crew(Generic[Job]):
                 )
 
     def _recruit(self) -> None:
-        """Begins workers on nodes that have too few: at the start, after a loss, on new nodes."""
+        """Starts workers on nodes that have too few: at the start, after a loss, on new nodes."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         nodes = [node for node in self._ray.nodes() if node["Alive"]]

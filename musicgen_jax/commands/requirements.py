@@ -10,7 +10,7 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_dtypes", "safetensors",
     "sentencepiece", "soundfile", "soxr", "tqdm", "filelock", "PyYAML",
 )  # fmt: skip
-# Whose requirements are compared with what is there.
+# The packages whose requirements are compared with what is installed.
 _ASKING = ("musicgen-jax", "jax", "flax", "orbax-checkpoint")
 _PLUGIN = re.compile(r"jax-(cuda\d+|rocm\d+)-(plugin|pjrt)")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*\(?([^;()]*)\)?")
@@ -41,12 +41,14 @@ def conflicts() -> list[str]:
         for wanted, rule in _requirements(name):
             there = version(wanted)
             if there is not None and not satisfies(there, rule):
-                found.append(f"{name} {version(name)} needs {wanted} {rule}, and {there} is here")
+                found.append(
+                    f"{name} {version(name)} needs {wanted} {rule}, but {there} is installed"
+                )
     library = version("jaxlib")
     for distribution in importlib.metadata.distributions():
         plugin = str(distribution.metadata["Name"] or "").lower().replace("_", "-")
         if _PLUGIN.fullmatch(plugin) and library and distribution.version != library:
-            found.append(f"{plugin} {distribution.version} does not belong to jaxlib {library}")
+            found.append(f"{plugin} {distribution.version} does not match jaxlib {library}")
     return list(dict.fromkeys(found))
 
 

@@ -18,9 +18,9 @@ def read(path: str | os.PathLike[str]) -> "tuple[Cue, ...]":
     """The cues of a file, in order.
 
     Args:
-      path: a text file, in every line the seconds, a space or a tab, and a description; or a
-        .jsonl file, in every line what `cue_of` reads. UTF-8; empty lines do not count, nor do
-        lines of a text file that begin with #.
+      path: a text file with, on each line, the seconds, a space or a tab, and a description; or a
+        .jsonl file with, on each line, the input of `cue_of`. UTF-8; empty lines do not count, nor
+        do lines of a text file that begin with #.
 
     Raises:
       UserError: the file cannot be read, or a line is wrong; the message names the first.

@@ -21,28 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
     add = parser.add_argument
     options.add_model(parser)
-    add("--host", default="127.0.0.1", help="address to listen on; any but this machine's own "
-        "loopback demands a token")  # fmt: skip
-    add("--port", type=int, default=8000, help="0 takes a free one")
-    add("--slots", type=int, metavar="N", help="clips that are made at once; part of what a seed "
-        "stands for (default: 4 on a CPU, 8 elsewhere)")  # fmt: skip
-    add("--queue", type=int, default=32, metavar="N", help="clips that may wait; more are told to "
-        "come again later")  # fmt: skip
-    add("--max-duration", type=float, default=30.0, metavar="SECONDS", help="of a clip that a "
+    add("--host", default="127.0.0.1", help="address to listen on; any but this "
+        "machine's own loopback needs a token")  # fmt: skip
+    add("--port", type=int, default=8000, help="0 picks a free one")
+    add("--slots", type=int, metavar="N", help="clips that are made at once; the "
+        "result of a seed depends on it (default: 4 on a CPU, 8 elsewhere)")  # fmt: skip
+    add("--queue", type=int, default=32, metavar="N",
+        help="clips that may wait; further requests must come again later")  # fmt: skip
+    add("--max-duration", type=float, default=30.0, metavar="SECONDS", help="longest clip that a "
         "client waits for")  # fmt: skip
-    add("--max-job-duration", type=float, metavar="SECONDS", help="of a piece made as a job "
+    add("--max-job-duration", type=float, metavar="SECONDS", help="longest piece made as a job "
         "(default: 600; --max-duration if that is shorter than the model's window)")  # fmt: skip
     add("--dtype", choices=DTYPES, help="dtype of the language model (default: float32 on a CPU, "
         "bfloat16 elsewhere)")  # fmt: skip
-    add("--no-negatives", action="store_true", help="take no negative descriptions, which have "
-        "slots of their own: half the memory")  # fmt: skip
-    add("--token", metavar="T", help="what clients must send as Authorization: Bearer T; the "
+    add("--no-negatives", action="store_true",
+        help="refuse negative descriptions; this saves their slots, half the memory")  # fmt: skip
+    add("--token", metavar="T", help="token that clients must send as Authorization: Bearer T; the "
         f"variable {TOKEN_VARIABLE} keeps it out of the list of processes")  # fmt: skip
     add("--allowed-host", action="append", default=[], metavar="NAME", help="another name that "
         "clients use for this server")  # fmt: skip
-    add("--cors-origin", action="append", default=[], metavar="URL", help="a site whose pages may "
-        "use this server, as https://example.org (default: none)")  # fmt: skip
-    add("--log-prompts", action="store_true", help="also log what clients describe")
+    add("--cors-origin", action="append", default=[], metavar="URL", help="a site whose pages "
+        "may use this server, such as https://example.org (default: none)")  # fmt: skip
+    add("--log-prompts", action="store_true", help="also log the clients' descriptions")
     options.add_devices(parser)
 
 
@@ -118,7 +118,7 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
         http.run([taken])
     code = endings.INTERRUPTED if http.force_exit else 0
     if not scheduler.ready.is_set():
-        # XLA cannot be interrupted: closing would wait until it has compiled for nobody.
+        # XLA cannot be interrupted: closing would wait for a compilation that nobody needs.
         sys.stderr.flush()
         os._exit(code)
     scheduler.close()

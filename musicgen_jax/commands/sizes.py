@@ -35,7 +35,7 @@ class Needs:
 
     @property
     def total(self) -> int:
-        """All of them; what a step and the codec work with comes on top, about a tenth."""
+        """The sum. A step and the codec need working memory on top of it, about a tenth."""
         return self.lm + self.rest + self.cache
 
 

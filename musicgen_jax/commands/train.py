@@ -1,4 +1,4 @@
-"""`musicgen-jax train`: its commands, each in a file of its own that parses without jax."""
+"""`musicgen-jax train`: its commands, each in its own file, which parses arguments without jax."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`musicgen-jax train codec`: a codec from audio, or a better decoder for one that there is."""
+"""`musicgen-jax train codec`: a codec from audio, or a better decoder for an existing codec."""
 
 import argparse
 import dataclasses
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", dest="folder", required=True, metavar="DIR", help="folder of the run")
     add("--data", metavar="AUDIO", help="folder or manifest of audio")
     add("--valid", metavar="AUDIO", help="audio to validate on")
-    add("--base", metavar="CODEC", help="a codec or model to begin with, in place of new weights")
-    add("--steps", type=int, metavar="N", help="steps in all (default: as CONFIG says)")
+    add("--base", metavar="CODEC", help="a codec or model to start from, instead of new weights")
+    add("--steps", type=int, metavar="N", help="total steps (default: as CONFIG says)")
     options.add_devices(parser)
     add("--resume", action="store_true", help="resume from the last checkpoint of DIR")
     add(
         "--data-changed",
         action="store_true",
-        help="resume even though the data is not what the run began with",
+        help="resume even if the data differs from what the run started with",
     )
     train_options.add_tensorboard(parser)
     console.add_arguments(parser)
@@ -81,7 +81,8 @@ def _settings(args: argparse.Namespace) -> "CodecRunConfig":
         data, parts = args.devices
         if parts > 1:
             raise UserError(
-                f"a codec is not cut over devices, only its batch: give --devices {data * parts}"
+                f"a codec's weights are not split over devices, only its batch: "
+                f"give --devices {data * parts}"
             )
         config = dataclasses.replace(config, devices=data)
     try:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of audio, with descriptions in NAME.txt or NAME.json next to NAME.wav; or a "
         "manifest as audiocraft writes it (.jsonl, .jsonl.gz)",
     )
-    add("output", metavar="OUT", help="the folder to make, or to finish if it was cut off")
+    add("output", metavar="OUT", help="the folder to make, or to finish after an interruption")
     add(
         "--model",
         default="nano",
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="how much of a file is encoded at once, 30 by default: more takes more memory, and "
+        help="how much of a file is encoded at once (default: 30); more takes more memory, and "
         "the codes hardly depend on it",
     )
     add(
@@ -34,32 +34,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=16.0,
         metavar="MB",
-        help="size of a file of codes, 16 by default; what is lost at most when cut off",
+        help="size of a file of codes (default: 16); an interruption loses at most this much",
     )
     add(
         "--batch-size",
         type=int,
         metavar="B",
-        help="how many such stretches are encoded at once; by default 1 on a CPU, else 8",
+        help="how many such stretches are encoded at once (default: 1 on a CPU, else 8)",
     )
     add(
         "--melody",
         action="store_true",
-        help="also keep what a melody model hears of each clip; it is kept anyway if MODEL is one",
+        help="also store the melody of each clip, as a melody model hears it; it is stored "
+        "anyway if MODEL is one",
     )
     add(
         "--excerpt-length",
         type=float,
         default=3.0,
         metavar="SECONDS",
-        help="of the excerpts of each clip whose style is kept if MODEL is a style model, 3 by "
-        "default; what a style model is trained with is 1.5 to 4.5",
+        help="length of the excerpts whose style is stored if MODEL is a style model (default: "
+        "3); style models are trained with 1.5 to 4.5",
     )
     add(
         "--separate",
         action=argparse.BooleanOptionalAction,
-        help="hear melodies without drums and bass, or with them; without either: separated if "
-        "htdemucs was converted",
+        help="take melodies without drums and bass, or with them (default: without them if "
+        "htdemucs is converted)",
     )
     console.add_arguments(parser)
 

@@ -28,18 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="CODES", help="folder of codes, from `train encode`")
     add("--valid", metavar="CODES", help="codes to validate on")
     add("--base", metavar="MODEL", help="whose codec and text encoder are used")
-    add("--steps", type=int, metavar="N", help="steps in all (default: as CONFIG says)")
+    add("--steps", type=int, metavar="N", help="total steps (default: as CONFIG says)")
     add("--resume", action="store_true", help="resume from the last checkpoint of DIR")
     add(
         "--data-changed",
         action="store_true",
-        help="resume even though the data is not what the run began with",
+        help="resume even if the data differs from what the run started with",
     )
     options.add_devices(parser)
     add(
         "--fsdp",
         action=argparse.BooleanOptionalAction,
-        help="cut weights and optimizer over all devices",
+        help="split weights and optimizer over all devices",
     )
     train_options.add_tensorboard(parser)
     console.add_arguments(parser)

@@ -1,4 +1,4 @@
-"""From what a user gives to a `Condition`.
+"""From a user's texts and audio to a `Condition`.
 
 text         descriptions: tokens, T5, a projection
 melody       audio to chroma, with `separator` (HTDemucs) and `chroma`

@@ -1,4 +1,4 @@
-"""Audio that a caller passes as an array: what is accepted, and what the refusals say."""
+"""Audio that a caller passes as an array: the checks, and their messages."""
 
 import math
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ def one_for_each(items: list[Item], batch: int, what: str) -> list[Item]:
     """`batch` items from one for each description, or from one for all.
 
     Raises:
-      UserError: there is another number of them.
+      UserError: the number of items is neither 1 nor `batch`.
     """
     if len(items) not in (1, batch):
         raise UserError(
@@ -105,7 +105,7 @@ def one_for_each(items: list[Item], batch: int, what: str) -> list[Item]:
 
 
 def rows_of(audio: Clips, rows: slice) -> Clips:
-    """The clips of some rows; one clip for all rows stays as it is, and what is refused later."""
+    """The clips of some rows; one clip for all rows, and anything invalid, stays as it is."""
     if not hasattr(audio, "__len__"):
         return audio
     if isinstance(audio, np.ndarray | jax.Array) and audio.ndim < 3:
@@ -113,7 +113,7 @@ def rows_of(audio: Clips, rows: slice) -> Clips:
     return audio if len(audio) == 1 else audio[rows]
 
 
-_MOST_CHANNELS = 8  # up to so many rows are channels, however few samples there are
+_MOST_CHANNELS = 8  # up to this many rows are channels, however few samples there are
 
 
 def _beginning(audio: Audio, samples: int | None) -> Audio:

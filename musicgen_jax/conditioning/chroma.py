@@ -18,7 +18,7 @@ PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 _A0 = 27.5  # Hz; octaves are counted from here
 _CENTRE_OCTAVE, _OCTAVE_WIDTH = 5.0, 2.0  # a bell over octaves: the ear's middle counts most
-_LEAST = 1e-6  # what a frame is divided by at least
+_LEAST = 1e-6  # the smallest divisor of a frame
 
 
 def frame_count(samples: int, window: int = WINDOW, hop: int = HOP) -> int:
@@ -27,7 +27,7 @@ def frame_count(samples: int, window: int = WINDOW, hop: int = HOP) -> int:
 
 
 def chroma_frames(config: MusicGenConfig) -> int:
-    """T, the frames of melody that stand in front of the tokens: 235 at 30 s and 32 kHz."""
+    """T, the frames of melody that come before the tokens: 235 at 30 s and 32 kHz."""
     samples = int(config.max_duration * config.sample_rate)
     return frame_count(samples, config.lm.chroma_window, config.lm.chroma_hop)
 
@@ -46,9 +46,9 @@ def filter_bank(
 ) -> np.ndarray:
     """The weight of each frequency of the spectrum in each pitch class.
 
-    librosa's `filters.chroma` with `tuning=0` and its defaults: around every pitch class a bell of
-    a semitone's width, or of the distance of two frequencies where that is more; each frequency
-    adds with Euclidean norm 1, times a bell over octaves around the sixth A.
+    librosa's `filters.chroma` with `tuning=0` and its defaults: around every pitch class a bell as
+    wide as a semitone, or as the distance between two frequencies if that is more. The weights of
+    each frequency have Euclidean norm 1, times a bell over octaves around the sixth A.
 
     Args:
       sample_rate: in Hz.
@@ -61,7 +61,7 @@ def filter_bank(
     """
     frequencies = np.arange(1, window) * (sample_rate / window)
     pitch = num_chroma * np.log2(frequencies / _A0) - tuning
-    pitch = np.append(pitch[0] - 1.5 * num_chroma, pitch)  # 0 Hz has none: far below the lowest
+    pitch = np.append(pitch[0] - 1.5 * num_chroma, pitch)  # 0 Hz: far below the lowest pitch
     width = np.append(np.maximum(np.diff(pitch), 1.0), 1.0)
     # From each pitch class to the nearest octave of each frequency, within half an octave.
     half = num_chroma // 2
@@ -70,7 +70,7 @@ def filter_bank(
     bells = np.exp(-2.0 * np.square(distance / width))
     bells /= np.linalg.norm(bells, axis=0)
     bells *= np.exp(-0.5 * np.square((pitch / num_chroma - _CENTRE_OCTAVE) / _OCTAVE_WIDTH))
-    from_c = np.roll(bells, -3 * (num_chroma // 12), axis=0)  # counted from A until here
+    from_c = np.roll(bells, -3 * (num_chroma // 12), axis=0)  # counted from A up to this line
     bank = from_c[:, : window // 2 + 1]
     bank.setflags(write=False)  # it is cached
     return bank
@@ -96,7 +96,7 @@ def chromagram(
       audio: float32 [W'], padded after its end with anything.
       length: W, the samples that are not padding, at least `window`.
       sample_rate: in Hz.
-      num_frames: T, how many to compute; frames from `frame_count(W)` on are meaningless.
+      num_frames: T, how many frames to compute; those from `frame_count(W)` on are meaningless.
       num_chroma: pitch classes.
       window: samples of one frame.
       hop: samples from one frame to the next.
@@ -161,7 +161,7 @@ def melody_chroma(
     hop: int = HOP,
     tuning: float = 0.0,
 ) -> np.ndarray:
-    """A melody as the language model takes it: one pitch class per frame.
+    """A melody in the form for the language model: one pitch class per frame.
 
     Shorter audio is repeated, frame by frame, from its beginning; the end of longer audio is
     ignored. Silence counts as C.

@@ -1,4 +1,4 @@
-"""The excerpt of a clip that stands for its style, at a place that a random key chooses."""
+"""The excerpt of a clip that represents its style, at a place that a random key chooses."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ _EXCERPT_STREAM = 0x7374796C  # "styl": beyond every step and window that keys a
 def excerpt(
     clip: np.ndarray, length: int, key: jax.Array, *, offset: int = 0, window: int | None = None
 ) -> np.ndarray:
-    """The part of a clip that stands for its style, at a place that the key draws.
+    """The part of a clip that represents its style, at a place that the key chooses.
 
     For a window of a piece longer than the model's own, the clip is first turned into that window
     as audiocraft does: repeated without end, from `offset` on, `window` samples. Each window draws
@@ -19,9 +19,9 @@ def excerpt(
     Args:
       clip: float [W], W at least `length`.
       length: samples of the excerpt.
-      key: of the example; what it draws here is of no other use of the key.
+      key: the example's; it has a stream of its own here, independent of its other uses.
       offset: samples of the piece before the window.
-      window: samples of the window, None for the clip as it is.
+      window: samples of the window; None to use the clip unchanged.
 
     Returns:
       float [length].

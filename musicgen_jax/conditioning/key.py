@@ -13,27 +13,27 @@ import numpy as np
 from musicgen_jax.conditioning.chroma import filter_bank
 
 _MAJOR = (0, 2, 4, 5, 7, 9, 11)  # semitones above the tonic
-_RAISED_SEVENTH = 8  # of the relative minor: D sharp in E minor, counted from G
+_RAISED_SEVENTH = 8  # raised seventh of the relative minor: D sharp in E minor, counted from G
 # How well each pitch class fits a key, from the tonic up (Krumhansl and Kessler, 1982).
 _FITS = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
 }
-_BOTH = ("E flat", "E", "F", "F sharp", "G")  # are called the same in major and minor
+_BOTH = ("E flat", "E", "F", "F sharp", "G")  # have the same name in major and minor
 _KEYS = {  # as musicians call them, from C up
     "major": ("C", "D flat", "D", *_BOTH, "A flat", "A", "B flat", "B"),
     "minor": ("C", "C sharp", "D", *_BOTH, "G sharp", "A", "B flat", "B"),
 }
-_TONIC_WEIGHT = 0.1  # of the fit, beside the share of the melody that is in the scale
-_AS_GOOD = 0.02  # of a melody may be outside the model's scale before it is moved
-_QUIET = 0.01  # of the loudest frame's energy: quieter frames are not counted
-_LOW, _HIGH = 80.0, 2500.0  # Hz: where the tuning is looked for
-_SHARPEST = 0.1  # of the loudest peak in a frame: weaker peaks are not looked at
+_TONIC_WEIGHT = 0.1  # weight of the fit, next to the share of the melody that is in the scale
+_AS_GOOD = 0.02  # share of a melody that may be outside the model's scale before it is moved
+_QUIET = 0.01  # share of the loudest frame's energy: quieter frames are not counted
+_LOW, _HIGH = 80.0, 2500.0  # Hz: the range in which the tuning is measured
+_SHARPEST = 0.1  # share of the loudest peak in a frame: weaker peaks are ignored
 
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """How a melody is taken into the model's key.
+    """How a melody is moved into the model's key.
 
     Attributes:
       tuning: how much higher than A = 440 Hz the melody is tuned, in semitones.
@@ -52,7 +52,7 @@ class Move:
 
 
 def find_move(audio: np.ndarray, sample_rate: int, tonic: int, window: int, hop: int) -> Move:
-    """How to take a melody into the major scale on `tonic`, or its relative minor.
+    """How to move a melody into the major scale on `tonic`, or its relative minor.
 
     A melody that is in this scale already stays where it is, and so does silence.
 
@@ -69,7 +69,7 @@ def find_move(audio: np.ndarray, sample_rate: int, tonic: int, window: int, hop:
     share = np.bincount(classes[counted], minlength=12) / max(counted.sum(), 1)
     moves = np.arange(-6, 6)
     moved = np.stack([np.roll(share, semitones - tonic) for semitones in moves])  # tonic first
-    # The minor key's raised seventh is in no scale here, but no sign of another key either.
+    # The minor key's raised seventh is not in either scale, but it is not a sign of another key.
     inside = moved[:, list(_MAJOR)].sum(axis=1) + 0.5 * moved[:, _RAISED_SEVENTH]
     fits = {
         "major": _correlation(moved, _FITS["major"]),
@@ -89,7 +89,7 @@ def find_move(audio: np.ndarray, sample_rate: int, tonic: int, window: int, hop:
 def find_tuning(audio: np.ndarray, sample_rate: int) -> float:
     """How much higher than A = 440 Hz a melody is tuned: semitones, from -0.5 to 0.5.
 
-    The mean, on a circle, of how far the peaks of the spectrum are from the nearest semitone. 0 if
+    The circular mean of the distances from the peaks of the spectrum to the nearest semitone. 0 if
     they do not agree, as in noise.
     """
     window = 1 << round(np.log2(0.2 * sample_rate))
@@ -111,7 +111,7 @@ def find_tuning(audio: np.ndarray, sample_rate: int) -> float:
 def loudest_classes(
     audio: np.ndarray, sample_rate: int, window: int, hop: int, tuning: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The loudest pitch class of each frame, as `chroma.melody_chroma` hears it, in numpy.
+    """The loudest pitch class of each frame, as in `chroma.melody_chroma`, in numpy.
 
     Args:
       audio: float32 [W], mono.

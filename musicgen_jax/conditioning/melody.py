@@ -86,9 +86,9 @@ def melodies_of(
 class Melodies:
     """The melodies of a batch, as chroma for each window of a piece.
 
-    Each clip is processed on its own. audiocraft pads the melodies of a batch to the longest one
-    first, so there a short one is followed by near-silence; here it repeats, as it does there in
-    a batch of one.
+    Each clip is processed on its own. audiocraft first pads the melodies of a batch to the longest
+    one, so a short melody is followed by near-silence there. Here a short melody repeats, as it
+    does in audiocraft in a batch of one.
 
     Args:
       clips: per item float [C, W] at `sample_rate`, checked, or None for no melody.
@@ -154,7 +154,7 @@ class Melodies:
 
     @functools.cached_property
     def moves(self) -> list[Move | None]:
-        """How each clip is taken into the key of a model that plays one key only, else None.
+        """How each clip is moved into the key of a model that plays in only one key; else None.
 
         The logger `musicgen_jax` says which clips are moved.
         """

@@ -1,7 +1,8 @@
-"""From one sample rate to another as julius does it, which is what audiocraft's conditioners hear.
+"""Resamples as julius does, whose output audiocraft's conditioners use.
 
-`musicgen_jax.audio.resample` is for what people hear. This one is for networks: their features move
-with the shape of the filter, so it repeats julius' (`resample_frac`, zeros 24, rolloff 0.945).
+`musicgen_jax.audio.resample` is for audio that people hear. This function is for networks: their
+features depend on the shape of the filter, so it repeats julius' (`resample_frac`, zeros 24,
+rolloff 0.945).
 """
 
 import math
@@ -16,8 +17,8 @@ _ZEROS, _ROLLOFF = 24, 0.945
 def resample_frac(x: jax.Array, from_rate: int, to_rate: int) -> jax.Array:
     """Resamples the last axis: float `[..., W]` to `[..., floor(W * to_rate / from_rate)]`.
 
-    A sinc below both Nyquist frequencies under a squared cosine; the ends are continued by their
-    last sample.
+    The filter is a sinc below both Nyquist frequencies, windowed by a squared cosine. The ends are
+    padded with the first and the last sample.
     """
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
@@ -36,7 +37,7 @@ def resample_frac(x: jax.Array, from_rate: int, to_rate: int) -> jax.Array:
 
 
 def _kernels(old: int, new: int) -> np.ndarray:
-    """One filter for each place that an output sample can have between two input samples."""
+    """One filter for each position that an output sample can have between two input samples."""
     cutoff = min(old, new) * _ROLLOFF
     width = math.ceil(_ZEROS * old / cutoff)
     inputs = np.arange(-width, width + old) / old

@@ -12,8 +12,8 @@ def in_segments(
 ) -> np.ndarray:
     """Runs `process` over one segment after the other and joins the results (demucs, apply.py).
 
-    A segment that reaches beyond the end is centred on what there is, so that it hears the audio
-    before it, then silence. Memory holds the result and one segment.
+    A segment that reaches beyond the end is centred on the audio that is left, so that the model
+    hears the audio before it, then silence. Memory holds the result and one segment.
 
     Args:
       process: float32 [C, length] to float32 [..., length].

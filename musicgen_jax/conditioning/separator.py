@@ -19,7 +19,7 @@ from musicgen_jax.storage import checkpoint
 from musicgen_jax.storage.hub import models_home
 
 COMPONENT = "separator"
-MELODY = ("vocals", "other")  # what audiocraft takes for the melody
+MELODY = ("vocals", "other")  # the stems that audiocraft uses as the melody
 MAX_SHIFT = 0.5  # seconds
 
 
@@ -98,7 +98,7 @@ class Separator:
         mix = self._prepare(audio, sample_rate)
         reference = mix.mean(axis=0)
         mean = reference.mean()
-        # One sample has no deviation: demucs would answer NaN.
+        # One sample has no standard deviation: demucs would return NaN.
         std = (reference.std(ddof=1) if reference.size > 1 else np.float32(0)) + np.float32(1e-8)
         stems = self._separate((mix - mean) / std, tuple(range(len(self.sources))), seed)
         stems *= std
@@ -172,6 +172,6 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         raise UserError(
             f"no separator {name!r} here or in {models_home()}: run `musicgen-jax convert "
             f"adefossez/HTDemucs {models_home() / 'htdemucs'}`, or the same with a downloaded "
-            "955717e8-8726e21a.th in place of the repository"
+            f"955717e8-8726e21a.th instead of the repository"
         )
     return folder

@@ -1,4 +1,4 @@
-"""A style on its way to the language model: audio, an excerpt that the seed draws, MERT, tokens."""
+"""A style on its way to the language model: audio, an excerpt chosen by the seed, MERT, tokens."""
 
 import dataclasses
 import math
@@ -89,8 +89,8 @@ class Styles:
       clips: B times float [C, W] at `sample_rate`, checked, or None for no style.
       sample_rate: in Hz.
       config: of the model.
-      keys: [B] typed keys, the same that tokens are drawn with. A stream of its own draws where
-        the excerpt begins.
+      keys: [B] typed keys, the same with which tokens are drawn. A separate stream of each key
+        decides where the excerpt begins.
       duration: seconds of the piece. In a piece longer than the model's window, each window takes
         an excerpt of its own, from where the window begins.
       excerpt_length: seconds.
@@ -151,7 +151,7 @@ def check_eval_q(eval_q: int, n_q: int) -> None:
 
 
 def excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
-    """How many samples of the model's rate an excerpt has.
+    """The number of samples in an excerpt, at the model's rate.
 
     Raises:
       UserError: it would be too short for a token, or longer than the model's window.
@@ -169,7 +169,7 @@ def excerpt_samples(seconds: float, config: MusicGenConfig) -> int:
 
 
 def style_length(seconds: float, config: MusicGenConfig) -> int:
-    """The most vectors that an excerpt of `seconds` becomes."""
+    """The largest number of vectors that an excerpt of `seconds` can give."""
     assert config.mert is not None
     assert config.lm.style is not None
     samples = math.ceil(seconds * config.mert.sample_rate)

@@ -20,7 +20,7 @@ from musicgen_jax.storage.loading import Parts
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """What B clips are described by.
+    """The texts that describe B clips.
 
     Attributes:
       descriptions: B texts; None or "" for a clip without one.
@@ -108,7 +108,7 @@ def text_conditions(parts: Parts) -> Callable[[Texts], Condition]:
 
 
 def text_alone(parts: Parts) -> ConditionAt:
-    """The condition of every window where only text conditions."""
+    """The condition of every window in a model that takes only text."""
     condition = text_conditions(parts)
     return lambda offset, texts: condition(texts)
 

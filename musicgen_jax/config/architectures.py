@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 # Accepted values of arguments, shared by Python and the command line, which parses without jax.
 DTYPES = ("float32", "bfloat16", "int8")  # of the language model
 CACHE_DTYPES = ("float32", "bfloat16", "float8_e4m3fn")  # of its keys and values
-JOINS = ("hard", "crossfade")  # between the windows of a long piece, see `generation.joins`
+JOINS = ("hard", "crossfade")  # of the windows of a long piece, see `generation.joins`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class T5Config:
 
 @dataclasses.dataclass(frozen=True)
 class MertConfig:
-    """MERT, which hears the style of a clip: HuBERT's network, trained on music at 24 kHz.
+    """MERT, which extracts the features of a style: HuBERT's network, trained on music at 24 kHz.
 
     The defaults are m-a-p/MERT-v1-95M.
     """
@@ -69,7 +69,7 @@ class MertConfig:
             )
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that it makes of so many samples, about 75 a second; 0 of too few."""
+        """The number of frames for this many samples, about 75 a second; 0 for too few samples."""
         for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
             num_samples = (num_samples - kernel) // stride + 1
         return max(num_samples, 0)
@@ -89,7 +89,7 @@ class StyleConfig:
     ffn_dim: Size = 2048
     n_q: Size = 6
     bins: Size = 1024
-    ds_factor: Size = 15  # of so many frames one becomes a token: 5 tokens a second
+    ds_factor: Size = 15  # one frame in this many becomes a token: 5 tokens a second
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -102,8 +102,8 @@ class LMConfig:
     """Transformer language model over `n_q` delayed codebooks of `card` entries.
 
     `conditioning` says how the text enters: "cross" (cross-attention: the text-to-music models) or
-    "prepend" (in front of the tokens: the official melody and style models). The audio of a melody
-    or style model always stands in front.
+    "prepend" (before the tokens: the official melody and style models). The audio of a melody or
+    style model always comes before the tokens.
     """
 
     dim: Size
@@ -147,7 +147,7 @@ class LMConfig:
 
     @property
     def hears(self) -> bool:
-        """Whether audio stands in front of the tokens: a melody or a style."""
+        """Whether audio (a melody or a style) comes before the tokens."""
         return bool(self.chroma_bins) or self.style is not None
 
     @property
@@ -160,8 +160,8 @@ class LMConfig:
 class EncodecConfig:
     """EnCodec: SEANet encoder and decoder around a residual vector quantizer.
 
-    The defaults are the 32 kHz model of MusicGen; the last fields are what the general models at
-    24 and 48 kHz do differently.
+    The defaults are MusicGen's 32 kHz model; the last fields are for the differences of the general
+    models at 24 and 48 kHz.
     """
 
     sample_rate: Size = 32000
@@ -184,9 +184,9 @@ class EncodecConfig:
     trim_right_ratio: Share = 1.0  # of a transposed convolution, cut off at its end, if causal
     norm: str = "weight_norm"  # which is folded; or "time_group_norm", of whole segments
     conv_shortcut: bool = False  # a 1x1 convolution as the skip of residual blocks
-    normalize: bool = False  # segments to one level, their own kept beside the codes
-    chunk_length_s: Seconds | None = None  # segments of so many seconds; None: a clip is one
-    overlap: Share = 0.0  # of a segment, which the next one covers again
+    normalize: bool = False  # scales segments to one level and stores their own with the codes
+    chunk_length_s: Seconds | None = None  # length of a segment; None: a clip is one segment
+    overlap: Share = 0.0  # share of a segment that the next one covers again
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -220,7 +220,7 @@ class EncodecConfig:
 
     @property
     def bits(self) -> int:
-        """Bits that a code takes."""
+        """Bits per code."""
         return (self.bins - 1).bit_length()
 
     def num_books(self, bandwidth: float | None) -> int:
@@ -261,14 +261,14 @@ class HTDemucsConfig:
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")
     sample_rate: Size = 44100
     audio_channels: Size = 2
-    segment_length: Size = 343980  # samples that it was trained on: 7.8 s; it always sees so many
+    segment_length: Size = 343980  # samples: 7.8 s, as in training; it always sees this many
     channels: Size = 48
     growth: Size = 2
     depth: Size = 4
     nfft: Size = 4096
     kernel_size: Size = 8
     stride: Size = 4
-    context: SizeOrNone = 1  # neighbours on each side that a decoder layer looks at
+    context: SizeOrNone = 1  # neighbours on each side that a decoder layer sees
     freq_emb: Factor = 0.2  # weight of the frequency embedding, 0 for none
     emb_scale: Factor = 10.0  # the embedding is stored smaller by this
     dconv_mode: SizeOrNone = 3  # 1: residual branches in the encoder, 2: in the decoder, 3: in both
@@ -327,14 +327,16 @@ class MusicGenConfig:
                 f"{self.audio_channels} channels"
             )
         if self.encodec.normalize or self.encodec.chunk_length_s is not None:
-            raise ValueError("a codec with levels or segments beside its codes suits no LM")
+            raise ValueError(
+                "a codec that stores levels or segments next to its codes does not suit an LM"
+            )
         if self.lm.card != self.encodec.bins:
             raise ValueError(
-                f"the LM knows {self.lm.card} codes, the codec has {self.encodec.bins}"
+                f"the LM knows {self.lm.card} codes, but the codec has {self.encodec.bins}"
             )
         if self.lm.text_dim != self.t5.d_model:
             raise ValueError(
-                f"the LM takes text of width {self.lm.text_dim}, T5 gives {self.t5.d_model}"
+                f"the LM takes text of width {self.lm.text_dim}, but T5 gives {self.t5.d_model}"
             )
         stride = self.lm.chroma_stride * self.encodec.hop_length
         if self.lm.chroma_stride and stride != self.lm.chroma_hop:

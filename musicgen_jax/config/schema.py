@@ -1,6 +1,6 @@
 """Frozen dataclasses to plain values and back: the one reader of configs, settings and indices.
 
-What is read may come from anywhere. Names, types, ranges and sizes are checked, and a message names
+The input may come from anywhere. Names, types, ranges and sizes are checked, and a message names
 the field by its path, as in `lm.delays[2] must be a whole number, got 'x'`.
 
 A dataclass may have fields of bool, int, float, str, tuples, other dataclasses, and `X | None`.
@@ -43,7 +43,7 @@ Natural = Annotated[int, Between(0)]
 Share = Annotated[float, Between(0, 1)]
 # A size in an architecture; nothing real comes near the upper end.
 Size = Annotated[int, Between(1, 10**7)]
-SizeOrNone = Annotated[int, Between(0, 10**7)]  # 0: the part is not there
+SizeOrNone = Annotated[int, Between(0, 10**7)]  # 0: the part is absent
 Seconds = Annotated[float, Between(1e-4, 24 * 3600)]
 Factor = Annotated[float, Between(0, 10**6)]
 

@@ -1,4 +1,4 @@
-"""Settings of a run as a TOML file. A table is a field, under the name of the dataclass's field."""
+"""Settings of a run as a TOML file. A table is a nested dataclass, under the name of its field."""
 
 import dataclasses
 import json
@@ -76,6 +76,6 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_written, value))}]"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for a delete character and surrogates.
+        # JSON's escapes are TOML's, except for a delete character and surrogates.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)

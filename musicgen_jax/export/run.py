@@ -1,4 +1,4 @@
-"""Runs an exported MusicGen with NumPy, JAX and its flatbuffers: copy it, change it as you like.
+"""Runs an exported MusicGen with NumPy, JAX and flatbuffers. Copy and change it as you like.
 
     exported = Exported("musicgen-small-export")
     vectors = exported.text(ids, mask)
@@ -26,7 +26,7 @@ class Exported:
         self.manifest = json.loads((folder / "manifest.json").read_text())
         self.weights, self.programs = {}, {}
         for name, entry in self.manifest["weights"].items():
-            with np.load(folder / entry["file"]) as file:  # .view: NumPy's files know no bfloat16
+            with np.load(folder / entry["file"]) as file:  # .view: NumPy's files lack bfloat16
                 arrays = {key: file[key].view(a["dtype"]) for key, a in entry["arrays"].items()}
             self.weights[name] = jax.device_put(arrays)
         for name, entry in self.manifest["programs"].items():

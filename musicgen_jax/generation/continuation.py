@@ -1,4 +1,4 @@
-"""Music that begins with given audio: its codes become the prompt of a request."""
+"""Music that begins with a user's audio: its codes become the prompt of a request."""
 
 import math
 
@@ -24,7 +24,8 @@ def continuing(parts: Parts, request: Request, audio: np.ndarray, sample_rate: i
 
     Raises:
       UserError: the audio is silent, as long as the music or the model's window, or for another
-        number of clips. Nothing is computed then: ten minutes of audio would fill the memory.
+        number of clips. These checks come before any computation: ten minutes of audio would fill
+        the memory.
     """
     config = parts.config
     if np.abs(audio).max() < _SILENCE:

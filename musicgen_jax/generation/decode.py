@@ -25,7 +25,7 @@ from musicgen_jax.nn.condition import Condition
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.runtime import memory
 
-KEYS = "threefry2x32"  # named, so that no global setting changes what a seed stands for
+KEYS = "threefry2x32"  # named explicitly, so that no global setting changes the result of a seed
 
 
 class Changes(Protocol):
@@ -71,21 +71,21 @@ def stream_codes(
       condition: B conditional rows; the null rows of guidance are added here. If no row has a
         condition (masks all False, or no parts), the model runs unguided, which gives the same
         codes for half the work.
-      num_frames: T, the prompt included.
+      num_frames: T, including the prompt.
       keys: B typed keys, one per example, see `example_keys`.
       prompt: int32 `[B, K, Tp]` with Tp < T, the beginning of the result.
       sampling: how tokens are drawn.
-      changes: of condition and sampling, from some steps on. Guidance that was not needed before
-        makes the model read everything again.
+      changes: changes of condition and sampling, from some steps on. If a change turns guidance on,
+        the model reads everything again.
       callback: called with (steps done, steps to do) every few steps, and once at the end.
-      chunk: yield after this many new frames; 0 for all at the end.
+      chunk: yield after this many new frames; 0 to yield all of them at the end.
       reserve: compile for at least this many frames, so that the short last window of a long piece
         shares a compilation with the windows before it.
       lengths: successive cache lengths, in steps; each is compiled separately and the last one must
         hold every step. Default: `cache_growth(...)`.
 
     Yields:
-      int32 `[B, K, t]` on the host: in order all T frames, those of the prompt included.
+      int32 `[B, K, t]` on the host: all T frames in order, including those of the prompt.
     """
     batch, delays = len(keys), lm.config.delays
     if prompt is None:

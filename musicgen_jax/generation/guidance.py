@@ -17,15 +17,15 @@ from musicgen_jax.runtime import sharding
 def copies_of(condition: Condition, sampling: Sampling) -> int:
     """How many rows the model runs for each example.
 
-    1: the conditional row. 2: next to it a null row, or one with the negative description, for
-    guidance. 3: between these two a row with the audio and without the text, for double guidance.
-    Without any condition in any row guidance would compare equal rows: one will do.
+    1: the conditional row. 2: also a null row, or one with the negative description, for guidance.
+    3: between these two also a row with the audio but without the text, for double guidance. If no
+    row has any condition, guidance would compare equal rows, so one row is enough.
     """
     text, audio, against = (
         part is not None and bool(np.asarray(part.mask).any())
         for part in (condition.text, condition.audio, condition.against)
     )
-    # Without text in any row double guidance compares equal rows.
+    # If no row has a text, double guidance would compare equal rows.
     double = text and sampling.cfg_coef_beta not in (None, 1)
     if not (text or audio or against) or (sampling.cfg_coef == 1 and not double):
         return 1
@@ -40,7 +40,7 @@ def guided(lm: LM, condition: Condition, *, copies: int, mesh: Mesh | None = Non
       lm: the model.
       condition: B rows.
       copies: from `copies_of`.
-      mesh: where the rows lie.
+      mesh: the mesh that holds the rows.
 
     Returns:
       `copies * B` rows, those of an example next to each other; B rows if the model skips null

@@ -68,16 +68,16 @@ def decode_windows(
 
 
 class PieceDecoder:
-    """`decode_windows` for codes that are pushed.
+    """`decode_windows` for codes that are pushed by the caller.
 
     Args:
       encodec: as in `decode_windows`, like the others.
-      windows: see there.
-      channels: see there.
-      block: see there.
-      one_program: whether a piece shorter than a window of the `StreamingDecoder` is prolonged by
-        its last frame and cut afterwards. Otherwise it is decoded as a whole, which takes a
-        compilation for each length.
+      windows: as in `decode_windows`.
+      channels: as in `decode_windows`.
+      block: as in `decode_windows`.
+      one_program: whether a piece shorter than a window of the `StreamingDecoder` is padded with
+        copies of its last frame and cut afterwards. Otherwise it is decoded as a whole, which takes
+        a compilation for each length.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class PieceDecoder:
         self._tail: list[np.ndarray] = []  # frames of this window that the next one regenerates
 
     def push(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes the next codes of a window and yields the audio that is final."""
+        """Takes the next codes of a window and yields the audio that has become final."""
         if window.number != self._number:
             self._number, self._at, self._tail = window.number, window.start + window.prompt, []
         following = self._windows.following(window)
@@ -108,7 +108,8 @@ class PieceDecoder:
         yield from self._fader.take(from_rows(audio, self._channels))
         self._tail.append(codes[:, :, own:])
         if shared and self._at == window.end:
-            # The end as this window made it; the decoder itself continues with the next window's.
+            # This window's version of the end; the decoder itself continues with the next window's
+            # version.
             ending = self._decoder.fork()
             begin = ending.emitted
             rows = [to_rows(codes, self._channels) for codes in self._tail]
@@ -130,7 +131,7 @@ class PieceDecoder:
 def crossfade(old: np.ndarray, new: np.ndarray, sample_rate: int) -> np.ndarray:
     """Fades from one waveform to another, both float32 [B, C, n], without a dip or a swell.
 
-    Where the two are unrelated, the gains keep the power of the sum. Where they are the same, as at
+    If the two are unrelated, the gains preserve the power of the sum. If they are the same, as at
     the start if both continue the same music, the gains add up to one. In between, the gains follow
     the correlation of the two around each moment, over all channels of a clip.
     """
@@ -153,7 +154,7 @@ class _Fader:
 
     def __init__(self, hop_length: int, sample_rate: int):
         self.hop, self.rate = hop_length, sample_rate
-        # The old ending, the sample it begins with, and that at which its fade begins.
+        # The old ending, the sample at which it begins, and the sample at which its fade begins.
         self.fades: list[tuple[int, int, np.ndarray]] = []
         self.end = 0  # the frame where the latest fade ends
         self.held: np.ndarray | None = None
@@ -171,7 +172,7 @@ class _Fader:
         self.fades.append((alone * self.hop, frame * self.hop, audio))
 
     def take(self, audio: np.ndarray) -> Iterator[np.ndarray]:
-        """Takes the next stretch and yields the audio that is final."""
+        """Takes the next stretch and yields the audio that has become final."""
         held = audio if self.held is None else np.concatenate([self.held, audio], axis=2)
         while self.fades:
             begin, start, old = self.fades[0]

@@ -25,7 +25,7 @@ from musicgen_jax.generation.windows import Window, assemble, generate_windows
 from musicgen_jax.nn.encodec import channels
 from musicgen_jax.storage.loading import Parts
 
-_BLOCK_SECONDS = 4.0  # of audio decoded per call where nobody waits for it
+_BLOCK_SECONDS = 4.0  # of audio decoded per call if nobody waits for it
 
 Codes = tuple[Window, np.ndarray]  # int32 [B, K, t], the next frames of a window
 Callback = Callable[[int, int], None] | None
@@ -41,7 +41,7 @@ class GenerationOutput:
         clipping belong to saving, see `musicgen_jax.audio`.
       codes: int32 [B, K, T], the tokens of the language model.
       sample_rate: samples per second and channel.
-      program: names what the seed stands for: the compiled program that drew the tokens.
+      program: the name of the compiled program that drew the tokens; a seed's result depends on it.
       schedule: the cues of the request, each at the second where it took effect.
     """
 
@@ -101,7 +101,7 @@ class Piece:
       condition_at: the condition of each window.
 
     Attributes:
-      timeline: what holds when; cues may be added while the piece is made.
+      timeline: which settings hold when; cues may be added while the piece is made.
 
     Raises:
       UserError: the folder holds another generation, or cannot be used.
@@ -120,11 +120,11 @@ class Piece:
         return self.timeline.schedule
 
     def steer(self, cue: Cue) -> float:
-        """Adds a cue at the next frame that is not drawn, and returns the second of it.
+        """Adds a cue at the next frame that is not drawn, and returns that frame's second.
 
         Raises:
           UserError: as `Timeline.add`; a text has too many tokens; or finished windows are kept,
-            which would then no longer be those of the request.
+            which would then no longer belong to the request.
         """
         if self._store is not None:
             raise UserError("a piece with a checkpoint cannot be steered: give it a schedule")
@@ -169,7 +169,7 @@ class Piece:
 
         Args:
           callback: as in `generate_windows`.
-          on_codes: called with all that `codes` yields.
+          on_codes: called with everything that `codes` yields.
         """
 
         def codes() -> Iterator[Codes]:
@@ -196,7 +196,7 @@ def open_store(
       parts: of the model.
       request: what to generate.
       condition_at: the condition of each window.
-      program: that makes it, if it is not the one that `generate_piece` runs.
+      program: the program that makes it, if it is not the one that `generate_piece` runs.
 
     Raises:
       UserError: the folder holds another generation, or cannot be used.

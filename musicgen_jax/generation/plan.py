@@ -1,4 +1,4 @@
-"""The course of a generation in integers: what runs when, without a model."""
+"""The course of a generation in integers: which events run when, without a model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ class Emit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one generation does, one event after the other.
+    """The events of one generation, one after the other.
 
     Attributes:
-      num_frames: T, the prompt included.
+      num_frames: T, including the prompt.
       prompt: the first frames, which are known; fewer than T.
       delay: the largest delay of a codebook, in steps.
       slots: successive lengths of the cache, in steps; the last one holds `total`.
-      chunk: new frames between two `Emit`s; 0 for one at the end.
+      chunk: new frames between two `Emit`s; 0 for a single `Emit` at the end.
       pause: the most steps of an `Advance`; 0 for no limit.
     """
 
@@ -113,7 +113,7 @@ def growth(steps: int, step_bytes: int, model_bytes: int, tuning: Tuning) -> tup
 
 
 def prefill_length(steps: int) -> int:
-    """The known steps, rounded up to a power of two from 16, from 256 on to multiples of 256."""
+    """The known steps, rounded up to a power of two from 16 on, above 256 to multiples of 256."""
     if steps > 256:
         return -(-steps // 256) * 256
     return 1 << max(steps - 1, 15).bit_length() if steps else 0

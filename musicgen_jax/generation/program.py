@@ -28,7 +28,7 @@ UNKNOWN = -1  # a slot whose token is still to be drawn
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """What B rows are asked for."""
+    """The requests of B rows."""
 
     steps: Any  # int32 [B, K, S + 1] tokens; UNKNOWN where still to be drawn
     start: Any  # int32 [B] the last step that is known whole
@@ -69,22 +69,22 @@ def start(
     copies: int,
     mesh: Mesh | None = None,
 ) -> tuple[DecodeState, Context]:
-    """What a generation begins with.
+    """The state and the constants with which a generation begins.
 
     Args:
       lm: the model.
       requests: B rows, S = `slots`.
       condition: from `guidance.guided`.
-      prefill_length: steps that are read at once, no fewer than any row's `start`.
+      prefill_length: steps that are read at once, at least as many as any row's `start`.
       slots: length of the cache, in steps.
       copies: rows that the model runs for each of B.
-      mesh: where the weights lie, if on several devices.
+      mesh: the mesh that holds the weights, if there are several devices.
     """
     context = context_of(lm, requests, condition, mesh=mesh)
     prefix = lm.prefix_length(condition)
     cache = lm.init_cache(requests.steps.shape[0] * copies, prefix + slots)
     if prefix + prefill_length:
-        # Before `start` every token is known; after it stands padding.
+        # Before `start` every token is known; after it there is padding.
         known = jnp.maximum(requests.steps[:, :, :prefill_length], 0)
         cache = lm.prefill(_repeat_rows(known, copies), cache, context.cross, condition)
     state = DecodeState(jnp.asarray(requests.start), jnp.asarray(requests.steps), cache)
@@ -94,7 +94,7 @@ def start(
 def context_of(
     lm: LM, requests: Requests, condition: Condition, *, mesh: Mesh | None = None
 ) -> Context:
-    """What stays the same from step to step; the arguments are those of `start`."""
+    """The part that stays the same from step to step; the arguments are those of `start`."""
     # On several devices heads stay where their weights are.
     cross = lm.cross_kv(condition, fold=mesh is None)
     if cross is not None and mesh is not None:
@@ -171,7 +171,7 @@ class Program:
     def start(
         self, requests: Requests, prefill_length: int, slots: int
     ) -> tuple[DecodeState, Context]:
-        """See `start`; both programs are compiled first, if they are not yet."""
+        """See `start`; both programs are compiled first, if they are not compiled yet."""
         requests = sharding.place_rows(requests, self.mesh)
         arguments = (*self._module, requests, self._condition)
         static = {"prefill_length": prefill_length, "slots": slots}
@@ -191,13 +191,13 @@ class Program:
         return _context(*self._module, requests, self._condition, mesh=self.mesh)
 
     def advance(self, state: DecodeState, context: Context, count: int) -> DecodeState:
-        """Runs `count` steps; the old state is gone then."""
+        """Runs `count` steps; the old state cannot be used afterwards."""
         return _advance(*self._module, state, context, np.int32(count), **self._decoding)
 
     def grow(self, state: DecodeState, steps: np.ndarray, slots: int) -> DecodeState:
         """The state with a longer cache; `steps` are those of `Requests` in the new length.
 
-        Keys and values move one layer at a time and are deleted where they were: there is never a
+        Keys and values move one layer at a time, and the old ones are deleted: there is never a
         second cache.
         """
         more = slots + 1 - state.steps.shape[2]
@@ -215,7 +215,7 @@ class Program:
     def read(self, state: DecodeState, batch: int) -> np.ndarray:
         """The steps of all `batch` rows on the host, int32 `[B, K, S + 1]`.
 
-        To cut them on the device would take a compilation for each length.
+        Cutting them on the device would take a compilation for each length.
         """
         if self.mesh is None:
             return np.asarray(state.steps)

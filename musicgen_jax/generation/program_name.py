@@ -1,4 +1,4 @@
-"""What a seed stands for: the compiled program that drew the tokens, as one line."""
+"""The name, in one line, of the compiled program that drew the tokens of a seed."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class ProgramName:
     Attributes:
       clips: how many clips the program makes at once: N slots, or the B clips of one batch.
       slots: whether these are slots, which take a new clip as soon as one is finished; otherwise
-        the clips begin together and are as long as each other.
+        the clips begin together and have equal lengths.
       steps: length of the cache, in steps.
       text: length of the padded descriptions, in tokens.
       negatives: whether the rows of guidance attend to texts too, as `text=2x64`.

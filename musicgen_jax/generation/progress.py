@@ -17,7 +17,7 @@ def progress_callback(progress: Progress) -> Iterator[Callable[[int, int], None]
     if callable(progress) or not progress:
         yield progress or None  # type: ignore[misc]
         return
-    if sys.stderr is None:  # a service: there is nowhere to draw
+    if sys.stderr is None:  # a service: there is no terminal to draw on
         yield None
         return
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""What a piece of music is to be: everything but its condition, checked once, when it is made."""
+"""A request for music: everything but the condition, checked once, when the request is made."""
 
 import dataclasses
 import functools
@@ -34,14 +34,14 @@ class Request:
       config: of the model.
       descriptions: B texts or None.
       negative_descriptions: B texts or None that guidance moves away from; None if there are none.
-      schedule: what changes while the clips play, from when on.
-      duration: seconds of each clip, the prompt included; None for music without an end.
+      schedule: the changes while the clips play, in order.
+      duration: seconds of each clip, including the prompt; None for music without an end.
       seed: one for all clips, or one per clip.
       sampling: how tokens are drawn.
-      prompt_codes: int32 [B, K, Tp], what each clip begins with, or None. Given as [1, K, Tp] it
-        is for all clips.
+      prompt_codes: int32 [B, K, Tp], the beginning of each clip, or None. [1, K, Tp] is the
+        beginning of all clips.
       extend_stride: seconds between the starts of two windows; None for 3/5 of the model's window.
-      join: how windows meet, "hard" or "crossfade".
+      join: how windows are joined, "hard" or "crossfade".
       checkpoint: folder that keeps finished windows, or None.
       chunk_seconds: length of the stretches of audio that are wanted while the model still runs;
         None for all at the end of each window.
@@ -89,7 +89,7 @@ class Request:
         self.timeline()
 
     def with_prompt(self, codes: jax.Array | np.ndarray) -> "Request":
-        """This request with codes to continue."""
+        """This request, with codes to continue."""
         return dataclasses.replace(self, prompt_codes=codes)
 
     def clip(self, index: int) -> "Request":
@@ -112,18 +112,18 @@ class Request:
 
     @property
     def every_text(self) -> list[str | None]:
-        """All descriptions and negative descriptions, also those of the schedule."""
+        """All descriptions and negative descriptions, including those of the schedule."""
         texts = [scene.texts for scene in self.timeline().scenes]
         return [one for text in texts for one in (*text.descriptions, *(text.negatives or ()))]
 
     @property
     def has_negatives(self) -> bool:
-        """Whether there is ever a negative description."""
+        """Whether there is a negative description at any time."""
         return any(scene.texts.negatives for scene in self.timeline().scenes)
 
     @property
     def texts(self) -> Texts:
-        """What the clips are described by."""
+        """The texts that describe the clips."""
         negatives = self.negative_descriptions
         return Texts(tuple(self.descriptions), None if negatives is None else tuple(negatives))
 
@@ -143,7 +143,7 @@ class Request:
         return ENDLESS / self.config.frame_rate if self.duration is None else self.duration
 
     def timeline(self) -> Timeline:
-        """What holds when: a new one each time, to which cues may be added."""
+        """Which settings hold when; a new timeline at each call, to which cues may be added."""
 
         def text_frame(frame: int) -> int | None:
             window = self.windows.drawn_from(frame)
@@ -193,7 +193,7 @@ class Request:
         )
 
 
-# --- Checks, also for what is not a whole request -------------------------------------------------
+# --- Checks, also for values outside of a request -------------------------------------------------
 
 
 def check_duration(config: MusicGenConfig, duration: float) -> None:
@@ -249,7 +249,7 @@ def match_batch(codes: np.ndarray, batch: int) -> np.ndarray:
 
 
 def check_prompt(config: MusicGenConfig, prompt: int, total: int) -> None:
-    """UserError if a prompt of `prompt` frames leaves nothing to generate of `total` frames."""
+    """UserError if a prompt of `prompt` frames leaves nothing of `total` frames to generate."""
     seconds = prompt / config.frame_rate
     if prompt >= total:
         raise UserError(
@@ -271,12 +271,14 @@ def window_frames(config: MusicGenConfig) -> int:
 
 def check_sampling(config: MusicGenConfig, sampling: Sampling) -> None:
     """UserError if a model of `config` cannot sample like this."""
-    # The default is fine for a model of fewer codes too: it keeps all of them.
+    # The default is fine for a model with fewer codes too: it keeps all of them.
     most = max(config.lm.card, DEFAULT_SAMPLING.top_k)
     if sampling.top_k > most:
         raise UserError(f"top_k must be an integer from 0 (all) to {most}, got {sampling.top_k!r}")
     if sampling.cfg_coef_beta is not None and not config.lm.hears:
-        raise UserError("cfg_coef_beta is for models that take a melody or a style next to a text")
+        raise UserError(
+            "cfg_coef_beta is for models that take a melody or a style as well as a text"
+        )
 
 
 def _check_stride(config: MusicGenConfig, stride: float | None) -> None:

@@ -1,8 +1,8 @@
 """From logits to tokens: guidance, temperature, top-k, top-p. Pure functions, all in float32.
 
-Both filters are thresholds found on the bits of the logits, not by sorting: a sort of 4 x 2048
-logits costs more than a layer of the model, a few passes of counting cost next to nothing. Of equal
-logits a filter keeps all or none.
+Both filters are thresholds found on the bits of the logits, not by sorting: sorting 4 x 2048 logits
+costs more than a layer of the model, while a few passes of counting cost next to nothing. A filter
+keeps either all of several equal logits or none.
 """
 
 import dataclasses
@@ -79,10 +79,10 @@ def guide(logits: jax.Array, numbers: Numbers) -> jax.Array:
     conditional logits (arxiv.org/abs/2407.12563, section 4.3).
 
     Args:
-      logits: float32 `[1 to 3, B, ...]`: conditional; with guidance then null; with double guidance
-        between these two those that know the audio but not the text.
+      logits: float32 `[1 to 3, B, ...]`: the conditional logits; with guidance, then the null ones;
+        with double guidance, between these two, the ones that know the audio but not the text.
       numbers: of B rows. A row with `cfg_coef` 1 and without double guidance keeps its conditional
-        logits to the last bit.
+        logits bit for bit.
 
     Returns:
       `[B, ...]`.
@@ -103,7 +103,7 @@ def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> 
     """Draws one token per book; each row draws from its own key.
 
     Temperature, then top-k, then top-p on what top-k left: the filters combine, as in
-    transformers. (audiocraft ignores top_k where top_p is given; pass top_k 0 for that.)
+    transformers. (audiocraft ignores top_k if top_p is set; pass top_k 0 for that.)
 
     Args:
       logits: `[B, K, V]`.
@@ -136,7 +136,7 @@ def sample(logits: jax.Array, keys: jax.Array, numbers: Numbers, mode: Mode) -> 
 def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """The logits, -inf where a row's `top_p` removes a token; 0 or 1 removes none."""
     asked = (top_p > 0) & (top_p < 1)
-    # The rounded sum of all tokens may lie above 1: a row without top_p needs more than 1.
+    # The rounded sum over all tokens may exceed 1: a row without top_p needs a limit above 1.
     mass = jnp.where(asked, top_p, 2)
 
     def kept(logits: jax.Array) -> jax.Array:
@@ -145,8 +145,8 @@ def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     def kept_if_asked(logits: jax.Array) -> jax.Array:
         return jax.lax.cond(asked.any(), kept, lambda logits: logits, logits)
 
-    # Slots take every setting, and most clips have no top_p. An accelerator would have to ask its
-    # host which way to go.
+    # Slots take every setting, and most clips have no top_p. An accelerator would have to ask its #
+    # host which branch to take.
     return jax.lax.platform_dependent(logits, cpu=kept_if_asked, default=kept)
 
 
@@ -156,12 +156,12 @@ def _per_row(x: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
 
 
 def top_k_mask(logits: jax.Array, k: jax.Array | int, *, bits: int | None = None) -> jax.Array:
-    """Every logit of at least the k-th largest, as bool `[..., V]`; ties can make it more than k.
+    """The logits that are at least the k-th largest, as bool `[..., V]`; with ties more than k.
 
     Args:
       logits: float32 `[..., V]`.
       k: at least 1, one number or `[..., 1]`; V or more keeps all.
-      bits: of the threshold that one pass settles, see `_largest`.
+      bits: how many bits of the threshold one pass settles, see `_largest`.
     """
     order = _sortable(logits)
     k = jnp.minimum(k, logits.shape[-1])
@@ -181,7 +181,7 @@ def top_p_mask(logits: jax.Array, p: jax.Array | float, *, bits: int | None = No
     Args:
       logits: float32 `[..., V]`, -inf for tokens that another filter removed.
       p: one number or `[..., 1]`; above 1 keeps all.
-      bits: of the threshold that one pass settles, see `_largest`.
+      bits: how many bits of the threshold one pass settles, see `_largest`.
     """
     order, mass = _sortable(logits), jax.nn.softmax(logits, axis=-1)
 

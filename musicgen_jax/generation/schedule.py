@@ -22,7 +22,7 @@ _SAMPLING = ("cfg_coef", "temperature")
 
 @dataclasses.dataclass(frozen=True)
 class Cue:
-    """A change of the music from a second on; what is None stays as it is.
+    """A change of the music from a second on; fields that are None leave the setting as it is.
 
     Attributes:
       seconds: from when on, counted from the beginning of the piece.
@@ -32,7 +32,7 @@ class Cue:
       temperature: see `Sampling`.
 
     Raises:
-      UserError: a value has the wrong type or is out of range, or there is none.
+      UserError: a value has the wrong type or is out of range, or no value is set.
     """
 
     seconds: float
@@ -59,7 +59,7 @@ class Cue:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The texts that it changes."""
+        """The texts that the cue changes."""
         named = {
             "description": self.description,
             "negative_description": self.negative_description,
@@ -68,17 +68,17 @@ class Cue:
 
     @property
     def sampling(self) -> dict[str, float]:
-        """The fields of `Sampling` that it changes."""
+        """The fields of `Sampling` that the cue changes."""
         return {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
 
     def fields(self) -> dict[str, Any]:
-        """Everything that it changes, and when, by the names that `cue_of` reads."""
+        """Everything that the cue changes, and when, by the names that `cue_of` reads."""
         named = {name: getattr(self, ours) for name, ours in _FIELDS.items()}
         return {name: value for name, value in named.items() if value is not None}
 
 
 CueLike = Cue | tuple[float, str]
-# In files and over HTTP, where other names stand for the same.
+# In files and over HTTP, which have aliases for the names.
 _FIELDS = {
     "seconds": "seconds",
     "prompt": "description",
@@ -111,7 +111,7 @@ def cue_of(value: object) -> Cue:
         if ours is None:
             raise UserError(f"a cue has no field {_shown(name)}, only {', '.join(_FIELDS)}")
         if ours in found:
-            raise UserError(f"a cue has {name} by two names: give one of them")
+            raise UserError(f"a cue has {name} under two names: give one of them")
         found[ours] = given
     if found.get("seconds") is None:
         raise UserError("a cue must say its seconds")
@@ -152,8 +152,8 @@ def _shown(value: object) -> str:
 @functools.lru_cache  # a request makes several timelines
 def _say_moved(asked: float, seconds: float) -> None:
     logging.getLogger("musicgen_jax").warning(
-        "the text stands in front of the music in this model: the new one at %g s counts from the "
-        "next window on, at %g s",
+        "the text comes before the music in this model: the new text at %g s takes effect with "
+        "the next window, at %g s",
         asked,
         seconds,
     )
@@ -173,7 +173,8 @@ class Scene:
     def __post_init__(self) -> None:
         if self.texts.negatives is not None and self.sampling.cfg_coef == 1:
             raise UserError(
-                "cfg_coef 1 is no guidance, so a negative description would change nothing: choose "
+                "cfg_coef 1 means no guidance, so a negative description would change nothing: "
+                "choose "
                 "another cfg_coef, such as 3"
             )
 
@@ -203,7 +204,7 @@ class Timeline:
       now: the next frame to be drawn; whoever makes the piece sets it.
 
     Raises:
-      UserError: a cue lies after the end, or can never take effect.
+      UserError: a cue is after the end, or can never take effect.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class Timeline:
 
     @property
     def schedule(self) -> tuple[Cue, ...]:
-        """All cues, each at the second where it takes effect: given in advance, the same music."""
+        """All cues, each at the second where it takes effect: the schedule of the same music."""
         return tuple(
             dataclasses.replace(cue, seconds=frame / self._rate)
             for frame, cue in zip(self._frames, self._cues, strict=True)
@@ -258,7 +259,7 @@ class Timeline:
           the second where it takes effect: its texts, if it has any.
 
         Raises:
-          UserError: it can never take effect, or must not be. Nothing is added then.
+          UserError: the cue can never take effect, or is not allowed. Then nothing is added.
         """
         if frame >= self._total:
             raise UserError("the music is finished: there is nothing left to change")
@@ -267,8 +268,8 @@ class Timeline:
             later = self._text_frame(frame)
             if later is None:
                 raise UserError(
-                    "the text stands in front of the music in this model, so a new one counts "
-                    "from the next window on, and this is the last one"
+                    "the text comes before the music in this model, so a new text takes effect "
+                    "with the next window, and this is the last window"
                 )
             texts = later
             if texts != frame:

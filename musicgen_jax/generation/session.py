@@ -20,12 +20,12 @@ class Steered(Protocol):
         ...
 
     def steer(self, cue: Cue) -> float:
-        """Adds a cue at the next frame that is not drawn; returns the second of it."""
+        """Adds a cue at the next frame that is not drawn; returns that frame's second."""
         ...
 
 
 class Session:
-    """What `MusicGen.stream` returns: an iterator of float32 [B, C, n], and a way to steer it.
+    """The result of `MusicGen.stream`: an iterator of float32 [B, C, n] that can be steered.
 
     For example::
 
@@ -59,10 +59,10 @@ class Session:
         cfg_coef: float | None = None,
         temperature: float | None = None,
     ) -> float:
-        """Changes the music from the next frame on that is not drawn yet.
+        """Changes the music from the next frame that is not drawn yet.
 
-        What is None stays as it is. In a melody or style model the text stands in front of the
-        tokens, so a new one counts from the next window on.
+        A setting that is None stays as it is. In a melody or style model the text comes before the
+        tokens, so a new text takes effect with the next window.
 
         Args:
           description: of all clips from then on; "" for none.
@@ -71,10 +71,12 @@ class Session:
           temperature: as in `generate`.
 
         Returns:
-          the second of the piece where it takes effect, that of the text if there is one.
+          the second of the piece at which the change takes effect; if there is a text, that of the
+          text.
 
         Raises:
-          UserError: a value is out of range, nothing is changed, or it can no longer take effect.
+          UserError: a value is out of range, no setting is given, or the change can no longer take
+            effect.
         """
         cue = Cue(0.0, description, negative_description, cfg_coef, temperature)
         with self._lock:

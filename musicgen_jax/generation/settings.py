@@ -23,7 +23,7 @@ class Sampling:
       temperature: above 1 more adventurous, below 1 more predictable; 0 is the same as
         `use_sampling=False`.
       cfg_coef: strength of guidance, how closely to follow the description; 1 for none.
-      cfg_coef_beta: strength of the text next to a melody or a style (double guidance); None or 1
+      cfg_coef_beta: strength of the text against a melody or a style (double guidance); None or 1
         is ordinary guidance.
 
     Raises:

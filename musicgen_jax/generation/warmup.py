@@ -1,8 +1,8 @@
 """Compiling ahead of time: everything that a generation needs, without the generation.
 
 The stages run as in `MusicGen.generate`, but the language model stops after the first frame of a
-window, which takes all of its programs, and the codec decodes zeros. So this compiles exactly what
-will be needed, down to the smallest program, and there is no list to keep up to date.
+window, which already uses all of its programs, and the codec decodes zeros. So this compiles
+exactly what will be needed, down to the smallest program, and there is no list to keep up to date.
 """
 
 import dataclasses
@@ -59,23 +59,23 @@ def warm_up(
 ) -> Iterator[Stage]:
     """Compiles what `MusicGen.generate` will need, stage by stage as the result is read.
 
-    Numbers that do not shape a program (seed, temperature, strength of the guidance) need nothing
-    of their own. What melodies, styles and audio prompts add is compiled when it is first used.
+    Numbers that do not shape a program (seed, temperature, strength of guidance) need no program of
+    their own. The programs for melodies, styles and audio prompts are compiled on first use.
 
     Args:
       parts: of the model.
       durations: seconds of the clips to come. Default: every length that the language model is
-        compiled for; and of the codec, which is compiled for each duration, the default duration
-        and the longest that takes one window.
+        compiled for. The codec is compiled for each duration: by default for the default duration
+        and for the longest that takes one window.
       batch: B.
       tokens: how long descriptions may be, in tokens; lengths up to the next power of two, from 16
         on, share programs. 0 is a clip without a description.
-      sampling: as in `MusicGen.generate`. Of `top_p` only whether it is used matters, and of
-        `cfg_coef` only whether it is 1.
+      sampling: as in `MusicGen.generate`. It matters only whether `top_p` is used, and whether
+        `cfg_coef` is 1.
       chunk_seconds: as in `MusicGen.stream`; None if the audio is to come at the end.
 
     Yields:
-      What has been compiled.
+      Each stage after it is compiled.
 
     Raises:
       UserError: an argument is out of range.
@@ -171,7 +171,7 @@ def _language(parts: Parts, request: Request, condition: Condition, slots: int) 
 
 
 def _codec(parts: Parts, request: Request) -> None:
-    """The way from codes to audio that the piece will take, over at most two windows."""
+    """The way from codes to audio that the piece will take, for at most two windows."""
     windows = request.windows.first(2)
     store = _Finished(len(windows), request)
     codes = [(window, store.zeros(window)) for window in windows]

@@ -74,7 +74,7 @@ class WindowStore:
         if not file.exists():
             return None
         with user_error("read", file):
-            # A file of another size is not ours, and is not read.
+            # A file of a different size is not ours, and is not read.
             ours = file.stat().st_size <= 4 * int(np.prod(shape)) + 4096
             content = file.read_bytes() if ours else b""
         try:
@@ -146,7 +146,7 @@ def fingerprint(*modules: nnx.Module) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):
             # Its size: the shape depends on the devices, see `sharding.arrange`.
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.size} {leaf.dtype}".encode())
-            # On a CPU they are read where they lie: nothing is compiled and nothing copied.
+            # On a CPU they are read in place: nothing is compiled or copied.
             probe = _numbers(np.asarray(leaf)) if _on_one_cpu(leaf) else np.asarray(_probe(leaf))
             digest.update(probe.tobytes())
     return digest.hexdigest()
@@ -171,7 +171,7 @@ def condition_digest(*conditions: Condition) -> str:
 
 
 def machine(mesh: Mesh | None) -> str:
-    """What rounding depends on, apart from the model."""
+    """Everything that rounding depends on, apart from the model."""
     one = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
     if mesh is None or mesh.size == 1:
         return one
@@ -212,7 +212,7 @@ def _difference(found: dict, wanted: dict) -> str:
     for key in ["model", *keys]:
         before, now = (given.get(key, "nothing") for given in (found, wanted))
         if before != now and key in _DIGESTS:
-            return f"it was started with another {_DIGESTS[key]}"
+            return f"it was started with a different {_DIGESTS[key]}"
         if before != now:
             return f"it was started with {key} {before!r:.80}, not {now!r:.80}"
     raise AssertionError("no difference")

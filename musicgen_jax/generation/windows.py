@@ -28,7 +28,7 @@ class Window:
     Attributes:
       number: 0, 1, 2 and so on.
       start: where in the piece it begins.
-      length: how long it is, its prompt included.
+      length: how long it is, including its prompt.
       prompt: how many of its first frames are known.
       overlap: how many of the previous window's last frames this window regenerates.
     """
@@ -58,7 +58,7 @@ class Store(Protocol):
 
 
 class Layout(Sequence[Window]):
-    """The windows of a piece, computed when they are looked at: there may be no end of them.
+    """The windows of a piece, computed on access: a piece may have no end.
 
     Args:
       total: frames of the piece.
@@ -141,7 +141,7 @@ def generate_windows(
     Args:
       lm: the model.
       condition_at: the condition of each window, B rows.
-      timeline: what the clips are described by, and how tokens are drawn, from when on.
+      timeline: the clips' texts and how tokens are drawn, and when these change.
       windows: of the piece.
       keys: [B] typed keys. The first window uses them unchanged, so a piece of one window equals
         `generate_codes`.
@@ -205,7 +205,7 @@ def generate_windows(
 
 
 class WindowChanges:
-    """What changes within a window, by its steps: see `decode.Changes`.
+    """The changes within a window, by its steps: see `decode.Changes`.
 
     Args:
       lm: the model.
@@ -229,7 +229,7 @@ class WindowChanges:
 
     def condition(self, scene: Scene) -> Condition:
         """The condition of a scene, in this window."""
-        # What stands in front of the tokens stays there: a new text waits for the next window.
+        # The prefix stays in front of the tokens: a new text waits for the next window.
         if self._prepended:
             scene = self._timeline.at(self._window.start + self._window.prompt)
         return self._condition_at(self._offset, scene.texts)
@@ -256,13 +256,13 @@ class WindowChanges:
 
 
 def prompt_of(following: Window, window: Window, codes: np.ndarray) -> np.ndarray:
-    """What a window begins with: the part of the one before, int32 [B, K, T], that it covers."""
+    """A window's prompt: the part of the previous window, int32 [B, K, T], that it covers."""
     begin = following.start - window.start
     return codes[:, :, begin : begin + following.prompt]
 
 
 def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:
-    """The codes of the whole piece, int32 [B, K, T]; an overlap takes those of the later window."""
+    """The codes of the whole piece, int32 [B, K, T]; in an overlap, those of the later window."""
     parts: list[np.ndarray] = []
     number = 0
     for window, codes in pieces:
@@ -278,7 +278,7 @@ def assemble(pieces: Iterable[tuple[Window, np.ndarray]]) -> np.ndarray:
 
 
 def window_keys(keys: jax.Array, number: int) -> jax.Array:
-    """The B keys of a window: the clips' own in the first, folded with its number in later ones."""
+    """The B keys of a window: in the first the clips' own, in later ones folded with its number."""
     if number == 0:
         return keys
     return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_WINDOW_KEYS + number))

@@ -7,8 +7,8 @@ def krippendorff_alpha(scores: np.ndarray) -> float | None:
     """Krippendorff's alpha, with the squared difference as distance.
 
     alpha = 1 - observed disagreement / expected disagreement: 1 where raters agree on every clip, 0
-    where they agree as by chance, negative where they agree less. Krippendorff, "Computing
-    Krippendorff's Alpha-Reliability", 2011; scores may be missing.
+    where they agree only by chance, negative where they agree less than that. Krippendorff,
+    "Computing Krippendorff's Alpha-Reliability", 2011; scores may be missing.
 
     Args:
       scores: float [raters, clips], NaN where there is no score.

@@ -27,7 +27,7 @@ class Scores:
       raters: those who finished a piece, by number.
       scales: keys of `SCALES`, the questions.
       values: float64 [raters, questions, pieces, systems]; NaN where there is no score.
-      heard: float64 [raters], the mean share of what was to be heard.
+      heard: float64 [raters], the mean share that was heard of what the study asks for.
       unfinished: how many scores are not in `values`: other clips of their pieces have none yet.
     """
 
@@ -103,7 +103,7 @@ def analyse(
         first = next(iter(out))
         raise UserError(
             f"every rater is left out; rater {scores.raters[first].number} {out[first]} "
-            "(--least-reference 0 turns the rule about the reference off)"
+            "(--least-reference 0 turns off the rule about the reference)"
         )
     return {
         "study": study.id,
@@ -144,7 +144,7 @@ def _scale(study: Study, scale: str, values: np.ndarray) -> dict[str, Any]:
         for system, found, n in zip(study.systems, intervals(values), count, strict=True)
         if found is not None
     }
-    # Whether a low-passed clip is worse is not in question; each comparison costs the others power.
+    # A low-passed clip is certainly worse; and each extra comparison costs the others power.
     compared = [k for k, system in enumerate(study.systems) if system != ANCHOR]
     pairs = list(itertools.combinations(compared, 2)) if means else []
     differences = [values[:, :, a] - values[:, :, b] for a, b in pairs]

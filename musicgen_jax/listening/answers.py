@@ -2,8 +2,8 @@
 
 A score is on the disk before `record` returns: every score is a transaction of its own, in
 write-ahead logging with `synchronous = FULL`. A server that is killed loses nothing that it has
-confirmed. Writing the same score twice changes nothing, so the page may repeat what it is not
-sure of.
+confirmed. Writing the same score twice changes nothing, so the page may repeat a score if it is not
+sure.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Rater:
     """One rater.
 
     Attributes:
-      number: counts from 0 and decides about orders.
+      number: counts from 0 and determines the order of pieces and clips.
       key: the secret in the rater's own address.
       name: empty if the rater gave none.
     """
@@ -170,7 +170,7 @@ class Answers:
     # --- Answers ------------------------------------------------------------------------------
 
     def record(self, answer: Answer) -> None:
-        """Writes a score to the disk, in place of an earlier one of the same rater.
+        """Writes a score to the disk, and replaces an earlier one of the same rater.
 
         Raises:
           UserError: the file cannot be written, or the disk is full.
@@ -199,7 +199,10 @@ class Answers:
             found = [Answer(*row) for row in self._database.execute(query, values)]
         for answer in found:
             if answer.rater not in known or answer.scale not in self._asked.get(answer.clip, ()):
-                raise UserError(f"{self.path} is damaged: it answers what the study does not ask")
+                raise UserError(
+                    f"{self.path} is damaged: it has answers to questions that the "
+                    f"study does not ask"
+                )
         return found
 
     # --- SQLite -------------------------------------------------------------------------------

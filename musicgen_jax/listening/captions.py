@@ -1,4 +1,4 @@
-"""What the pieces of a study were asked to be: descriptions and melodies, from a table."""
+"""The requests for the pieces of a study: descriptions and melodies, from a table."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ _LONGEST = 10_000  # characters of a description
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """What a piece was asked to be.
+    """The request for a piece.
 
     Attributes:
       text: the description, or None.
@@ -26,9 +26,9 @@ class Caption:
 
 
 def read(path: Path) -> dict[str, Caption]:
-    """Reads what pieces were asked to be.
+    """Reads the requests for the pieces.
 
-    `evaluate` reads the same tables, but knows no melodies and needs a text in every row.
+    `evaluate` reads the same tables, but ignores melodies and needs a text in every row.
 
     Args:
       path: a table with an id in every row, and with a text, with a melody or with both, which
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Caption]:
       {id: caption}.
 
     Raises:
-      UserError: the file cannot be read, a column is missing, or an id is missing or there twice.
+      UserError: the file cannot be read, a column is missing, or an id is missing or appears twice.
     """
     rows = tables.read(path)
     ids = tables.column(rows, IDS, path, "the id")
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Caption]:
         if not name:
             raise UserError(f"{where}: the id is missing")
         if name in found:
-            raise UserError(f"{where}: the id {name!r:.80} is there twice")
+            raise UserError(f"{where}: the id {name!r:.80} appears twice")
         text, melody = _cell(row, texts, where), _cell(row, melodies, where)
         found[name] = Caption(text, path.parent / melody if melody is not None else None)
     return found

@@ -1,7 +1,7 @@
 """Means and their 95 % intervals, over raters and pieces.
 
-A study asks a few raters about a few pieces, and its reader asks about other raters and other
-pieces. So both are drawn again: a bootstrap draw takes as many raters and as many pieces, with
+A study asks a few raters about a few pieces, but its reader wants to know about other raters and
+other pieces. So both are resampled: a bootstrap draw takes as many raters and as many pieces, with
 replacement, and weighs each score by both (Owen 2007, "The pigeonhole bootstrap").
 
 A percentile interval is too narrow for few raters or pieces. Its ends are moved outwards as far as

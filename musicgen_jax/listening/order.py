@@ -1,6 +1,6 @@
 """Which pieces a rater hears, in which order, and under which letters their clips appear.
 
-Everything follows from the study's seed and the rater's number, so that the page shows the same
+Everything depends only on the study's seed and the rater's number, so that the page shows the same
 after a restart.
 """
 

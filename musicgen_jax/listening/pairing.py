@@ -11,11 +11,11 @@ from musicgen_jax.metrics.clips import find_clips
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A piece before it is rendered: what every system made of it.
+    """A piece before its clips are rendered: one clip of every system.
 
     Attributes:
       id: the name of its clips inside their folders, without the suffix.
-      caption: what was asked for.
+      caption: the request.
       clips: {system: file}.
     """
 
@@ -34,7 +34,7 @@ def pair(
       captions: {id: caption}; where given, they say which pieces there are.
 
     Returns:
-      the pieces, sorted by id, and a line about each system or file that others do not match.
+      the pieces, sorted by id, and a line about each system or file without a match in the others.
 
     Raises:
       UserError: a folder is missing or empty, or the systems share no piece.

@@ -1,4 +1,4 @@
-"""Makes the folder of a study, or finds that it is there already."""
+"""Makes the folder of a study, or finds that it already exists."""
 
 import contextlib
 import dataclasses
@@ -20,16 +20,16 @@ _UNEQUAL = 0.1  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a study is made from.
+    """The inputs of a study.
 
     Attributes:
       systems: {name: folder of clips}; one called `REFERENCE` is the hidden reference.
       captions: a table, see `captions.read`; None: no texts and no melodies.
-      title: heads the page.
-      seed: orders pieces and clips.
+      title: title of the page.
+      seed: seed of the order of pieces and clips.
       per_rater: how many pieces one rater hears; None: all.
       must_hear: the share of a clip that must be heard before it is scored.
-      seconds: the most that is kept of a clip.
+      seconds: the longest part of a clip that is kept.
       lufs: loudness of the clips, see `stimuli.Form`.
       skip: leave out pieces with a clip that cannot be used.
     """
@@ -54,7 +54,7 @@ def prepare(
     """Makes a study, unless the same one is in the folder already.
 
     Args:
-      plan: what it is made from.
+      plan: the inputs of the study.
       folder: where it goes; it appears complete or not at all.
       note: takes a line about each thing that the user should know.
       bar: wraps the iteration over pieces.
@@ -72,7 +72,7 @@ def prepare(
         if known.inputs != inputs:
             raise UserError(
                 f"{folder} holds another study (other clips or settings): choose another folder, "
-                "or leave --systems away to go on with that one"
+                f"or leave out --systems to continue that study"
             )
         return known
     files.check_vacant(folder)
@@ -145,7 +145,7 @@ def _item(piece: Piece, form: stimuli.Form, folder: Path) -> Item:
 
     def write(wav) -> str:
         name = f"{secrets.token_hex(8)}.wav"
-        # As it is: its level is set. "clip" leaves what is below -1 dB alone.
+        # Unchanged, since its level is set: "clip" does not change samples below -1 dB.
         audio.write(folder / name, wav, form.sample_rate, "clip", peak_clip_headroom_db=0)
         return name
 
@@ -158,7 +158,7 @@ def _item(piece: Piece, form: stimuli.Form, folder: Path) -> Item:
 
 
 def _digest(plan: Plan, pieces: list[Piece]) -> str:
-    """Of everything that makes this study another one than the next."""
+    """A digest of everything that distinguishes this study from another."""
     settings = dataclasses.asdict(plan) | {"systems": list(plan.systems), "captions": None}
     digest = hashlib.sha256(json.dumps(settings).encode())
     for piece in pieces:

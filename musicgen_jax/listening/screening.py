@@ -1,10 +1,10 @@
-"""Which raters count, by the rules that the MusicGen paper names.
+"""Decides which raters count, by the rules in the MusicGen paper.
 
 Copet et al. 2023 leave out raters who did not listen to the full recordings, raters who gave the
-reference recordings less than 85, and what CrowdMOS recommends (Ribeiro et al. 2011): raters whose
+reference recordings less than 85, and, as CrowdMOS recommends (Ribeiro et al. 2011), raters whose
 scores correlate with those of the others by less than 0.25. In full, a rater is left out for
 
-1. heard: on average, less than 95 % of what the study demands was heard before scoring;
+1. heard: on average, they heard less than 95 % of what the study asks for before scoring;
 2. reference: the mean score for the overall quality of the hidden reference is under 85;
 3. constant: every score is the same, so that there is no correlation;
 4. correlation: Pearson's, between a rater's scores and the mean of the other remaining raters for
@@ -52,7 +52,7 @@ def screen(
         given = row[~np.isnan(row)]
         if heard[rater] < rules.heard:
             out[rater] = (
-                f"heard {heard[rater]:.0%} of what was to be heard, under {rules.heard:.0%}"
+                f"heard {heard[rater]:.0%} of what the study asks for, under {rules.heard:.0%}"
             )
             continue
         if reference is not None and rules.reference:
@@ -82,7 +82,7 @@ def correlations(flat: np.ndarray) -> np.ndarray:
     """How each rater's scores, float [raters, scores], follow the mean of the others'.
 
     Returns:
-      float [raters]; NaN where fewer than eight scores have others beside them, or do not vary.
+      float [raters]; NaN if fewer than eight scores have others to compare with, or do not vary.
     """
     known = ~np.isnan(flat)
     filled = np.where(known, flat, 0)

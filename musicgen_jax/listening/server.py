@@ -1,4 +1,4 @@
-"""The web server of a study. Python's own one: the study needs no further package.
+"""The web server of a study. Python's own server: a study needs no extra package.
 
 Routes:
     GET  /, /app.js, /app.css     the page
@@ -50,7 +50,7 @@ class StudyServer(Server):
       answers: where scores go.
       host: the address to listen on.
       port: 0 for any free one.
-      token: what raters must know; needed unless the host is a `LOOPBACK`.
+      token: the secret that raters need; required unless the host is a `LOOPBACK`.
 
     Raises:
       UserError: the address is taken or not ours, or the token is missing or short.
@@ -67,7 +67,7 @@ class StudyServer(Server):
         token: str | None = None,
     ):
         if token is None and host not in LOOPBACK:
-            raise UserError(f"to listen on {host}, where others can come in, needs a token")
+            raise UserError(f"listening on {host}, where others can get in, needs a token")
         if token is not None and len(token) < MIN_TOKEN:
             raise UserError(f"the token is too short: at least {MIN_TOKEN} characters")
         self.study, self.answers, self.token = found, answers, token
@@ -132,7 +132,8 @@ class _StudyHandler(Handler):
             name = body.get("name", "")
             if not isinstance(name, str) or len(name) > MAX_NAME:
                 raise Refusal(
-                    HTTPStatus.BAD_REQUEST, f"a name is a text of at most {MAX_NAME} characters"
+                    HTTPStatus.BAD_REQUEST,
+                    f"a name must be a text of at most {MAX_NAME} characters",
                 )
             name = name.encode("utf-8", "replace").decode()
             name = "".join(c if c.isprintable() else " " for c in name)
@@ -183,7 +184,7 @@ class _StudyHandler(Handler):
     def _rater(self, key: Any) -> Rater:
         rater = self.server.answers.rater(key) if isinstance(key, str) and key.isascii() else None
         if rater is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "this study knows no such rater")
+            raise Refusal(HTTPStatus.NOT_FOUND, "this study has no such rater")
         return rater
 
     def _read_answer(self, body: dict[str, Any]) -> Answer:
@@ -200,13 +201,13 @@ class _StudyHandler(Handler):
         if not isinstance(clip, str) or clip not in asked:
             raise refuse("this rater has no such clip")
         if not isinstance(scale, str) or scale not in asked[clip]:
-            raise refuse("nothing of this kind is asked about this clip")
+            raise refuse("this study does not ask that about this clip")
         score: Any = body.get("score")
         heard: Any = body.get("heard")
         if not is_int(score) or not LOWEST <= score <= HIGHEST:
-            raise refuse(f"a score is a whole number from {LOWEST} to {HIGHEST}")
+            raise refuse(f"a score must be a whole number from {LOWEST} to {HIGHEST}")
         if not is_number(heard) or not 0 <= heard <= 1:
-            raise refuse("heard is a share from 0 to 1")
+            raise refuse("heard must be a share from 0 to 1")
         return Answer(rater.number, clip, scale, score, float(heard), time.time())
 
     # --- Who may ask --------------------------------------------------------------------------
@@ -235,5 +236,5 @@ class _StudyHandler(Handler):
 
 
 def _same(given: str, secret: str) -> bool:
-    """Whether two texts are equal; the time it takes does not tell how far."""
+    """Whether two texts are equal, compared in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_EXACT = 14  # up to 2^14 sign patterns are all tried; beyond, `_DRAWS` by chance
+_EXACT = 14  # up to 2^14 sign patterns are all tried; of more, `_DRAWS` are drawn at random
 _DRAWS = 20_000
 
 
@@ -21,7 +21,7 @@ def paired_p(differences: np.ndarray, seed: int = 0) -> float:
 
     Args:
       differences: float [raters, pieces], of two systems' scores; NaN where one is missing.
-      seed: of the sign patterns, where not all are tried.
+      seed: seed of the sign patterns, if not all are tried.
 
     Returns:
       from 0 to 1; 1 without any difference.
@@ -37,7 +37,7 @@ def paired_p(differences: np.ndarray, seed: int = 0) -> float:
 
 
 def fewest(pairs: int, level: float = 0.05) -> int:
-    """How many raters, and how many pieces, it takes for one of `pairs` to differ at `level`."""
+    """The least number of raters, and of pieces, for one of `pairs` to differ at `level`."""
     return next(n for n in itertools.count(2) if max(1, pairs) * 2 / 2**n < level)
 
 

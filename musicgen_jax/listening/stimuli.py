@@ -1,7 +1,7 @@
 """From clips to what raters hear: one rate, one length and one loudness per piece, and the anchor.
 
-Nothing but the music may tell one system from another. So all clips of a study have one sample
-rate and one number of channels, and all clips of a piece have one length and one loudness.
+Only the music may distinguish one system from another. So all clips of a study have one sample rate
+and one number of channels, and all clips of a piece have one length and one loudness.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Form:
     Attributes:
       sample_rate: in Hz.
       channels: 1, or 2 if any clip has more than one.
-      seconds: the most that is kept of a clip.
-      lufs: the loudness in LUFS, where no clip of the piece would exceed -1 dB of full scale.
+      seconds: the longest part of a clip that is kept.
+      lufs: the loudness in LUFS, if no clip of the piece would exceed -1 dB of full scale.
     """
 
     sample_rate: int
@@ -85,7 +85,7 @@ def render(piece: Piece, form: Form) -> tuple[dict[str, np.ndarray], np.ndarray 
         return clips, None
     tune = _faded(_read(melody, form), form)
     if audio.loudness(tune, form.sample_rate) == -math.inf:
-        raise UserError(f"{melody} is silent: it is no use as a melody")
+        raise UserError(f"{melody} is silent: it cannot be used as a melody")
     return clips, match_loudness({"": tune}, form.sample_rate, form.lufs)[""]
 
 

@@ -1,4 +1,4 @@
-"""What a listening study holds: its pieces, their clips under neutral names, and what is asked."""
+"""A listening study: its pieces, their clips under neutral names, and the questions."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ class Scale:
     """A question that a slider answers.
 
     Attributes:
-      short: heads its column in tables, as in the MusicGen paper.
+      short: heading of its column in tables, as in the MusicGen paper.
       label: what raters see.
       question: the label in a sentence.
     """
@@ -51,7 +51,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A piece: what its clips have in common.
+    """A piece, with everything that its clips have in common.
 
     Attributes:
       id: the name that its clips had.
@@ -82,10 +82,10 @@ class Study:
 
     Attributes:
       format: `FORMAT`.
-      id: chosen by chance; the answers carry it, too.
+      id: chosen at random; the answers contain it, too.
       inputs: digest of the files and settings that the study was made from.
-      title: heads the page.
-      seed: orders pieces and clips, see `order`.
+      title: title of the page.
+      seed: seed of the order of pieces and clips, see `order`.
       per_rater: how many pieces one rater hears.
       must_hear: the share of a clip that a rater hears before the page takes a score.
       sample_rate: of all clips, in Hz.
@@ -162,7 +162,7 @@ def load(folder: Path) -> Study:
     if missing:
         raise UserError(
             f"{clips_folder(folder) / missing[0]} is missing ({len(missing)} clips in all): "
-            "restore the folder, or make the study anew"
+            f"restore the folder, or make the study again"
         )
     return study
 

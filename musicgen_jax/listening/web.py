@@ -58,7 +58,8 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise UserError(
-                    f"port {port} is in use: stop what uses it, or choose another with --port"
+                    f"port {port} is in use: stop the program that uses it, or choose another "
+                    f"with --port"
                 ) from None
             raise UserError(
                 f"cannot listen on {host}, port {port}: {error.strerror or error}"
@@ -104,7 +105,7 @@ class Refusal(Exception):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers requests; a subclass says with what, in `check`, `get` and `post`."""
+    """Answers requests; a subclass supplies the answers, in `check`, `get` and `post`."""
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "musicgen-jax", ""
@@ -226,7 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def _parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First and last byte of one range; first > last if the file has none of it.
 
-    None where the whole file is to be sent: no range, several, or what is not understood.
+    None if the whole file is to be sent: no range, several ranges, or one that is not understood.
     """
     match = _RANGE.fullmatch((header or "").strip())
     if match is None or match[0] == "bytes=-":

@@ -26,9 +26,8 @@ def triangles(bins: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def in_bands(spectrum: np.ndarray, filters: np.ndarray) -> np.ndarray:
     """`spectrum @ filters` for filters that are narrow.
 
-    It reads only the bins that count. It also leaves NumPy's library of matrix products alone,
-    whose threads wait actively after a product: they would take the cores from the network, which
-    comes next.
+    It reads only the bins with weight. It also avoids NumPy's library of matrix products, whose
+    threads spin after a product: they would take the cores from the network, which runs next.
 
     Args:
       spectrum: float64 [T, bins].

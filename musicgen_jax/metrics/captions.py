@@ -22,7 +22,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, str]:
       {id: caption}, in the order of the file.
 
     Raises:
-      UserError: the file cannot be read, a column is missing, an id is missing or there twice, or
+      UserError: the file cannot be read, a column is missing, an id is missing or appears twice, or
         a caption is missing; the message names the first line at fault.
     """
     rows = tables.read(path)
@@ -43,12 +43,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, str]:
             raise UserError(f"{path}, line {line}: {name!r:.80} has no caption")
         if len(caption) > _LONGEST:
             raise UserError(
-                f"{path}, line {line}: {len(caption)} characters; a caption has at most {_LONGEST}"
+                f"{path}, line {line}: {len(caption)} characters; a caption may have at most "
+                f"{_LONGEST}"
             )
         try:
             f"{name}{caption}".encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON lets through
-            raise UserError(f"{path}, line {line}: it holds half of a character") from None
+            raise UserError(f"{path}, line {line}: it contains half of a character") from None
         found[name], lines[name] = caption.strip(), line
     return found
 

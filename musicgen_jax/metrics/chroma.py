@@ -28,8 +28,8 @@ def chroma_cosine(
 
     Args:
       generated: float [C, W], or a list of them.
-      reference: float [C, W], or as many as there are of `generated`. Where a pair has two lengths
-        the frames of the shorter one count.
+      reference: float [C, W], or as many as there are of `generated`. If the clips of a pair differ
+        in length, the frames of the shorter one count.
       sample_rate: of all of them, in Hz.
 
     Raises:
@@ -46,7 +46,7 @@ def chroma_cosine(
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """Compares what `loudest_classes` made of two clips.
+    """Compares the results of `loudest_classes` for two clips.
 
     Returns:
       how many frames agree, and how many there are in the shorter clip.

@@ -1,4 +1,4 @@
-"""LAION-CLAP: music and texts as unit vectors in one space. It judges how well a clip fits a text.
+"""LAION-CLAP: music and texts as unit vectors in one space, to judge how well a clip fits a text.
 
 audiocraft measures with `music_audioset_epoch_15_esc_90.14.pt`. Scores of different files are not
 comparable: they differ by more than a factor of two on the same clips.
@@ -27,7 +27,7 @@ from musicgen_jax.nn.linear import Linear
 from musicgen_jax.storage import checkpoint
 
 SOURCE = "music_audioset_epoch_15_esc_90.14.pt of lukewys/laion_clap on the Hugging Face Hub"
-# fadtk's names, by the file that it takes; the Hub has a conversion of each.
+# fadtk's names, by the file that fadtk uses; the Hub has a conversion of each.
 _NAMES = {
     "music_audioset_epoch_15_esc_90.14.pt": "clap-laion-music",
     "laion/larger_clap_music": "clap-laion-music",
@@ -187,7 +187,7 @@ class Clap:
         return np.concatenate(rows)
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of these texts have more than 77 tokens, so that their ends do not count."""
+        """The number of texts with more than 77 tokens, so that their ends do not count."""
         return sum(length > LENGTH for length in self.tokenizer.lengths(texts))
 
     @property
@@ -204,8 +204,8 @@ class Clap:
         size, wanted = self._tokenizer.vocab_size, self.network.config.text.vocab_size
         if size > wanted:
             raise UserError(
-                f"the tokenizer has {size} pieces and the weights of CLAP know {wanted}: it is of "
-                "another model"
+                f"the tokenizer has {size} pieces, but the weights of CLAP know {wanted}: it "
+                f"belongs to another model"
             )
         return self._tokenizer
 

@@ -1,4 +1,4 @@
-"""What CLAP's audio tower gets of a clip: pieces of 10 s at 48 kHz, and their log-mel spectrum."""
+"""The input of CLAP's audio tower: pieces of 10 s at 48 kHz, and their log-mel spectrum."""
 
 import functools
 import hashlib
@@ -104,7 +104,7 @@ def mel_filters() -> np.ndarray:
 
 
 _LINEAR = 200 / 3  # Hz per mel below 1000 Hz
-_RATIO = np.log(6.4) / 27  # of neighbouring mels above
+_RATIO = np.log(6.4) / 27  # ratio of neighbouring mels above
 
 
 def _mel(frequency: float) -> float:

@@ -5,8 +5,8 @@ of 4 x 4 pixels make 64 x 64 tokens. Four stages follow; each halves the image i
 Attention stays within windows of 8 x 8 tokens. Every second block moves the windows by half their
 size, around the edges.
 
-Tokens are kept in the order of the windows, [B, windows, 64, D], because everything but the moves
-treats each token or each window alike.
+Tokens are kept in the order of the windows, [B, windows, 64, D], because everything except the
+moves treats all tokens or all windows alike.
 """
 
 import functools
@@ -197,7 +197,7 @@ def resizing() -> np.ndarray:
     """The matrix of the bicubic resize in time, float32 [1024, 1001].
 
     Four weights a row, of Keys' kernel with a = -0.75; the first and the last frame stay where they
-    are and stand for what would lie beyond them.
+    are and also replace the frames beyond them.
     """
     places = np.arange(_TIME) * (FRAMES - 1) / (_TIME - 1)
     whole = np.floor(places).astype(int)
@@ -228,7 +228,7 @@ def relative_positions() -> np.ndarray:
 def moved_mask(side: int) -> np.ndarray:
     """-100 between tokens of a moved window that are not neighbours: float32 [windows, 1, 64, 64].
 
-    At the edges a moved window joins what lies on opposite sides of the image.
+    At the edges a moved window joins tokens from opposite sides of the image.
     """
     at = np.arange(side)
     region = (at >= side - WINDOW).astype(int) + (at >= side - _SHIFT)

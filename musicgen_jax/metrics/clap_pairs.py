@@ -4,7 +4,7 @@ import numpy as np
 
 from musicgen_jax.errors import UserError
 
-_SMALLEST = 1e-8  # length of a vector at least, as in audiocraft
+_SMALLEST = 1e-8  # lower bound of a vector's length, as in audiocraft
 
 
 def clap_score(audio: np.ndarray, text: np.ndarray) -> float:

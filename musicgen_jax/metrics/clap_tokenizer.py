@@ -66,14 +66,15 @@ class ClapTokenizer:
         for name in (VOCABULARY, MERGES):
             if not (folder / name).is_file():
                 raise UserError(
-                    f"{folder} has no {name}, and CLAP reads no text without it: copy {VOCABULARY} "
+                    f"{folder} has no {name}, and CLAP cannot read text without it: copy "
+                    f"{VOCABULARY} "
                     f"and {MERGES} of {SOURCE} there"
                 )
         vocabulary, merges = (read_bytes(folder / name, MAX_BYTES) for name in (VOCABULARY, MERGES))
         return cls(vocabulary, merges, str(folder))
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, both ends included; CLAP reads the first 77."""
+        """The number of tokens of each text, including both ends; CLAP reads the first 77."""
         return [len(pieces) + 2 for pieces in self._encode(texts)]
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sets of clips: folders, and lists of files."""
+"""Sets of clips: folders, and manifests."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def find_clips(place: str | os.PathLike) -> dict[str, Path]:
 
     Args:
       place: a folder: the audio files in it and in its folders, without hidden ones. Or a manifest:
-        a csv, tsv or jsonl file with a column `file` (or `path`) and, if wanted, `id`. Paths are
+        a csv, tsv or jsonl file with a column `file` (or `path`) and optionally `id`. Paths are
         relative to the manifest.
 
     Returns:
@@ -57,6 +57,6 @@ def _of_manifest(manifest: Path) -> dict[str, Path]:
 
 
 def _add(clips: dict[str, Path], name: str, file: Path) -> None:
-    # `batch` may have written a clip twice, and its manifest says so twice.
+    # `batch` may have written a clip twice; then its manifest lists it twice.
     if clips.setdefault(name, file) != file:
         raise UserError(f"{clips[name]} and {file} have the same name: keep one of them")

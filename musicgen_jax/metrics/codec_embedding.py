@@ -1,4 +1,4 @@
-"""Embeddings of audio by a codec's encoder: what it makes of a clip before the quantizer."""
+"""Embeddings of audio by a codec's encoder: its output before the quantizer."""
 
 import jax
 import numpy as np

@@ -19,7 +19,7 @@ from musicgen_jax.metrics.frechet import (
 from musicgen_jax.metrics.kernel import RowSample, kernel_audio_distance, median_distance
 from musicgen_jax.metrics.measures import Embedding, Known, Measure, Scores, level_of, level_words
 
-_KERNEL_ROWS = 20_000  # of each side at most: the cost grows with their square
+_KERNEL_ROWS = 20_000  # of each side at most: the cost grows with the square of their number
 
 
 class Distances(Measure):
@@ -57,12 +57,12 @@ class Distances(Measure):
 
     @property
     def reference_clips(self) -> int:
-        """How many clips of the reference have rows."""
+        """The number of clips of the reference that have rows."""
         return self._known
 
     @property
     def target(self) -> Gaussian | None:
-        """The reference's statistics, as soon as the whole reference was heard; None if too few."""
+        """The reference's statistics, after the whole reference; None if it has too few rows."""
         if self._target is None and self._theirs.count > 1:
             self._target = self._theirs.gaussian()
         return self._target
@@ -126,8 +126,8 @@ class Distances(Measure):
             known.warn(f"fad: rounding made it {value:.2g}; clamped to 0")
         if own.count < dim:
             known.warn(
-                f"fad: {own.count} rows for {dim} dimensions: the covariance is incomplete and the "
-                "distance mostly bias"
+                f"fad: {own.count} rows for {dim} dimensions: the covariance is incomplete, and "
+                f"the distance is mostly bias"
             )
         if target.count:
             bias = expected_bias(target, own.count, target.count)

@@ -25,9 +25,9 @@ class ClipSet:
     """Clips to measure.
 
     Attributes:
-      place: where they are from, for the report.
+      place: where the clips come from, for the report.
       clips: {id: file}.
-      left_out: {id: reason} of those that do not count from the beginning.
+      left_out: {id: reason} of clips that are left out from the beginning.
     """
 
     place: str
@@ -41,12 +41,12 @@ class Plan:
 
     Attributes:
       audio: the clips to judge.
-      reference: the clips to compare with; None without, or if statistics stand for them.
-      measures: what to feed.
+      reference: the clips to compare with; None if there are none, or if statistics replace them.
+      measures: the measures to feed.
       statistics: (place, SHA-256, what the file says about itself) of a file of statistics.
-      not_computed: {metric: reason} for those that no measure gives, for the report.
+      not_computed: {metric: reason} for metrics that no measure gives, for the report.
       warnings: for the report.
-      cache: a folder for what the networks make of each clip; None for no cache.
+      cache: a folder for the networks' features of each clip; None for no cache.
     """
 
     audio: ClipSet
@@ -132,7 +132,7 @@ def evaluate(plan: Plan, bar: Bar = plain) -> dict[str, Any]:
 
 
 def sides(plan: Plan) -> list[tuple[ClipSet, dict[str, Extractor]]]:
-    """The clips of a plan, each set with what the measures want to know of it."""
+    """The clips of a plan, each set with the extractors that the measures need."""
     found = []
     if plan.reference is not None:
         wanted = {m.name: m.reference for m in plan.measures if m.reference is not None}
@@ -142,7 +142,7 @@ def sides(plan: Plan) -> list[tuple[ClipSet, dict[str, Extractor]]]:
 
 
 def describe_all(plan: Plan, bar: Bar = plain) -> int:
-    """Computes what the measures want of all clips of a plan, for the cache alone.
+    """Computes the features of all clips of a plan that the measures need, only for the cache.
 
     Returns:
       how many clips it described.
@@ -156,7 +156,7 @@ def describe_all(plan: Plan, bar: Bar = plain) -> int:
 
 
 class _Heard:
-    """What became of the clips of a set."""
+    """The outcome for the clips of a set."""
 
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}

@@ -11,9 +11,9 @@ To stream through any number of clips, each clip goes into one of 32 blocks at r
 a union of blocks. A block is kept as sums, so memory does not grow with the clips.
 
 The interval is a bootstrap over clips by subsamples: 24 blocks out of 32, without replacement. It
-must not repeat clips, since the bias that is to be removed would come back with them. Estimates
-from a random three quarters of a set vary by 1 / sqrt(3) of what estimates from whole sets vary by,
-so their spread is multiplied by sqrt(3). The interval is rather too wide than too narrow: the line
+must not repeat clips, since repeated clips would bring back the bias that is to be removed.
+Estimates from a random three quarters of a set spread 1 / sqrt(3) times as much as estimates from
+whole sets, so their spread is multiplied by sqrt(3). The interval errs on the wide side: the line
 of a smaller set is less certain.
 """
 
@@ -55,7 +55,7 @@ class Blocks:
     """Sums over the rows of randomly drawn blocks of clips.
 
     Args:
-      clips: how many will come, at most.
+      clips: the most clips that will come.
       reference: the other side of the distance.
     """
 
@@ -103,7 +103,8 @@ class Blocks:
     def _line(self, orders: list[np.ndarray], sizes: int) -> Extrapolated:
         """Fits the line to growing parts of these blocks, in these orders and four turns of each.
 
-        Turned by a quarter, the parts that are a quarter are disjoint and use every block once.
+        Because each turn is a quarter, the parts of a quarter are disjoint and use every block
+        once.
         """
         count = len(orders[0])
         turned = [np.roll(order, turn * count // 4) for order in orders for turn in range(4)]

@@ -1,4 +1,4 @@
-"""What the networks make of clips, cached by content and settings."""
+"""The networks' features of clips, cached by content and settings."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ _TOGETHER = 1 << 24  # bytes of the files of clips that are measured at once
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """What happens to a clip's level before it is measured; `key` names it in the cache."""
+    """The change of a clip's level before it is measured; `key` names it in the cache."""
 
     key: str
     apply: Callable[[np.ndarray, int], np.ndarray]
@@ -35,7 +35,7 @@ class Extractor:
     Attributes:
       key: identifies the numbers: network, weights and settings. The cache goes by it.
       extract: from float32 [C, W] and a sample rate to an array with a row or more.
-      level: is set before.
+      level: how the level is set first.
     """
 
     key: str
@@ -67,15 +67,15 @@ def describe(
 ) -> Iterator[Described]:
     """Describes clips by numbers.
 
-    A clip that cannot be read or measured is a fault of that clip alone, and the others go on.
+    A clip that cannot be read or measured is reported for that clip alone, and the others continue.
     Several clips are worked on at once, one for each core, because a network alone does not keep
     two cores busy. Each has the same numbers as alone. Large files are worked on one by one.
 
     Args:
       clips: {id: file}.
       extractors: what to compute, by name.
-      cache: a folder for what was computed, by the content of the file, the extractor's key and
-        its level.
+      cache: a folder for the results, keyed by the content of the file, the extractor's key and its
+        level.
 
     Yields:
       every clip in turn.
@@ -115,7 +115,7 @@ def _described(
                 if not len(value):
                     raise UserError(f"{clip[0].shape[1] / clip[1]:.2f} s are too short")
                 if not np.isfinite(value).all():
-                    raise UserError("the network made numbers of it that are not finite")
+                    raise UserError("the network computed values for it that are not finite")
             except (UserError, RuntimeError, MemoryError) as error:
                 # RuntimeError: also what XLA raises if a long clip does not fit into the memory.
                 faults[key] = printable(reason(error))
@@ -140,7 +140,7 @@ def uncached(
 
 
 def cached(cache: Path | None, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `compute` makes, from the cache if it is there.
+    """The result of `compute`, from the cache if it is there.
 
     Raises:
       UserError: the cache cannot be written.
@@ -162,7 +162,7 @@ def _size(file: Path) -> int:
 
 def _digest(file: Path) -> str:
     with user_error("read", file):
-        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait forever
             raise UserError(f"cannot read {file}: not a file")
     with user_error("read", file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""What a measure is: fed clip by clip, first the reference, then the clips to judge.
+"""Measures, which are fed clip by clip: first the reference, then the clips to judge.
 
-A measure says what it wants to know of a clip (`Extractor`s), takes that, scores single clips where
-it can, and gives its figures at the end. Per clip it keeps nothing, or a few kilobytes where clips
-are compared in pairs.
+A measure says which features of a clip it needs (`Extractor`s), takes those, scores single clips if
+it can, and gives its figures at the end. Per clip it keeps nothing, or a few kilobytes if clips are
+compared in pairs.
 """
 
 import abc
@@ -42,14 +42,14 @@ class Embedding(Protocol):
 
 
 class TextEmbedding(Embedding, Protocol):
-    """One that places texts among the clips."""
+    """An embedding that also places texts in the space of the clips."""
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         """Rows of N texts, float32 [N, D]."""
         ...
 
     def cut(self, texts: list[str]) -> int:
-        """How many of the texts are too long for it, so that their ends do not count."""
+        """The number of texts that are too long for it, so that their ends do not count."""
         ...
 
 
@@ -58,7 +58,7 @@ class Known:
     """What is known about the sets when figures are made.
 
     Attributes:
-      reference: SHA-256 that stands for the reference.
+      reference: SHA-256 that identifies the reference.
       warn: takes a warning for the report.
     """
 
@@ -71,9 +71,9 @@ class Measure(abc.ABC):
 
     Attributes:
       metrics: the names of the figures.
-      name: of what it wants to know of a clip.
-      generated: makes that of a clip to judge.
-      reference: makes that of a clip of the reference; None if it needs none.
+      name: name of the feature that it needs.
+      generated: extracts the feature of a clip to judge.
+      reference: extracts the feature of a clip of the reference; None if it needs none.
     """
 
     metrics: tuple[str, ...]
@@ -83,11 +83,11 @@ class Measure(abc.ABC):
 
     @abc.abstractmethod
     def hear_reference(self, clip: str, value: np.ndarray) -> None:
-        """Takes what the extractor made of a clip of the reference."""
+        """Takes the extracted feature of a clip of the reference."""
 
     @abc.abstractmethod
     def hear(self, clip: str, value: np.ndarray) -> Scores:
-        """Takes what the extractor made of a clip to judge, after the whole reference."""
+        """Takes the extracted feature of a clip to judge, after the whole reference."""
 
     @abc.abstractmethod
     def figures(self, known: Known) -> dict[str, dict[str, Any] | UserError]:
@@ -95,7 +95,7 @@ class Measure(abc.ABC):
 
 
 def level_of(protocol: protocols.Protocol) -> Level:
-    """What a protocol does to the level of generated clips."""
+    """How a protocol changes the level of generated clips."""
     target = protocol.loudness
     if target is None:
         return UNCHANGED

@@ -10,7 +10,7 @@ from musicgen_jax.metrics.resample import in_16_bits
 from musicgen_jax.metrics.weights import load_network, run, weights_digest
 from musicgen_jax.nn.mert import Mert
 
-SOURCE = "m-a-p/MERT-v1-95M in place of FILE, or a folder with its files"
+SOURCE = "m-a-p/MERT-v1-95M instead of FILE, or a folder with its files"
 
 
 class MertEmbedding:

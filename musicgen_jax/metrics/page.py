@@ -91,7 +91,7 @@ def write(
     reference: Mapping[str, Path],
     captions: Mapping[str, str],
 ) -> Path:
-    """Writes the page, and the clips that it plays beside it.
+    """Writes the page, and next to it the clips that it plays.
 
     Args:
       out: its folder.
@@ -121,7 +121,7 @@ def write(
 
 
 def per_clip(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that single clips have scores in, the one that sorts the page first."""
+    """The metrics that score single clips; the first one sorts the page."""
     return [name for name in _ORDER if any(name in row for row in rows)]
 
 
@@ -147,7 +147,7 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _player(out: Path, side: str, file: Path) -> str:
-    """A player and a picture of a clip that lies beside the page; "" if it cannot be read."""
+    """A player and a picture of a clip next to the page; "" if it cannot be read."""
     try:
         wav, rate = audio.read(file)
         source = _beside(out, file)
@@ -162,7 +162,7 @@ def _player(out: Path, side: str, file: Path) -> str:
 
 
 def _beside(out: Path, file: Path) -> str:
-    """The clip's address, relative to the page; the clip is copied unless it lies there already."""
+    """The clip's address, relative to the page; the clip is copied unless it is there already."""
     with user_error("read", file):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     inside = file.resolve()

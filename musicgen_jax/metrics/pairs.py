@@ -28,7 +28,7 @@ _NO_PAIRS = "no clip of one folder has the name of a clip of the other"
 
 
 class Divergence(Measure):
-    """`kld`: how far the labels that PaSST hears in two clips of a pair are apart."""
+    """`kld`: the divergence between the labels that PaSST hears in two clips of a pair."""
 
     metrics, name = ("kld",), "kld"
 
@@ -138,7 +138,7 @@ class TextConsistency(Measure):
     """`clap`: the cosine between a clip and its caption.
 
     Args:
-      clap: places clips and captions.
+      clap: the network, which embeds clips and captions.
       captions: {id of a clip: caption}.
       protocol: of the figure.
       cache: a folder for the captions' rows, or None.
@@ -166,7 +166,7 @@ class TextConsistency(Measure):
         """See `Measure`; it takes none."""
 
     def hear(self, clip: str, value: np.ndarray) -> Scores:
-        """See `Measure`; of several rows it takes the direction of their mean."""
+        """See `Measure`; if there are several rows, it takes the direction of their mean."""
         if clip not in self.captions:
             return {}
         heard, read = value.mean(axis=0, keepdims=True), self._caption(clip)[None]

@@ -176,9 +176,9 @@ class Passt:
           sample_rate: in Hz.
 
         Returns:
-          float32 [pieces, classes]: softmax, though the labels do not exclude each other, as all
-          protocols do it. One row of a clip where the protocol pools its pieces. No rows of a clip
-          that is too short.
+          float32 [pieces, classes]: softmax, as in all protocols, although the labels are not
+          mutually exclusive. One row for a clip if the protocol pools its pieces. No rows for a
+          clip that is too short.
 
         Raises:
           UserError: the clip is empty or not finite.

@@ -1,4 +1,4 @@
-"""Whose definition of a figure to repeat: one frozen value per protocol, and nothing elsewhere.
+"""The definitions of the figures: one frozen value per protocol, and nothing elsewhere.
 
 The same name means different numbers in different tools. They differ in windows, resampler, level,
 pooling and direction. A network asks its rule here how to treat a clip, and a report names the
@@ -53,8 +53,8 @@ class PasstRule:
     Attributes:
       resampler: "julius", or "soxr" as in librosa.
       peak: bring a clip to a peak of -1 dB first.
-      seconds: of the model that the protocol uses; its windows are as long.
-      overlap: of two windows, as a part of a window.
+      seconds: length of the clips of the model that the protocol uses, and of the windows.
+      overlap: overlap of two windows, as a share of a window.
       shortest: seconds; `padded` says what happens to a shorter or equal piece.
       padded: True: pieces above `shortest` get zeros up to a whole window, and shorter ones stay
         as they are. False: pieces above `shortest` stay as they are, and shorter ones are left out.
@@ -131,7 +131,7 @@ class Protocol:
       name: of the tool.
       loudness: LUFS that generated clips are set to before anything else, clipped to full scale;
         None leaves them. References are never changed.
-      vggish: None where the tool does not measure with VGGish; so also below.
+      vggish: None if the tool does not measure with VGGish; the same holds for the next two.
       passt: for `kld`.
       clap: for `clap`, and for `fad` and `kad` on CLAP.
       embeddings: those that `fad` and `kad` are defined on.
@@ -218,5 +218,5 @@ def defines(protocol: Protocol, metric: str, embedding: str = "") -> bool:
 
 
 def default(metric: str, embedding: str = "") -> Protocol:
-    """The protocol of a metric where the user names none: audiocraft's if it defines the metric."""
+    """The default protocol of a metric: audiocraft's if it defines the metric."""
     return next(p for p in PROTOCOLS.values() if defines(p, metric, embedding))

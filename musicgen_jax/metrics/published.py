@@ -1,8 +1,8 @@
-"""What the authors published for their models, to be shown beside what was measured.
+"""The figures that the authors published for their models, to show next to measured ones.
 
 From audiocraft's model cards (MUSICGEN_MODEL_CARD.md and MAGNET_MODEL_CARD.md): MusicCaps, 10 s,
-the released models. `chroma` is of an internal set of 1000 clips of 30 s. They publish no figures
-for the stereo and style models and for melody-large.
+the released models. `chroma` was measured on an internal set of 1000 clips of 30 s. They publish no
+figures for the stereo and style models and for melody-large.
 """
 
 SOURCE = "audiocraft's model card"

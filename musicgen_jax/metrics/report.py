@@ -94,7 +94,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _caution(report: dict[str, Any]) -> str:
-    """What has to be equal before a figure may be compared with a published one."""
+    """The conditions for comparing a figure with a published one."""
     others = [
         name for name, result in report["metrics"].items()
         if result["protocol"] != "audiocraft"

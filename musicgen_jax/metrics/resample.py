@@ -9,7 +9,7 @@ _WIDTH, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
 
 
 def in_16_bits(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """What a network of fadtk gets of float [..., W]: resampled, then through a 16-bit file."""
+    """The input of a fadtk network for float [..., W]: resampled, then through a 16-bit file."""
     whole = np.round(resample_kaiser(x, from_rate, to_rate) * 2.0**15)
     return np.clip(whole, -(2**15), 2**15 - 1) / 2**15
 
@@ -17,7 +17,7 @@ def in_16_bits(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 def resample_kaiser(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resamples float [..., W] to float64 [..., ceil(W * to_rate / from_rate)].
 
-    There is silence before the beginning and after the end.
+    The signal counts as silent before the beginning and after the end.
     """
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
@@ -33,7 +33,7 @@ def resample_kaiser(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _kernels(old: int, new: int) -> tuple[np.ndarray, int]:
-    """A filter for each place of an output sample between input samples, and its half width."""
+    """A filter for each position of an output sample between input samples, and its half width."""
     cutoff = min(old, new) * _ROLLOFF
     width = math.ceil(_WIDTH * old / cutoff)
     inputs = np.arange(-width, width + old) / old

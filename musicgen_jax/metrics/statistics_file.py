@@ -61,7 +61,7 @@ def find(place: str | os.PathLike[str]) -> Path | None:
       place: ends in .npz, or is one of `NAMED`, which lie in `statistics` in `hub.models_home()`.
 
     Raises:
-      UserError: a named file is not there; the message says how to get it.
+      UserError: a named file does not exist; the message says how to get it.
     """
     if str(place) in NAMED and not Path(place).exists():
         file = models_home() / "statistics" / f"{place}.npz"
@@ -108,7 +108,7 @@ def read(path: str | os.PathLike, embedding: str) -> tuple[Gaussian, dict[str, A
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of statistics says about itself, and "dimensions": D of each of its entries.
+    """The description in a file of statistics, and "dimensions": D of each of its entries.
 
     Raises:
       UserError: the file is missing, damaged or too large, or contains no statistics.

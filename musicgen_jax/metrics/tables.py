@@ -20,7 +20,7 @@ class Row(NamedTuple):
     """One row.
 
     Attributes:
-      line: where it ends in the file, counted from 1.
+      line: number of the row's last line in the file, from 1.
       values: by column. Texts in a csv file, any JSON in a jsonl file.
     """
 
@@ -36,7 +36,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
         an object in every line. UTF-8. Empty lines do not count.
 
     Raises:
-      UserError: the file cannot be read, is no such table, or has no rows; the message names the
+      UserError: the file cannot be read, is not such a table, or has no rows; the message names the
         first line at fault.
     """
     path = Path(path)
@@ -66,7 +66,7 @@ def column(rows: list[Row], names: tuple[str, ...], path: object, what: str) -> 
       rows: of `read`.
       names: in the order of preference.
       path: of the table, for the message.
-      what: is in the column, for the message.
+      what: the content of the column, for the message.
 
     Raises:
       UserError: it has none of them; the message names those that it has.

@@ -1,7 +1,7 @@
 """VGGish, the embedding of the Frechet Audio Distance: audio at 16 kHz -> rows of 128 numbers.
 
-The numbers are those before the last ReLU and before the PCA, as all tools use them today. Where
-the windows lie and what happens to the level is a matter of the protocol, see `protocols`.
+The numbers are those before the last ReLU and before the PCA, as all tools use them today. The
+protocol decides where the windows are and how the level is set, see `protocols`.
 """
 
 import functools
@@ -236,7 +236,7 @@ def _prepare_kernels(network: VggishNetwork) -> tuple[jax.Array, ...]:
 
 
 def prepare(wav: np.ndarray, sample_rate: int, rule: VggishRule) -> np.ndarray:
-    """What the front end gets of a clip, float64 [W'] at 16 kHz."""
+    """The input of the front end, float64 [W'] at 16 kHz."""
     wav = checked(wav)
     if not np.isfinite(wav).all():
         raise UserError("the audio contains samples that are NaN or infinite")
@@ -248,7 +248,7 @@ def prepare(wav: np.ndarray, sample_rate: int, rule: VggishRule) -> np.ndarray:
     if rule.padded:
         mono = np.pad(mono, (0, max(SAMPLE_RATE - len(mono), 0)))
     if rule.google_level:
-        # Google's tool forgets the negative samples when it looks for the largest.
+        # Google's tool ignores the negative samples when it looks for the largest.
         whole = to_int16(audio.normalize_audio(mono[None], SAMPLE_RATE, "peak"))[0]
         mono = whole.astype(np.float64) / max(0.1, whole.max())
     return mono
@@ -259,10 +259,10 @@ def examples(mono: np.ndarray, rule: VggishRule) -> np.ndarray:
 
     Args:
       mono: float64 [W], at 16 kHz.
-      rule: says where the examples lie.
+      rule: gives the positions of the examples.
 
     Returns:
-      float32 [N, 96, 64]; none of a clip that is too short.
+      float32 [N, 96, 64]; N is 0 for a clip that is too short.
     """
     frames = log_mel(mono)
     if rule.whole_seconds:
@@ -285,7 +285,7 @@ def log_mel(mono: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _mel_filters() -> np.ndarray:
-    """Triangles that are linear in mel, [257, 64]; nothing comes from 0 Hz."""
+    """Triangles that are linear in mel, [257, 64]; 0 Hz has no weight."""
     bins = mel(np.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1))
     filters = triangles(bins, np.linspace(mel(_LOW), mel(_HIGH), BANDS + 2))
     filters[0] = 0

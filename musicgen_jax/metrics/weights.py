@@ -59,12 +59,12 @@ def run(network: Callable[..., Any], *inputs: Any) -> Any:
 
 
 def place_of(component: str, folder: str | os.PathLike | None) -> Path:
-    """Where the weights of a component are; see `load_network`."""
+    """The folder of the weights of a component; see `load_network`."""
     return models_home() / component if folder is None else Path(os.path.expanduser(folder))
 
 
 def weights_digest(*modules: nnx.Module) -> str:
-    """SHA-256 of the names, types, shapes and all numbers of weights: it names them in a report."""
+    """SHA-256 of the names, types, shapes and numbers of weights, to identify them in a report."""
     digest = hashlib.sha256()
     for module in modules:
         for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module))):

@@ -2,7 +2,7 @@
 
 A tile of the output needs 6 x 6 numbers of the input. Input and kernel are polynomials, whose
 product is known by its values at six points in each direction: `BT` and `G` evaluate them, `AT`
-finds the output from the products. So 36 products stand for 144, and for a tile of the whole layer
+finds the output from the products. So 36 products replace 144, and for a tile of the whole layer
 they are 36 products of matrices.
 
 The points are 0, +-1/sqrt(2), +-sqrt(2) and infinity. With the usual ones, 0, +-1 and +-2, the
@@ -39,7 +39,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def kernels(weight: jax.Array) -> jax.Array:
-    """What `convolve` multiplies by: a weight [3, 3, I, O] to float32 [36, I, O]."""
+    """The kernels for `convolve`: a weight [3, 3, I, O] to float32 [36, I, O]."""
     g = _matrices()[1].astype(np.float32)
     values = jnp.einsum("ia,abco,jb->ijco", g, weight.astype(jnp.float32), g)
     return values.reshape(_SIDE**2, *weight.shape[2:])

@@ -163,9 +163,9 @@ def train_text_encoder(run: Path, tokenize: Tokenize) -> dict:
         return spec
 
     def batch(rng: np.random.Generator, size: int) -> text_training.Batch:
-        # If both instruments can do either part ("piano with guitar"), it is hard to tell the lead
-        # from the accompaniment. That is true of one piece in five. Here, more than half of the
-        # captions are of such pieces.
+        # If both instruments can play either part ("piano with guitar"), it is hard to tell the
+        # lead # from the accompaniment. This is so in one piece in five. Here, more than half of
+        # the captions # are of such pieces.
         specs = [draw(rng, mistakable=row % 2 == 1) for row in range(size)]
         ids, mask = tokenize([captions.training_caption(spec, rng) for spec in specs])
         labels = {
@@ -264,6 +264,6 @@ def build(run: Path) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make the bundled model from nothing.")
+    parser = argparse.ArgumentParser(description="Make the bundled model from scratch.")
     parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
     print(f"made {build(parser.parse_args().run)}: it ships as musicgen_jax/nano/model")

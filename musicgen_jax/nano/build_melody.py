@@ -1,13 +1,13 @@
 """Makes a melody model from nano: `python -m musicgen_jax.nano.build_melody RUN_DIR`.
 
-The model has the codec, the text encoder and the tokenizer of nano. Its language model begins with
+The model has the codec, the text encoder and the tokenizer of nano. Its language model starts from
 nano's weights. It reads the text by cross-attention, as nano does, and learns to follow a melody
-that stands in front of the tokens. It ships as musicgen_jax/nano/melody; MODEL_CARD.md says what
-was measured.
+that comes before the tokens. It ships as musicgen_jax/nano/melody; MODEL_CARD.md says what was
+measured.
 
 The build composes and encodes pieces, trains, and packs the model's folder. Each stage saves its
 progress and is skipped if its result exists, so an interrupted build resumes. With `--from` it
-begins with another melody model, for example the one of an earlier build, and with `--mean-with` it
+starts from another melody model, for example the one of an earlier build, and with `--mean-with` it
 packs the mean of both.
 """
 
@@ -113,7 +113,7 @@ def joined(shelves: list[MelodyPieces]) -> MelodyPieces:
 def beginning(start: Path, model: MusicGenConfig) -> dict[str, Any]:
     """The language model's first parameters: those of the model `start` that fit, others new.
 
-    From nano comes everything but the projection of the chroma, and one head learns anew; see
+    Everything but the projection of the chroma comes from nano, and one head starts anew; see
     `_listening`.
     """
     old = language_model(start)
@@ -130,14 +130,14 @@ def beginning(start: Path, model: MusicGenConfig) -> dict[str, Any]:
 
 
 def _listening(lm: dict[str, Any], model: MusicGenConfig) -> dict[str, Any]:
-    """Makes the first head of the first layer look at the chroma that is due next.
+    """Makes the first head of the first layer attend to the chroma that is due next.
 
-    To find out by itself that the chroma in front belongs to the tokens with the same numbers, a
-    model needs thousands of steps. Here the queries and keys of the head are the faster half of the
-    position vectors, so it looks at what has nearly the same number. The queries are those of
-    `_AHEAD` frames later: where a note begins, the chroma frame of that time often has the note
-    before it. A mark in the slowest sines, which are nearly zero in the first
-    minutes, tells chroma frames from tokens.
+    A model needs thousands of steps to discover by itself that the chroma in the prefix belongs to
+    the tokens with the same position numbers. Here the queries and keys of the head are the faster
+    half of the position vectors, so the head attends to positions with nearly the same number. The
+    queries are those of `_AHEAD` frames later: where a note begins, the chroma frame of that time
+    often still has the previous note. A mark in the slowest sines, which are nearly zero in the
+    first minutes, distinguishes chroma frames from tokens.
     """
     width = model.lm.dim // model.lm.num_heads
     half, fast = model.lm.dim // 2, width // 2 - 1
@@ -161,7 +161,7 @@ def _listening(lm: dict[str, Any], model: MusicGenConfig) -> dict[str, Any]:
 def make_evaluation(
     model: MusicGenConfig, held_out: MelodyPieces, tokenize: Tokenize
 ) -> Callable[[dict], dict]:
-    """Makes an evaluation: cross-entropy of held-out pieces by what the model is given."""
+    """Makes an evaluation: cross-entropy of held-out pieces, for each combination of inputs."""
     loss = jax.jit(lm_training.make_loss(model))
     codes, rng = held_out.codes[:16].astype(np.int32), np.random.default_rng(0)
     prompts: list[str | None] = [
@@ -265,7 +265,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Make a melody model from nano.")
     parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
-    parser.add_argument("--from", dest="start", default="nano", help="model to begin with")
+    parser.add_argument("--from", dest="start", default="nano", help="model to start from")
     for name, default, meaning in (
         ("steps", STEPS, "of training"),
         ("learning-rate", OPTIMIZER.learning_rate, "the highest"),

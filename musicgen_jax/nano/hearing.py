@@ -1,8 +1,8 @@
 """What the bundled model understands of a prompt, and which words it does not know.
 
-The model has learnt from the captions of `musicgen_jax.nano.captions` alone. So it knows what these
-say, and the lists there are the vocabulary here. Nothing is run: this reads the prompt as the
-captions are written, and does not ask the model.
+The model has learnt only from the captions of `musicgen_jax.nano.captions`. So it knows what these
+say, and the lists there are the vocabulary here. The model is not run: this module reads the prompt
+by the rules that make the captions.
 """
 
 import re
@@ -14,7 +14,7 @@ from functools import cache
 from musicgen_jax.nano import captions, composer
 
 _WORD = re.compile(r"\d+/\d+|[^\W_]+(?:['\u2019][^\W_]+)*")
-# The grammar of a request. None of these words says what the music should be like.
+# The function words of a request. None of them says what the music should be like.
 _GRAMMAR = frozenset(
     _WORD.findall(
         "a about accompaniment all also am an and any are as at be been behind but by can could "
@@ -28,12 +28,12 @@ _GRAMMAR = frozenset(
 )
 _NOT = frozenset(("no", "not", "non", "never", "without"))
 _BPM = re.compile(r"(\d{2,3})\s*(?:bpm|beats? per minute)|tempo (\d{2,3})\b", re.I)
-_HINTS = 2  # names of one thing with the same word make that word a hint at the thing
+_HINTS = 2  # if this many names of one thing share a word, that word hints at the thing
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What nano makes of a prompt.
+    """What nano understands of a prompt.
 
     Attributes:
       understood: plain names of what it knows, such as "piano", "slow" or "minor", in the order of
@@ -51,16 +51,17 @@ class Heard:
 
     @property
     def whole(self) -> bool:
-        """Whether it understands something, and there is nothing that it does not know."""
+        """Whether it understands something and knows every part of the prompt."""
         return bool(self.understood) and not self.unknown
 
 
 def hear(prompt: str) -> Heard:
-    """Reads a prompt as the captions that nano was trained on are written.
+    """Reads a prompt by the rules of the captions that nano was trained on.
 
-    A word in two or more names of one thing stands for that thing, if it is in no other's ("celtic"
-    for a jig). A misspelt word counts if the captions misspell words in the same way. What comes
-    after "no" or "without" is not understood: captions never say what is not there.
+    A word that is in two or more names of one thing stands for that thing, unless another thing's
+    name has it too ("celtic" stands for a jig). A misspelt word counts if the captions misspell
+    words in the same way. Words after "no" or "without" are not understood, because captions never
+    say what is absent.
     """
     words = [(match.group(), match.span()) for match in _WORD.finditer(prompt)]
     keys = [_spelt(word.casefold()) for word, _ in words]
@@ -103,7 +104,7 @@ def _some(parts: tuple[str, ...], most: int = 6, length: int = 40) -> str:
 
 
 def _match(keys: list[str], at: int) -> tuple[int, tuple[str, ...]]:
-    """How many words from `at` on are a name in the captions, and what it stands for."""
+    """The number of words from `at` on that form a name of the captions, and its meaning."""
     names, longest = _vocabulary()
     for size in range(min(longest, len(keys) - at), 0, -1):
         if (found := names.get("".join(keys[at : at + size]))) is not None:
@@ -124,7 +125,7 @@ def _words(text: str) -> list[str]:
 
 
 def _phrases() -> Iterator[tuple[tuple[str, ...], Iterable[str]]]:
-    """What the captions can say: plain names, and all phrases for them."""
+    """Everything that the captions can say: plain names, and all phrases for them."""
     for names in (captions.INSTRUMENTS, captions.NOUNS, captions.TEMPO_WORDS):
         for plain, *others in names.values():
             yield (plain,), (plain, *others)
@@ -146,7 +147,7 @@ def _phrases() -> Iterator[tuple[tuple[str, ...], Iterable[str]]]:
 
 @cache
 def _vocabulary() -> tuple[dict[str, tuple[str, ...]], int]:
-    """What each phrase, written without spaces, stands for; the most words of one."""
+    """The meaning of each phrase, written without spaces; and the most words of a phrase."""
     exact: dict[str, tuple[str, ...]] = {}
     hints: dict[str, dict[tuple[str, ...], int]] = defaultdict(lambda: defaultdict(int))
     longest = 0

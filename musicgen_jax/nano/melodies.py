@@ -1,4 +1,4 @@
-"""Composed pieces with melodies: the same tune as others play it, for training a melody model.
+"""Composed pieces with melodies: the same tune on other instruments, for training a melody model.
 
 A melody model hears a tune on one instrument and plays it on another. So each piece gets several
 renderings of its tune: on other instruments, an octave away, out of tune, alone or with its band,
@@ -18,7 +18,7 @@ from musicgen_jax.nano.composer import Note, PieceSpec
 from musicgen_jax.nano.pieces import spec_of
 
 _SLIPS = 0.03  # share of chroma frames that training replaces by any pitch class
-_SHARP = 27  # cents: how much higher than A = 440 Hz the composer is tuned, about
+_SHARP = 27  # cents: roughly how much higher than A = 440 Hz the composer is tuned
 _CENTS = 40  # how far a rendering is out of tune at most
 _LONG = 30 * composer.FRAME_RATE  # frames in which a piece may begin
 _AGES = 12  # of a note, in frames; older ones count as the oldest
@@ -29,7 +29,7 @@ LABELS = (13, _AGES)
 
 @dataclasses.dataclass(frozen=True)
 class MelodyPieces:
-    """Composed pieces and their tunes: what the model plays, and what it hears."""
+    """Composed pieces, which the model plays, and their tunes, which it hears."""
 
     codes: np.ndarray  # int16 [N, K, T]
     tunes: np.ndarray  # int8 [N, 2, T], see `tune_labels`
@@ -81,7 +81,7 @@ def excerpt(seed: int, num_frames: int) -> tuple[PieceSpec, list[Note]]:
 
 
 def is_melody(spec: PieceSpec, note: Note) -> bool:
-    """Whether a note belongs to the tune, and not to what accompanies it.
+    """Whether a note belongs to the tune, not to the accompaniment.
 
     A lead that accompanies itself plays its accompaniment at half the loudness.
     """
@@ -89,9 +89,9 @@ def is_melody(spec: PieceSpec, note: Note) -> bool:
 
 
 def tune_labels(spec: PieceSpec, notes: list[Note], num_frames: int) -> np.ndarray:
-    """The tune in each frame, which a melody model learns to predict beside the codes.
+    """The tune in each frame, which a melody model learns to predict next to the codes.
 
-    The next code is mostly more of the same note, so the codes alone hardly teach a model to listen
+    The next code mostly continues the same note, so the codes alone hardly teach a model to listen
     to the melody. These labels do.
 
     Args:
@@ -128,7 +128,7 @@ def played_on(
       spec: of the piece.
       notes: of the piece.
       lead: the instrument that plays the tune.
-      accompaniment: the instrument that plays the chords; None: they are left out, and the bass.
+      accompaniment: the instrument that plays the chords; None leaves out chords and bass.
       drums: whether to keep the drums.
       octaves: how much higher the tune is.
     """
@@ -168,12 +168,12 @@ def rendering(
 
 
 def loudest(audio: np.ndarray, model: MusicGenConfig, *, cents: float = 0.0) -> np.ndarray:
-    """The loudest pitch class of each chroma frame, as `chroma.melody_chroma` hears it.
+    """The loudest pitch class of each chroma frame, as in `chroma.melody_chroma`.
 
     Args:
       audio: float32 [W], mono, at the model's rate.
       model: its chroma's window and hop count.
-      cents: how much the audio is out of tune: this hears it so much lower.
+      cents: how much too high the audio is tuned; this much is subtracted.
 
     Returns:
       uint8 [T'].

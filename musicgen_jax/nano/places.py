@@ -1,7 +1,7 @@
 """Frame labels that the language model learns to predict next to the codes.
 
 A small model that only predicts codes follows the instrument but hardly the metre, because the next
-code is mostly more of the same note. So during training it also predicts labels of each frame, from
+code mostly continues the same note. So during training it also predicts labels of each frame, from
 the codes so far and the prompt: the place in the bar, the place in the eighth note, the chord, the
 bar of the tune, the lead and the style. To predict the place in the bar, it has to count in the
 tempo and the metre that the prompt names. Without a prompt, the other labels make it listen to the

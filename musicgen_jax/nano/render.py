@@ -49,10 +49,10 @@ def render(folder: Path, count: int, seconds: float, first: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Music to try training on.")
+    parser = argparse.ArgumentParser(description="Render music for trying out training.")
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder of .wav and .json files")
     parser.add_argument("--n", type=int, default=50, help="pieces")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each piece")
     parser.add_argument("--first", type=int, default=0, help="number of the first piece")
     arguments = parser.parse_args()
     render(arguments.folder, arguments.n, arguments.seconds, arguments.first)

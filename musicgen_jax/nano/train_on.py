@@ -1,10 +1,10 @@
-"""Trains nano on with new pieces: `python -m musicgen_jax.nano.train_on RUN_DIR`.
+"""Trains nano further on new pieces: `python -m musicgen_jax.nano.train_on RUN_DIR`.
 
 The build composes and encodes pieces that `nano.build` does not use, trains the language model from
 nano's weights, and packs the mean of the weights before and after. Codec, text encoder and
-tokenizer stay. The next time, `--first-piece` chooses other pieces. Each stage saves its progress
-and is skipped if its result exists, so an interrupted build resumes. MODEL_CARD.md says what was
-measured.
+tokenizer do not change. The next time, `--first-piece` chooses other pieces. Each stage saves its
+progress and is skipped if its result exists, so an interrupted build resumes. MODEL_CARD.md says
+what was measured.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def training(
     long_steps: int = LONG_STEPS,
     learning_rate: float = LEARNING_RATE,
 ) -> lm_training.LMTrainConfig:
-    """How the language model trains on: as before, with a learning rate that falls to zero."""
+    """How the language model is trained: as before, with a learning rate that falls to zero."""
     return dataclasses.replace(
         build.LM_TRAINING,
         phases=(
@@ -56,7 +56,7 @@ def train(
 
     Args:
       run: folder of the run.
-      start: folder of the model to begin with.
+      start: folder of the model to start from.
       codec: parameters of the codec.
       config: how to train.
       short: seeds of the pieces of 10 s.
@@ -130,9 +130,9 @@ def build_on(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train nano on with new pieces.")
+    parser = argparse.ArgumentParser(description="Train nano further on new pieces.")
     parser.add_argument("run", type=Path, help="folder of the run: states, logs, codes, the model")
-    parser.add_argument("--from", dest="start", default="nano", help="model to begin with")
+    parser.add_argument("--from", dest="start", default="nano", help="model to start from")
     for name, default, meaning in (
         ("short-steps", SHORT_STEPS, "of 8 segments of 8 s"),
         ("long-steps", LONG_STEPS, "of 5 segments of 13 s"),

@@ -1,4 +1,4 @@
-"""The weights of earlier nano models, from which others train on."""
+"""The weights of earlier nano models, from which others are trained further."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def language_model(folder: Path) -> dict[str, Any]:
 
 
 def mean_of(lm: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The mean of two language models, of which one is the other one trained further.
+    """The mean of two language models, one of which was trained further from the other.
 
     A model that was trained further on other examples forgets some of what it did well before; the
     mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust

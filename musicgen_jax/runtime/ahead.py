@@ -30,8 +30,9 @@ def map_ahead(
       function: runs in a thread.
       items: its arguments, taken as they are needed.
       workers: number of threads.
-      weigh: what an item weighs.
-      most: of all items that are worked on together; a heavier one is worked on alone.
+      weigh: returns the weight of an item.
+      most: largest total weight of the items that are worked on together; a heavier item is worked
+        on alone.
 
     Raises:
       whatever `function` raises, in the turn of its item.

@@ -1,4 +1,4 @@
-"""The rate of a device's memory, measured by programs that do nothing else than move bytes."""
+"""The rate of a device's memory, measured by programs that do nothing but move bytes."""
 
 from collections.abc import Callable
 

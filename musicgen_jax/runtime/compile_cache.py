@@ -45,7 +45,7 @@ def enable() -> Path | None:
     """Turns on JAX's cache of compiled programs, unless the user turned it off.
 
     This never fails: if the folder cannot be written, there is no cache; if others can write to it,
-    one line on stderr says so, and there is none either. Programs that compile fast
+      one line on stderr says so, and there is no cache either. Programs that compile fast
     are cached too: a first clip needs a dozen of them, and each takes longer to compile than to
     load.
 
@@ -63,7 +63,7 @@ def enable() -> Path | None:
     if open_folder := user_folders.others_can_write(path):
         print(
             f"musicgen-jax: compiled programs are not kept in {path}: others can write to "
-            f"{open_folder}; make it yours alone, or set {VARIABLE} to another folder",
+            f"{open_folder}; make it private, or set {VARIABLE} to another folder",
             file=sys.stderr,
         )
         return None

@@ -13,7 +13,7 @@ _returning = False
 
 
 def total() -> int | None:
-    """Bytes of main memory that this process may use; None where the system does not say.
+    """Bytes of main memory that this process may use; None if the system does not say.
 
     In a container it is the container's limit, if that is less than the machine has.
     """

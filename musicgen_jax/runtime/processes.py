@@ -11,11 +11,11 @@ from jax.experimental import multihost_utils
 from musicgen_jax.errors import UserError, reason
 
 Result = TypeVar("Result")
-_REASON = 2000  # bytes of an error that others are told
+_REASON = 2000  # bytes of an error that are sent to the others
 
 
 def several() -> bool:
-    """Whether this process is one of several. Asks for no device unless they have been started."""
+    """Whether this process is one of several. Starts no device if it is surely alone."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -45,7 +45,7 @@ def from_first(text: str, length: int) -> str:
 
 
 def together(action: Callable[[], Result]) -> Result:
-    """Does something in every process. If it fails in one, no process goes on.
+    """Does something in every process. If it fails in one, no process continues.
 
     Args:
       action: must not wait for other processes, which may have failed.
@@ -85,10 +85,10 @@ def in_first(action: Callable[[], Result]) -> Result | None:
 
 
 def told_by_first(make: Callable[[], Any]) -> Any:
-    """Makes a value in the first process and tells it to all.
+    """Makes a value in the first process and sends it to all processes.
 
     Args:
-      make: returns JSON types; called in the first process only.
+      make: returns JSON types; called only in the first process.
 
     Raises:
       UserError: as `together`.
@@ -101,6 +101,6 @@ def told_by_first(make: Callable[[], Any]) -> Any:
 
 
 def part() -> None:
-    """Ends the common program, in all processes. Each may go on alone, on its own devices."""
+    """Ends the common program in all processes. Each may continue alone, on its own devices."""
     if several():
         jax.distributed.shutdown()

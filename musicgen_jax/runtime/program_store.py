@@ -1,8 +1,8 @@
 """A folder of compiled programs for JAX: entries that are whole, unaltered and this user's own.
 
-JAX's own store believes what it finds. An entry that a killed process left half-written stays for
-ever, and one with other bytes in it crashes the process or computes something else. Here an entry
-appears whole, carries a digest, and is compiled again if the digest or the owner is not right.
+JAX's own store trusts what it finds. An entry that a killed process left half-written stays
+forever, and an altered entry crashes the process or computes something else. Here an entry appears
+whole, carries a digest, and is compiled again if the digest or the owner is wrong.
 """
 
 import contextlib
@@ -128,7 +128,9 @@ def _digest(key: str, program: bytes) -> bytes:
 def _read_own(entry: Path) -> bytes:
     """The content of a regular file that this user wrote; nothing of anybody else's."""
     flags = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")]
-    descriptor = os.open(entry, os.O_RDONLY | sum(flags))  # neither a link nor a pipe is waited for
+    descriptor = os.open(
+        entry, os.O_RDONLY | sum(flags)
+    )  # follows no link, and does not wait for a pipe
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         own = not hasattr(os, "getuid") or found.st_uid == os.getuid()

@@ -1,8 +1,8 @@
 """Processes meet at an address before they become one JAX program.
 
-JAX ends a process with a stack trace if the others do not come in time, and hangs if they count
-differently. So they meet here first: each tells the process 0 who it is, and all learn whether it
-begins. Then the port is free for JAX's own service.
+JAX ends a process with a stack trace if the others do not come in time, and hangs if they disagree
+about their number. So they meet here first: each tells process 0 which one it is, and all learn
+whether the program can start. Then the port is free for JAX's own service.
 """
 
 import contextlib
@@ -12,16 +12,16 @@ import time
 
 from musicgen_jax.errors import UserError, one_line, reason
 
-PATIENCE = 300.0  # seconds, as JAX's own
+PATIENCE = 300.0  # seconds, the same as JAX's own timeout
 _GREETING = re.compile(r"musicgen-jax (\d{1,9}) of (\d{1,9})")
 _BEGIN = "begin"
 _LONGEST = 1000  # bytes of a line
 _AGAIN = 0.2  # seconds between two tries to connect
-_ANSWER = 10.0  # seconds for a line of somebody who is there
+_ANSWER = 10.0  # seconds to wait for a line from a process that has connected
 
 
 def meet(address: str, count: int, process: int, *, seconds: float = PATIENCE) -> None:
-    """Waits until all processes are there.
+    """Waits until all processes have connected.
 
     Args:
       address: "host:port", where process 0 listens.
@@ -30,15 +30,16 @@ def meet(address: str, count: int, process: int, *, seconds: float = PATIENCE) -
       seconds: to wait for the others.
 
     Raises:
-      UserError: in every process that is there: the address or a number is wrong, the processes
-        do not agree on their number, two have the same number, or one did not come.
+      UserError: in every process that has connected: the address or a number is wrong, the
+        processes disagree about their number, two have the same number, or one did not come.
     """
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         raise UserError(f"the coordinator must be given as HOST:PORT, got {address!r:.80}")
     if count < 1 or not 0 <= process < count:
         raise UserError(
-            f"of {count} processes each has a number from 0 to {count - 1}, got {process}"
+            f"the number of a process must be from 0 to {count - 1} for {count} processes, got "
+            f"{process}"
         )
     if process:
         _join(host.strip("[]"), int(port), count, process, seconds)
@@ -47,7 +48,7 @@ def meet(address: str, count: int, process: int, *, seconds: float = PATIENCE) -
 
 
 def _wait(port: int, count: int, seconds: float) -> None:
-    """In process 0: waits for the others, and tells them whether it begins."""
+    """In process 0: waits for the others, and tells them whether the program can start."""
     deadline = time.monotonic() + seconds
     others: dict[int, socket.socket] = {}
     fault = ""
@@ -81,7 +82,7 @@ def _wait(port: int, count: int, seconds: float) -> None:
 
 
 def _join(host: str, port: int, count: int, process: int, seconds: float) -> None:
-    """In the others: finds process 0, and waits for what it says."""
+    """In the others: finds process 0, and waits for its answer."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -90,7 +91,7 @@ def _join(host: str, port: int, count: int, process: int, seconds: float) -> Non
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"process 0 does not answer at {host}:{port} within {seconds:g} s: "
+                    f"process 0 did not answer at {host}:{port} within {seconds:g} s: "
                     f"{reason(error)}"
                 ) from None
             time.sleep(_AGAIN)
@@ -111,12 +112,12 @@ def _listener(port: int) -> socket.socket:
 
 
 def _tell(other: socket.socket, line: str) -> None:
-    with contextlib.suppress(OSError):  # one that has gone says why itself
+    with contextlib.suppress(OSError):  # a process that has ended says why itself
         other.sendall(line.encode() + b"\n")
 
 
 def _line(other: socket.socket, seconds: float) -> str:
-    """A line, without its end; "" if none comes."""
+    """A line without its line end; "" if none comes."""
     deadline, found = time.monotonic() + seconds, b""
     with contextlib.suppress(OSError):
         while not found.endswith(b"\n") and len(found) < _LONGEST:

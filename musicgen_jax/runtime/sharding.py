@@ -86,7 +86,7 @@ def make_mesh(*, data: int = 1, model: int = 1) -> Mesh:
     devices = jax.devices()
     if data * model > len(devices):
         raise UserError(
-            f"{data} x {model} devices asked for, and jax finds {len(devices)} "
+            f"{data} x {model} devices requested, but jax finds {len(devices)} "
             f"({devices[0].platform})"
         )
     # With axes of type Auto the modules need not specify the placement of their products.

@@ -14,26 +14,26 @@ from musicgen_jax.serving.engine import Prepared
 from musicgen_jax.serving.ticket import Ticket
 from musicgen_jax.storage.loading import Parts
 
-BLOCK_SECONDS = 0.5  # of audio that the codec makes at a time; its samples depend on it
+BLOCK_SECONDS = 0.5  # of audio that the codec makes at a time; the samples depend on this number
 
 
 class Clip:
-    """What the scheduler's threads know of one clip.
+    """The state of one clip in the scheduler's threads.
 
     Args:
       course: its windows.
       parts: of the model.
-      deadline: seconds from now after which it is given up, or None.
+      deadline: seconds from now after which the clip is given up, or None.
 
     Attributes:
-      ticket: what the listener holds; the scheduler sets it.
-      deadline: as `time.monotonic()` counts.
-      prepared: its next window, once that is ready for a slot.
+      ticket: the listener's handle; the scheduler sets it.
+      deadline: a time of `time.monotonic()`.
+      prepared: the clip's next window, once that is ready for a slot.
       begun: whether it has been in a slot.
       complete: whether all its audio has been made.
-      frames_made: by the language model, and not from a store.
-      frames_decoded: of these.
-      untaken: the seconds of audio that its listener has not taken.
+      frames_made: frames made by the language model, not read from a store.
+      frames_decoded: how many of these are decoded.
+      untaken: returns the seconds of audio that the listener has not taken.
     """
 
     ticket: Ticket
@@ -60,7 +60,7 @@ class Clip:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is wanted."""
+        """Whether nobody wants more audio."""
         return self.ticket.done
 
     def decode(self, window: Window, codes: np.ndarray) -> Iterator[np.ndarray]:
@@ -79,7 +79,7 @@ class Clip:
             self.complete = True
 
     def output(self) -> GenerationOutput:
-        """Everything that was made."""
+        """The whole result."""
         config = self.course.request.config
         nothing = np.zeros((config.audio_channels, 0), np.float32)
         audio = np.concatenate([nothing, *self.ticket.blocks()], axis=1)[None]

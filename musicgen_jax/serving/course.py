@@ -1,4 +1,4 @@
-"""One clip on its way: the windows that are still to be made, and the codes that are."""
+"""The progress of one clip: the windows that are still to be made, and the codes made so far."""
 
 from collections import deque
 from concurrent.futures import Future
@@ -22,13 +22,13 @@ class Course:
     Args:
       request: one clip.
       condition_at: of each window.
-      engine: whose slots the windows take.
+      engine: the engine whose slots the windows take.
       store: finished windows are saved there, and those found there are not made again.
 
     Attributes:
-      timeline: what holds when.
+      timeline: which settings hold when.
       steps_done: of the language model.
-      steps_total: that the piece takes; 0 if there is no end.
+      steps_total: steps that the piece takes; 0 if it has no end.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Course:
 
     @property
     def window(self) -> Window | None:
-        """The window that is being made, or comes next; None after the last one."""
+        """The window that is being made or comes next; None after the last one."""
         windows = self.request.windows
         return windows[self._number] if self._number < len(windows) else None
 
@@ -59,7 +59,7 @@ class Course:
         return window.length + max(self._delays) - window.prompt
 
     def stored(self) -> list[Codes]:
-        """The codes of the next windows that the store has; they are done."""
+        """The codes of the next windows that the store already has."""
         found: list[Codes] = []
         while self._store is not None and (window := self.window) is not None:
             codes = self._store.load(window)
@@ -95,11 +95,11 @@ class Course:
             self._condition_at(0.0, scene.texts)
 
     def ask(self, cue: Cue, answer: "Future[float]") -> None:
-        """Asks for a change at the next step that is not made; any thread may call this."""
+        """Requests a change at the next step that is not made yet; any thread may call this."""
         self._asked.append((cue, answer))
 
     def settle(self, done: int) -> Prepared | None:
-        """Before the next step of the slot: what it needs if something changes there.
+        """The new condition and settings of the slot's next step, if something changes there.
 
         Args:
           done: the last step that is complete.
@@ -123,7 +123,7 @@ class Course:
         return self._changes.until(done, done + most) - done
 
     def give_up(self) -> None:
-        """Answers whoever still waits for a change."""
+        """Answers everybody who still waits for a change."""
         while self._asked:
             error = UserError("the music is finished: there is nothing left to change")
             self._asked.popleft()[1].set_exception(error)
@@ -154,7 +154,7 @@ class Course:
         return [(window, codes)]
 
     def _close(self, window: Window) -> None:
-        """Goes on to the next window."""
+        """Moves on to the next window."""
         codes = np.concatenate(self._parts, axis=2)
         if window.number and self._prompt is not None:
             codes = np.concatenate([self._prompt, codes], axis=2)

@@ -1,9 +1,9 @@
 """N slots in one compiled program: each holds a clip with its own age, length, seed and settings.
 
 The program always runs all N rows, and its shapes never change. So a row's numbers cannot depend on
-what the other rows hold: a clip is the same bit for bit alone or among neighbours, in any slot, and
-whenever it began. What runs once per clip (text encoder, prefill, codec) runs at batch 1, for the
-same reason.
+the contents of the other rows: a clip is the same bit for bit alone or among neighbours, in any
+slot, and whenever it began. For the same reason, the stages that run once per clip (text encoder,
+prefill, codec) run at batch 1.
 
     engine = Engine(parts, slots=4, shape=shape_of(parts, request))
     ready = engine.prepare(request, request.windows[0], condition)     any thread
@@ -73,12 +73,12 @@ class Engine:
     Args:
       parts: of the model, with the adapters that all slots use.
       slots: N, from 1.
-      shape: what everything is padded to.
+      shape: the lengths that everything is padded to.
 
     Attributes:
       parts: the model as the slots need it, see `parts_for_slots`. Conditions for `prepare` come
         from these.
-      program: names what a seed stands for here.
+      program: the name of the program, on which the result of a seed depends.
       left: int `[N]`, the steps that each slot still has to run.
 
     Raises:
@@ -90,7 +90,7 @@ class Engine:
         self.parts, self.slots, self.shape = parts_for_slots(parts), slots, shape
         self.left = np.zeros(slots, int)
         self._limit, self._held = np.zeros(slots, int), np.zeros(slots, bool)
-        # A melody or style model may be asked for double guidance.
+        # A request to a melody or style model may use double guidance.
         self._copies = 3 if parts.config.lm.hears else 2
         self._mesh = parts.mesh
         self._module = nnx.split(self.parts.lm, nnx.Param)
@@ -118,8 +118,8 @@ class Engine:
           request: one clip.
           window: one of `request.windows`, no longer than `shape.steps`.
           condition: one row, computed with `parts`.
-          prompt: int32 `[1, K, window.prompt]`, what the window begins with.
-          sampling: how tokens are drawn, if not as `request.sampling` says.
+          prompt: int32 `[1, K, window.prompt]`, the beginning of the window.
+          sampling: how tokens are drawn (default: `request.sampling`).
 
         Raises:
           UserError: the text or the style is longer than this engine takes.
@@ -139,7 +139,7 @@ class Engine:
         return Prepared(requests, self._guided(self._padded(condition)), self._prefill(start))
 
     def insert(self, slot: int, prepared: Prepared) -> None:
-        """Puts a window into a slot, in place of whatever the slot held.
+        """Puts a window into a slot, and replaces the slot's old content.
 
         Nothing of the old tenant stays: all its keys and values are overwritten, since even a
         masked one would matter if it were not finite.
@@ -163,7 +163,7 @@ class Engine:
     def change(self, slot: int, prepared: Prepared) -> None:
         """Gives the window in a slot another condition and other settings, from its next step on.
 
-        The slot must run at once: to repeat its last step would be to repeat it under these.
+        The slot must run at once: otherwise it would repeat its last step under the new settings.
         """
         requests = dataclasses.replace(prepared.requests, steps=None)
         self._context = _change(
@@ -176,7 +176,7 @@ class Engine:
         )
 
     def hold(self, slot: int, held: bool) -> None:
-        """Stops a slot where it is, or lets it go on."""
+        """Pauses a slot, or lets it continue."""
         if held != self._held[slot]:
             limit = self.done(slot) if held else self._limit[slot]
             self._context = _limited(
@@ -202,11 +202,11 @@ class Engine:
         return int(self._limit[slot] - self.left[slot])
 
     def free(self, slot: int) -> None:
-        """Gives a slot up before its last step; its row runs on until it is filled again."""
+        """Abandons a slot before its last step; its row keeps running until it is filled again."""
         self.left[slot] = 0
 
     def close(self) -> None:
-        """Gives the memory of all slots back; nothing can be done with the engine any more."""
+        """Frees the memory of all slots; the engine cannot be used afterwards."""
         del self._state, self._context
 
     def warm_up(self) -> None:
@@ -335,9 +335,9 @@ def _begin(
     copies: int,
     mesh: Mesh | None,
 ) -> tuple[DecodeState, Context]:
-    """A generation of one clip: what a slot takes over. Of `cross` it has keys and values alone.
+    """A generation of one clip, for a slot to take over. From `cross` it has only keys and values.
 
-    Without anything to read at once it has no cache: an empty one would be written twice.
+    If there are no known steps to read, it has no cache: an empty one would be written twice.
     """
     lm: LM = nnx.merge(graphdef, params)
     state, context = start(
@@ -345,7 +345,8 @@ def _begin(
     )
     if not prefill + lm.prefix_length(condition):
         state = dataclasses.replace(state, cache=())
-    # The weights in `cross` are those of all slots: copied out, they would cost a tenth of them.
+    # The weights in `cross` are shared by all slots: copying them would cost a tenth of their
+    # memory.
     cross = context.cross and tuple((layer.k, layer.v) for layer in context.cross)
     return state, dataclasses.replace(context, cross=cross)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
 """Clips in slots without threads: several processes that run this keep step.
 
-All that decides what runs next are the requests. So processes that share a model start the same
-programs in the same order. The clips are those of a `Scheduler` with as many slots.
+Only the requests decide what runs next. So processes that share a model start the same programs in
+the same order. The clips are those of a `Scheduler` with as many slots.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def make_clips(
     Args:
       parts: of the model.
       requests: each of one clip, whose description alone conditions it.
-      slots: N, the clips that are made at once. Part of what a seed stands for.
+      slots: N, the clips that are made at once. The result of a seed depends on it.
 
     Returns:
       yields the index of each request with its audio [1, C, W], codes [1, K, T] and program.
@@ -93,12 +93,12 @@ class _Tenant:
         self._blocks: list[np.ndarray] = []  # float32 [1, C, n]
 
     def before_steps(self, slot: int) -> int:
-        """Changes what is to change in the slot, and returns how many steps it may run."""
+        """Makes the changes that are due in the slot, and returns how many steps it may run."""
         course, engine = self.course, self.course.engine
         done = engine.done(slot)
         if (prepared := course.settle(done)) is not None:
             assert course.window is not None
-            # What a window begins with is read under the scene of its first step.
+            # The beginning of a window is read under the scene of its first step.
             place = engine.insert if done == course.window.prompt else engine.change
             place(slot, prepared)
         return course.until(done, int(engine.left[slot]))
@@ -110,7 +110,7 @@ class _Tenant:
             self._blocks.extend(self._decoder.push(window, codes))
 
     def output(self) -> GenerationOutput:
-        """Everything that was made."""
+        """The whole result."""
         self._blocks.extend(self._decoder.flush())
         return GenerationOutput(
             np.concatenate(self._blocks, axis=2),

@@ -1,4 +1,4 @@
-"""What slots and their clips will take, refused before they begin and not at the ninth request."""
+"""The memory that slots and their clips need, checked at the start and not at the ninth request."""
 
 import dataclasses
 from functools import partial
@@ -28,7 +28,7 @@ class Reservation:
     def of(
         cls, parts: Parts, *, slots: int, seconds: float, queue: int, negatives: bool = False
     ) -> "Reservation":
-        """Of a `Scheduler` with these arguments."""
+        """The reservation of a `Scheduler` with these arguments."""
         config, lm = parts.config, parts.lm
         frames = min(window_frames(config), max(1, int(seconds * config.frame_rate)))
         rows = slots * (3 if config.lm.hears else 2)
@@ -36,13 +36,13 @@ class Reservation:
         for shape in shapes_up_to(parts, frames, TEXT_TOKENS, negatives=negatives):
             length = shape.steps + prefix_length(config, shape.text)
             cache += memory.nbytes(jax.eval_shape(partial(lm.init_cache, rows, length)))
-        # A new tenant is made ready beside the slots and then copied into its own.
+        # A new clip is prepared outside of the slots and then copied into its own.
         tenant = cache // slots
         clip = 4 * config.audio_channels * int(seconds * config.sample_rate)
         return cls(cache + tenant, 2 * clip * (slots + queue))  # as blocks, and joined
 
     def check(self) -> None:
-        """UserError if this machine does not have them."""
+        """UserError if this machine does not have enough memory."""
         stats = jax.devices()[0].memory_stats() or {}
         limit = stats.get("bytes_limit")
         if limit is None:  # a CPU: one memory for both
@@ -56,8 +56,8 @@ class Reservation:
 def _check(needed: int, free: int | None, what: str) -> None:
     if free is not None and needed > free:
         raise UserError(
-            f"the slots need {_size(needed)} next to the weights, and of the {what} "
-            f"{_size(free)} are free: take fewer --slots, a shorter --max-duration and "
+            f"the slots need {_size(needed)} in addition to the weights, but only {_size(free)} "
+            f"of the {what} are free: take fewer --slots, a shorter --max-duration and "
             "--max-job-duration, a smaller --queue, or --no-negatives"
         )
 

@@ -1,9 +1,9 @@
-"""Who runs when: a queue of clips, the slots they take turns in, and three threads.
+"""Decides what runs when: a queue of clips, the slots that they share, and three threads.
 
     submit -> [prepare: text, melody, style] -> queue -> [device: slots] -> [codec: audio] -> ticket
 
-The device's thread alone touches the slots. A long piece is a row of windows, and after each it
-goes to the end of the queue: it waits for others as they wait for it.
+Only the device's thread touches the slots. A long piece is a row of windows, and after each window
+it goes to the end of the queue: it waits for others as they wait for it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed
 from musicgen_jax.storage.loading import Parts
 
 QUANTUM = 10  # steps between two looks at the queue
-_AHEAD = 4.0  # seconds of endless music that nobody has taken yet
+_AHEAD = 4.0  # seconds of endless music that may wait for their listener
 _LOOK_AGAIN = 0.05  # seconds
 
 
@@ -42,23 +42,23 @@ class Scheduler:
 
     Args:
       parts: of the model, `model.parts`.
-      slots: N, the clips that are made at once. Part of what a seed stands for.
-      seconds: the longest clip that will be asked for; from the model's window on there is no
+      slots: N, the clips that are made at once. The result of a seed depends on it.
+      seconds: the longest clip that will be requested; from the model's window on there is no
         limit, since longer pieces take several windows. Default: the model's window.
       queue: how many clips may wait.
-      text: the longest description that will be asked for, in tokens.
-      negatives: whether negative descriptions will be asked for. In a text model they have slots of
+      text: the longest description that will be requested, in tokens.
+      negatives: whether negative descriptions will be requested. In a text model they have slots of
         their own.
-      shapes: of the clips that will be asked for. Default: of all clips up to `seconds` and `text`,
-        with `negatives`. For each there are N slots.
+      shapes: the shapes of the clips that will be requested. Default: those of all clips up to
+        `seconds` and `text`, with `negatives`. There are N slots for each shape.
       warm: whether to compile everything now.
 
     Attributes:
       parts: the model as the slots need it; conditions for `submit` are made from these.
       slots: N.
-      programs: names the programs, by increasing length of the texts and the caches.
+      programs: the names of the programs, by increasing length of the texts and the caches.
       ready: an event, set once nothing compiles any more. Requests may come before.
-      turn: to be held while a program is started, if the model lies on several devices.
+      turn: a lock to hold while a program is started, if the model is on several devices.
 
     Raises:
       UserError: an argument is out of range.
@@ -100,9 +100,9 @@ class Scheduler:
             engine: [None] * slots for engine in self._engines
         }
         self._open: set[Clip] = set()  # clips whose ticket has not ended
-        self._closing: str | None = None  # why nothing more is taken
+        self._closing: str | None = None  # why no more clips are taken
         self._stopped = False
-        # Threads that start programs of several devices may start them in another order on each.
+        # Several threads may start programs in a different order on each of several devices.
         self.turn = threading.Lock() if parts.mesh else contextlib.nullcontext()
         self._codes: SimpleQueue[tuple[Clip, list[Codes]] | None] = SimpleQueue()
         self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
@@ -113,7 +113,7 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    # --- For everybody ------------------------------------------------------------------------
+    # --- Public ------------------------------------------------------------------------
 
     def submit(
         self,
@@ -125,7 +125,7 @@ class Scheduler:
         store: Store | None = None,
         ahead: Callable[[], float] | None = None,
     ) -> Ticket:
-        """Asks for a clip; returns at once.
+        """Requests a clip; returns at once.
 
         Args:
           request: of one clip.
@@ -134,9 +134,9 @@ class Scheduler:
           deadline: seconds from now after which the clip is given up.
           on_audio: called with each block of audio, float32 [C, n], in the codec's thread, so it
             must return soon. The ticket then keeps no audio: memory does not grow with the piece.
-          store: keeps finished windows; those that it has already are not made again.
-          ahead: with `on_audio`, for music without an end: the seconds that nobody has taken yet.
-            It waits for its listener, in its slot.
+          store: keeps finished windows; those that it already has are not made again.
+          ahead: with `on_audio`, for music without an end: returns the seconds that nobody has
+            taken yet. The clip waits for its listener, in its slot.
 
         Raises:
           Busy: the queue is full.
@@ -184,7 +184,7 @@ class Scheduler:
 
     @property
     def closing(self) -> str | None:
-        """Why no clip is taken any more: it drains, is closed or has failed; None if it takes."""
+        """Why no clip is accepted any more (draining, closed or failed), or None."""
         return self._closing
 
     @property
@@ -194,20 +194,20 @@ class Scheduler:
         return counts.compiled + counts.loaded if counts else 0
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Takes nothing more and waits until everything is finished.
+        """Accepts nothing more and waits until everything is finished.
 
         Returns:
           Whether it is; False after `timeout` seconds.
         """
         with self._changed:
-            self._closing = self._closing or "this is about to stop: ask again in a moment"
+            self._closing = self._closing or "the scheduler is about to stop: ask again in a moment"
             return self._changed.wait_for(lambda: not self._open, timeout)
 
     def close(self) -> None:
-        """Cancels everything and ends the threads; does nothing the second time."""
+        """Cancels everything and ends the threads; a second call does nothing."""
         if self._stopped:
             return
-        self._give_up(Cancelled("the scheduler was closed"), "this has stopped")
+        self._give_up(Cancelled("the scheduler was closed"), "the scheduler has stopped")
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -229,7 +229,7 @@ class Scheduler:
     # --- The threads --------------------------------------------------------------------------
 
     def _make_ready(self, clip: Clip) -> None:
-        """In the thread of preparations: the next window of a clip."""
+        """In the preparation thread: prepares the next window of a clip."""
         try:
             if clip.ended:
                 return
@@ -245,7 +245,7 @@ class Scheduler:
             self._end(clip, error)
 
     def _run_device(self) -> None:
-        """The thread of the device: whatever is prepared goes into slots, and these run."""
+        """The device's thread: puts prepared windows into slots, and runs the slots."""
         try:
             if self._warm:
                 self._warm_up()
@@ -299,7 +299,7 @@ class Scheduler:
                 self._prepare.submit(self._make_ready, clip)
 
     def _before_steps(self, engine: Engine, slot: int, clip: Clip) -> list[int]:
-        """Changes what is to change in a slot, and returns how many steps it may run, if any."""
+        """Makes the changes due in a slot, and returns how many steps it may run, if any."""
         held = clip.course.request.endless and clip.ahead > _AHEAD
         engine.hold(slot, held)
         if held:
@@ -312,7 +312,7 @@ class Scheduler:
             prepared = None
         if prepared is not None:
             assert course.window is not None
-            # What a window begins with is read under the scene of its first step.
+            # The beginning of a window is read under the scene of its first step.
             place = engine.insert if done == course.window.prompt else engine.change
             place(slot, prepared)
         return [course.until(done, int(engine.left[slot]))]
@@ -391,7 +391,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _give_up(self, error: BaseException, closing: str) -> None:
-        """Takes nothing more, and ends everything."""
+        """Accepts nothing more, and ends everything."""
         with self._changed:
             self._closing, clips = closing, list(self._open)
         for clip in clips:
@@ -430,7 +430,7 @@ class Scheduler:
         return answer
 
     def _make_cue_ready(self, clip: Clip, cue: Cue, answer: "Future[float]") -> None:
-        """In the thread of preparations."""
+        """Runs in the preparation thread."""
         try:
             with self.turn:
                 clip.course.encode(cue)

@@ -1,6 +1,6 @@
 """The shapes of a clip's program. They follow from the request and the model alone.
 
-If they depended on anything else, such as the other clips, these would change the clip's rounding.
+If they depended on anything else, such as the other clips, that would change the clip's rounding.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ STYLE_SECONDS = 5.0  # of the longest excerpt; the official model was trained wi
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Shape:
-    """What all slots of an engine are padded to.
+    """The lengths that all slots of an engine are padded to.
 
     Attributes:
       text: tokens of a description: 64, 128, 256 and so on.
@@ -81,7 +81,7 @@ def _cache_lengths(config: MusicGenConfig, tuning: Tuning, frames: int, text: in
 
 
 def prefix_length(config: MusicGenConfig, text: int) -> int:
-    """The slots in front of the tokens: of the audio, and of the text where it is prepended."""
+    """The cache slots before the tokens: for the audio, and for the text if it is prepended."""
     return audio_length(config) + (text if config.lm.conditioning == "prepend" else 0)
 
 

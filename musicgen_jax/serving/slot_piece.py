@@ -1,4 +1,4 @@
-"""The B clips of one call through slots: what `MusicGen.generate(..., slots=N)` does."""
+"""The B clips of one call, made in slots: the work of `MusicGen.generate(..., slots=N)`."""
 
 import dataclasses
 import threading
@@ -32,7 +32,7 @@ def generate_in_slots(
     progress: Progress = False,
     on_audio: OnAudio | None = None,
 ) -> GenerationOutput:
-    """`generation.piece.generate_piece` by slots; the arguments are also those of `SlotPiece`."""
+    """`generation.piece.generate_piece` in slots; the arguments are also those of `SlotPiece`."""
     piece = SlotPiece(parts, request, conditions, slots=slots)
     stretches = [np.zeros((request.batch, parts.config.audio_channels, 0), np.float32)]
     with progress_callback(progress) as callback:
@@ -54,7 +54,7 @@ class SlotPiece:
       slots: N.
 
     Attributes:
-      output: everything that was made, once `stretches` has ended: without audio. `program` is the
+      output: the whole result without audio, once `stretches` has ended. `program` is the
         first clip's; those of other clips differ at most in the length of the text.
 
     Raises:
@@ -80,7 +80,7 @@ class SlotPiece:
         return self._tickets[0].schedule if self._tickets else self._timeline.schedule
 
     def steer(self, cue: Cue) -> float:
-        """Adds a cue at the next frame that is not made, and returns the second of it.
+        """Adds a cue at the next frame that is not made, and returns that frame's second.
 
         Raises:
           UserError: as `Piece.steer`, or there are several clips, each at a frame of its own.
@@ -94,7 +94,7 @@ class SlotPiece:
         return self._tickets[0].steer(cue).result()
 
     def stretches(self, callback: Callable[[int, int], None] | None = None) -> Iterator[np.ndarray]:
-        """Makes the clips, and yields audio when all of them have come as far, float32 [B, C, n].
+        """Makes the clips, and yields audio once all of them have reached it, float32 [B, C, n].
 
         Args:
           callback: called with (steps done, steps to do), over all clips.
@@ -139,7 +139,7 @@ class SlotPiece:
 
 
 def _seconds(blocks: list[np.ndarray], rate: int) -> float:
-    """How long blocks of audio are that the codec's thread adds to."""
+    """The total length of blocks of audio, to which the codec's thread may be adding."""
     return sum(block.shape[1] for block in list(blocks)) / rate
 
 

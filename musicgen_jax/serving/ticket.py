@@ -1,4 +1,4 @@
-"""What a listener holds while music is made: blocks of audio, the result, and the way out."""
+"""A listener's handle on music that is being made: blocks of audio, the result, and cancelling."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ class Busy(UserError):
 
 
 class Closing(UserError):
-    """No request is taken any more."""
+    """No more requests are accepted."""
 
 
 class Cancelled(Exception):
@@ -30,11 +30,11 @@ class DeadlinePassed(Exception):
 
 
 class Ticket:
-    """Music that was asked for. All methods may be called from any thread.
+    """Music that was requested. All methods may be called from any thread.
 
     Attributes:
-      request: what was asked for.
-      program: names the program that makes it.
+      request: the request.
+      program: the name of the program that makes the music.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Ticket:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps of the language model that are done, and all that the piece takes."""
+        """Steps of the language model: those that are done, and all that the piece takes."""
         return self._course.steps_done, self._course.steps_total
 
     @property
@@ -79,7 +79,7 @@ class Ticket:
         return self._course.timeline.schedule
 
     def steer(self, cue: Cue) -> "Future[float]":
-        """Changes the music from the next frame on that is not made yet.
+        """Changes the music from the next frame that is not made yet.
 
         Args:
           cue: what changes; its seconds do not matter.
@@ -88,7 +88,8 @@ class Ticket:
           the second where it takes effect, once that is known: when the clip is in a slot.
 
         Raises:
-          UserError: its text does not fit into the slots, or the music is finished. The future too.
+          UserError: its text does not fit into the slots, or the music is finished. The future can
+            raise it too.
         """
         return self._steer(cue)
 
@@ -108,9 +109,9 @@ class Ticket:
             raise self._error
 
     def blocks(self, start: int = 0) -> list[np.ndarray]:
-        """The blocks of audio from number `start` on that are there now, without waiting.
+        """The blocks of audio from number `start` on that exist now, without waiting.
 
-        Those before are dropped if the music has no end.
+        Earlier blocks are dropped if the music has no end.
         """
         with self._changed:
             return self._taken(start)
@@ -161,7 +162,7 @@ class Ticket:
         return self._output
 
     def cancel(self) -> None:
-        """Gives the music up: its slot is free within two quanta. Does nothing if it is done."""
+        """Cancels the music: its slot is free within two quanta. Does nothing if it is finished."""
         self._cancel()
 
     def add(self, block: np.ndarray) -> None:

@@ -24,9 +24,9 @@ _PART_BYTES = 1 << 26  # read at once
 
 
 def save(folder: Path, params: Mapping[str, Any], *, compress: bool) -> None:
-    """Writes a tree as `folder`. Host arrays are written from where they lie, without a copy.
+    """Writes a tree as `folder`. Host arrays are written in place, without a copy.
 
-    With several processes all of them call this.
+    If there are several processes, all of them call this.
 
     Args:
       folder: must not exist.
@@ -53,16 +53,16 @@ def save(folder: Path, params: Mapping[str, Any], *, compress: bool) -> None:
 
 
 def _check_space(folder: Path, params: Mapping[str, Any]) -> None:
-    """Refuses before a disk is full: in the middle, TensorStore prints pages of its own."""
+    """Refuses before the disk is full: later, TensorStore would print pages of errors."""
     needed, free = nbytes(params), shutil.disk_usage(folder).free
     if needed > free:
-        message = f"{needed / 1e6:.0f} MB more are needed, and {free / 1e6:.0f} MB are free"
+        message = f"{needed / 1e6:.0f} MB more are needed, but only {free / 1e6:.0f} MB are free"
         raise OSError(errno.ENOSPC, message)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from logging tracebacks of what it raises as well."""
+    """Keeps Orbax from also logging the tracebacks of errors that it raises."""
 
     def not_from_orbax(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -76,9 +76,9 @@ def _quiet() -> Iterator[None]:
 
 
 def remove_paths(folder: Path) -> None:
-    """Removes the path that Orbax notes in every tree it writes: of the machine that wrote it.
+    """Removes the path on the writing machine that Orbax records in every tree.
 
-    The note stays as a file, since some file systems' readers look for it.
+    The file with the record stays, since readers on some file systems look for it.
     """
     note = folder / "commit_success.txt"
     if note.is_file():
@@ -92,7 +92,7 @@ def stored_shapes(folder: Path) -> dict[LeafPath, Any]:
       ValueError: there is no tree in `folder`.
     """
     shapes = flatten(ocp.metadata(str(folder)).metadata)
-    if () in shapes:  # for some damage Orbax gives None in place of a tree
+    if () in shapes:  # for some damage Orbax gives None instead of a tree
         raise ValueError("not a tree")
     return shapes
 
@@ -103,8 +103,8 @@ def load(folder: Path, requests: Mapping[LeafPath, Any]) -> dict[LeafPath, Any]:
     Args:
       folder: of the tree.
       requests: by path; a `jax.ShapeDtypeStruct` with a sharding gives a `jax.Array` of that dtype
-        and sharding, a numpy array a numpy array. Each process reads its own part and waits for
-        nobody: it may also read what the others do not need.
+        and sharding, a numpy array a numpy array. Each process reads its own part and waits for no
+        other: it may also read leaves that the others do not need.
     """
     context = ocp.Context()
     context.multiprocessing.active_processes = {jax.process_index()}
@@ -143,7 +143,7 @@ def check_finite(leaves: Mapping[LeafPath, Any], what: str) -> None:
 def _finite(block: np.ndarray) -> bool:
     if not jnp.issubdtype(block.dtype, jnp.floating):
         return True
-    # A sum is finite only if all terms are, and takes a fraction of the time of looking at each.
+    # A sum is finite only if all terms are, and takes a fraction of the time of checking each.
     with np.errstate(all="ignore"):
         if np.isfinite(block.sum(dtype=np.float32)):
             return True

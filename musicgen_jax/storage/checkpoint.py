@@ -12,7 +12,7 @@ leaves nothing that loads. `config.json` also counts the files and bytes of ever
 truncated file is found before anything is read.
 
 A tree can be that of the bundled model nano: then `config.json` says `"of": "nano"` and counts that
-one. So the wheel, in which links do not exist, holds what its two models share only once.
+tree. So the wheel, which cannot contain links, holds the trees that its two models share only once.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ COMPONENTS = {
     "mert": MertConfig,
     "lm": LMConfig,
     "encodec": EncodecConfig,
-    # Each in a folder of its own, no part of any model:
+    # Each is in its own folder and not part of any model:
     "separator": HTDemucsConfig,
     "vggish": VggishConfig,
     "passt": PasstConfig,
@@ -88,8 +88,8 @@ class ModelWriter:
         Args:
           name: "t5", "mert", "lm", "encodec" or "separator".
           params: nested dicts of numpy or jax arrays, of any float dtype, kept as they are.
-          storage: "plain", or "int8": every leaf of two or more axes as int8 with one float32
-            scale per output channel (at most 1/254 of the channel's largest weight away).
+          storage: "plain", or "int8": every leaf of two or more axes as int8 with one float32 scale
+            per output channel (the error is at most 1/254 of the channel's largest weight).
 
         Raises:
           UserError: a weight is NaN or infinite, or the tree cannot be written.
@@ -141,7 +141,7 @@ class ModelWriter:
     def check_complete(self) -> None:
         """Raises UserError unless everything that `config.json` counts is in the folder."""
         if not (self._folder / CONFIG).is_file():
-            raise ValueError("writing_model left without a call of finish()")
+            raise ValueError("writing_model ended without a call of finish()")
         own = {name: entry for name, entry in self._components.items() if "of" not in entry}
         for name, entry in own.items():
             if _files_and_bytes(self._folder / name) != (entry["files"], entry["bytes"]):
@@ -169,7 +169,9 @@ class ModelWriter:
             architecture = {name: to_dict(part) for name, part in config.items()}
             expected = set(config)
         if expected != set(self._components):
-            raise ValueError(f"config names {sorted(expected)}, written {list(self._components)}")
+            raise ValueError(
+                f"config names {sorted(expected)}, but {list(self._components)} were written"
+            )
         if jax.process_index():
             return
         if tokenizer is not None:
@@ -200,7 +202,8 @@ def writing_model(
 ) -> Iterator[ModelWriter]:
     """Context in which a model folder is filled; it appears at `path` only on success.
 
-    With several processes all of them do the same; the first one writes whatever is not sharded.
+    If there are several processes, all of them do the same; the first one writes everything that is
+    not sharded.
 
     Args:
       path: the folder to make, with its missing parents. All processes must see it.
@@ -211,7 +214,7 @@ def writing_model(
     """
     target, first = Path(path).absolute(), jax.process_index() == 0
     replacing: Any = {"overwrite": overwrite, "ours": lambda folder: (folder / CONFIG).is_file()}
-    # Every process looks for itself, so that all of them refuse.
+    # Every process checks for itself, so that all of them refuse.
     files.check_vacant(target, **replacing)
     barrier("model folder: target inspected")
     with contextlib.ExitStack() as stack:
@@ -261,7 +264,7 @@ def save_model(
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What `config.json` says."""
+    """The content of `config.json`."""
 
     config: MusicGenConfig | None  # None: the folder holds only some components
     parts: dict[str, ComponentConfig]  # config by component
@@ -288,8 +291,8 @@ def load_info(path: str | os.PathLike[str]) -> ModelInfo:
         raise UserError(f"{file} has no format_version: convert the model with musicgen-jax first")
     if document["format_version"] != FORMAT_VERSION:
         raise UserError(
-            f"{file} has format version {document['format_version']!r}, this musicgen-jax reads "
-            f"{FORMAT_VERSION}: convert the model again or use another release"
+            f"{file} has format version {document['format_version']!r}, but this musicgen-jax "
+            f"reads {FORMAT_VERSION}: convert the model again or use another release"
         )
     known = {"format_version", "architecture", "source", "components"}
     if document.keys() != known:
@@ -428,7 +431,7 @@ def _load_through_host(
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Turns what Orbax raises, which is of many kinds, into one line."""
+    """Turns Orbax's errors, which are of many kinds, into one line."""
     try:
         yield
     except Exception as error:

@@ -72,7 +72,7 @@ class EncodedAudio:
 
 
 def write(path: str | os.PathLike[str], encoded: EncodedAudio) -> Path:
-    """Writes codes. The file appears whole or not at all, in place of an older one.
+    """Writes codes. The file appears whole or not at all, and replaces an older one.
 
     Raises:
       UserError: the name does not end in .npz, there are more codes than `read` takes, or the path
@@ -105,7 +105,7 @@ def write(path: str | os.PathLike[str], encoded: EncodedAudio) -> Path:
 
 
 def read(path: str | os.PathLike[str]) -> EncodedAudio:
-    """Reads what `write` wrote.
+    """Reads a file of `write`.
 
     Raises:
       UserError: there is no such file, or it is damaged, of another kind or another version.
@@ -115,7 +115,8 @@ def read(path: str | os.PathLike[str]) -> EncodedAudio:
         return _parse(data)
     except _Version as error:
         raise UserError(
-            f"{path} has version {error}, this musicgen-jax reads {VERSION}: use another release"
+            f"{path} has version {error}, but this musicgen-jax reads {VERSION}: use another "
+            f"release"
         ) from None
     except Exception as error:  # damaged bytes fail in many ways
         raise UserError(
@@ -135,7 +136,7 @@ def _parse(data: bytes) -> EncodedAudio:
     if header.get("version") != VERSION:
         raise _Version(str(header.get("version"))[:20])
     if header.keys() != _FIELDS:
-        raise ValueError("its header has other fields")
+        raise ValueError("its header has the wrong fields")
     texts, length, shape = (
         (header["codec"], header["fingerprint"]),
         header["length"],
@@ -167,7 +168,7 @@ def _parse(data: bytes) -> EncodedAudio:
     if scales is not None:
         good = scales.shape == (B, len(parts)) and np.isfinite(scales).all() and (scales >= 0).all()
         if not good:
-            raise ValueError("its levels are not those of its segments")
+            raise ValueError("its levels do not match its segments")
     return EncodedAudio(codes.reshape(B, K, T), scales, length, config, *texts)
 
 
@@ -195,7 +196,7 @@ def _arrays(data: bytes) -> dict[str, np.ndarray]:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
                 raise ValueError("its arrays are compressed")
             if name not in kinds or name in arrays:
-                raise ValueError("it holds other arrays")
+                raise ValueError("it holds the wrong arrays")
             arrays[name] = _array(archive.read(info), *kinds[name])
     if not arrays.keys() >= {"header", "codes"}:
         raise ValueError("it lacks an array")
@@ -205,12 +206,12 @@ def _arrays(data: bytes) -> dict[str, np.ndarray]:
 def _array(data: bytes, dtype: np.dtype, ndim: int) -> np.ndarray:
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("its arrays are of another format")
+        raise ValueError("its arrays are of the wrong format")
     shape, fortran, found = np.lib.format.read_array_header_1_0(file)
     if fortran or found != dtype or len(shape) != ndim:
-        raise ValueError("its arrays are of another type")
+        raise ValueError("its arrays are of the wrong type")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError("its arrays are of another size")
+        raise ValueError("its arrays are of the wrong size")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""From a name to a model folder: bundled, on disk, or official and converted at its first use."""
+"""From a name to a model folder: bundled, on disk, or official and converted on first use."""
 
 import importlib
 import importlib.util
@@ -10,8 +10,8 @@ from musicgen_jax.config import OFFICIAL_CODECS, OFFICIAL_MODELS
 from musicgen_jax.errors import UserError
 from musicgen_jax.runtime.user_folders import user_cache
 
-BUNDLED = "nano"  # what every command uses unless it is told otherwise
-BUNDLED_MELODY = "nano-melody"  # what `generate --melody` uses
+BUNDLED = "nano"  # the default model of every command
+BUNDLED_MELODY = "nano-melody"  # the default model of `generate --melody`
 BUNDLED_MODELS = {BUNDLED: "model", BUNDLED_MELODY: "melody"}  # and their folders
 CONVERTER = "musicgen_jax.convert"  # offers `convert(name, folder)`
 _PYTORCH = ("state_dict.bin", "model.safetensors", "pytorch_model.bin")
@@ -42,7 +42,7 @@ def is_converted(name: str) -> bool:
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a converted model. An official one is converted at its first use.
+    """The folder of a converted model. An official model is converted on first use.
 
     Args:
       name_or_path: "nano", "nano-melody", a folder, or an official name with or without
@@ -108,9 +108,9 @@ def _refuse_pytorch(folder: Path) -> None:
 
 
 def _converted(name: str) -> Path:
-    """The folder of an official model, made at its first use.
+    """The folder of an official model, made on first use.
 
-    Of two processes that need it at once, one downloads and converts, and the other one waits.
+    If two processes need it at once, one downloads and converts, and the other one waits.
     """
     folder = models_home() / name.replace("/", "--")
     if not folder.is_dir():
@@ -126,5 +126,5 @@ def _convert(name: str, folder: Path) -> None:
             f"{name} is not in {folder.parent}: pip install 'musicgen-jax[hub]' to download it, "
             f"or run `musicgen-jax convert SOURCE {folder}` on a local copy"
         )
-    # By name: the converter is a later room, and this one knows nothing of it but that it exists.
+    # By name: the converter is a later room, and this one knows only that it exists.
     importlib.import_module(CONVERTER).convert(name, folder)

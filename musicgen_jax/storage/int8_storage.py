@@ -14,7 +14,7 @@ def quantize(component: str, path: tuple[str, ...], leaf: Any) -> Any:
     """A leaf [..., O, I] as int8 and scales [..., O, 1], see `checkpoint.ModelWriter`.
 
     Args:
-      component: of the model.
+      component: the component's name.
       path: of the leaf; with the component it says whether this is a convolution [..., I, O].
       leaf: any array; with fewer than two axes it is only converted to float32.
     """

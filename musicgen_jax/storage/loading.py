@@ -1,4 +1,4 @@
-"""From stored weights to the parts of a model, straight to the dtypes and places of their use."""
+"""From stored weights to the parts of a model, straight to their final dtypes and devices."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ TextToTokens = Callable[[Sequence[str | None]], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a `MusicGen` is made of.
+    """The parts of a `MusicGen`.
 
     Attributes:
       config: the architecture.

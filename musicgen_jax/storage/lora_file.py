@@ -18,7 +18,7 @@ _MAX_BYTES = 4 << 30
 
 
 def save(path: str | os.PathLike[str], adapter: Adapter) -> None:
-    """Writes an adapter as a safetensors file. It appears complete, in place of an older one.
+    """Writes an adapter as a safetensors file. It appears complete, and replaces an older one.
 
     Tensors are `NAME.a` and `NAME.b`, float32; the header's "lora" is a JSON object with the
     format, the settings, and the language model that the adapter belongs to.
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str], lm: LMConfig | None = None) -> Adapter:
 
 
 def _read_weights(file: Any, config: LoraConfig, lm: LMConfig) -> Weights:
-    """Raises ValueError if tensors are missing, too many, of another shape or not finite."""
+    """Raises ValueError if tensors are missing, extra, of the wrong shape or not finite."""
     # The file's names are checked one by one. Its pattern is never run: it may be made to hang.
     keys = list(file.keys())
     if lm.num_layers > len(keys):
@@ -113,5 +113,5 @@ def _difference(theirs: LMConfig, ours: LMConfig) -> str:
     for field in dataclasses.fields(LMConfig):
         x, y = getattr(theirs, field.name), getattr(ours, field.name)
         if x != y:
-            return f"{field.name} is {x} there and {y} in this model"
+            return f"{field.name} is {x} there, but {y} in this model"
     return "they are alike"

@@ -30,7 +30,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        import sentencepiece  # here: it takes 30 ms and loads a native library
+        import sentencepiece  # imported here: it takes 30 ms and loads a native library
 
         model = read_bytes(path, _MAX_BYTES)
         self._pieces = sentencepiece.SentencePieceProcessor()
@@ -39,10 +39,10 @@ class Tokenizer:
         except RuntimeError:
             loaded = False
         if not loaded:
-            raise UserError(f"the tokenizer {path} is broken: not a sentencepiece model")
+            raise UserError(f"the tokenizer {path} is damaged: not a sentencepiece model")
         if (self._pieces.pad_id(), self._pieces.eos_id()) != (PAD_ID, END_ID):
             raise UserError(
-                f"the tokenizer {path} is not a T5 tokenizer: its ids of padding and end are "
+                f"the tokenizer {path} is not a T5 tokenizer: its ids for padding and end are "
                 f"{self._pieces.pad_id()} and {self._pieces.eos_id()}, not {PAD_ID} and {END_ID}"
             )
 

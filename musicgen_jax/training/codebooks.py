@@ -92,7 +92,7 @@ def kmeans(
       n_q: number of codebooks.
       bins: number of codes per codebook.
       rounds: Lloyd iterations per codebook.
-      seed: of the random initial centres.
+      seed: seed of the random initial centres.
       count: initial number of wins of each code.
 
     Returns:

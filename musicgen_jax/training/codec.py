@@ -263,7 +263,7 @@ def _with_new_codebooks(
 
 
 def _placed_like(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Tied to devices only if the old array is: otherwise the step would be compiled once more."""
+    """Tied to devices only if the old array is: otherwise the step would be compiled again."""
     return jax.device_put(new, old.sharding if old.committed else None)
 
 

@@ -113,8 +113,8 @@ def _mesh(config: CodecRunConfig) -> Any:
         return None
     if config.training.batch_size % count:
         raise UserError(
-            f"training.batch_size {config.training.batch_size} cannot be cut into {count} equal "
-            "parts: change it or devices"
+            f"training.batch_size {config.training.batch_size} cannot be split into {count} "
+            f"equal parts: change it or devices"
         )
     return sharding.make_mesh(data=count)
 

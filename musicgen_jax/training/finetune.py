@@ -298,7 +298,8 @@ def _open_codes(
         codes = encode(data, config.codes, source, log=say, bar=bar)
     if codes.codebooks != model.lm.n_q or codes.codec != Codec.from_pretrained(source).fingerprint:
         raise UserError(
-            f"{codes.folder} was encoded by another codec than that of {config.model}: encode the "
+            f"{codes.folder} was encoded by a different codec from that of {config.model}: "
+            f"encode the "
             f"audio with `musicgen-jax train encode DATA OUT --model {config.model}`"
         )
     if model.lm.chroma_bins:

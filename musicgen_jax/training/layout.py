@@ -148,7 +148,7 @@ class Layout:
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
         if rows % parts:
             raise UserError(
-                f"{rows} examples at a time cannot be cut into {parts} equal parts: change "
+                f"{rows} examples at a time cannot be split into {parts} equal parts: change "
                 "batch_size, accumulate or the mesh"
             )
 

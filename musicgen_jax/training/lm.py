@@ -84,7 +84,9 @@ class LMTrainConfig:
         ):
             raise ValueError("codebook_weights must not be negative, nor all 0")
         if self.label_classes and (min(self.label_classes) < 2 or self.lora is not None):
-            raise ValueError("label_classes must each be at least 2, and do not go with lora")
+            raise ValueError(
+                "label_classes must each be at least 2, and cannot be combined with lora"
+            )
         if self.lora is not None and not self.freeze_text:
             raise ValueError("lora trains nothing but the adapter: leave freeze_text on")
         try:
@@ -94,8 +96,8 @@ class LMTrainConfig:
         for phase in self.phases:
             if phase.batch_size % self.accumulate:
                 raise ValueError(
-                    f"a batch of {phase.batch_size} cannot be worked through in "
-                    f"{self.accumulate} equal parts: change batch_size or accumulate"
+                    f"a batch of {phase.batch_size} cannot be split into {self.accumulate} equal "
+                    f"parts: change batch_size or accumulate"
                 )
 
     @property
@@ -109,7 +111,7 @@ class LMTrainConfig:
             if step < phase.steps:
                 return phase
             step -= phase.steps
-        raise ValueError("the step lies beyond the last phase")
+        raise ValueError("the step is beyond the last phase")
 
 
 @jax.tree_util.register_dataclass
@@ -126,7 +128,7 @@ class LMTrainState:
 
     @property
     def averaged(self) -> Any:
-        """The parameters, with averages in place of those that have one."""
+        """The parameters, with averages instead of those that have one."""
         return self.params if self.ema is None else {**self.params, **self.ema.params}
 
 
@@ -155,8 +157,8 @@ def init(
     """
     if model.lm.style is not None and lm is None:
         raise UserError(
-            "a style model is not trained from nothing: its conditioner has to be a trained one; "
-            "go on from a style model with `musicgen-jax finetune`"
+            "a style model is not trained from scratch, because its conditioner must be trained "
+            "already: start from a style model with `musicgen-jax finetune`"
         )
     given = {name: part for name, part in (("t5", t5), ("lm", lm)) if part is not None}
     params = _make_params(model, config, given)

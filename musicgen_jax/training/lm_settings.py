@@ -62,7 +62,7 @@ def model_config(config: LMRunConfig, base: MusicGenConfig) -> MusicGenConfig:
       UserError: the sizes and the base do not fit, or `continue_base` is set for a style model.
     """
     if config.continue_base and base.lm.style is not None:
-        raise UserError(f"{base.name}: a style model goes on learning with `musicgen-jax finetune`")
+        raise UserError(f"{base.name}: to train a style model further, use `musicgen-jax finetune`")
     try:
         lm = LMConfig(
             **dataclasses.asdict(config.lm),

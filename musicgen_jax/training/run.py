@@ -95,16 +95,15 @@ class Run:
                 return f"{self.folder} is a file: give a folder for the run"
             others = [f for f in self.folder.glob("*") if not f.name.startswith(".")]
             if others and not (self.folder / CONFIG).exists():
-                return f"{self.folder} is not empty and no run: choose another folder"
+                return f"{self.folder} is not empty and not a run: choose another folder"
             return None
         if not resume:
-            return f"{self.folder} holds a run: go on with --resume, or choose another folder"
+            return f"{self.folder} holds a run: continue it with --resume, or choose another folder"
         began = files.read_json(about).get("fingerprint")
         if began != self._fingerprint and not data_changed:
             return (
                 f"the data has changed since the run began (fingerprint {began}, now "
-                f"{self._fingerprint}): give the same data, or go on all the same with "
-                "--data-changed"
+                f"{self._fingerprint}): give the same data, or continue anyway with --data-changed"
             )
         return None
 
@@ -258,7 +257,7 @@ class Run:
         if not steps:
             return "and there is no checkpoint yet"
         path = self.folder / CHECKPOINTS / str(steps[-1])
-        return f"the last good checkpoint is {path}; --resume goes on from there"
+        return f"the last good checkpoint is {path}; --resume continues from there"
 
     def restore(self, abstract: Any) -> tuple[int, Any] | None:
         """Loads the last checkpoint.
@@ -300,7 +299,8 @@ class Run:
                 aside = files.unused_name(later.with_name(f"damaged-{later.name}"))
                 os.replace(later, aside)
                 print(
-                    f"checkpoint {later} is damaged, and is {aside.name} now: resuming from step "
+                    f"checkpoint {later} is damaged and was renamed to {aside.name}: resuming "
+                    f"from step "
                     f"{step}",
                     flush=True,
                 )
@@ -309,7 +309,7 @@ class Run:
             leaves = [loaded[name] for name in named]  # Orbax has its own order
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         if damaged:
-            raise UserError(f"every checkpoint in {path.parent} is damaged: begin a new run")
+            raise UserError(f"every checkpoint in {path.parent} is damaged: start a new run")
         self._forget_after(0)
         return None
 
@@ -363,10 +363,10 @@ def _difference(wanted: dict, stored: dict) -> str | None:
         if name not in stored:
             return f"it lacks {name}"
         if name not in wanted:
-            return f"it has {name}, which these settings have not"
+            return f"it has {name}, which these settings do not have"
         ours, theirs = tuple(wanted[name].shape), tuple(stored[name].shape)
         if ours != theirs:
-            return f"{name} is {theirs} there and {ours} by these settings"
+            return f"{name} is {theirs} there, but {ours} by these settings"
     return None
 
 

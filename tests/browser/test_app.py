@@ -133,7 +133,7 @@ def test_a_text_in_front_of_the_music_counts_from_the_next_window_on(page):
     page.get_by_label("Change the music to").fill("a loud hiss")
     page.get_by_label("Change the music to").press("Enter")
     said = page.locator(".steered", has_text="a loud hiss")
-    said.filter(has_text="In this model a new text counts from the next window on.").wait_for()
+    said.filter(has_text="In this model a new text takes effect with the next window.").wait_for()
     page.get_by_role("button", name="Stop").first.click()
     page.locator(".note", has_text="Stopped after").wait_for()
     (cue,) = json.loads(downloaded(page, "Download the settings")[1])["schedule"]

@@ -162,9 +162,9 @@ def test_workers_share_a_folder(folder, prompts, uninterrupted, tmp_path, capsys
 
 def test_another_job_is_refused(folder, prompts, uninterrupted, tmp_path, capsys):
     assert main(arguments(folder, prompts, uninterrupted, "--top-k", "7")) == 2
-    assert "was begun with top_k 250, not 7: choose another folder" in capsys.readouterr().err
+    assert "was started with top_k 250, not 7: choose another folder" in capsys.readouterr().err
     assert main(arguments(folder, prompts, uninterrupted, "--slots", "8")) == 2
-    assert "was begun with slots 4, not 8: choose another folder" in capsys.readouterr().err
+    assert "was started with slots 4, not 8: choose another folder" in capsys.readouterr().err
     other = tmp_path / "prompts.txt"
     other.write_text("\n".join([*TEXTS[:2], "something else", *TEXTS[3:], "one more"]))
     assert main(arguments(folder, other, uninterrupted)) == 2
@@ -175,7 +175,7 @@ def test_another_job_is_refused(folder, prompts, uninterrupted, tmp_path, capsys
     changed = json.loads((tmp_path / "kept.json").read_text()) | {"model": "another"}
     (uninterrupted / "settings.json").write_text(json.dumps(changed))
     assert main(arguments(folder, other, uninterrupted)) == 2
-    assert "was begun with another model" in capsys.readouterr().err
+    assert "was started with another model" in capsys.readouterr().err
     (tmp_path / "kept.json").rename(uninterrupted / "settings.json")
 
 
@@ -189,9 +189,9 @@ def test_a_refused_option_leaves_nothing(folder, prompts, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--worker", "5/4"), "must be as 2/4"),
-        (("--devices", "0x2"), "must be a number, as 8, or two, as 4x2, got '0x2'"),
-        (("--devices", "3x4"), "3 x 4 devices asked for, and jax finds 8"),
+        (("--worker", "5/4"), "must look like 2/4"),
+        (("--devices", "0x2"), "must be a number such as 8, or two such as 4x2, got '0x2'"),
+        (("--devices", "3x4"), "3 x 4 devices requested, but jax finds 8"),
         (("--slots", "0"), "must be an integer from 1 to 1024, got '0'"),
         (("--slots", "3", "--devices", "2"), "slots must be a multiple of 2"),
         (("--batch-size", "0"), "--batch-size must be at least 1"),
@@ -240,7 +240,7 @@ def test_clips_and_seeds_have_seeds_of_their_own():
         ("a.txt", b"x\n" + b"y" * 10_001, "line 2: 10001 characters"),
         ("a.jsonl", b'"x"\n{', "line 2: not JSON"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("a.jsonl", b'"x"\n7', "line 2: the prompt must be a text or null, got 7"),
+        ("a.jsonl", b'"x"\n7', "line 2: the prompt must be a string or null, got 7"),
         ("a.jsonl", b'{"seed": 1}', "line 1: the field prompt is missing"),
         ("a.jsonl", b'{"prompt": "x", "sed": 1}', "line 1: unknown field 'sed'"),
         ("a.jsonl", b'{"prompt": "x", "seed": -1}', "line 1: the seed must be an integer"),
@@ -249,7 +249,7 @@ def test_clips_and_seeds_have_seeds_of_their_own():
         ("a.jsonl", b'{"prompt": "x", "duration": true}', "line 1: the duration must be more than"),
         ("a.jsonl", b'{"prompt": "x", "duration": "8"}', "line 1: the duration must be more than"),
         ("a.jsonl", b'{"prompt": "x", "duration": 86401}', "at most 86400 seconds (a day)"),
-        ("a.jsonl", b'"\\ud800"', "line 1: not a text"),
+        ("a.jsonl", b'"\\ud800"', "line 1: not valid text"),
     ],
 )
 def test_a_bad_line_is_named_before_any_work(tmp_path, capsys, name, content, message):
@@ -317,7 +317,7 @@ def test_negatives_of_lines_and_of_the_call(folder, tmp_path):
     made = batch_folder.read_prompts(file, 1, "hiss")
     assert [prompt.negative for prompt in made] == ["noise", None, "hiss"]
     file.write_text('{"prompt": "bells", "negative": 3}')
-    with pytest.raises(UserError, match="line 1: the negative must be a text or null"):
+    with pytest.raises(UserError, match="line 1: the negative must be a string or null"):
         batch_folder.read_prompts(file, 1)
     out, options = tmp_path / "out", ["--model", str(folder), "--duration", "0.3", "--quiet"]
     file.write_text('{"prompt": "bells", "negative": "noise"}\n"bells"')

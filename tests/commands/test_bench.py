@@ -38,7 +38,9 @@ def test_all_figures(bench):
 def test_a_model_without_cross_attention_and_a_limit(bench):
     code, out, err = bench("--limit", "0.001", config=testing.DEBUG_MELODY)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "left out, 0.001 s are over: steps, first audio, codec"
+    assert (
+        out.splitlines()[-1] == "left out, because 0.001 s have passed: steps, first audio, codec"
+    )
     code, out, _ = bench("--limit", "600", config=testing.DEBUG_MELODY)
     assert code == 0
     assert "steps: " in out

@@ -86,7 +86,7 @@ def test_jaxlib_of_another_version(doctor, monkeypatch, there):
     assert code == 2
     assert wrong(found) == ["versions"]
     assert "needs jaxlib" in found["versions"]["text"]
-    assert f"{there} is here" in found["versions"]["text"]
+    assert f"{there} is installed" in found["versions"]["text"]
     assert err.count("\n") == 1
     assert "versions" in err
 

@@ -108,7 +108,7 @@ def test_what_one_process_cannot_do_all_say(root, tmp_path):
         (["--coordinator", "host:1"], "--coordinator needs --num-processes N and --process-id I"),
         (["--coordinator", "host", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
         (["--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"], "from 0 to 1"),
-        (["--distributed", "--worker", "1/2"], "neither --ray nor --worker"),
+        (["--distributed", "--worker", "1/2"], "cannot be combined with --ray or --worker"),
     ],
 )
 def test_refused_at_once(root, tmp_path, capsys, more, message):
@@ -126,4 +126,4 @@ def test_clips_of_a_folder_need_one_process(root, tmp_path, capsys):
     words = ["evaluate", "--audio", root / "real", "--captions", root / "captions.csv"]
     words = [str(word) for word in [*words, "--distributed", "--devices", "2x2"]]
     assert cli.main(words) == 2
-    assert "make the clips of a --model together" in capsys.readouterr().err
+    assert "can only share the work of a --model" in capsys.readouterr().err

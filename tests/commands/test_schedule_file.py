@@ -49,7 +49,7 @@ def test_lines_of_json(tmp_path):
         ("a.jsonl", '{"prompt": "a"}', "line 1: a cue must say its seconds"),
         ("a.jsonl", '{"seconds": 1}', "line 1: a cue must change something"),
         ("a.jsonl", '{"seconds": 1, "tempo": 3}', "line 1: a cue has no field 'tempo'"),
-        ("a.jsonl", '{"seconds": 1, "prompt": "a", "description": "b"}', "by two names"),
+        ("a.jsonl", '{"seconds": 1, "prompt": "a", "description": "b"}', "under two names"),
         ("a.jsonl", '{"seconds": 1, "temperature": "a"}', "temperature must be"),
         ("a.jsonl", "3", "line 1: a cue must be"),
     ],

@@ -316,7 +316,7 @@ def test_a_melody_excludes_other_audio(home, tmp_path, capsys):
     sound = str(home / "tune.wav")
     for other in ("--style", "--continue-from"):
         assert cli.main(["generate", "--melody", sound, other, sound]) == 2
-        assert f"--melody and {other} exclude each other" in capsys.readouterr().err
+        assert f"--melody and {other} cannot be combined" in capsys.readouterr().err
 
 
 def test_chroma_as_data(home, tmp_path, capsys):

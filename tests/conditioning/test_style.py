@@ -308,6 +308,6 @@ def test_command_line(tmp_path, monkeypatch, capsys, model):
     )
     np.testing.assert_array_equal(np.load("out.npy"), expected.codes[0])
     assert main([*command, "--continue-from", "style.wav"]) == 2
-    assert "exclude each other" in capsys.readouterr().err
+    assert "cannot be combined" in capsys.readouterr().err
     assert main(["generate", "a", "--cfg-coef-beta", "4"]) == 2
     assert "--style FILE" in capsys.readouterr().err

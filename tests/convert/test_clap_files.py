@@ -119,7 +119,7 @@ def test_another_network_or_half_a_file_is_refused(source, state, tmp_path):
     table_key = "audio_branch.layers.0.blocks.0.attn.relative_position_bias_table"
     changes = {
         "with fusion": {fused: np.zeros((2, 2), np.float32)},
-        "hears another spectrum": {mel: state[mel] * 1.01},
+        "uses a different spectrum": {mel: state[mel] * 1.01},
         "1 unexpected": {"text_branch.more": np.zeros(3, np.float32)},
         "1 mis-shaped": {block: state[block][:-1]},
         "windows other than 8 x 8": {table_key: np.zeros((49, 1), np.float32)},
@@ -151,7 +151,7 @@ def test_a_file_that_fadtk_patched(state, tmp_path):
 def test_only_clap_has_a_use_for_the_tokenizer(tmp_path):
     keys = ("embeddings.4.weight", "features.13.weight")  # VGGish's
     write_torch(tmp_path / "x.pt", {key: np.zeros((2, 2), np.float32) for key in keys})
-    with pytest.raises(UserError, match="no use for --tokenizer"):
+    with pytest.raises(UserError, match="leave out --tokenizer"):
         convert(tmp_path / "x.pt", tmp_path / "ours", tokenizer_from=str(tmp_path))
 
 

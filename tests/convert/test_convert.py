@@ -458,7 +458,7 @@ def test_melody_model(tmp_path):
         ({}, "conditioners:\n  self_wav:\n    chroma_stem:\n      radix2_exp: 12\n", "radix2_exp"),
         ({}, "interleave_stereo_codebooks:\n  per_timestep: true\n", "per_timestep"),
         (melody_state(bins=24), "", "melody of 24 pitch classes"),
-        (audiocraft_lm(), "", "beside cross-attention"),
+        (audiocraft_lm(), "", "next to cross-attention"),
         ({f"{WAVE}.chroma.fbanks": np.ones(3, np.float16)}, "", r"chroma\.fbanks"),
     ],
 )
@@ -542,7 +542,7 @@ def test_a_single_file(source, tmp_path):
 
 
 def test_missing_places(source, tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="not a file, a folder, or the name of a Hub repository"):
         convert(tmp_path / "absent" / "model" / "x", tmp_path / "ours")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no weights: expected state_dict\.bin or"):
@@ -560,7 +560,7 @@ def test_components_that_do_not_fit(source, tmp_path):
     other = write_audiocraft(tmp_path / "other")
     codec = audiocraft_codec(EncodecConfig(**(vars(DEBUG.encodec) | {"bins": 36})))
     write_torch(other / "compression_state_dict.bin", {"best_state": codec, "xp.cfg": CODEC_CFG})
-    with pytest.raises(UserError, match="the LM knows 37 codes, the codec has 36"):
+    with pytest.raises(UserError, match="the LM knows 37 codes, but the codec has 36"):
         convert(source, tmp_path / "ours", encodec_from=str(other))
 
 

@@ -154,7 +154,7 @@ def test_broken_programs(tmp_path, program):
         value = read_torch(path)
     except UserError:
         return
-    with pytest.raises(UserError, match="holds no dict of tensors"):
+    with pytest.raises(UserError, match="does not hold a dict of tensors"):
         read_weights(path)
     assert not isinstance(value, dict)
 
@@ -306,10 +306,10 @@ def test_shards(tmp_path):
         ({"a": "/etc/passwd"}, "not the name of a file"),
         ({"a": "..\\secret"}, "not the name of a file"),
         ({"a": "sub/x.safetensors"}, "not the name of a file"),
-        ({"a": ".."}, "not the name of a file|not beside it"),
+        ({"a": ".."}, "not the name of a file|not next to it"),
         ({"a": 3}, "not the name of a file"),
-        ({"a": "model.safetensors.index.json"}, "not beside it"),
-        ({"a": "absent.safetensors"}, "not beside it"),
+        ({"a": "model.safetensors.index.json"}, "not next to it"),
+        ({"a": "absent.safetensors"}, "not next to it"),
         ({"b": "x.safetensors"}, "lacks b"),
         ({}, "no weight_map"),
         ([], "no weight_map"),

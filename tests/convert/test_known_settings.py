@@ -208,7 +208,7 @@ def test_unknown_settings_of_transformers_are_told(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     said = []
     find_parts(str(folder), log=said.append)
-    assert said == ["lm: settings that are not known and not used: my_setting"]
+    assert said == ["lm: unknown settings, not used: my_setting"]
 
 
 def test_all_that_official_files_hold_is_known(parts):

@@ -111,7 +111,7 @@ def test_a_bare_state_dict_is_converted_and_its_settings_are_told(tmp_path):
     assert list(found.parts) == ["t5", "lm", "encodec"]
     assert found.parts["lm"].family == "audiocraft"
     assert said == [
-        "m: state_dict.bin: no settings, those of the official models are assumed",
+        "m: state_dict.bin: no settings; assuming those of the official models",
     ]
 
 
@@ -161,7 +161,9 @@ def test_all_of_a_shard_is_read(tmp_path):
     safetensors.numpy.save_file(stranger, tmp_path / "b.safetensors")
     weight_map = dict.fromkeys(state, "a.safetensors") | {"stranger": "b.safetensors"}
     index.write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(UserError, match=r"b\.safetensors holds stranger, as an earlier shard"):
+    with pytest.raises(
+        UserError, match=r"b\.safetensors holds stranger, and so does an earlier shard"
+    ):
         open_source(str(tmp_path))
 
 

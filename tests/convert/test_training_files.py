@@ -137,9 +137,9 @@ def test_the_state_that_audiocraft_would_export(tmp_path, states, chosen):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("checkpoint.th", {"best_state": {}}, "holds no dict of tensors as best_state"),
-        ("checkpoint.th", {"best_state": {"model": {}}}, "holds no dict of tensors"),
-        ("checkpoint.th", {"best_state": {"model": node({})}}, "holds no dict of tensors"),
+        ("checkpoint.th", {"best_state": {}}, "does not hold a dict of tensors as best_state"),
+        ("checkpoint.th", {"best_state": {"model": {}}}, "does not hold a dict of tensors"),
+        ("checkpoint.th", {"best_state": {"model": node({})}}, "does not hold a dict of tensors"),
         ("checkpoint.th", {"best_state": {"model": {"a": 3}}}, "more than tensors"),
         ("checkpoint.th.1", {}, "one process's part"),
     ],
@@ -376,6 +376,6 @@ def test_files_from_before_the_zip(tmp_path):
     # torch's first lines of a file until version 1.6: a magic number, a protocol, the machine.
     parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"best_state": {}}, [])
     (tmp_path / "old.th").write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
-    with pytest.raises(UserError, match="no dict of tensors as best_state") as caught:
+    with pytest.raises(UserError, match="does not hold a dict of tensors as best_state") as caught:
         open_source(str(tmp_path / "old.th"))
     assert "\n" not in str(caught.value)

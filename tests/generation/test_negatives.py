@@ -130,7 +130,7 @@ def test_rows_with_and_without_are_independent(model):
         ({"negative_descriptions": "noise"}, "must be a list of texts"),
         ({"negative_descriptions": ["a", "b"]}, "2 negative_descriptions for 1 clips"),
         ({"negative_descriptions": [3]}, "must be a text or None"),
-        ({"negative_descriptions": ["a"], "cfg_coef": 1}, "cfg_coef 1 is no guidance"),
+        ({"negative_descriptions": ["a"], "cfg_coef": 1}, "cfg_coef 1 means no guidance"),
     ],
 )
 def test_refusals(model, settings, message):

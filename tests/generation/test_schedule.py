@@ -126,7 +126,7 @@ def test_where_the_text_stands_in_front_it_counts_from_the_next_window(caplog):
 
     with caplog.at_level(logging.WARNING, logger="musicgen_jax"):
         made = make(Cue(0.4, description="drums", temperature=0.5))
-    assert "counts from the next window on, at 1 s" in caplog.text
+    assert "takes effect with the next window, at 1 s" in caplog.text
     assert [cue.fields() for cue in made.schedule] == [
         {"seconds": 0.4, "temperature": 0.5},
         {"seconds": 1.0, "prompt": "drums"},
@@ -135,7 +135,7 @@ def test_where_the_text_stands_in_front_it_counts_from_the_next_window(caplog):
     np.testing.assert_array_equal(
         make(Cue(0.4, temperature=0.5)).codes[..., :50], made.codes[..., :50]
     )
-    with pytest.raises(UserError, match="this is the last one"):
+    with pytest.raises(UserError, match="this is the last window"):
         make((1.2, "drums"))
 
 
@@ -168,7 +168,7 @@ def test_cues_that_are_refused(model, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             Cue(0.0, **wrong)
-    with pytest.raises(UserError, match="cfg_coef 1 is no guidance"):
+    with pytest.raises(UserError, match="cfg_coef 1 means no guidance"):
         model.generate(["x"], schedule=[Cue(0.5, negative_description="a", cfg_coef=1)])
     with pytest.raises(UserError, match="duration must be a number"):
         model.generate(["x"], duration=None)

@@ -85,12 +85,12 @@ def test_a_study_from_folders_to_tables(clips, tmp_path, run):
         (["--systems", *(f"s{i}=CLIPS/ours" for i in range(13)), "--out", "OUT"], "at most 12"),
         (["--systems", "a=CLIPS/ours", "b=EMPTY", "--out", "OUT"], "contains no audio files"),
         (["--out", "OUT", "--must-hear", "1.5"], "must be a share from 0 to 1"),
-        (["--out", "OUT", "--per-rater", "0"], "must be a whole number from 1"),
+        (["--out", "OUT", "--per-rater", "0"], "must be a whole number of at least 1"),
         (["--out", "OUT", "--seconds", "nan"], "must be from 1 to 600 seconds"),
         (["--out", "OUT", "--json"], "--json goes with --analyse"),
         (["--systems", "a=CLIPS/ours", "b=CLIPS/other", "--out", "OUT", "--seed", "-1"], "seed"),
         (["--systems", "a=CLIPS/ours", "b=CLIPS/other", "--out", "OUT", "--title", " "], "title"),
-        (["--analyse", "OUT", "--systems", "a=CLIPS/ours"], "leave --systems away"),
+        (["--analyse", "OUT", "--systems", "a=CLIPS/ours"], "leave out --systems"),
     ],
 )
 def test_bad_input_is_one_line(words, message, clips, tmp_path, run):
@@ -119,6 +119,6 @@ def test_serving_that_cannot_begin(clips, tmp_path, run, monkeypatch):
         code, _, err = run("--out", folder, "--port", port)
     assert code == 2
     assert err == (
-        f"musicgen-jax: error: port {port} is in use: stop what uses it, or choose another with "
-        "--port\n"
+        f"musicgen-jax: error: port {port} is in use: stop the program that uses it, "
+        "or choose another with --port\n"
     )

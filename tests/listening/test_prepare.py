@@ -271,11 +271,11 @@ def test_musiccaps_as_published_is_read(tmp_path):
     [
         ("a.csv", "number,text\n1,x\n", "no column for the id"),
         ("a.csv", "id,words\n1,x\n", "no column for the text or the melody"),
-        ("a.csv", "id,text\n1,x\n1,y\n", "line 3: the id '1' is there twice"),
+        ("a.csv", "id,text\n1,x\n1,y\n", "line 3: the id '1' appears twice"),
         ("a.csv", "id,text\n", "has no rows"),
         ("a.csv", "", "has no rows"),
         ("a.csv", "id,text\n,x\n", "line 2: the id is missing"),
-        ("a.jsonl", '{"id": 1, "text": "x"}\n{"id": 1}', "line 2: the id '1' is there twice"),
+        ("a.jsonl", '{"id": 1, "text": "x"}\n{"id": 1}', "line 2: the id '1' appears twice"),
         ("a.jsonl", '{"id": "1", "text": 5.5}', "line 1: text must be a text"),
         ("a.jsonl", r'{"id": "1", "text": "\ud800"}', "line 1: text is not valid Unicode"),
         ("a.jsonl", "[1]", "line 1: not a JSON object"),

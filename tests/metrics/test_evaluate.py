@@ -145,9 +145,12 @@ def test_what_is_cached_is_not_computed_again(folders, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--protocol", "fadtk", "--metrics", "kld"], "fadtk defines no kld, only audiocraft"),
+        (["--protocol", "fadtk", "--metrics", "kld"], "fadtk does not define kld, only audiocraft"),
         (["--metrics", "clap"], "cannot compute clap"),
-        (["--protocol", "audiocraft", "--metrics", "fad"], "audiocraft defines no fad on encodec"),
+        (
+            ["--protocol", "audiocraft", "--metrics", "fad"],
+            "audiocraft does not define fad on encodec",
+        ),
         (["--save-statistics", "x.txt"], "written to a .npz"),
         (["--codec", "missing"], "no model 'missing'"),
     ],

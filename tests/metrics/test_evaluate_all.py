@@ -113,7 +113,7 @@ def test_the_whole_table(report, home, folder):
 def test_another_tools_definitions(report, home, folder):
     theirs = report("--protocol", "stable-audio")
     assert theirs["metrics"].keys() == {"kld", "clap", "chroma"}
-    assert "stable-audio defines no fad on vggish" in theirs["not_computed"]["fad"]
+    assert "stable-audio does not define fad on vggish" in theirs["not_computed"]["fad"]
     passt = metrics.Passt.from_pretrained(home / "passt", "stable-audio")
     q, p = (
         np.concatenate(

@@ -182,7 +182,7 @@ def test_killed(whole, model, data, tmp_path):
 def test_workers_share_a_folder(whole, model, data, tmp_path, capsys, monkeypatch):
     for part in ("1/2", "2/2"):
         assert cli.main(arguments(model, data, tmp_path, "--worker", part)) == 0
-        assert "run without --worker to report" in capsys.readouterr().out
+        assert "run without --worker for the report" in capsys.readouterr().out
         assert not (tmp_path / "report.json").exists()
     assert clips(tmp_path) == clips(whole)
     monkeypatch.setattr(Scheduler, "submit", None)
@@ -215,7 +215,7 @@ def test_another_job_is_refused(whole, model, data, capsys):
     assert cli.main([*arguments(model, data, whole), "--seed", "8"]) == 2
     assert "seed" in capsys.readouterr().err
     assert cli.main([*arguments(model, data, whole), "--top-k", "5"]) == 2
-    assert "was begun with top_k 250, not 5" in capsys.readouterr().err
+    assert "was started with top_k 250, not 5" in capsys.readouterr().err
 
 
 def test_limit(model, data, tmp_path, capsys):

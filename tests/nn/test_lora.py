@@ -180,7 +180,7 @@ def test_files_keep_every_bit(tmp_path):
 def test_another_models_adapter_is_refused(tmp_path):
     lora_file.save(tmp_path / "a", random_adapter())
     other = dataclasses.replace(DEBUG.lm, ffn_dim=40)
-    with pytest.raises(UserError, match=r"trained for debug .* ffn_dim is 24 there and 40"):
+    with pytest.raises(UserError, match=r"trained for debug .* ffn_dim is 24 there, but 40"):
         lora_file.load(tmp_path / "a", other)
 
 

@@ -55,7 +55,7 @@ def test_one_does_not_come():
 
 def test_the_first_does_not_come():
     (said,) = outcomes((2, 1), seconds=0.5)
-    assert "process 0 does not answer at 127.0.0.1:" in said
+    assert "process 0 did not answer at 127.0.0.1:" in said
 
 
 def test_two_are_the_first():
@@ -73,5 +73,5 @@ def test_no_address(address):
 
 @pytest.mark.parametrize(("count", "process"), [(2, 2), (2, -1), (0, 0)])
 def test_no_such_process(count, process):
-    with pytest.raises(UserError, match="each has a number"):
+    with pytest.raises(UserError, match="the number of a process must be"):
         meet("127.0.0.1:1234", count, process, seconds=1)

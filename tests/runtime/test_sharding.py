@@ -316,7 +316,7 @@ def test_one_compilation_serves_a_bucket():
 
 
 def test_too_few_devices_is_one_clear_error():
-    with pytest.raises(UserError, match=r"^4 x 4 devices asked for, and jax finds 8 \(cpu\)$"):
+    with pytest.raises(UserError, match=r"^4 x 4 devices requested, but jax finds 8 \(cpu\)$"):
         sharding.make_mesh(data=4, model=4)
     with pytest.raises(UserError, match="model must be a positive number of devices, got 0"):
         sharding.make_mesh(model=0)

@@ -303,7 +303,7 @@ def test_a_scheduler_that_has_failed(parts):
         scheduler.close()
         assert server.post(GENERATE, {"prompt": "x"}).status == 503
         assert server.ask("GET", "/health").status == 503
-        assert server.ask("GET", "/ready").error["message"] == "this has stopped"
+        assert server.ask("GET", "/ready").error["message"] == "the scheduler has stopped"
 
 
 def test_a_fault_of_ours_is_a_500_without_details(scheduler, caplog, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_replica_whose_model_has_stopped_is_not_healthy(model, port):
     replica = ray_serve.Music.func_or_class(str(model), SLOTS, SECONDS)
     replica.check_health()
     replica._scheduler.close()
-    with pytest.raises(RuntimeError, match="this has stopped"):
+    with pytest.raises(RuntimeError, match="the scheduler has stopped"):
         replica.check_health()
 
 

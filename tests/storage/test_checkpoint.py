@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line(folder, tmp_path):
 
 def test_a_disk_that_is_too_small_is_told_before_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 500))
-    with pytest.raises(UserError, match=r"/m: 0 MB more are needed, and 0 MB are free"):
+    with pytest.raises(UserError, match=r"/m: 0 MB more are needed, but only 0 MB are free"):
         _save(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 

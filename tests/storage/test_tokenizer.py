@@ -133,7 +133,7 @@ def test_missing_and_broken_files(tmp_path, model_path):
     }.items():
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"is broken: not a sentencepiece model$"):
+        with pytest.raises(UserError, match=r"is damaged: not a sentencepiece model$"):
             Tokenizer(path)
 
 

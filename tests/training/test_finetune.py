@@ -179,7 +179,7 @@ def test_what_makes_no_sense_is_said(home, adapted, tmp_path, capsys):
         ([twin, music, "--seconds", "0.01"], "shorter than the delays"),
         ([twin, music, "--steps", "0"], "steps must be at least 1"),
         ([twin, str(tmp_path / "empty")], "empty"),
-        (["nano", music], "another codec than that of nano"),
+        (["nano", music], "a different codec from that of nano"),
         (["--resume"], "no run to resume"),
     ]
     for arguments, message in cases:

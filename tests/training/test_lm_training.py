@@ -258,7 +258,7 @@ def test_rows_do_not_depend_on_who_draws_them():
     jax.tree.map(np.testing.assert_array_equal, whole, joined)
     placed = batches.place(make, 8, MeshConfig(data=4, model=2).make())
     jax.tree.map(np.testing.assert_array_equal, whole, placed)
-    with pytest.raises(UserError, match="8 examples at a time cannot be cut into 3"):
+    with pytest.raises(UserError, match="8 examples at a time cannot be split into 3"):
         Layout(MeshConfig(data=3).make()).check_batch(8)
 
 
@@ -313,7 +313,7 @@ def test_adamw_takes_its_settings():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"accumulate": 3}, "a batch of 8 cannot be worked through in 3"),
+        ({"accumulate": 3}, "a batch of 8 cannot be split into 3"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16"),
         ({"ema_decay": 1.0}, "ema_decay must be from 0"),
         ({"phases": ()}, "phases must have at least one"),

@@ -225,7 +225,7 @@ def test_the_separator_is_heard_if_there_is_one(tmp_path, monkeypatch):
     settings: dict[str, Any] = {"seconds": 3.0, "melody": True}
     render(tmp_path / "music", 1, 2.0)
     mixed = encode(tmp_path / "music", tmp_path / "mixed", "nano", **settings, log=lines.append)
-    assert lines[0] == "melodies: of all instruments, no separator htdemucs is at hand"
+    assert lines[0] == "melodies: of all instruments, since no separator htdemucs is installed"
     monkeypatch.setattr(melodies, "_load_separator", lambda home: Muted())
     monkeypatch.setattr("musicgen_jax.training.data.listener.separator_at_hand", lambda: True)
     made = encode(tmp_path / "music", tmp_path / "apart", "nano", **settings, log=lines.append)

@@ -415,7 +415,7 @@ def test_data_that_does_not_fit_is_one_line(home, tmp_path, capsys):
     style, codes = str(home / "model"), str(home / "codes")
     cases = [
         ([style, str(tmp_path / "text")], ["a style model needs styles", "holds none", again]),
-        ([str(tmp_path / "other"), codes], ["styles of another conditioner than that of"]),
+        ([str(tmp_path / "other"), codes], ["styles of a different conditioner from that of"]),
         ([style, codes, "--seconds", "1.9"], ["give --seconds 2 or more", again]),
         ([style, str(tmp_path / "short")], ["every clip", "--excerpt-length S` with S below 1"]),
     ]
@@ -485,10 +485,8 @@ def test_a_hostile_index_of_styles_is_an_error_of_one_line(home, tmp_path, field
 
 
 def test_a_style_model_is_not_trained_from_nothing():
-    with pytest.raises(UserError, match="go on from a style model with `musicgen-jax finetune`"):
+    with pytest.raises(UserError, match="start from a style model with `musicgen-jax finetune`"):
         lm.init(CONFIG, TRAINING)
     going_on = dataclasses.replace(PRESETS["debug"], continue_base=True)
-    with pytest.raises(
-        UserError, match="style model goes on learning with `musicgen-jax finetune`"
-    ):
+    with pytest.raises(UserError, match="train a style model further, use `musicgen-jax finetune`"):
         model_config(going_on, CONFIG)

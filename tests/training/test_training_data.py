@@ -606,7 +606,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, fake_codec):
     with pytest.raises(UserError, match=r"was encoded with seconds 1\.0, not 2\.0"):
         encode(data, out, "counting", seconds=2)
     (out / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="cannot go on"):
+    with pytest.raises(UserError, match="cannot continue"):
         encode_small(data, out)
     (data / "0.wav").write_text("broken")
     with pytest.raises(UserError, match="none of the 1 audio files"):

@@ -103,7 +103,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     with open_run(folder, resume=True) as run:
         assert run.restore(abstract())[0] == 1
         assert run.steps() == [1]
-    assert "is damaged, and is damaged-2 now: resuming from step 1" in capsys.readouterr().out
+    assert (
+        "is damaged and was renamed to damaged-2: resuming from step 1" in capsys.readouterr().out
+    )
     assert (folder / "checkpoints" / "damaged-2").is_dir()
 
 
@@ -163,18 +165,18 @@ def test_wrong_folders_are_refused_in_one_line(tmp_path):
         run.save(1, state(1))
         with pytest.raises(UserError, match="another process trains"):
             open_run(folder, resume=True)
-    with pytest.raises(UserError, match="holds a run: go on with --resume"):
+    with pytest.raises(UserError, match="holds a run: continue it with --resume"):
         open_run(folder)
     with pytest.raises(UserError, match=r"the data has changed .* \(fingerprint data, now other\)"):
         open_run(folder, "other", resume=True)
     with (
         open_run(folder, "other", resume=True, data_changed=True) as run,
-        pytest.raises(UserError, match=r"weights is \(3,\) there and \(4,\)"),
+        pytest.raises(UserError, match=r"weights is \(3,\) there, but \(4,\)"),
     ):
         run.restore(abstract((4,)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "song.wav").touch()
-    with pytest.raises(UserError, match="not empty and no run"):
+    with pytest.raises(UserError, match="not empty and not a run"):
         open_run(tmp_path / "mine")
     with pytest.raises(UserError, match="is a file"):
         open_run(tmp_path / "mine" / "song.wav")
@@ -204,7 +206,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     message = str(caught.value)
     assert message.startswith("the checkpoint of step 2 could not be written (")
-    assert f"{tmp_path / 'run' / 'checkpoints' / '1'}; --resume goes on" in message
+    assert f"{tmp_path / 'run' / 'checkpoints' / '1'}; --resume continues" in message
     assert "\n" not in message
     assert len(message) < 500
     with open_run(tmp_path / "run", resume=True) as run:

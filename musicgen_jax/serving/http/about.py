@@ -5,12 +5,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A model that there is.
+    """A model in the page's list.
 
     Attributes:
-      name: to choose it by.
-      ready: whether it can be chosen; False for what is not on this machine, or is damaged.
-      what: it takes and how large it is, or what is wrong.
+      name: the name to choose it by.
+      ready: whether it can be chosen; False if it is not on this machine, or is damaged.
+      what: which inputs it takes and how large it is, or what is wrong.
       way: the command that gets it, if it is not ready.
     """
 

@@ -1,4 +1,4 @@
-"""From the body of a request to what the scheduler and the answer need, checked once."""
+"""From the body of a request to the values for the scheduler and the answer, checked once."""
 
 import dataclasses
 import re
@@ -14,13 +14,13 @@ from musicgen_jax.serving.http import fields
 from musicgen_jax.serving.http.errors import HTTPError, invalid
 from musicgen_jax.serving.http.settings import Settings
 
-# Names of OpenAI's models that its clients have as defaults.
+# Names of OpenAI's models that its clients use by default.
 _OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a client has asked for.
+    """A client's request.
 
     Attributes:
       request: of one clip.
@@ -61,7 +61,7 @@ class Asked:
 
     @property
     def seconds(self) -> float:
-        """The length of the music: the longest that is sent of music without an end."""
+        """The length of the music; for music without an end, the most that is sent."""
         if self.request.endless:
             return self.longest
         return self.request.frames / self.request.config.frame_rate
@@ -73,7 +73,7 @@ class Asked:
         return round(self.seconds * config.sample_rate)
 
     def settings(self) -> dict[str, Any]:
-        """Whatever shapes the music, by the names of fields, without the texts."""
+        """Everything that shapes the music, by the names of fields, except the texts."""
         request = self.request
         named = {
             "duration": request.duration,
@@ -93,7 +93,7 @@ class Kind:
 
     Attributes:
       fields: that it has.
-      is_job: whether nobody holds a connection for it, so that it may be longer.
+      is_job: whether no connection stays open for it, so that it may be longer.
       is_speech: whether it is OpenAI's, whose answers are streams.
     """
 
@@ -102,7 +102,7 @@ class Kind:
     is_speech: bool = False
 
     def read(self, body: dict[str, Any], config: MusicGenConfig, settings: Settings) -> Asked:
-        """What a body of this kind asks for.
+        """The request in a body of this kind.
 
         Raises:
           HTTPError: 400, or 404 for another model.
@@ -215,7 +215,7 @@ def _cue(value: Any, longest: int) -> Cue:
 
 
 def steering(body: dict[str, Any], settings: Settings) -> Cue:
-    """What a body asks to change.
+    """The changes that a body asks for.
 
     Raises:
       HTTPError: 400.
@@ -246,7 +246,7 @@ def _check_text(text: str, name: str, longest: int) -> None:
 
 
 def _at_field(error: UserError, used: dict[str, str]) -> HTTPError:
-    """The refusal of a `Request`, whose message begins with the name of what is wrong."""
+    """The refusal of a `Request`, whose message begins with the name of the wrong argument."""
     start = re.match(r"(?:a )?(\w+)", str(error))
     field = start[1] if start else ""
     return invalid(str(error), used.get(field, field or None))

@@ -1,4 +1,4 @@
-"""One connection: clients that are too slow with the head of a request, and too many of them."""
+"""One connection: limits for slow heads of requests, and for too many connections."""
 
 import asyncio
 from typing import Any
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 cannot read."""
+        """Answers a head that h11 cannot read."""
         self._refuse(400, "this is not HTTP, or its head is too long", "not_http")
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:

@@ -1,4 +1,4 @@
-"""What went wrong, as a status and JSON in the shape that OpenAI's clients read."""
+"""Failures, as a status and JSON in the shape that OpenAI's clients read."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class HTTPError(Exception):
 
 
 class ClientGone(Exception):
-    """The client has left, or does not take what it asked for."""
+    """The client has left, or does not read the answer."""
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> HTTPError:
@@ -81,4 +81,4 @@ def as_http(error: BaseException, *, retry_after: int) -> HTTPError:
         return HTTPError(504, str(error), "deadline_passed")
     if isinstance(error, UserError):
         return invalid(str(error))
-    return HTTPError(500, "a fault of the server; its log says more", "internal_error")
+    return HTTPError(500, "an internal error of the server; its log says more", "internal_error")

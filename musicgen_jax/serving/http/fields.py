@@ -75,7 +75,7 @@ def read(body: dict[str, Any], fields: tuple[Field, ...]) -> tuple[dict[str, Any
       values, and for each one that was given the name that the client used.
 
     Raises:
-      HTTPError: 400 for an unknown field, a wrong type, or one thing by two names.
+      HTTPError: 400 for an unknown field, a wrong type, or one field under two names.
     """
     known = {name: field for field in fields for name in (field.name, *field.others)}
     values = {field.name: field.default for field in fields}
@@ -136,12 +136,12 @@ _DURATION = Field(
 )
 _STRENGTH = {"minimum": -MAX_STRENGTH, "maximum": MAX_STRENGTH}
 _MUSIC = (
-    Field("negative_prompt", "string", "what the music is to move away from; null for nothing",
+    Field("negative_prompt", "string", "what the music should move away from; null for nothing",
           None, ("negative_description",), {"maxLength": 2000}),
     Field("seed", "integer", "same seed, same music", 0, (), {"minimum": 0, "maximum": MAX_SEED}),
     Field("use_sampling", "boolean", "false takes the most likely token at every step",
           DEFAULT_SAMPLING.use_sampling),
-    Field("temperature", "number", "higher is wilder; 0 takes the most likely token",
+    Field("temperature", "number", "higher is more random; 0 takes the most likely token",
           DEFAULT_SAMPLING.temperature, (), {"minimum": 0, "maximum": MAX_STRENGTH}),
     Field("top_k", "integer", "sample among the k most likely tokens; 0: all",
           DEFAULT_SAMPLING.top_k, (), {"minimum": 0}),
@@ -149,13 +149,13 @@ _MUSIC = (
           DEFAULT_SAMPLING.top_p, (), {"minimum": 0, "maximum": 1}),
     Field("cfg_coef", "number", "how closely to follow the description",
           DEFAULT_SAMPLING.cfg_coef, ("guidance_scale",), _STRENGTH),
-    Field("cfg_coef_beta", "number", "how closely to follow it next to a melody or a style",
+    Field("cfg_coef_beta", "number", "how closely to follow it when there is a melody or a style",
           None, (), _STRENGTH),
     Field("extend_stride", "number", "seconds between two windows of a long piece"),
-    Field("join", "string", "how windows meet", "hard", (), {"enum": list(JOINS)}),
+    Field("join", "string", "how windows are joined", "hard", (), {"enum": list(JOINS)}),
     Field("strategy", "string", "the level: as the codec gives it (clip), or of the whole clip",
           "clip", (), {"enum": list(STRATEGIES)}),
-    Field("deadline", "number", "seconds after which the music is given up", None, (),
+    Field("deadline", "number", "seconds after which the server gives up on the music", None, (),
           {"minimum": 1, "maximum": MAX_DURATION}),
 )  # fmt: skip
 _TEXT = {"type": ["string", "null"], "maxLength": 2000}
@@ -186,14 +186,14 @@ SCHEDULE = Field(
 STEER = (
     Field("prompt", "string", "a new description; empty for none", None, ("description",),
           {"maxLength": 2000}),
-    Field("negative_prompt", "string", "what the music is to move away from; empty for nothing",
+    Field("negative_prompt", "string", "what the music should move away from; empty for nothing",
           None, ("negative_description",), {"maxLength": 2000}),
     Field("cfg_coef", "number", "how closely to follow the description", None,
           ("guidance_scale",), _STRENGTH),
     Field("temperature", "number", "higher is wilder", None, (),
           {"minimum": 0, "maximum": MAX_STRENGTH}),
 )  # fmt: skip
-_SPEED = Field("speed", "number", "only 1: music has no other", 1, (), {"enum": [1]})
+_SPEED = Field("speed", "number", "must be 1: music has no other speed", 1, (), {"enum": [1]})
 
 
 def _form(default: str) -> Field:
@@ -206,7 +206,7 @@ def _form(default: str) -> Field:
 CONTINUED = "continue_from"
 FILES = {
     "melody": "audio whose melody the music follows (melody models)",
-    "style": "audio whose style the music takes (the style model)",
+    "style": "audio whose style the music imitates (the style model)",
     CONTINUED: "audio that the music begins with; the duration includes it",
 }
 _STREAMS = Field(
@@ -222,7 +222,8 @@ GENERATE = (
     Field("endless", "boolean", "music without an end, streamed until the listener leaves; "
           "without duration", False),
     Field("stream", "boolean", "send audio while it is made", False), _STREAMS, _SPEED,
-    Field("audio_start", "number", "only 0: a clip begins at its beginning", 0, (), {"enum": [0]}),
+    Field("audio_start", "number", "must be 0: a clip begins at its beginning", 0, (),
+          {"enum": [0]}),
 )  # fmt: skip
 SPEECH = (
     dataclasses.replace(PROMPT, name="input", others=("prompt", "description"),

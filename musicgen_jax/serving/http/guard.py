@@ -1,4 +1,4 @@
-"""Around all routes: who may ask, what a failure looks like, and one log line for each request."""
+"""Wraps all routes: access control, the form of failures, and one log line for each request."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ class Record:
       id: of the request; the header X-Request-Id has it.
       status: of the answer, 0 if there is none.
       first_audio: when the first bytes of audio were sent, in seconds from the start.
-      asked: for music.
+      asked: the request for music, if it is one.
       error: code of the failure.
     """
 
@@ -94,7 +94,7 @@ class Guard:
             if isinstance(error, ClientGone):
                 record.status = record.status or _LEFT
                 _abort(scope)
-            elif record.status:  # too late for another status: half an answer must not look whole
+            elif record.status:  # too late for another status: a half must not look whole
                 _abort(scope)
             else:
                 await failure.response()(scope, receive, noted)
@@ -108,7 +108,7 @@ class Guard:
             return HTTPError(error.status_code, message, code, headers=error.headers)
         failure = as_http(error, retry_after=self._service.pace.retry_after())
         if failure.status == 500:
-            LOG.error("a fault while answering %s", scope["record"].id, exc_info=error)
+            LOG.error("an error while answering %s", scope["record"].id, exc_info=error)
         return failure
 
     def _report(self, record: Record, scope: Scope) -> None:
@@ -142,8 +142,8 @@ def check(headers: Headers, scope: Scope, settings: Settings) -> None:
     """Refuses a request by its head.
 
     Raises:
-      HTTPError: 421 for a Host that is not ours: so no page can reach a server on this machine
-        through a name of its own. 403 for a page of another site, 401 for a wrong token.
+      HTTPError: 421 for a Host that is not ours: so no web page can reach a server on this machine
+        through a domain of its own. 403 for a page of another site, 401 for a wrong token.
     """
     if not is_host(headers.get("host", ""), settings):
         raise HTTPError(
@@ -187,7 +187,7 @@ def _is_origin(origin: str, host: str, settings: Settings) -> bool:
 
 
 def _equal(given: str, token: str) -> bool:
-    """Compares in a time that depends on neither text."""
+    """Compares in constant time."""
     digests = (hashlib.sha256(text.encode(errors="replace")).digest() for text in (given, token))
     return hmac.compare_digest(*digests)
 

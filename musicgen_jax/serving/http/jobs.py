@@ -1,4 +1,4 @@
-"""Long pieces that nobody holds a connection for: begun, looked at, and fetched later.
+"""Long pieces for which no connection stays open: started, polled, and fetched later.
 
 Everything is kept in memory, within bounds: when the process ends, nothing is left.
 """
@@ -32,7 +32,7 @@ class Job:
     Attributes:
       id: a secret: whoever has it can fetch the music.
       audio: the file, once the job is completed.
-      error: why there will be none.
+      error: why there will be no audio.
       fetched: whether it has been fetched as a whole.
     """
 
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """How far it is."""
+        """The progress of the job."""
         if self.audio is not None:
             return "completed"
         if self.error is not None:
@@ -87,7 +87,7 @@ class Job:
         }
 
     async def events(self) -> AsyncIterator[bytes]:
-        """What a client sees, each time it has changed, to the end."""
+        """What a client sees, after each change until the end."""
         sent, spoken = None, time.monotonic()
         while True:
             ended, now = self._ended.is_set(), self.public()
@@ -115,7 +115,7 @@ class Job:
         return self._ticket
 
     def cancel(self) -> None:
-        """Gives the music up, if it is not finished."""
+        """Cancels the music, if it is not finished."""
         if self._ticket is not None:
             self._ticket.cancel()
 
@@ -159,8 +159,8 @@ class Jobs:
         if (job := self._jobs.get(id_)) is None:
             raise HTTPError(
                 404,
-                "there is no such job: a finished one is kept for "
-                f"{self._settings.job_seconds:g} s at most",
+                "there is no such job: a finished job is kept for at most "
+                "{self._settings.job_seconds:g} s",
                 "job_not_found",
             )
         return job

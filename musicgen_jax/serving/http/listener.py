@@ -1,4 +1,4 @@
-"""A ticket as asyncio sees it: blocks of audio that can be awaited, and a client that may leave."""
+"""A ticket for asyncio: blocks of audio that can be awaited, and a client that may leave."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from musicgen_jax.serving.ticket import Ticket
 
 
 class Listener:
-    """Waits for the music of a ticket. When the block ends early, the music is given up.
+    """Waits for the music of a ticket. If the block ends early, the music is cancelled.
 
     Args:
       ticket: of the scheduler.
-      receive: tells that the client has left; None if nobody has to stay for the music.
+      receive: reports that the client has left; None if nobody has to stay for the music.
     """
 
     def __init__(self, ticket: Ticket, receive: Receive | None = None):

@@ -41,12 +41,12 @@ class Metrics:
         ).set_function(lambda: self.in_flight)  # fmt: skip
 
     def text(self) -> bytes:
-        """What Prometheus reads."""
+        """The text for Prometheus."""
         return generate_latest(self._registry)
 
 
 class _OfScheduler(Collector):
-    """What the scheduler knows, asked for when Prometheus asks."""
+    """The scheduler's numbers, collected when Prometheus asks."""
 
     def __init__(self, scheduler: Scheduler, pace: Pace, model: str):
         self._scheduler, self._pace, self._model = scheduler, pace, model
@@ -72,7 +72,7 @@ class _OfScheduler(Collector):
         )
         yield CounterMetricFamily(
             "musicgen_jax_compilations",
-            "Programs compiled or loaded since the server was ready; 0 is right.",
+            "Programs compiled or loaded since the server was ready; should be 0.",
             scheduler.compilations,
         )
         info = GaugeMetricFamily(

@@ -11,13 +11,13 @@ from musicgen_jax.serving.http.settings import Settings
 
 _MADE = {
     "X-Seed": "the seed",
-    "X-Program": "names the program, which the samples depend on",
-    "X-Settings": "whatever shapes the music, as JSON",
+    "X-Program": "name of the program, on which the samples depend",
+    "X-Settings": "everything that shapes the music, as JSON",
     "X-Duration": "seconds",
     "X-Sample-Rate": "in Hz",
     "X-Channels": "1 or 2",
-    "X-Heard": "of nano: what it understands of the description, as a JSON string",
-    "X-Stream-Id": "of a stream: the place to change it",
+    "X-Heard": "nano only: what it understands of the description, as a JSON string",
+    "X-Stream-Id": "streams only: the id for changing the stream",
 }
 
 
@@ -48,7 +48,7 @@ def document(settings: Settings) -> dict[str, Any]:
             },
             "/v1/jobs": {
                 "post": _operation(
-                    "Begin a long piece", {"202": _json("the job", "Job")}, (400, 404, 408, 413,
+                    "Start a long piece", {"202": _json("the job", "Job")}, (400, 404, 408, 413,
                     415, 429, 503),
                     _body(fields.JOB, settings.max_job_duration, settings, files=True),
                 ),
@@ -86,7 +86,7 @@ def document(settings: Settings) -> dict[str, Any]:
                 "get": _operation("The model", {"200": _json("the model", "Model")}, (404,)),
             },
             "/health": {
-                "get": _operation("Whether it lives", {"200": _json("ok", "Status")}, (503,))
+                "get": _operation("Whether it is alive", {"200": _json("ok", "Status")}, (503,))
             },
             "/ready": {
                 "get": _operation(

@@ -1,4 +1,4 @@
-"""How fast music is made just now, and so how long until a place in the queue is free."""
+"""How fast music is being made, and so how long it takes until a place in the queue is free."""
 
 import math
 import time

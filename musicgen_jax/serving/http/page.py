@@ -8,7 +8,7 @@
                                 null before and after it is made
     POST /app/model             another model: clips that are being made are finished first
 
-The page makes music with the same routes as everybody else.
+The page makes music through the same routes as every other client.
 """
 
 import asyncio
@@ -163,7 +163,7 @@ async def _chroma(request: Request, service: Service) -> Response:
 
 
 async def _bytes(request: Request, limit: int, settings: Settings) -> bytes:
-    """A body that is no JSON."""
+    """A body that is not JSON."""
     if request.headers.get("content-type") != "application/octet-stream":
         # A page of another site could send other types without asking.
         raise HTTPError(415, "send application/octet-stream", "media_type")

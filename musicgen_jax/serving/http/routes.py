@@ -1,4 +1,4 @@
-"""What there is under which address."""
+"""The routes of the server."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ class _Routes:
         return await self._music(request, asked, None)
 
     async def _asked(self, request: Request, kind: asks.Kind) -> tuple[Asked, ConditionAt | None]:
-        """What a body asks for, JSON or a form with a file."""
+        """The request in a body: JSON, or a form with a file."""
         service = self._service
         service.admit()
         if media_type(request) != "multipart/form-data":
@@ -145,11 +145,11 @@ class _Routes:
         return await self._steered(request, id_, ticket)
 
     async def _steered(self, request: Request, id_: str, ticket: Ticket) -> Response:
-        """Changes music, and says where the change takes effect once that is known."""
+        """Changes music, and returns where the change takes effect, once that is known."""
         settings = self._service.settings
         cue = asks.steering(await read_json(request, settings), settings)
         answer = asyncio.wrap_future(ticket.steer(cue))
-        # Nobody may be there any more when a change that has waited is refused.
+        # When a change that has waited is refused, the client may have left.
         answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.steer_seconds):

@@ -1,4 +1,4 @@
-"""The process: a socket that is taken first, a server on it, and an end that finishes what runs."""
+"""The process: a socket that is opened first, a server on it, and an orderly end."""
 
 import asyncio
 import contextlib
@@ -64,10 +64,10 @@ def url(taken: socket.socket) -> str:
 
 
 class MusicServer(uvicorn.Server):
-    """Serves until a signal, then takes nothing new and finishes what runs.
+    """Serves until a signal, then takes nothing new and finishes the running clips.
 
-    uvicorn refuses connections from then on; this one answers 503, so that a load balancer learns
-    it. A second signal ends everything at once: `force_exit` is True then.
+    uvicorn would refuse connections from then on; this server answers 503, so that a load balancer
+    notices. A second signal ends everything at once: `force_exit` is True then.
 
     Args:
       service: what is served.
@@ -121,7 +121,7 @@ class MusicServer(uvicorn.Server):
             counter += 1
             await asyncio.sleep(_TICK)
         service = self._service
-        service.draining = "the server is about to stop: it finishes what runs"
+        service.draining = "the server is about to stop: it finishes only the clips that it has"
         LOG.info("draining", {"event": "draining"})
         drained = asyncio.create_task(asyncio.to_thread(service.scheduler.drain))
         while not drained.done() and self._signals < 2:
@@ -136,7 +136,7 @@ class MusicServer(uvicorn.Server):
 
 
 async def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Waits, but not for ever."""
+    """Waits, but not forever."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while not true():

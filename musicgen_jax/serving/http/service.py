@@ -1,4 +1,4 @@
-"""What all routes share: the scheduler and what is known about it."""
+"""The state that all routes share: the scheduler and what the server knows about it."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class Service:
 
     Args:
       scheduler: makes the music.
-      settings: what is allowed.
+      settings: the server's limits.
 
     Attributes:
       draining: why no music is taken any more, or None.
@@ -67,7 +67,7 @@ class Service:
         return self.scheduler.parts.config
 
     def admit(self) -> None:
-        """Refuses before a body is read what would be refused after it.
+        """Refuses a request before its body is read, if it would be refused afterwards anyway.
 
         Raises:
           HTTPError: 503 or 429.
@@ -86,7 +86,7 @@ class Service:
 
     @contextlib.contextmanager
     def uploading(self) -> Iterator[None]:
-        """While a form is read and decoded; only a few at a time.
+        """A context in which a form is read and decoded; only a few at a time.
 
         Raises:
           HTTPError: 429.
@@ -107,10 +107,10 @@ class Service:
     def submit(
         self, asked: Asked, condition_at: ConditionAt | None = None, *, deadline: float | None
     ) -> Ticket:
-        """Asks the scheduler.
+        """Submits a request to the scheduler.
 
         Args:
-          asked: what for.
+          asked: the client's request.
           condition_at: as in `Scheduler.submit`.
           deadline: the server's own, in seconds.
 

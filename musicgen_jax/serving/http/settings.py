@@ -1,4 +1,4 @@
-"""What the server allows: one value for all of its parts."""
+"""The server's limits: one value for all of its parts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from musicgen_jax.serving.http.about import About
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the server allows.
+    """The server's limits.
 
     Attributes:
       model: the name under which the model is offered.
@@ -16,26 +16,26 @@ class Settings:
       max_duration: seconds of a clip that a client waits for.
       max_job_duration: seconds of a piece made as a job.
       max_endless: seconds of music without an end; None: as of a job.
-      token: what clients must show, or None.
+      token: the secret that clients must send, or None.
       hosts: names that a request's Host may have; addresses of this machine count anyway.
       any_address: whether Host may be any IP address, not only this machine's own.
       origins: pages of other sites whose scripts may use the server.
-      log_prompts: whether the log holds what clients describe.
+      log_prompts: whether the log contains the clients' descriptions.
       deadline: seconds after which a clip is given up; a client can ask for fewer.
-      text: characters of a description.
-      json_bytes: of a body without files.
-      upload_bytes: of a body with files.
+      text: most characters of a description.
+      json_bytes: most bytes of a body without files.
+      upload_bytes: most bytes of a body with files.
       uploads: bodies with files that are read at the same time.
-      upload_seconds: of audio in a file.
-      upload_samples: of audio in a file, over all channels.
-      body_seconds: that a body may take to arrive.
-      header_seconds: that the head of a request may take.
-      send_seconds: that a client may leave bytes untaken.
-      steer_seconds: that a change may wait for its slot before it is answered.
-      connections: at the same time.
-      jobs: that are kept, finished ones included.
-      job_bytes: of finished jobs, altogether.
-      job_seconds: that a finished job is kept.
+      upload_seconds: longest audio in a file.
+      upload_samples: most samples of audio in a file, over all channels.
+      body_seconds: time in which a body must arrive.
+      header_seconds: time in which the head of a request must arrive.
+      send_seconds: time that a client may leave bytes unread.
+      steer_seconds: time that a change may wait for its slot before it is answered.
+      connections: most connections at the same time.
+      jobs: most jobs that are kept, including finished ones.
+      job_bytes: most bytes of all finished jobs.
+      job_seconds: time that a finished job is kept.
       hear: what the model understands of a description, in one line; None if nobody can say.
       page: what the page says about the model; None for a server without a page.
     """

@@ -20,11 +20,11 @@ from musicgen_jax.serving.http.asked import Asked
 from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.ticket import Ticket
 
-_LEAD = 4.0  # seconds of music without an end that are sent before they are to be heard
+_LEAD = 4.0  # seconds of endless music that are sent ahead of the time at which they play
 
 
 def headers(asked: Asked, ticket: Ticket, model: str) -> dict[str, str]:
-    """What is needed to make the same music again; the settings without the description."""
+    """The settings that make the same music again, without the description."""
     config = asked.request.config
     heard = {"X-Heard": json.dumps(asked.heard)} if asked.heard is not None else {}
     return {
@@ -85,7 +85,7 @@ async def encoded(asked: Asked, listener: Listener, model: str) -> AsyncIterator
     begun, sent = time.monotonic(), 0
     async for block in listener.blocks():
         if asked.request.endless:
-            # At the pace of listening: a change must not come minutes after it was asked for.
+            # At the pace of listening: a change must not be heard minutes after the request for it.
             ahead = sent / config.sample_rate - (time.monotonic() - begun)
             await asyncio.sleep(max(0.0, ahead - _LEAD))
             block = block[:, : asked.samples - sent]
@@ -102,8 +102,8 @@ async def encoded(asked: Asked, listener: Listener, model: str) -> AsyncIterator
 class Streamed(Response):
     """An answer that is sent while it is made.
 
-    The first bytes are there before it begins: what fails earlier still gets a status of its own.
-    What fails later cuts the connection, so that nobody takes half a clip for a whole one.
+    The first bytes exist before it begins, so an earlier failure still gets its own status. A later
+    failure cuts the connection, so that nobody mistakes half a clip for a whole one.
 
     Args:
       first: the first bytes.

@@ -1,4 +1,4 @@
-"""Audio that comes with a request: what the music follows, and what it begins with."""
+"""Audio that comes with a request: a melody or style to follow, and audio to continue."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ _WORDS = {"melody": "melody", "style": "style", CONTINUED: "audio to continue"}
 def with_files(
     scheduler: Scheduler, asked: Asked, files: list[tuple[str, bytes]], settings: Settings
 ) -> tuple[Asked, ConditionAt | None]:
-    """What is asked for with its files. Takes a while: call it in a thread.
+    """The request with its files. Takes a while: call it in a thread.
 
     The length of a file is known from its header, before anything is decoded.
 
@@ -65,7 +65,7 @@ def with_files(
 
 
 def warm_up(parts: Parts) -> None:
-    """Compiles what a melody or a style needs, so that it is not compiled later."""
+    """Compiles the programs for a melody or a style, so that they are not compiled later."""
     config = parts.config
     name = "melody" if config.lm.chroma_bins else "style" if config.lm.style else None
     if name is not None:
@@ -76,7 +76,7 @@ def warm_up(parts: Parts) -> None:
 
 
 def _check_names(names: tuple[str, ...], config: MusicGenConfig) -> None:
-    """Refuses files that there are not, that this model does not take, or that are too many."""
+    """Refuses unknown files, files that this model does not take, and too many files."""
     for number, name in enumerate(names):
         if name not in FILES:
             raise invalid(

@@ -204,7 +204,9 @@ def load_codec(model: str | os.PathLike) -> tuple[Codec, int, LMConfig | None, P
     config = checkpoint.load_info(folder).config
     codec = Codec.from_pretrained(folder)
     if codec.config.normalize or codec.config.segment_length or codec.config.bins > 1 << 15:
-        raise UserError(f"the codec of {model} suits no language model: take one of a MusicGen")
+        raise UserError(
+            f"the codec of {model} does not suit any language model: use the codec of a MusicGen"
+        )
     if config is None:
         return codec, codec.channels, None, None
     style = folder if config.lm.style else None

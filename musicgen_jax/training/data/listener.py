@@ -48,8 +48,9 @@ class Listener:
         self._places = hop_length // self._apart
         if self._places > _MAX_PLACES or bins > 256:
             raise UserError(
-                f"melodies of {bins} pitch classes every {hop} samples cannot be kept beside codes "
-                f"of {hop_length}: {self._places} to a frame, at most {_MAX_PLACES} and 256 classes"
+                f"melodies of {bins} pitch classes every {hop} samples cannot be stored next to "
+                f"codes of {hop_length}: {self._places} to a frame, at most {_MAX_PLACES} and "
+                f"256 classes"
             )
         separated = separator_at_hand() if separate is None else separate
         self._separator = find_separator(separated)
@@ -64,7 +65,7 @@ class Listener:
         if separated:
             self.line = f"melodies: without drums and bass, by {SEPARATOR}"
         elif separate is None:
-            self.line = f"melodies: of all instruments, no separator {SEPARATOR} is at hand"
+            self.line = f"melodies: of all instruments, since no separator {SEPARATOR} is installed"
         else:
             self.line = "melodies: of all instruments"
 

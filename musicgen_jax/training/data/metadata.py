@@ -45,7 +45,7 @@ class MusicInfo:
             valid Unicode.
         """
         if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
         fields = {}
         for name, parse in _PARSERS.items():
             value = values.get(name)

@@ -51,7 +51,7 @@ class ShardWriter:
             if (folder / shards.SETTINGS).exists():
                 self._go_on()
             elif folder.exists() and any(folder.iterdir()):
-                raise UserError(f"{folder} holds something else: name a new folder")
+                raise UserError(f"{folder} holds something else: choose a new folder")
             else:
                 self._write(shards.SETTINGS, _json(settings))
 
@@ -125,7 +125,7 @@ class ShardWriter:
             found = parse_json(data)
             shards.check_format(found)
         except ValueError as error:
-            raise UserError(f"cannot go on from {path}: {error}") from None
+            raise UserError(f"cannot continue from {path}: {error}") from None
         for name in {**found, **self.settings}:
             was, now = found.get(name), self.settings.get(name)
             if was != now:

@@ -343,7 +343,8 @@ class CodeShards:
             raise UserError(f"a style model needs styles, {self.folder} holds none: {again}")
         if grid.conditioner != conditioner:
             raise UserError(
-                f"{self.folder} holds styles of another conditioner than that of {model}: {again}"
+                f"{self.folder} holds styles of a different conditioner from that of {model}: "
+                f"{again}"
             )
         seconds = grid.length / self.frame_rate
         shorter = f"{again[:-1]} --excerpt-length S` with S below {seconds:g}"
@@ -457,7 +458,9 @@ def check_format(header: Any) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"not of the format {FORMAT!r}")
     if header.get("version") != VERSION:
-        raise ValueError(f"of version {header.get('version')!r}, this musicgen-jax reads {VERSION}")
+        raise ValueError(
+            f"of version {header.get('version')!r}, but this musicgen-jax reads {VERSION}"
+        )
 
 
 def _part(document: dict, prefix: str) -> dict:

@@ -45,7 +45,8 @@ class StyleListener:
         features = mert.num_frames(self._samples * mert.sample_rate // self._rate)
         if not features or style.bins > 1 << 16:
             raise UserError(
-                f"excerpts of {excerpt_length:g} s cannot be kept beside codes: they have no token "
+                f"excerpts of {excerpt_length:g} s cannot be stored next to codes: they have no "
+                f"token "
                 f"of style, or codes beyond {1 << 16}"
             )
         self._mert = loading.load_mert(folder, mert)

@@ -92,7 +92,7 @@ class Steering {
     if (seconds === null) lines.push(`${what}: counts as soon as the clip goes on.`);
     else lines.push(`From ${clock(seconds + clip.lead / clip.rate)} on: ${what}.`);
     const isText = "prompt" in changes || "negative_prompt" in changes;
-    if (isText && about.text_in_front) lines.push("In this model a new text counts from the next window on.");
+    if (isText && about.text_in_front) lines.push("In this model a new text takes effect with the next window.");
     if (heard) lines.push(`${clip.model} heard: ${heard}.`);
     return lines.join(" ");
   }
