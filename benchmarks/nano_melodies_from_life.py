@@ -8,8 +8,8 @@ instruments are fluidsynth's with a free SoundFont; both are programs of the sys
     python benchmarks/nano_melodies_from_life.py --out ./life
 
 For each clip it prints the key and tuning that were heard, the share of moments in which the music
-has the pitch class that the tune has there, and the same share for the other tune: chance. What a
-missing program would have made is named and left out.
+has the pitch class that the tune has there, and the same share for the other tune: chance. Clips
+that need a missing program are named and left out.
 """
 
 import argparse

@@ -168,7 +168,7 @@ def test_endless_music_plays_until_stop_and_the_card_keeps_the_last_of_it(page, 
     wait_until(lambda: page.evaluate("() => player.playing"))  # a busy machine may pause
     assert "the last 0:05 minutes are kept" in page.locator(".pace").inner_text()
     page.get_by_role("button", name="Stop").first.click()
-    page.locator(".note", has_text="what was before is not kept").wait_for()
+    page.locator(".note", has_text="earlier music is not kept").wait_for()
     assert not page.evaluate("() => player.playing")
     wait_until(lambda: not scheduler.busy)
     told = json.loads(downloaded(page, "Download the settings")[1])

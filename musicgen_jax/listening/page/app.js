@@ -273,7 +273,7 @@ async function loadAll(index, clips) {
         await player.load(clip);
         draw();
       } catch (error) {
-        $("missing").textContent = `A clip does not load (${error.message}); trying again …`;
+        $("missing").textContent = `A clip cannot be loaded (${error.message}); trying again …`;
         await wait(2);
       }
     }
@@ -452,7 +452,7 @@ async function join(key) {
   heardBefore = store.get(`heard:${rater}`, {});
   store.set(`rater:${about.study}`, rater);
   history.replaceState(null, "", `#rater=${rater}`);
-  $("who").textContent = tasks.name ? `You are ${tasks.name}.` : "You are here without a name.";
+  $("who").textContent = tasks.name ? `You are ${tasks.name}.` : "You have not given a name.";
   // What a reload or a dead server has interrupted is newer than what the server knows.
   const pending = outbox.waiting();
   const clips = new Map(items.flatMap((item) => item.clips.map((one) => [one.clip, one])));
@@ -483,7 +483,7 @@ async function begin() {
       return await join(key);
     } catch (error) {
       if (error.status === 401) return show("enter");
-      if (error.status === 404) return welcome("The study does not know the rater of this link. Start anew:");
+      if (error.status === 404) return welcome("The study does not know the rater of this link. Start again:");
       throw error;
     }
   }
@@ -495,7 +495,7 @@ async function keepTrying() {
     try {
       return await begin();
     } catch (error) {
-      $("loading").firstElementChild.textContent = `The study does not open (${error.message}); trying again …`;
+      $("loading").firstElementChild.textContent = `The study cannot be opened (${error.message}); trying again …`;
       show("loading");
       await wait(2);
     }

@@ -37,7 +37,7 @@ async function begin() {
   }
   fill({ ...about.defaults, seed: newSeed(), ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) });
   await kept.open();
-  if (!kept.db) $("kept").textContent = "This browser keeps no clips: download what you like.";
+  if (!kept.db) $("kept").textContent = "This browser keeps no clips: download the ones that you want to keep.";
   await showKept();
   document.body.dataset.ready = "true";
   requestAnimationFrame(player.tick);

@@ -132,7 +132,7 @@ class Card {
     const reached = clock(clip.start + clip.seconds);
     if (clip.end === "stopped" || clip.end === "done") notes.push(`Stopped at ${reached}.`);
     if (clip.end === "lost") notes.push(`Cut off at ${reached}: the server went away.`);
-    if (clip.end && clip.dropped) notes.push(`What you have here begins at ${clock(clip.start)}; what was before is not kept.`);
+    if (clip.end && clip.dropped) notes.push(`The music kept here begins at ${clock(clip.start)}; earlier music is not kept.`);
     if (!clip.end && clip.speed !== null && clip.speed * MARGIN < 1) notes.push(`This machine makes music at ${clip.speed.toFixed(2)} × real time: it pauses now and then to wait for more.`);
     if (clip.underruns) notes.push(`Paused ${clip.underruns === 1 ? "once" : `${clip.underruns} times`} to wait for more.`);
     return notes.join(" ");

@@ -37,7 +37,7 @@ const kept = {
     try {
       await kept.run("readwrite", (list, sounds) => (list.put(entry), sounds.put(clip.samples().slice(), id)));
     } catch {
-      $("kept").textContent = "This browser cannot keep more clips: download what you like.";
+      $("kept").textContent = "This browser cannot keep more clips: download the ones that you want to keep.";
     }
   },
   remove: (id) => kept.run("readwrite", (list, sounds) => (list.delete(id), sounds.delete(id))).catch(() => {}),

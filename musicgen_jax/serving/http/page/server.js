@@ -22,7 +22,7 @@ let looking = false;
 async function lost() {
   if (looking) return;
   looking = true;
-  $("offline").textContent = "The server does not answer. Start musicgen-jax app again: this page goes on by itself. Your clips are kept in this browser.";
+  $("offline").textContent = "The server does not answer. Start musicgen-jax app again: this page continues by itself. Your clips are kept in this browser.";
   $("offline").hidden = false;
   while (!(await fetch("health", { cache: "no-store" }).then((answer) => answer.ok, () => false))) await wait(RETRY);
   looking = false;

@@ -2,9 +2,9 @@
 // A file or the microphone, decoded by the browser and cut; the server gets the cut part as a wav.
 
 const KINDS = {
-  continue_from: { title: "Beginning", about: "The music goes on from it.", from: "goes on from" },
+  continue_from: { title: "Beginning", about: "The music continues from it.", from: "goes on from" },
   melody: { title: "Melody", about: "The music follows its tune.", from: "melody of" },
-  style: { title: "Style", about: "The music takes its sound.", from: "style of" },
+  style: { title: "Style", about: "The music imitates its sound.", from: "style of" },
 };
 const SEAM = 0.03; // seconds
 const THUMB = 6; // pixels, half the width of a slider's thumb
@@ -210,7 +210,7 @@ class Sound {
       button.dataset.on = false;
       button.setAttribute("aria-label", `${KINDS[this.kind].title}: record`);
       text.textContent = "Record";
-      say("The recording is there.");
+      say("The recording is ready.");
       this.read(new Blob(parts, { type: recorder.mimeType }), "your recording");
     };
     recorder.start();
