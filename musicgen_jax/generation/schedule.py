@@ -20,6 +20,10 @@ MAX_CUES = 1000  # in a schedule that is given in advance
 _SAMPLING = ("cfg_coef", "temperature")
 
 
+class TooLate(UserError):
+    """The music has come so far that the change can no longer take effect."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cue:
     """A change of the music from a second on; fields that are None leave the setting as it is.
@@ -222,13 +226,13 @@ class Timeline:
         self._cues: list[Cue] = []
         self._scenes = [first]  # before the first cue, after it, and so on
         for cue in schedule:
-            frame = math.floor(cue.seconds * frame_rate + 1e-6)
-            if frame >= total:
+            place = float(cue.seconds) * frame_rate + 1e-6  # may be infinite
+            if place >= total:
                 raise UserError(
                     f"the cue at {cue.seconds:g} s comes after the end of the music, at "
                     f"{total / frame_rate:g} s"
                 )
-            self.add(cue, frame)
+            self.add(cue, math.floor(place))
 
     @property
     def schedule(self) -> tuple[Cue, ...]:
@@ -262,12 +266,12 @@ class Timeline:
           UserError: the cue can never take effect, or is not allowed. Then nothing is added.
         """
         if frame >= self._total:
-            raise UserError("the music is finished: there is nothing left to change")
+            raise TooLate("the music is finished: there is nothing left to change")
         texts = frame
         if cue.texts and self._text_frame is not None:
             later = self._text_frame(frame)
             if later is None:
-                raise UserError(
+                raise TooLate(
                     "the text comes before the music in this model, so a new text takes effect "
                     "with the next window, and this is the last window"
                 )
@@ -280,17 +284,19 @@ class Timeline:
                 (frame, Cue(cue.seconds, **cue.sampling)),  # type: ignore[arg-type]
                 (texts, Cue(cue.seconds, **cue.texts)),  # type: ignore[arg-type]
             ]
-        frames, cues = list(self._frames), list(self._cues)
+        frames, cues, first = list(self._frames), list(self._cues), len(self._cues)
         for place, each in at:
             index = bisect.bisect_right(frames, place)
             if index and frames[index - 1] == place:  # one cue for one frame
                 each = dataclasses.replace(cues[index - 1], **each.texts, **each.sampling)
                 cues[index - 1] = each
+                first = min(first, index - 1)
             else:
                 frames.insert(index, place)
                 cues.insert(index, each)
-        scenes = functools.reduce(
-            lambda made, each: [*made, made[-1].changed(each)], cues, self._scenes[:1]
-        )
+                first = min(first, index)
+        scenes = self._scenes[: first + 1]  # those before the first change stay
+        for each in cues[first:]:
+            scenes.append(scenes[-1].changed(each))
         self._frames, self._cues, self._scenes = frames, cues, scenes
         return texts / self._rate

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from musicgen_jax import testing
+from musicgen_jax.conditioning.text import Texts
 from musicgen_jax.errors import UserError
-from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.generation.schedule import Cue, Scene, Timeline
+from musicgen_jax.generation.settings import DEFAULT_SAMPLING
 from musicgen_jax.generation.windows import Layout
 from musicgen_jax.runtime.compile_cache import counting
 from tests.helpers import shallow
@@ -157,6 +159,35 @@ def test_where_the_text_stands_in_front_it_counts_from_the_next_window(caplog):
 def test_schedules_that_are_refused(model, schedule, message):
     with pytest.raises(UserError, match=message):
         model.generate(["x"], duration=1.2, schedule=schedule)
+
+
+@pytest.mark.parametrize("seconds", [1e307, 1e308, 10**308])
+def test_seconds_beyond_every_frame_are_refused(model, seconds):
+    for duration in (1.0, None):
+        with pytest.raises(UserError, match="comes after the end"):
+            model.stream(["x"], duration=duration, schedule=[(seconds, "a")])
+
+
+def test_a_long_schedule_takes_no_longer_for_each_cue(monkeypatch):
+    """A server reads them while everybody else waits."""
+    made, changed = [], Scene.changed
+    monkeypatch.setattr(Scene, "changed", lambda *args: made.append(args) or changed(*args))
+    schedule = [Cue(n * 0.02, f"{n}") for n in range(1000)]
+    scene = Scene(Texts(("a",)), DEFAULT_SAMPLING)
+    timeline = Timeline(scene, schedule, frame_rate=50, total=1 << 20)
+    assert len(made) == len(schedule)
+    assert [timeline.at(n).texts.descriptions[0] for n in (0, 7, 999, 5000)] == [
+        "0",
+        "7",
+        "999",
+        "999",
+    ]
+    timeline.add(Cue(0.0, temperature=0.5), 400)  # in the middle: those after it change too
+    assert timeline.at(399).sampling == DEFAULT_SAMPLING
+    assert timeline.at(400).texts.descriptions == ("400",)
+    assert {timeline.at(n).sampling.temperature for n in (400, 401, 999)} == {0.5}
+    assert timeline.scenes[0] == scene
+    assert len(timeline.scenes) == 1001
 
 
 def test_cues_that_are_refused(model, tmp_path):
