@@ -60,15 +60,21 @@ class Numbers:
         """The numbers of B rows, on the host."""
         beta = [1.0 if row.cfg_coef_beta is None else row.cfg_coef_beta for row in rows]
         return cls(
-            np.array([0 if row.greedy else row.temperature for row in rows], np.float32),
+            np.array([_temperature(row) for row in rows], np.float32),
             np.array([min(row.top_k, _MAX_INT32) for row in rows], np.int32),
-            np.array([row.top_p for row in rows], np.float32),
+            np.array([max(row.top_p, _TINY) if row.top_p else 0 for row in rows], np.float32),
             np.array([row.cfg_coef for row in rows], np.float32),
             np.array(beta, np.float32),
         )
 
 
 _MAX_INT32 = np.iinfo(np.int32).max
+_TINY = float(np.finfo(np.float32).tiny)
+_COLDEST = 1e-20  # below it logits would overflow; long before, the most likely token is certain
+
+
+def _temperature(row: Sampling) -> float:
+    return 0.0 if row.greedy or row.temperature < _COLDEST else row.temperature
 
 
 def guide(logits: jax.Array, numbers: Numbers) -> jax.Array:

@@ -95,6 +95,18 @@ def test_draws_follow_the_distribution(sampling, expected):
     np.testing.assert_allclose(drawn, expected, atol=0.025)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-45, 1e-39, 1e-38, 1e-30, 1e-15])
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+@pytest.mark.parametrize("scale", [1.0, 1e7])
+def test_next_to_nothing_is_the_most_likely_token(name, size, scale):
+    """Also where float32 has no such number, or the quotient would have none."""
+    logits = scale * np.random.default_rng(0).normal(size=(1, 4, 64)).astype(np.float32)
+    numbers = Numbers.of([Sampling(**{name: size})])
+    for mode in (Mode(top_k=True, nucleus=True), Mode(top_k=False, nucleus=True)):
+        drawn = sample(logits, keys(1), numbers, mode)
+        np.testing.assert_array_equal(drawn, logits.argmax(-1))
+
+
 def test_rows_with_different_settings_share_a_program():
     """Each draws what it draws in the smallest program for its settings."""
     rows = [sampling for sampling, _ in EXPECTED] + [Sampling(top_k=10**12, top_p=1.0)]
