@@ -8,7 +8,7 @@ import numpy as np
 from musicgen_jax.conditioning.text import ConditionAt
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.schedule import Cue, Scene
+from musicgen_jax.generation.schedule import Cue, Scene, TooLate
 from musicgen_jax.generation.windows import Store, Window, WindowChanges, prompt_of
 from musicgen_jax.nn import patterns
 from musicgen_jax.serving.engine import Engine, Prepared
@@ -98,22 +98,39 @@ class Course:
         """Requests a change at the next step that is not made yet; any thread may call this."""
         self._asked.append((cue, answer))
 
+    def answer(self, done: int) -> None:
+        """Takes the changes that were asked for, from the next step on; the slot may be held.
+
+        Args:
+          done: the last step that is complete.
+        """
+        changes = self._changes
+        assert changes is not None
+        changes.reached(done)
+        while (asked := self._next_asked()) is not None:
+            cue, answer = asked
+            try:
+                answer.set_result(self.timeline.add(cue, changes.frame(done)))
+            except UserError as error:
+                answer.set_exception(error)
+
+    def _next_asked(self) -> "tuple[Cue, Future[float]] | None":
+        """Takes one; another thread may take the last one meanwhile."""
+        try:
+            return self._asked.popleft()
+        except IndexError:
+            return None
+
     def settle(self, done: int) -> Prepared | None:
         """The new condition and settings of the slot's next step, if something changes there.
 
         Args:
           done: the last step that is complete.
         """
+        self.answer(done)
         window, changes = self.window, self._changes
         assert window is not None
         assert changes is not None
-        changes.reached(done)
-        while self._asked:
-            cue, answer = self._asked.popleft()
-            try:
-                answer.set_result(self.timeline.add(cue, changes.frame(done)))
-            except UserError as error:
-                answer.set_exception(error)
         scene = changes.at(done)
         return None if scene == self._scene else self._prepared(window, scene)
 
@@ -124,9 +141,10 @@ class Course:
 
     def give_up(self) -> None:
         """Answers everybody who still waits for a change."""
-        while self._asked:
-            error = UserError("the music is finished: there is nothing left to change")
-            self._asked.popleft()[1].set_exception(error)
+        while (asked := self._next_asked()) is not None:
+            asked[1].set_exception(
+                TooLate("the music is finished: there is nothing left to change")
+            )
 
     # --- Codes --------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
-"""Decides what runs when: a queue of clips, the slots that they share, and three threads.
+"""Decides what runs when: a queue of clips, the slots that they share, and the threads.
 
     submit -> [prepare: text, melody, style] -> queue -> [device: slots] -> [codec: audio] -> ticket
 
 Only the device's thread touches the slots. A long piece is a row of windows, and after each window
-it goes to the end of the queue: it waits for others as they wait for it.
+it goes to the end of the queue: it waits for others as they wait for it. A thread of its own ends
+clips whose time is up, since the others may be busy for minutes while they compile.
 """
 
 import contextlib
@@ -108,7 +109,11 @@ class Scheduler:
         self._prepare = ThreadPoolExecutor(1, "musicgen-jax prepare")
         self._threads = [
             threading.Thread(target=target, name=f"musicgen-jax {name}", daemon=True)
-            for name, target in (("device", self._run_device), ("codec", self._run_codec))
+            for name, target in (
+                ("device", self._run_device),
+                ("codec", self._run_codec),
+                ("deadlines", self._run_deadlines),
+            )
         ]
         for thread in self._threads:
             thread.start()
@@ -169,6 +174,7 @@ class Scheduler:
                 raise Busy(f"{self._queue} clips are waiting already: try again later")
             self._open.add(clip)
             self._wait(clip)
+            self._changed.notify_all()  # it may have the first deadline
         return clip.ticket
 
     @property
@@ -211,8 +217,9 @@ class Scheduler:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        device, codec = self._threads
+        device, codec, deadlines = self._threads
         device.join()
+        deadlines.join()
         self._prepare.shutdown(cancel_futures=True)
         self._codes.put(None)
         codec.join()
@@ -252,7 +259,6 @@ class Scheduler:
             self._compilations = self._counting.enter_context(counting())
             self.ready.set()
             while not self._stopped:
-                self._expire()
                 self._fill()
                 ran = [self._run_slots(*each) for each in self._tenants.items()]
                 if self.busy and not any(ran):  # all wait for their listeners
@@ -264,9 +270,7 @@ class Scheduler:
     def _fill(self) -> None:
         """Gives free slots to the clips that wait longest; waits if there is nothing to run."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or self.busy or self._following(), self._patience()
-            )
+            self._changed.wait_for(lambda: self._stopped or self.busy or self._following())
         while (clip := self._take()) is not None:
             assert clip.prepared is not None
             tenants = self._tenants[clip.course.engine]
@@ -300,18 +304,22 @@ class Scheduler:
 
     def _before_steps(self, engine: Engine, slot: int, clip: Clip) -> list[int]:
         """Makes the changes due in a slot, and returns how many steps it may run, if any."""
-        held = clip.course.request.endless and clip.ahead > _AHEAD
+        course, done = clip.course, engine.done(slot)
+        assert course.window is not None
+        # A slot that is held repeats its last step. The last step that a window begins with was
+        # read at once, and would be rounded otherwise: so a window makes some of its own first.
+        begun = done > course.window.prompt
+        held = course.request.endless and begun and clip.ahead > _AHEAD
         engine.hold(slot, held)
         if held:
+            course.answer(done)  # whoever asked for a change may be who does not listen meanwhile
             return []
-        course, done = clip.course, engine.done(slot)
         try:
             prepared = course.settle(done)
         except Exception as error:
             self._end(clip, error)
             prepared = None
         if prepared is not None:
-            assert course.window is not None
             # The beginning of a window is read under the scene of its first step.
             place = engine.insert if done == course.window.prompt else engine.change
             place(slot, prepared)
@@ -396,6 +404,14 @@ class Scheduler:
             self._closing, clips = closing, list(self._open)
         for clip in clips:
             self._end(clip, error)
+
+    def _run_deadlines(self) -> None:
+        """The thread of deadlines."""
+        while not self._stopped:
+            self._expire()
+            with self._changed:
+                if not self._stopped:
+                    self._changed.wait(self._patience())
 
     def _expire(self) -> None:
         """Ends the clips whose time is up."""

@@ -11,6 +11,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.settings import Sampling
 from musicgen_jax.model import MusicGen
+from musicgen_jax.serving.engine import Engine
 from musicgen_jax.serving.scheduler import Scheduler
 from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed
 
@@ -142,6 +143,20 @@ def test_a_deadline(scheduler):
     ticket = scheduler.submit(ask("x", 1, 3600.0), deadline=0.05)
     with pytest.raises(DeadlinePassed):
         list(ticket)
+
+
+def test_a_deadline_holds_while_the_model_is_compiled(model, monkeypatch):
+    compiled = threading.Event()
+    monkeypatch.setattr(Engine, "warm_up", lambda engine: compiled.wait(60))
+    with Scheduler(model.parts, slots=1) as scheduler:
+        waits = scheduler.submit(ask("a", 1, 0.5))
+        late = scheduler.submit(ask("a", 1, 0.5), deadline=0.2)
+        with pytest.raises(DeadlinePassed):
+            late.result(30)
+        assert not scheduler.ready.is_set()
+        assert not waits.done
+        compiled.set()
+        waits.result(60)
 
 
 def test_what_is_refused(model, scheduler):

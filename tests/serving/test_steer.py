@@ -1,6 +1,8 @@
 """Changes of music in slots: at a known step, the same bit for bit whoever is next to it."""
 
 import dataclasses
+import itertools
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from musicgen_jax import testing
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.serving.engine import Engine
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers import shallow
 
@@ -60,6 +63,53 @@ def test_a_schedule_with_a_negative_text_in_slots(model):
     assert "text=2x64" in str(made.program)
 
 
+def test_music_that_waits_for_its_listener_can_be_steered(model):
+    """Whoever steers may be who does not listen meanwhile."""
+    endless = Request(config=SHORT, descriptions=["a"], duration=None)
+    with Scheduler(model.parts, slots=1, warm=False) as scheduler:
+        ticket = scheduler.submit(endless, ahead=lambda: 9.0)
+        while not ticket.steps[0]:
+            time.sleep(0.01)
+        # It has begun, and is held for ever.
+        first = ticket.steer(Cue(0.0, "drums")).result(60)
+        assert ticket.steer(Cue(0.0, temperature=0.5)).result(60) == first > 0
+        assert len(ticket.schedule) == 1
+
+
+def test_music_that_waits_is_the_same(model, monkeypatch):
+    """A slot is never held where its window begins: that step was read at once."""
+    begun, held = {}, []
+    insert, hold = Engine.insert, Engine.hold
+
+    def inserted(engine, slot, prepared):
+        insert(engine, slot, prepared)
+        begun[slot] = engine.done(slot)
+
+    def noted(engine, slot, on):
+        if on:
+            held.append(engine.done(slot) - begun[slot])
+        hold(engine, slot, on)
+
+    monkeypatch.setattr(Engine, "insert", inserted)
+    monkeypatch.setattr(Engine, "hold", noted)
+    ahead = itertools.cycle([9.0, 0.0])
+    codes = []
+    with Scheduler(model.parts, slots=1, warm=False) as scheduler:
+        ticket = scheduler.submit(
+            Request(config=SHORT, descriptions=["a"], duration=None, seed=3),
+            on_audio=codes.append,
+            ahead=lambda: next(ahead),
+        )
+        while sum(block.shape[1] for block in codes) < 5 * SHORT.sample_rate:
+            time.sleep(0.01)
+        ticket.cancel()
+        whole = Request(config=SHORT, descriptions=["a"], duration=20.0, seed=3)
+        expected = scheduler.submit(whole).result().audio[0]
+    assert min(held) > 0
+    heard = np.concatenate(codes, axis=1)[:, : 5 * SHORT.sample_rate]
+    np.testing.assert_array_equal(heard, expected[:, : heard.shape[1]])
+
+
 def test_endless_music_in_a_slot_waits_for_its_listener(model):
     with model.stream(["a"], duration=None, slots=1, chunk_seconds=0.5) as session:
         heard = [next(session) for _ in range(3)]
@@ -70,3 +120,10 @@ def test_endless_music_in_a_slot_waits_for_its_listener(model):
             heard.append(next(session))
             assert heard[-1].shape[2] % 2000 == 0
     assert [cue.description for cue in session.schedule] == ["drums"]
+
+
+def test_a_session_in_slots_can_be_steered_while_nobody_listens(model):
+    with model.stream(["a"], duration=None, slots=1, chunk_seconds=0.5) as session:
+        next(session)
+        time.sleep(2.0)  # whether it waits for its listener by then or not
+        assert 0 < session.steer(description="drums") < 60.0
