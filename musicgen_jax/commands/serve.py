@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         raise UserError(f"serve needs {', '.join(missing)}: pip install 'musicgen-jax[serve]'")
     _check(args)
-    token = args.token or os.environ.get(TOKEN_VARIABLE) or None
+    # A secret that was read from a file often ends with its line.
+    token = (args.token or os.environ.get(TOKEN_VARIABLE) or "").strip() or None
 
     from musicgen_jax.serving.http import run as server
 

@@ -244,6 +244,14 @@ WRONG = [
 ]
 
 
+def test_null_is_the_same_as_missing(scheduler):
+    with serving(scheduler, max_duration=0.5) as server:
+        for nothing in ({}, {"duration": None}, {"audio_length": None, "seed": None}):
+            answer = server.post(GENERATE, {"prompt": "x", **nothing})
+            assert (answer.status, answer.headers.get("x-duration")) == (200, "0.5")
+        assert server.post(GENERATE, {"prompt": "x", "duration": 0.6}).error["param"] == "duration"
+
+
 @pytest.mark.parametrize(("body", "param", "code"), WRONG, ids=lambda value: ascii(value)[:40])
 def test_a_wrong_field(server: Server, body, param, code):
     answer = server.post(GENERATE, body)

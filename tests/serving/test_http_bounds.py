@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 
 from musicgen_jax import testing
+from musicgen_jax.serving.engine import Engine
 from musicgen_jax.serving.http.guard import is_host
 from musicgen_jax.serving.http.routes import application
 from musicgen_jax.serving.http.service import Service
@@ -202,6 +203,7 @@ def test_a_page_of_another_site(server: Server):
         ({"Host": "evil.example"}, 421),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": server.url}, 200),
     ):
         answer = server.ask("GET", "/v1/models", headers=headers)
@@ -217,10 +219,19 @@ def test_a_site_that_may(scheduler):
                    "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
         answer = server.ask("OPTIONS", GENERATE, headers=headers)
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, site)
-        assert server.ask("GET", "/v1/models", headers={"Origin": site}).status == 401
         headers = {"Origin": site, "Authorization": "Bearer secret"}
-        answer = server.ask("GET", "/v1/models", headers=headers)
-        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, site)
+        for path, given, status in (
+            ("/v1/models", headers, 200),
+            ("/v1/models", {"Origin": site}, 401),  # a page must be able to read a refusal
+            ("/v1/jobs/x", headers, 404),
+        ):
+            answer = server.ask("GET", path, headers=given)
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, site)
+        answer = server.post(GENERATE, {}, headers)
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (400, site)
+        other = server.ask("GET", "/v1/models", headers={**headers, "Origin": "https://a.example"})
+        assert other.status == 403
+        assert "access-control-allow-origin" not in other.headers
 
 
 def test_a_token(scheduler):
@@ -304,6 +315,21 @@ def test_a_scheduler_that_has_failed(parts):
         assert server.post(GENERATE, {"prompt": "x"}).status == 503
         assert server.ask("GET", "/health").status == 503
         assert server.ask("GET", "/ready").error["message"] == "the scheduler has stopped"
+
+
+def test_a_model_that_does_not_compile_is_never_ready(parts, monkeypatch):
+    """It must not say that it is ready until somebody asks for music in vain."""
+
+    def fail(engine):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Engine, "warm_up", fail)
+    with Scheduler(parts, slots=1) as scheduler, serving(scheduler) as server:
+        assert scheduler.ready.wait(60)
+        for path in ("/ready", "/health"):
+            answer = server.ask("GET", path)
+            assert answer.status == 503
+            assert "the model has stopped working: no memory" in answer.error["message"]
 
 
 def test_a_fault_of_ours_is_a_500_without_details(scheduler, caplog, monkeypatch):

@@ -99,8 +99,21 @@ def test_parts_of_a_file(server: Server):
         assert server.ask("GET", audio, headers=headers).body == data
     headers = {"Range": "bytes=0-9", "If-Range": etag}
     assert server.ask("GET", audio, headers=headers).body == data[:10]
-    head = server.ask("HEAD", audio)
-    assert (head.body, head.headers["content-length"]) == (b"", str(len(data)))
+    for asked in ({}, {"Range": "bytes=0-9"}):  # a head has no parts
+        head = server.ask("HEAD", audio, headers=asked)
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-length"] == str(len(data))
+
+
+def test_the_end_waits_for_a_job_of_which_only_the_head_was_asked_for(server: Server):
+    job = begin(server, PIECE)
+    finish(server, job)
+    jobs = server.service.jobs
+    before = jobs.unfetched
+    server.ask("HEAD", f"{job}/audio")
+    assert jobs.unfetched == before
+    server.ask("GET", f"{job}/audio")
+    assert jobs.unfetched == before - 1
 
 
 def test_events_to_the_end(server: Server):
@@ -133,10 +146,14 @@ def test_the_queue_and_the_end_of_a_job(server: Server, scheduler):
 
 def test_too_many_jobs(server: Server):
     jobs = [begin(server, {**PIECE, "duration": 5000}) for _ in range(4)]
-    assert server.post(JOBS, PIECE).error["code"] == "too_many_jobs"
+    refused = server.post(JOBS, PIECE)
+    assert (refused.status, refused.error["code"]) == (429, "too_many_jobs")
+    assert int(refused.headers["retry-after"]) > 0
     server.ask("DELETE", jobs[0])
     kept = [begin(server, {**PIECE, "duration": 1})]
     finish(server, kept[0])
+    assert server.post(JOBS, {"prompt": "la " * 200}).status == 400  # takes nobody's place
+    assert server.ask("GET", kept[0]).status == 200
     another = begin(server, {**PIECE, "duration": 1})  # takes the place of the finished one
     assert server.ask("GET", kept[0]).status == 404
     for job in (*jobs[1:], another):

@@ -177,6 +177,13 @@ def test_what_is_refused_at_start(options, message, model, capsys, monkeypatch):
     assert message in line
 
 
+def test_a_token_of_spaces_is_none(model, capsys, monkeypatch):
+    monkeypatch.setenv("MUSICGEN_JAX_TOKEN", " \n")
+    arguments = ["serve", "--model", str(model), "--port", "0", "--host", "0.0.0.0"]
+    assert cli.main(arguments) == 2
+    assert "give a --token" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken(model, capsys):
     from musicgen_jax.serving.http.run import bind
 

@@ -1,5 +1,6 @@
 """Negative descriptions and schedules over HTTP."""
 
+import asyncio
 import io
 import json
 
@@ -12,7 +13,11 @@ pytest.importorskip("uvicorn", reason="needs the extra [serve]")
 from musicgen_jax import testing
 from musicgen_jax.audio.files import to_int16
 from musicgen_jax.audio.level import apply_level
+from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.serving.http.errors import ClientGone
+from musicgen_jax.serving.http.listener import Listener
+from musicgen_jax.serving.http.pace import Pace
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
@@ -117,7 +122,8 @@ def test_a_stream_is_steered(server: Server, model):
     np.testing.assert_array_equal(
         np.frombuffer(heard[-60_000:], "<i2"), np.frombuffer(again.body[-60_000:], "<i2")
     )
-    assert server.post(place, {"prompt": "late"}).status in (400, 404)
+    wait_until(lambda: server.service.pace.open == 0)
+    assert server.post(place, {"prompt": "late"}).error["code"] == "stream_not_found"
     assert server.post("/v1/audio/streams/x/steer", {"prompt": "a"}).status == 404
 
 
@@ -130,6 +136,55 @@ def test_endless_music_is_sent_at_the_pace_of_listening(server: Server):
     assert said["seconds"] < 60
     connection.close()
     wait_until(lambda: server.service.scheduler.busy == 0)
+
+
+def test_whoever_leaves_endless_music_frees_the_slot_at_once(server: Server):
+    """Not when the next part is to be sent, which may be seconds later."""
+
+    async def leave() -> None:
+        request = Request(config=SMALL, descriptions=["a"], duration=None)
+        ticket = server.service.scheduler.submit(request, ahead=lambda: 9.0)
+        gone = asyncio.Event()
+
+        async def receive() -> dict:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async with Listener(ticket, receive) as listener:
+            while not ticket.steps[0]:
+                await asyncio.sleep(0.01)
+            assert not ticket.done
+            gone.set()
+            while not ticket.done:  # although nobody asks for the next block
+                await asyncio.sleep(0.01)
+            with pytest.raises(ClientGone):
+                await anext(listener.blocks())
+
+    asyncio.run(asyncio.wait_for(leave(), 60))
+
+
+def test_endless_music_that_did_not_begin_is_no_finished_music(server: Server):
+    ticket = server.service.scheduler.submit(
+        Request(config=SMALL, descriptions=["a"], duration=None)
+    )
+    ticket.cancel()
+    pace = Pace(2)
+    pace.add(ticket)
+    pace.observe()
+    assert pace.seconds == 0
+
+
+def test_the_comment_of_a_steered_job_makes_it_again(server: Server):
+    body = {"prompt": "a", "duration": 60, "seed": 5}
+    job = server.post(JOBS, body).json["id"]
+    steered = server.post(f"{JOBS}/{job}/steer", {"prompt": "drums"})
+    assert steered.status == 200, steered.body
+    wait_until(lambda: server.ask("GET", f"{JOBS}/{job}").json["status"] == "completed", 120)
+    audio = server.ask("GET", f"{JOBS}/{job}/audio")
+    schedule = comment(audio)["schedule"]
+    assert schedule == steered.json["schedule"]
+    again = server.post(GENERATE, {**body, "schedule": schedule})
+    assert again.body == audio.body
 
 
 def test_a_job_is_steered(server: Server):
@@ -147,7 +202,11 @@ def test_a_job_is_steered(server: Server):
         ({"schedule": [[0.2, "a"], [0.1, "b"]]}, "schedule"),
         ({"schedule": [{"seconds": 0.1, "tempo": 3}]}, "schedule"),
         ({"schedule": [[0.1, "a\x00"]]}, "schedule"),
-        ({"schedule": [[9, "a"]]}, None),
+        ({"schedule": [[9, "a"]]}, "schedule"),
+        ({"schedule": [[1e308, "a"]]}, "schedule"),
+        ({"schedule": [[10**308, "a"]]}, "schedule"),
+        ({"schedule": [[0.1, "a"]] * 1001}, "schedule"),
+        ({"schedule": [{"seconds": 0.1, "cfg_coef": 1}], "negative_prompt": "a"}, "schedule"),
         ({"endless": True, "duration": None}, "endless"),
         ({"endless": True, "stream": True}, "duration"),
     ],

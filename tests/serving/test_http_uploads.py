@@ -211,11 +211,14 @@ def test_forms_that_are_wrong(server: Server):
             form(("prompt", "x"), melody, end=False),
             (b"", {"Content-Type": "multipart/form-data"}),
             (b"nothing", {"Content-Type": "multipart/form-data; boundary=XX"}),
+            (b"x", {"Content-Type": f"multipart/form-data; boundary*{'1' * 5000}=XX"}),
             form(*[(f"f{i}", "x") for i in range(100)]),
         ],
         "unknown_field": [form(("prompt", "x"), (name, value)) for name, value in (
             ("tempo", "3"), ("a", b"b"))],
-        "invalid_type": [form(("prompt", "x"), ("seed", seed)) for seed in ("three", "[]")],
+        "invalid_type": [form(("prompt", "x"), ("seed", seed)) for seed in ("three", "[]")]
+        + [form(("prompt", "x"), ("schedule", schedule)) for schedule in (
+            '[{"seconds": 0, "seconds": 0.1, "prompt": "y"}]', '[[NaN, "y"]]')],
         "missing_field": [form(melody)],
         "invalid_value": [
             form(("prompt", "x"), ("prompt", "y")),

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from musicgen_jax.config import MusicGenConfig
@@ -49,13 +50,17 @@ class Asked:
         """The description."""
         return self.request.descriptions[0]
 
-    def described(self) -> dict[str, Any]:
-        """The texts, by the names of fields."""
+    def described(self, schedule: Sequence[Cue]) -> dict[str, Any]:
+        """The texts, by the names of fields.
+
+        Args:
+          schedule: what has changed, and will change, in the music.
+        """
         negatives = self.request.negative_descriptions
         named = {
             "prompt": self.prompt,
             "negative_prompt": negatives[0] if negatives else None,
-            "schedule": [cue.fields() for cue in self.request.timeline().schedule] or None,
+            "schedule": [cue.fields() for cue in schedule] or None,
         }
         return {name: text for name, text in named.items() if text or name == "prompt"}
 
@@ -141,10 +146,10 @@ def _asked(
         raise invalid("endless music has no duration: give one of the two", used["duration"])
     negative = values["negative_prompt"] or ""
     _check_text(negative, used.get("negative_prompt", "negative_prompt"), settings.text)
-    if "duration" not in used:
+    name = used.get("duration", "duration")
+    if body.get(name) is None:
         values["duration"] = min(values["duration"], longest)
     if values["duration"] > longest:
-        name = used.get("duration", "duration")
         raise invalid(f"{name} must be at most {longest:g} seconds, got {values['duration']}", name)
     deadline = values["deadline"]
     if deadline is not None and not 1 <= deadline <= MAX_DURATION:
@@ -165,7 +170,7 @@ def _asked(
             negative_descriptions=[negative] if negative.strip() else None,
         )
     except UserError as error:
-        raise _at_field(error, used) from error
+        raise _at_field(error, used, "schedule" if cues else None) from error
     events = values.get("stream_format") == "sse"
     streamed = events or kind.is_speech or bool(values.get("stream"))
     if endless and not streamed:
@@ -245,11 +250,16 @@ def _check_text(text: str, name: str, longest: int) -> None:
             )
 
 
-def _at_field(error: UserError, used: dict[str, str]) -> HTTPError:
-    """The refusal of a `Request`, whose message begins with the name of the wrong argument."""
+def _at_field(error: UserError, used: dict[str, str], other: str | None = None) -> HTTPError:
+    """The refusal of a `Request`, whose message begins with the name of the wrong argument.
+
+    Args:
+      error: of the request.
+      used: the names that the client used, by ours.
+      other: what is at fault if the client used nothing of that name.
+    """
     start = re.match(r"(?:a )?(\w+)", str(error))
-    field = start[1] if start else ""
-    return invalid(str(error), used.get(field, field or None))
+    return invalid(str(error), used.get(start[1] if start else "", other))
 
 
 def _quoted(text: str) -> str:

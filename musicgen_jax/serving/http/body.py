@@ -1,13 +1,13 @@
 """Reads the body of a request within bounds of bytes, time and depth; nothing reaches the disk."""
 
 import asyncio
-import json
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from musicgen_jax.serving.http import form
 from musicgen_jax.serving.http.errors import ClientGone, HTTPError, invalid
+from musicgen_jax.serving.http.fields import strict_json
 from musicgen_jax.serving.http.settings import Settings
 
 
@@ -72,23 +72,10 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise invalid("the body is empty: send a JSON object", code="invalid_json")
     try:
-        value = json.loads(
-            body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_name_twice
-        )
+        value = strict_json(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise invalid(f"the body is not JSON: {reason[:200]}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
     return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object has the same name twice")
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from musicgen_jax.errors import UserError
+from musicgen_jax.generation.schedule import TooLate
 from musicgen_jax.serving.ticket import Busy, Cancelled, Closing, DeadlinePassed
 
 
@@ -79,6 +80,8 @@ def as_http(error: BaseException, *, retry_after: int) -> HTTPError:
         return HTTPError(503, str(error), "cancelled", headers=again)
     if isinstance(error, DeadlinePassed):
         return HTTPError(504, str(error), "deadline_passed")
+    if isinstance(error, TooLate):
+        return HTTPError(409, str(error), "finished")
     if isinstance(error, UserError):
         return invalid(str(error))
     return HTTPError(500, "an internal error of the server; its log says more", "internal_error")

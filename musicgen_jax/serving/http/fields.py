@@ -110,13 +110,34 @@ def from_form(texts: list[tuple[str, str]], fields: tuple[Field, ...]) -> dict[s
         body[name] = text or None
         if text and kinds.get(name, "string") != "string":
             try:
-                body[name] = json.loads(text)
+                body[name] = strict_json(text)
             except (ValueError, RecursionError):
                 kind = _TYPES[kinds[name]]
                 raise invalid(
                     f"{name} must be {kind}, got {_shown(text)}", name, "invalid_type"
                 ) from None
     return body
+
+
+def strict_json(text: str) -> Any:
+    """What a text holds as JSON.
+
+    Raises:
+      ValueError: it is not JSON, has NaN or an infinity, or an object with a name twice.
+      RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_name_twice)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -25,15 +25,15 @@ def parse(content_type: str, body: bytes) -> tuple[Texts, Files]:
     Raises:
       HTTPError: 400, if it is not a whole form of at most 64 parts.
     """
-    boundary = _parameters(content_type).get_param("boundary")
-    if not isinstance(boundary, str) or not boundary:
-        raise _unreadable("its header has no boundary")
     form = _Form()
     try:
+        boundary = _parameters(content_type).get_param("boundary")
+        if not isinstance(boundary, str) or not boundary:
+            raise _unreadable("its header has no boundary")
         parser = MultipartParser(boundary.encode(), form.callbacks())
         parser.write(body)
         parser.finalize()
-    except (FormParserError, UnicodeError) as error:
+    except (FormParserError, ValueError) as error:  # `email` too refuses some headers
         raise _unreadable(str(error)) from None
     if not form.ended:
         raise _unreadable("it is cut off")

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -49,10 +50,19 @@ class Record:
 
 
 class Guard:
-    """An ASGI application around another."""
+    """An ASGI application around another.
 
-    def __init__(self, app: ASGIApp, service: Service):
-        self._app, self._service = app, service
+    Args:
+      app: answers what is let in.
+      service: what it shares.
+      allowing: adds what browsers want to know before pages of other sites may read an answer,
+        which may be a refusal.
+    """
+
+    def __init__(
+        self, app: ASGIApp, service: Service, allowing: Callable[[ASGIApp], ASGIApp] = lambda a: a
+    ):
+        self._app, self._service, self._allowing = allowing(app), service, allowing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request; other messages pass."""
@@ -97,7 +107,10 @@ class Guard:
             elif record.status:  # too late for another status: a half must not look whole
                 _abort(scope)
             else:
-                await failure.response()(scope, receive, noted)
+                # What comes before a request from a page has an answer of its own.
+                answer = failure.response()
+                allowed = answer if scope["method"] == "OPTIONS" else self._allowing(answer)
+                await allowed(scope, receive, noted)
 
     def _failure(self, error: Exception, scope: Scope) -> HTTPError:
         if isinstance(error, ClientGone):
@@ -106,7 +119,10 @@ class Guard:
             code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
             message = f"there is no {scope['method']} {scope['path'][:100]} here"
             return HTTPError(error.status_code, message, code, headers=error.headers)
-        failure = as_http(error, retry_after=self._service.pace.retry_after())
+        again = self._service.pace.retry_after()
+        failure = as_http(error, retry_after=again)
+        if failure.status == 429:
+            failure.headers.setdefault("Retry-After", str(again))
         if failure.status == 500:
             LOG.error("an error while answering %s", scope["record"].id, exc_info=error)
         return failure
@@ -183,7 +199,10 @@ def is_host(value: str, settings: Settings) -> bool:
 
 
 def _is_origin(origin: str, host: str, settings: Settings) -> bool:
-    return origin in settings.origins or urlsplit(origin).netloc == host
+    try:
+        return origin in settings.origins or urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _equal(given: str, token: str) -> bool:

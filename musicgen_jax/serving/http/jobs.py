@@ -145,7 +145,9 @@ class Jobs:
         self._jobs: dict[str, Job] = {}  # the oldest first
 
     def begin(self, asked: Asked, ticket: Ticket) -> Job:
-        """A job for a ticket."""
+        """A job for a ticket. The oldest finished one is forgotten if there are too many."""
+        if len(self._jobs) >= self._settings.jobs and (finished := self._finished()):
+            del self._jobs[finished[0].id]
         job = Job(asked, ticket, self._settings.model)
         self._jobs[job.id] = job
         return job
@@ -172,17 +174,17 @@ class Jobs:
         last = job.public()
         return last if job.finished is not None else {**last, "status": "cancelled"}
 
-    def make_room(self) -> None:
-        """Forgets the oldest finished job if there are too many.
+    def check_room(self) -> None:
+        """Whether another job can begin.
 
         Raises:
-          HTTPError: 429, if all are still being made.
+          HTTPError: 429, if there are too many and all are still being made.
         """
-        if len(self._jobs) >= self._settings.jobs:
-            finished = [job for job in self._jobs.values() if job.finished is not None]
-            if not finished:
-                raise HTTPError(429, "too many jobs: try again later", "too_many_jobs")
-            del self._jobs[finished[0].id]
+        if len(self._jobs) >= self._settings.jobs and not self._finished():
+            raise HTTPError(429, "too many jobs: try again later", "too_many_jobs")
+
+    def _finished(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.finished is not None]
 
     def forget_old(self) -> None:
         """Forgets finished jobs that are too old, or the oldest of too many bytes."""
@@ -205,8 +207,13 @@ class Jobs:
         return sum(job.audio is not None and not job.fetched for job in self._jobs.values())
 
 
-def job_audio(job: Job, headers: Mapping[str, str]) -> Response:
+def job_audio(job: Job, headers: Mapping[str, str], *, fetched: bool) -> Response:
     """The file of a job, or the part of it that the header Range asks for.
+
+    Args:
+      job: whose file.
+      headers: of the request.
+      fetched: whether the client gets it, and not its head alone, which has no parts.
 
     Raises:
       HTTPError: 409 if it is not finished or went wrong, 416 if there is no such part.
@@ -218,9 +225,9 @@ def job_audio(job: Job, headers: Mapping[str, str]) -> Response:
     data, etag = job.audio, f'"{job.id}"'
     head = {**job.headers, "Accept-Ranges": "bytes", "ETag": etag}
     media_type = MEDIA_TYPES[job.asked.form]
-    asked = _RANGE.fullmatch(headers.get("range", ""))
+    asked = _RANGE.fullmatch(headers.get("range", "") if fetched else "")
     if asked is None or not any(asked.groups()) or headers.get("if-range", etag) != etag:
-        job.fetched = True
+        job.fetched |= fetched
         return Response(data, 200, head, media_type)
     if asked[1]:
         first, last = int(asked[1]), int(asked[2] or len(data))

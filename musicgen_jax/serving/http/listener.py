@@ -61,8 +61,10 @@ class Listener:
         while True:
             done = self.ticket.done  # asked before the blocks: afterwards there are no more
             for block in self.ticket.blocks(given):
+                self._check()
                 given += 1
                 yield block
+            self._check()
             if done:
                 self.ticket.result(0)  # raises what went wrong
                 return
@@ -76,12 +78,16 @@ class Listener:
         """
         while not self.ticket.done:
             await self.change()
+        self._check()
         return self.ticket.result(0)
 
     async def change(self) -> None:
         """Waits for the next block or the end."""
         await self._changed.wait()
         self._changed.clear()
+        self._check()
+
+    def _check(self) -> None:
         if self._gone:
             raise ClientGone
 
@@ -89,4 +95,5 @@ class Listener:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._gone = True
+        self.ticket.cancel()  # now: whoever sends may be waiting for another reason
         self._changed.set()

@@ -78,7 +78,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "/v1/audio/streams/{id}/steer": {
                 "parameters": [job_id],
                 "post": _operation("Change a stream while it is made", _STEERED,
-                                   (400, 404, 408, 413, 415), _steer(settings)),
+                                   (400, 404, 408, 409, 413, 415), _steer(settings)),
             },
             "/v1/models": {"get": _operation("The model", {"200": _json("a list", "Models")})},
             "/v1/models/{name}": {

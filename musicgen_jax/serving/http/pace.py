@@ -40,7 +40,7 @@ class Pace:
         self.seconds += sum(
             ticket.request.frames / ticket.request.config.frame_rate
             for ticket in ended
-            if ticket.steps[0] == ticket.steps[1]
+            if ticket.steps[0] == ticket.steps[1] and not ticket.request.endless
         )
         self._open = [ticket for ticket in self._open if ticket not in ended]
         self._seen = sum(ticket.steps[0] for ticket in self._open)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -46,17 +47,17 @@ def application(service: Service) -> ASGIApp:
         redirect_slashes=False,
         lifespan=service.watching,
     )
-    app: ASGIApp = router
-    if service.settings.origins:
-        app = CORSMiddleware(
-            app,
-            allow_origins=service.settings.origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Range"],
-            expose_headers=["X-Seed", "X-Program", "X-Settings", "X-Duration", "X-Sample-Rate",
-                            "X-Channels", "X-Heard", "X-Stream-Id", "X-Request-Id", "Retry-After"],
-        )  # fmt: skip
-    return Guard(app, service)
+    if not service.settings.origins:
+        return Guard(router, service)
+    allowing = functools.partial(
+        CORSMiddleware,
+        allow_origins=service.settings.origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Range"],
+        expose_headers=["X-Seed", "X-Program", "X-Settings", "X-Duration", "X-Sample-Rate",
+                        "X-Channels", "X-Heard", "X-Stream-Id", "X-Request-Id", "Retry-After"],
+    )  # fmt: skip
+    return Guard(router, service, allowing)
 
 
 class _Routes:
@@ -112,7 +113,7 @@ class _Routes:
         service = self._service
         asked, condition_at = await self._asked(request, asks.JOB)
         request.scope["record"].asked = asked
-        service.jobs.make_room()
+        service.jobs.check_room()
         ticket = service.submit(asked, condition_at, deadline=None)
         job = service.jobs.begin(asked, ticket)
         location = {"Location": f"/v1/jobs/{job.id}"}
@@ -130,7 +131,7 @@ class _Routes:
         )
 
     async def job_audio(self, request: Request) -> Response:
-        return job_audio(self._job(request), request.headers)
+        return job_audio(self._job(request), request.headers, fetched=request.method == "GET")
 
     # --- Changes ------------------------------------------------------------------------------
 
@@ -140,7 +141,8 @@ class _Routes:
 
     async def steer_stream(self, request: Request) -> Response:
         id_ = request.path_params["id"]
-        if (ticket := self._service.streams.get(id_)) is None:
+        ticket = self._service.streams.get(id_)
+        if ticket is None or ticket.done:
             raise HTTPError(404, "this stream has ended, or its id is wrong", "stream_not_found")
         return await self._steered(request, id_, ticket)
 

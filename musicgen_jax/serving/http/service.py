@@ -18,7 +18,7 @@ from musicgen_jax.serving.http.metrics import Metrics
 from musicgen_jax.serving.http.pace import Pace
 from musicgen_jax.serving.http.settings import Settings
 from musicgen_jax.serving.scheduler import Scheduler
-from musicgen_jax.serving.ticket import Closing, Ticket
+from musicgen_jax.serving.ticket import Ticket
 
 _OBSERVE_SECONDS = 1.0
 
@@ -32,7 +32,6 @@ class Service:
 
     Attributes:
       draining: why no music is taken any more, or None.
-      failed: why the scheduler takes nothing any more although the server does, or None.
       created: when the server began, in seconds since 1970.
       named: tickets that a client has named, by these names, while there are such tickets.
       switch: called with the name of another model that the server is to change to; None if it
@@ -44,7 +43,7 @@ class Service:
         self.pace = Pace(scheduler.slots)
         self.metrics = Metrics(scheduler, self.pace, settings.model)
         self.draining: str | None = None
-        self.failed: str | None = None
+        self._fault: str | None = None  # found before anybody asked for music
         self.named: weakref.WeakValueDictionary[str, Ticket] = weakref.WeakValueDictionary()
         self.switch: Callable[[str], object] | None = None
         self.jobs = Jobs(settings)
@@ -52,6 +51,11 @@ class Service:
         self._uploads = 0
         self._warm = asyncio.Event()
         self.created = int(time.time())
+
+    @property
+    def failed(self) -> str | None:
+        """Why the scheduler takes nothing any more although the server does, or None."""
+        return self._fault or (self.scheduler.closing if self.draining is None else None)
 
     @property
     def unready(self) -> str | None:
@@ -120,14 +124,9 @@ class Service:
         if asked.request.endless:  # which is bounded by what is sent
             deadline = None
         given = [seconds for seconds in (asked.deadline, deadline) if seconds is not None]
-        try:
-            ticket = self.scheduler.submit(
-                asked.request, condition_at, deadline=min(given, default=None)
-            )
-        except Closing as error:
-            if self.draining is None:
-                self.failed = str(error)
-            raise
+        ticket = self.scheduler.submit(
+            asked.request, condition_at, deadline=min(given, default=None)
+        )
         self.pace.add(ticket)
         return ticket
 
@@ -151,5 +150,5 @@ class Service:
         try:
             await asyncio.to_thread(uploads.warm_up, self.scheduler.parts)
         except Exception as error:
-            self.failed = f"the model does not work: {reason(error)}"
+            self._fault = f"the model does not work: {reason(error)}"
         self._warm.set()

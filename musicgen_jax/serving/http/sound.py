@@ -48,7 +48,7 @@ def comment(asked: Asked, ticket: Ticket, model: str) -> str:
     """The comment inside a file: JSON with everything that is needed to make it again."""
     made = {
         "model": model,
-        **asked.described(),
+        **asked.described(ticket.schedule),
         **asked.settings(),
         "program": str(ticket.program),
     }
