@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicgen_jax.config import DTYPES, JOINS
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.generation.settings import DEFAULT_DURATION, DEFAULT_SAMPLING, MAX_SLOTS, Sampling
 
 if TYPE_CHECKING:
@@ -226,8 +226,5 @@ def check_writable(file: Path) -> None:
     if file.exists() and not os.access(file, os.W_OK):
         raise UserError(f"cannot write {file}: it is write-protected")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from None
+    with user_error("write", file), tempfile.TemporaryFile(dir=folder):
+        pass

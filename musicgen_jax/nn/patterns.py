@@ -26,12 +26,6 @@ def num_steps(num_frames: int, delays: Sequence[int]) -> int:
     return num_frames + max(delays) + 1
 
 
-def step_mask(num_frames: int, delays: Sequence[int]) -> np.ndarray:
-    """A mask of the slots that hold a code: bool `[K, S]`."""
-    frame = np.arange(num_steps(num_frames, delays)) - 1 - np.asarray(delays)[:, None]
-    return (frame >= 0) & (frame < num_frames)
-
-
 def to_steps(codes: Array, delays: Sequence[int], special: int) -> Array:
     """Lays codes out as steps.
 

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from musicgen_jax.training.data.metadata import MusicInfo
-from musicgen_jax.training.data.prompts import DESCRIPTION_ALONE
+from musicgen_jax.training.data.prompts import PromptConfig
 from musicgen_jax.training.data.shard_writer import ShardWriter
 from musicgen_jax.training.data.shards import CodeClip, CodeShards
 from musicgen_jax.training.data.sources import Skipped
@@ -24,6 +24,7 @@ CODES = {
     "version": 1,
 }
 TAIL = 3
+DESCRIPTION_ALONE = PromptConfig(0.0, 0.0, 0.0, 0.0)
 
 
 def tone(seconds: float, rate: int = 4000, seed: int = 0, channels: int = 1) -> np.ndarray:

@@ -28,13 +28,13 @@ from musicgen_jax.training.data import metadata, prompts, sampling, sources
 from musicgen_jax.training.data.clips import AudioClips
 from musicgen_jax.training.data.encode import Windows, encode, encode_audio
 from musicgen_jax.training.data.metadata import MusicInfo
-from musicgen_jax.training.data.prompts import DESCRIPTION_ALONE, PromptConfig
+from musicgen_jax.training.data.prompts import PromptConfig
 from musicgen_jax.training.data.sampling import SamplingConfig
 from musicgen_jax.training.data.shards import CodeShards
 from musicgen_jax.training.data.sources import Skipped
 from tests.helpers import shallow
 from tests.helpers.imports import loaded_by
-from tests.helpers.music_folders import TAIL, make_folder, make_shards, tone
+from tests.helpers.music_folders import DESCRIPTION_ALONE, TAIL, make_folder, make_shards, tone
 from tests.helpers.paths import ROOT
 
 EXPECTED = json.loads((ROOT / "tests/goldens/data/expected.json").read_text(encoding="utf-8"))

@@ -39,10 +39,6 @@ class PromptConfig:
                 raise UserError(f"{name} must be a probability, from 0 to 1, got {p!r}")
 
 
-# The unchanged description, for evaluation.
-DESCRIPTION_ALONE = PromptConfig(0.0, 0.0, 0.0, 0.0)
-
-
 def draw(info: MusicInfo, rng: np.random.Generator, config: PromptConfig) -> str:
     """Draws a prompt; "", the null condition, if there is no metadata or all was dropped."""
     text = info.description

@@ -32,7 +32,7 @@ import numpy as np
 
 from musicgen_jax.config import LMConfig
 from musicgen_jax.config.schema import Between, Natural, Size, from_dict, parse_json, to_dict
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.training.data import prompts, sampling
 from musicgen_jax.training.data.chroma_grid import ChromaGrid
 from musicgen_jax.training.data.metadata import MusicInfo, Text
@@ -475,11 +475,8 @@ def read_file(path: Path) -> bytes:
     Raises:
       UserError: the file cannot be read or is larger than `MAX_JSON`.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with user_error("read", path), path.open("rb") as file:
+        data = file.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
         raise UserError(f"cannot read {path}: larger than {MAX_JSON >> 20} MB")
     return data
