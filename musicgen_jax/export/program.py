@@ -54,11 +54,13 @@ from musicgen_jax.generation.settings import DEFAULT_SAMPLING, Sampling
 from musicgen_jax.model import MusicGen
 from musicgen_jax.nn.attention import LayerCache
 from musicgen_jax.nn.condition import Condition, Embedded
+from musicgen_jax.nn.encodec.channels import to_rows
 from musicgen_jax.nn.lm import LM
 from musicgen_jax.nn.transformer import CrossCache
 from musicgen_jax.nn.weights import Int8Param
 from musicgen_jax.runtime.tuning import tuning
 from musicgen_jax.storage import checkpoint
+from musicgen_jax.storage.arrays import unflatten
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -295,11 +297,9 @@ def _audio(model: MusicGen) -> tuple[Named, Callable]:
 
     def audio(weights, codes):
         parts: Any = build(weights)
-        B, K, T = codes.shape
         # The codec is mono: a stereo model's channels are rows of its batch.
-        rows = codes.reshape(B, K // C, C, T).swapaxes(1, 2).reshape(B * C, K // C, T)
-        wav = parts["decoder"](parts["quantizer"].decode(rows))  # [B C, W, 1]
-        return wav.reshape(B, C, wav.shape[1])
+        wav = parts["decoder"](parts["quantizer"].decode(to_rows(codes, C)))  # [B C, W, 1]
+        return wav.reshape(len(codes), C, wav.shape[1])
 
     return weights, audio
 
@@ -379,12 +379,7 @@ def _split_params(module: Part) -> tuple[Named, Callable[[Mapping[str, Any]], Pa
     names = [".".join(map(str, path)) for path in keys]
 
     def build(weights: Mapping[str, Any]) -> Part:
-        tree: dict = {}
-        for name, path in zip(names, keys, strict=True):
-            node = tree
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = weights[name]
+        tree = unflatten({path: weights[name] for name, path in zip(names, keys, strict=True)})
         fresh = jax.tree.map(lambda leaf: leaf, state)
         nnx.replace_by_pure_dict(fresh, tree)
         return nnx.merge(graphdef, fresh)
