@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         quiet="print nothing about a new study, and show no progress",
         as_json="with --analyse: print the results as JSON; with --no-serve: what was made",
     )
-    add("--least-reference", type=_score, default=85.0, metavar="SCORE",
+    add("--least-reference", type=_number(0, 100, "a score from 0 to 100"), default=85.0,
+        metavar="SCORE",
         help="with --analyse: leave out raters who give the hidden reference less on average; "
         "0: nobody")  # fmt: skip
     making = parser.add_argument_group("making a study")
@@ -54,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--title", default="Listening study", help="title of the page")
     add("--seed", type=int, default=0, help="seed of each rater's order of pieces and clips")
     add("--per-rater", type=_positive, metavar="N", help="pieces per rater (default: all)")
-    add("--must-hear", type=_share, default=1.0, metavar="SHARE",
+    add("--must-hear", type=_number(0, 1, "a share from 0 to 1"), default=1.0, metavar="SHARE",
         help="how much of a clip must be heard before it can be scored")  # fmt: skip
-    add("--seconds", type=_seconds, default=30.0, help="longest part of a clip that is kept")
-    add("--lufs", type=_lufs, default=-18.0,
+    add("--seconds", type=_number(1, 600, "from 1 to 600 seconds"), default=30.0,
+        help="longest part of a clip that is kept")  # fmt: skip
+    add("--lufs", type=_number(-60, -8, "from -60 to -8 LUFS"), default=-18.0,
         help="loudness of all clips; pieces that would clip become quieter")  # fmt: skip
     add("--skip", action="store_true", help="leave out pieces with a clip that cannot be used")
     add("--no-serve", action="store_true", help="make the study and stop")
@@ -204,30 +207,17 @@ def _system(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def _number(text: str, lowest: float, highest: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not lowest <= value <= highest:
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
-    return value
+def _number(lowest: float, highest: float, what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
+        return value
 
-
-def _share(text: str) -> float:
-    return _number(text, 0, 1, "a share from 0 to 1")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 1, 600, "from 1 to 600 seconds")
-
-
-def _score(text: str) -> float:
-    return _number(text, 0, 100, "a score from 0 to 100")
-
-
-def _lufs(text: str) -> float:
-    return _number(text, -60, -8, "from -60 to -8 LUFS")
+    return parse
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from musicgen_jax.errors import UserError
 from musicgen_jax.listening.agreement import krippendorff_alpha
 from musicgen_jax.listening.answers import Answer, Rater
-from musicgen_jax.listening.intervals import DRAWS, LEVEL, Interval, intervals
+from musicgen_jax.listening.intervals import DRAWS, LEVEL, intervals
 from musicgen_jax.listening.screening import Rules, screen
 from musicgen_jax.listening.significance import fewest, holm, paired_p
 from musicgen_jax.listening.study import ANCHOR, REFERENCE, SCALES, Study
@@ -140,7 +140,7 @@ def _scale(study: Study, scale: str, values: np.ndarray) -> dict[str, Any]:
     """Results of one question, from float [raters, pieces, systems]."""
     count = np.count_nonzero(~np.isnan(values), axis=(0, 1))
     means = {
-        system: {**_plain(found), "scores": int(n)}
+        system: {**dataclasses.asdict(found), "scores": int(n)}
         for system, found, n in zip(study.systems, intervals(values), count, strict=True)
         if found is not None
     }
@@ -174,10 +174,6 @@ def _scale(study: Study, scale: str, values: np.ndarray) -> dict[str, Any]:
             if difference is not None
         ],
     }
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    return dataclasses.asdict(found)
 
 
 # --- Texts ------------------------------------------------------------------------------------

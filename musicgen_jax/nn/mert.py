@@ -12,6 +12,7 @@ MERT's usual processor normalises the audio to zero mean and unit variance. audi
 conditioner passes the samples unchanged, and so does this package.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,17 +71,7 @@ class Block(nnx.Module):
     ):
         dim, ffn_dim = config.dim, config.ffn_dim
         types: Any = {"dtype": dtype, "param_dtype": param_dtype}
-
-        def dense(in_features: int, out_features: int) -> Linear:
-            return Linear(
-                in_features,
-                out_features,
-                use_bias=True,
-                kernel_init=fan_in_normal(),
-                **types,
-                rngs=rngs,
-            )
-
+        dense = partial(Linear, use_bias=True, kernel_init=fan_in_normal(), **types, rngs=rngs)
         self.num_heads = config.num_heads
         self.q, self.k, self.v, self.out = (dense(dim, dim) for _ in range(4))
         self.attention_norm = LayerNorm(dim, **types)
