@@ -125,6 +125,10 @@ class DummyTokenizer:
         return ids, mask
 
 
+def _is_int8(node: object) -> bool:
+    return isinstance(node, dict) and node.keys() == {"int8", "scale"}
+
+
 def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
     """Normal random numbers in the shapes of `abstract`.
 
@@ -142,18 +146,15 @@ def random_params(abstract: dict, *, seed: int = 0, std: float = 0.3) -> dict:
     """
     rng = np.random.default_rng(seed)
 
-    def is_int8(node) -> bool:
-        return isinstance(node, dict) and node.keys() == {"int8", "scale"}
-
     def draw(path, leaf):
-        shape = leaf["int8"].shape if is_int8(leaf) else leaf.shape
+        shape = leaf["int8"].shape if _is_int8(leaf) else leaf.shape
         values = rng.standard_normal(shape, np.float32) * np.float32(std)
-        if is_int8(leaf):  # the numbers of the float model, rounded
+        if _is_int8(leaf):  # the numbers of the float model, rounded
             return dict(zip(("int8", "scale"), quantize(jax.device_put(values)), strict=True))
         # Cast by NumPy and handed over as it is: jnp.asarray compiles a program for each shape.
         return jax.device_put((values + (str(path[-1].key) == "scale")).astype(leaf.dtype))
 
-    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
+    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=_is_int8)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -178,11 +179,8 @@ def device_params(abstract: dict) -> dict:
     # The device's own generator: it compiles and runs faster, and nothing depends on the numbers.
     keys = (jax.random.key(seed, impl="rbg") for seed in itertools.count())
 
-    def is_int8(node: object) -> bool:
-        return isinstance(node, dict) and node.keys() == {"int8", "scale"}
-
     def draw(path: tuple, leaf) -> object:
-        if is_int8(leaf):
+        if _is_int8(leaf):
             scale = leaf["scale"]  # 74 is the standard deviation of these whole numbers
             return {
                 "int8": _whole(next(keys), leaf["int8"].shape),
@@ -191,7 +189,7 @@ def device_params(abstract: dict) -> dict:
         mean = 1.0 if str(path[-1].key) == "scale" else 0.0
         return _normal(next(keys), leaf.shape, leaf.dtype, mean)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=is_int8)
+    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=_is_int8)
 
 
 def random_model(

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     console.add_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Trains, and says where the result is."""
     from musicgen_jax.errors import UserError
     from musicgen_jax.runtime import compile_cache
@@ -101,7 +101,6 @@ def run(args: argparse.Namespace) -> int:
     made = finetune.finetune(config, args.folder, resume=args.resume, say=out.say, bar=out.bar)
     what = "folder" if made.is_dir() else "file"
     out.made(f"wrote {made}", **{what: str(made)})
-    return 0
 
 
 _OPTIONS = (

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     console.add_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Trains, or resumes training, and writes the codec."""
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training import codec_run
@@ -69,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
         bar=out.bar,
     )
     out.made(f"wrote {made}", folder=str(made))
-    return 0
 
 
 def _settings(args: argparse.Namespace) -> "CodecRunConfig":

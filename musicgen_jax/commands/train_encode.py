@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     console.add_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Encodes and says what there is."""
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.training.data.encode import encode
@@ -95,4 +95,3 @@ def run(args: argparse.Namespace) -> int:
         codebooks=made.codebooks,
         skipped=made.skipped,
     )
-    return 0

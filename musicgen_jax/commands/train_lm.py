@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hosts.add_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Trains, or resumes training, and writes the model."""
     hosts.start(args)  # before anything else asks for devices
 
@@ -85,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         bar=out.bar,
     )
     out.made(f"wrote {made}", folder=str(made))
-    return 0
 
 
 def _settings(args: argparse.Namespace) -> "LMRunConfig":

@@ -638,7 +638,7 @@ def test_the_command_encodes_as_the_codec_does(tmp_path, capsys):
     wav = tone(3.1, 16000, channels=2).astype(np.float32)
     soundfile.write(data / "a.wav", wav, 16000, subtype="FLOAT")
     args = command(data, tmp_path / "out", "--seconds", 1)
-    assert train_encode.run(args) == 0
+    train_encode.run(args)
     assert "1 clips, 0.00 h, 4 codebooks, skipped 0" in capsys.readouterr().out
     made = CodeShards.open(tmp_path / "out")
     codec = Codec.from_pretrained("nano")
