@@ -26,6 +26,7 @@ from musicgen_jax.training.optimizer import OptimizerConfig
 
 FIRST_PIECE, SHORT_PIECES, LONG_PIECES = 100_000, 4000, 1500
 SHORT_STEPS, LONG_STEPS, LEARNING_RATE = 1300, 1200, 1e-3
+SHARE = 0.5
 
 
 def training(
@@ -51,6 +52,7 @@ def train(
     config: lm_training.LMTrainConfig,
     short: range,
     long: range,
+    share: float,
 ) -> dict:
     """Trains the language model, or loads `run/lm`.
 
@@ -61,6 +63,7 @@ def train(
       config: how to train.
       short: seeds of the pieces of 10 s.
       long: seeds of the pieces of 26 s.
+      share: how much the weights after training count in the mean.
 
     Returns:
       the parameters to pack: those of the text encoder, and of the language model the mean of
@@ -99,7 +102,7 @@ def train(
             save_every=50,
         )
     after = state.params["lm"]
-    params = {**state.params, "lm": mean_of(after, before)}
+    params = {**state.params, "lm": mean_of(after, before, share)}
     for kind, lm in (("before", before), ("after", after), ("mean", params["lm"])):
         found = evaluate({**params, "lm": lm})
         log({"weights": kind, **{name: float(value) for name, value in found.items()}})
@@ -112,6 +115,7 @@ def build_on(
     config: lm_training.LMTrainConfig | None = None,
     short: range = range(FIRST_PIECE, FIRST_PIECE + SHORT_PIECES),
     long: range = range(FIRST_PIECE + SHORT_PIECES, FIRST_PIECE + SHORT_PIECES + LONG_PIECES),
+    share: float = SHARE,
 ) -> Path:
     """Runs all unfinished stages and returns the folder of the model; pieces count from 0."""
     run.mkdir(parents=True, exist_ok=True)
@@ -123,7 +127,7 @@ def build_on(
             range(build.LM_SEED + pieces.start, build.LM_SEED + pieces.stop)
             for pieces in (short, long)
         )
-        params = train(run, folder, codec, config or training(), short, long)
+        params = train(run, folder, codec, config or training(), short, long, share)
         build.pack(run / "model", codec, params, folder / checkpoint.TOKENIZER)
     return run / "model"
 
@@ -137,6 +141,7 @@ def main() -> None:
         ("short-steps", SHORT_STEPS, "of 8 segments of 8 s"),
         ("long-steps", LONG_STEPS, "of 5 segments of 13 s"),
         ("learning-rate", LEARNING_RATE, "the highest"),
+        ("share", SHARE, "how much the weights after training count in the mean, from 0 to 1"),
         ("first-piece", FIRST_PIECE, "number of the first piece"),
         ("short-pieces", SHORT_PIECES, "pieces of 10 s"),
         ("long-pieces", LONG_PIECES, "pieces of 26 s"),
@@ -144,10 +149,12 @@ def main() -> None:
         text = f"{meaning}; default: {default}"
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     args = parser.parse_args()
+    if not 0 <= args.share <= 1:
+        parser.error(f"--share must be from 0 to 1, got {args.share}")
     config = training(args.short_steps, args.long_steps, args.learning_rate)
     middle = args.first_piece + args.short_pieces
     short, long = range(args.first_piece, middle), range(middle, middle + args.long_pieces)
-    print(f"made {build_on(args.run, args.start, config, short, long)}")
+    print(f"made {build_on(args.run, args.start, config, short, long, args.share)}")
 
 
 if __name__ == "__main__":

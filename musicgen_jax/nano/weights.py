@@ -22,11 +22,21 @@ def language_model(folder: Path) -> dict[str, Any]:
     return loading.load_float_lm(folder, checkpoint.load_config(folder))
 
 
-def mean_of(lm: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def mean_of(lm: dict[str, Any], before: dict[str, Any], share: float = 0.5) -> dict[str, Any]:
     """The mean of two language models, one of which was trained further from the other.
+
+    Args:
+      lm: the weights after training.
+      before: the weights that training started from.
+      share: how much the weights after training count, from 0 to 1.
 
     A model that was trained further on other examples forgets some of what it did well before; the
     mean of its weights before and after keeps more of both (Wortsman et al., 2022, "Robust
     fine-tuning of zero-shot models").
     """
-    return jax.tree.map(lambda x, y: (np.asarray(x) + np.asarray(y)) / 2, lm, before)
+
+    def mix(after: Any, before: Any) -> np.ndarray:
+        before = np.asarray(before)
+        return before + np.float32(share) * (np.asarray(after) - before)
+
+    return jax.tree.map(mix, lm, before)

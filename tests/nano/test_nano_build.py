@@ -76,10 +76,10 @@ def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp
     assert (tmp_path / "run" / "lm.jsonl").read_text() == logs
     assert (folder / "config.json").read_bytes() == config
 
-    # It trains on with new pieces. Codec and text encoder stay, and its language model becomes the
+    # It trains on with new pieces. Codec and text encoder stay, and its language model becomes a
     # mean of the weights before and after.
     settings = dataclasses.replace(train_on.training(), phases=(Phase(1, 8, 2), Phase(1, 16, 2)))
-    more = train_on.build_on(tmp_path / "on", folder, settings, range(5, 7), range(7, 8))
+    more = train_on.build_on(tmp_path / "on", folder, settings, range(5, 7), range(7, 8), 0.25)
     assert np.load(tmp_path / "on" / "short.npz")["seeds"].tolist() == [
         build.LM_SEED + 5,
         build.LM_SEED + 6,
@@ -95,8 +95,8 @@ def test_a_build_makes_a_model_that_plays_and_goes_on_where_it_stopped(tiny, tmp
 
     def assert_between(old, new, mean):
         assert not np.array_equal(old, new)
-        bound = 1 / 127 * np.abs((old + new) / 2).max()  # stored in int8
-        np.testing.assert_allclose(mean, (old + new) / 2, atol=bound)
+        wanted = 0.75 * old + 0.25 * new
+        np.testing.assert_allclose(mean, wanted, atol=1 / 127 * np.abs(wanted).max())  # int8
 
     jax.tree.map(assert_between, before, jax.tree.map(np.asarray, trained), after)
     assert train_on.build_on(tmp_path / "on", folder, settings) == more  # finished already
