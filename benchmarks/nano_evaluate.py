@@ -76,7 +76,7 @@ def evaluated(out: Path, name: str, *words: str) -> dict:
     """The report of one set."""
     nano_clips.say(f"evaluating {NAMES[name]}")
     common = ["--reference", out / "real", "--embedding", "encodec", "--metrics", "fad,kad,chroma"]
-    common += ["--cache", out / "features", "--out", out / name / "report", "--json"]
+    common += ["--cache", out / "features", "--out", out / "reports" / name, "--json"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         if cli.main(["evaluate", *words, *map(str, common)]):

@@ -112,7 +112,7 @@ class _Work:
       folder: of the clips.
       settings: of all clips.
       share: the prompts of this worker whose clips are missing.
-      finished: whether no clip of any worker is missing.
+      finished: whether no clip of any worker is missing, and all are known to be of this model.
     """
 
     folder: "Folder"
@@ -147,7 +147,9 @@ def _open(args: argparse.Namespace, seed: int, out: Console) -> _Work:
     if len(missing) < len(prompts):
         out.say(f"{len(prompts) - len(missing)} of {len(prompts)} clips exist already")
     share = [prompt for prompt in batch_folder.share(prompts, args.worker) if prompt in missing]
-    return _Work(folder, settings, batch_folder.longest_first(share, args.duration), not missing)
+    settings[batch_folder.MODEL_FILES] = batch_folder.files_of(args.model)
+    finished = not missing and batch_folder.knows(folder, settings)
+    return _Work(folder, settings, batch_folder.longest_first(share, args.duration), finished)
 
 
 def _written(args: argparse.Namespace, work: _Work) -> Iterator[Path]:
@@ -156,7 +158,7 @@ def _written(args: argparse.Namespace, work: _Work) -> Iterator[Path]:
     if work.finished:
         return
     at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
-    if args.ray:
+    if args.ray and work.share:
         from musicgen_jax.commands import batch_ray
 
         yield from batch_ray.make_clips(

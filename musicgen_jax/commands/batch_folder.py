@@ -17,6 +17,7 @@ without `--worker`. If two workers make the same clip, they write the same file.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from musicgen_jax.serving.ticket import Ticket
 
 SETTINGS = "settings.json"
+MODEL_FILES = "model_files"  # in the settings: `files_of` the model
 _MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
 _LARGEST = 1 << 28  # bytes of a file of prompts or a manifest
 _LONGEST = 10_000  # characters of a line
@@ -227,7 +229,7 @@ class Folder:
             return
         found = files.read_json(file)
         for key, value in wanted.items():
-            if found.get(key) != value:
+            if key != MODEL_FILES and found.get(key) != value:
                 before = "" if key == "model" else f" {found.get(key)!r:.80}, not {value!r:.80}"
                 raise UserError(
                     f"{self.path} was started with "
@@ -351,6 +353,28 @@ def digest(model: "MusicGen") -> str:
     from musicgen_jax.generation.window_store import fingerprint
 
     return fingerprint(model.t5, model.lm, model.encodec)
+
+
+def files_of(model: str | os.PathLike[str]) -> str:
+    """Identifies the files of a model, without reading its weights.
+
+    Names and sizes are enough: Orbax draws new names for the files of weights each time it saves.
+
+    Raises:
+      UserError: there is no such model, or it cannot be read.
+    """
+    from musicgen_jax.storage.hub import find_model
+
+    folder = find_model(model)
+    with user_error("read", folder):
+        found = [file for file in folder.rglob("*") if file.is_file()]
+        lines = [f"{file.relative_to(folder).as_posix()} {file.stat().st_size}" for file in found]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def knows(folder: "Folder", settings: Mapping[str, Any]) -> bool:
+    """Whether a folder was begun with the same files of a model; if not, the weights may differ."""
+    return folder.setting(MODEL_FILES) == settings[MODEL_FILES]
 
 
 def slots_for(model: "MusicGen", slots: int | None) -> int:

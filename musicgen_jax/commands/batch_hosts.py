@@ -54,11 +54,15 @@ def make_clips(
     def plan() -> dict[str, Any]:
         assert job is not None
         prompts = [dataclasses.astuple(prompt) for prompt in job.prompts]
-        return {"slots": args.slots or job.folder.setting("slots"), "prompts": prompts}
+        return {
+            "slots": args.slots or job.folder.setting("slots"),
+            "prompts": prompts,
+            "known": batch_folder.knows(job.folder, job.settings),
+        }
 
     plans = processes.told_by_first(plan)
     prompts = [Prompt(*fields) for fields in plans["prompts"]]
-    if not prompts:
+    if not prompts and plans["known"]:
         return
     _require_one_model(args.model)
     maker = open_maker(args)

@@ -79,6 +79,7 @@ class Work:
         if args.slots is not None and self.folder.setting("slots") is not None:
             self.settings["slots"] = args.slots
         self.folder.agree(self.settings, keep=False)
+        self.settings[batch_folder.MODEL_FILES] = batch_folder.files_of(args.model)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -105,11 +106,13 @@ class Work:
     @property
     def about(self) -> dict[str, Any]:
         """The model and the settings, for the report."""
+        # As they were kept, with the model's digest, which a run that makes nothing lacks.
+        settings = files.read_json(self.folder.path / batch_folder.SETTINGS)
+        settings.pop(batch_folder.MODEL_FILES, None)
         return {
             "name": self.config.name or self._source,
             "captions": str(self.args.captions),
-            # As they were kept, with the model's digest, which a run that makes nothing lacks.
-            "settings": files.read_json(self.folder.path / batch_folder.SETTINGS),
+            "settings": settings,
         }
 
     def _share(self) -> list[Prompt]:
@@ -139,7 +142,7 @@ def make(args: argparse.Namespace, work: Work | None, bar: Bar) -> None:
 
         job = batch_hosts.Job(work.folder, work.settings, share) if work else None
         written = batch_hosts.make_clips(_Maker, args, job)
-    elif not share:
+    elif not share and work and batch_folder.knows(work.folder, work.settings):
         return
     else:
         assert work is not None
@@ -151,13 +154,15 @@ def make(args: argparse.Namespace, work: Work | None, bar: Bar) -> None:
 def _written(args: argparse.Namespace, work: Work, share: list[Prompt]) -> Iterator[Path]:
     settings = work.settings
     at_once: Any = {"slots": args.slots, "batch_size": args.batch_size}
-    if args.ray:
+    if args.ray and share:
         from musicgen_jax.commands import batch_ray
 
         return batch_ray.make_clips(_Maker, args, work.folder, settings, share, **at_once)
     maker = _Maker(args)
     settings["model"] = batch_folder.digest(maker.model)
     work.folder.agree(settings, keep=False)
+    if not share:
+        return iter(())
     return batch_folder.make_clips(maker, work.folder, settings, share, **at_once)
 
 

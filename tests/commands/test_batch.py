@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,25 @@ def test_finished_clips_are_not_made_again(folder, prompts, uninterrupted, capsy
     assert main(arguments(folder, prompts, uninterrupted)) == 0
     assert capsys.readouterr().out == "6 of 6 clips exist already\n"
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
+
+
+def test_finished_clips_of_another_model_are_not_taken_for_this_ones(
+    prompts, uninterrupted, tmp_path, capsys
+):
+    testing.save_random_model(tmp_path / "other", shallow.TEXT, seed=5)
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
+    assert main(arguments(tmp_path / "other", prompts, uninterrupted)) == 2
+    assert "was started with another model: choose another folder" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
+
+
+def test_finished_clips_of_the_same_weights_in_other_files(
+    folder, prompts, uninterrupted, tmp_path
+):
+    """As when the model was converted again: the weights are compared."""
+    shutil.copytree(folder, tmp_path / "again")
+    (tmp_path / "again" / "notes.txt").write_text("of mine")
+    assert main(arguments(tmp_path / "again", prompts, uninterrupted)) == 0
 
 
 def test_killed_and_taken_up_again(folder, tmp_path_factory, tmp_path):

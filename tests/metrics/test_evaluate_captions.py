@@ -125,6 +125,14 @@ def test_the_same_again_makes_and_changes_nothing(whole, model, data, monkeypatc
     assert (clips(whole), figures(whole)) == before
 
 
+def test_finished_clips_are_not_taken_for_those_of_another_model(whole, data, tmp_path, capsys):
+    testing.save_random_model(tmp_path / "other", MODEL, seed=5)
+    before = clips(whole), figures(whole)
+    assert cli.main(arguments(tmp_path / "other", data, whole)) == 2
+    assert "was started with another model: choose another folder" in capsys.readouterr().err
+    assert (clips(whole), figures(whole)) == before
+
+
 def test_interrupted_at_any_place(whole, model, data, tmp_path, monkeypatch):
     """Once while clips are made and once while they are measured."""
     finished = batch_folder.Folder.finished
