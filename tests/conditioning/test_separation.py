@@ -430,8 +430,8 @@ def test_safetensors_of_no_separator(tmp_path):
             {"klass": "demucs.demucs.Demucs", "args": "[]", "kwargs": "{}"},
             "is a demucs.demucs",
         ),
-        ("b", {"klass": htdemucs.KLASS, "args": "[]", "kwargs": "{"}, "no JSON"),
-        ("c", {"klass": htdemucs.KLASS, "args": "[]"}, "no JSON"),
+        ("b", {"klass": htdemucs.KLASS, "args": "[]", "kwargs": "{"}, "not JSON"),
+        ("c", {"klass": htdemucs.KLASS, "args": "[]"}, "not JSON"),
         ("d", {"format": "pt"}, "holds no .*MusicGen"),
     ):
         save_file(tensors, tmp_path / f"{name}.safetensors", metadata)

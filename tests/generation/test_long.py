@@ -331,13 +331,13 @@ def test_only_the_same_generation_goes_on(model, tmp_path):
             "started with join 'hard', not 'crossfade'",
         ),
         ((["bells"], settings | {"extend_stride": 0.5}), "started with windows"),
-        ((["bells"], settings | {"prompt_codes": np.ones((1, 4, 3), int)}), "another prompt"),
+        ((["bells"], settings | {"prompt_codes": np.ones((1, 4, 3), int)}), "different prompt"),
     ]
     for (texts, other), message in cases:
         with pytest.raises(UserError, match=message) as caught:
             model.generate(texts, **other)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="different model"):
         testing.random_model(SHORT, seed=1).generate(["bells"], **settings)
     assert json.loads((folder / "settings.json").read_text())["descriptions"] == ["bells"]
 
