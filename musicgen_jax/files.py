@@ -228,9 +228,18 @@ def new_folder(
                 _sync_tree(temporary)
                 _put(temporary, target, overwrite=overwrite, ours=ours)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_tree(temporary)
             raise
         _sync(target.parent)
+
+
+def _remove_tree(folder: Path) -> None:
+    """Removes a folder, although threads of a writer that failed may still write into it."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder):
+            return
+        time.sleep(0.05)
 
 
 def _put(temporary: Path, target: Path, *, overwrite: bool, ours) -> None:

@@ -1,8 +1,10 @@
 """Files and folders appear whole or not at all, whoever else writes them at the same time."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -125,6 +127,34 @@ def test_a_folder_that_is_not_filled_leaves_nothing(tmp_path, fault):
 
     with pytest.raises(UserError if isinstance(fault, OSError) else fault):
         write()
+    assert names(tmp_path) == []
+
+
+def test_nothing_is_left_while_threads_of_a_failed_writer_still_write(tmp_path):
+    """Orbax writes with threads; one of them fails, and the others go on for a moment."""
+
+    def write(folder, until):
+        for i in range(1_000_000):
+            if time.monotonic() > until or not folder.exists():
+                return
+            with contextlib.suppress(OSError):
+                (folder / f"{i}").touch()
+
+    threads = []
+
+    def fail():
+        with files.new_folder(tmp_path / "model") as folder:
+            (folder / "state").mkdir()
+            arguments = (folder / "state", time.monotonic() + 0.5)
+            threads.extend(threading.Thread(target=write, args=arguments) for _ in range(4))
+            for thread in threads:
+                thread.start()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    for thread in threads:
+        thread.join()
     assert names(tmp_path) == []
 
 
