@@ -295,7 +295,8 @@ def test_listed_names_are_neither_imported_nor_called(tmp_path):
     assert read_torch(path, inert={"not.there.Thing"}).name == "not.there.Thing"
     path = write_zip(tmp_path / "x.th", pickle.dumps(Path("/etc"), 2))
     value = read_torch(path, inert={"pathlib.PosixPath", "pathlib._local.PosixPath"})
-    assert (type(value), value.args) == (Inert, ("/", "etc"))
+    assert isinstance(value, Inert)
+    assert Path(*value.args) == Path("/etc")  # in one part from Python 3.13 on, in two before
 
 
 @pytest.mark.parametrize(
