@@ -1,5 +1,7 @@
 """The page of a listening study in a real browser."""
 
+import itertools
+
 import pytest
 
 from musicgen_jax.listening.answers import Answers
@@ -104,6 +106,29 @@ def test_a_whole_study_by_keyboard_alone(browser, whole, whole_url):
     assert sorted(answers.values()) == sorted(shown)
     assert len(answers) == 2 * 4 * 2 + 4  # two pieces of four clips, one with a melody
     assert len(set(answers.values())) > 5
+
+
+def test_what_is_missing_stays_said_while_the_melody_still_loads(browser, tmp_path):
+    make_study(tmp_path, pieces=1)
+    held = []
+    with serving(tmp_path / "study") as process, opened(browser, process.url) as page:
+        count = itertools.count(1)  # the melody comes after the four clips
+        page.route("**/clips/*", lambda r: held.append(r) if next(count) == 5 else r.continue_())
+        start(page)
+        page.keyboard.press("n")
+        expect(page.get_by_role("alert"), "Clip A has no score yet")
+        held.pop().continue_()
+        expect(page.locator("#announce"), "The clips are loaded.")
+        expect(page.get_by_role("alert"), "Clip A has no score yet")
+
+
+def test_a_clip_that_does_not_load_is_named_and_asked_for_again(browser, whole_url):
+    with opened(browser, whole_url) as page:
+        page.route("**/clips/*", lambda route: route.fulfill(status=503), times=1)
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_role("alert"), "A clip cannot be loaded")
+        page.locator(".letter:enabled").first.wait_for()
+        page.locator("#unloaded:empty").wait_for(state="attached")
 
 
 def test_a_clip_is_scored_after_it_was_heard(browser, whole_url):

@@ -257,7 +257,7 @@ function open(index) {
   $("melody-play").disabled = true;
   $("back").disabled = at === 0;
   $("next").textContent = at === items.length - 1 ? "Finish" : "Next piece";
-  $("missing").textContent = "";
+  $("missing").textContent = $("unloaded").textContent = "";
   rows = item.clips.map((one, i) => makeRow(item, one, i));
   $("clips").replaceChildren(...rows.map((row) => row.element));
   drawProgress();
@@ -273,14 +273,14 @@ async function loadAll(index, clips) {
         await player.load(clip);
         draw();
       } catch (error) {
-        $("missing").textContent = `A clip cannot be loaded (${error.message}); trying again …`;
+        $("unloaded").textContent = `A clip cannot be loaded (${error.message}); trying again …`;
         await wait(2);
       }
     }
   };
   await Promise.all(clips.map(load));
   if (at !== index) return;
-  $("missing").textContent = "";
+  $("unloaded").textContent = "";
   announce("The clips are loaded.");
   for (const one of items[index + 1]?.clips ?? []) fetch(`clips/${one.clip}`).catch(() => {});
 }
