@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 
+import psutil  # Orbax needs it
+
 # Ports that are given: on a busy machine a node gives up waiting for its helpers to find some.
 _PORTS = (
     "metrics_agent_port",
@@ -74,9 +76,16 @@ def _node() -> dict[str, int]:
     }
 
 
+def _children(pid: int) -> list[psutil.Process]:
+    """All processes below this one, or none if it has ended."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 def main() -> None:
     """Keeps the cluster until stdin ends; a line on it kills a node."""
-    import psutil  # Orbax needs it
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=_node() | {"include_dashboard": False})
@@ -86,9 +95,10 @@ def main() -> None:
         # A machine that fails takes its workers with it. Here they would outlive their node, and
         # could finish all that they have in hand before they notice.
         for process in (info.process for infos in node.all_processes.values() for info in infos):
-            for worker in psutil.Process(process.pid).children(recursive=True):
-                worker.kill()
-                worker.wait()
+            for worker in _children(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended with another one
+                    worker.kill()
+                    worker.wait()
         cluster.remove_node(node, allow_graceful=False)
         print("cluster: killed", flush=True)
     cluster.shutdown()
