@@ -22,7 +22,9 @@ from musicgen_jax.generation.request import Request
 from musicgen_jax.serving.http.about import About, Choice
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.app_page import (
+    HOLD,
     RECORD,
+    choose,
     downloaded,
     give,
     make,
@@ -212,7 +214,10 @@ def test_a_clip_that_is_cut_off_is_kept_and_needs_no_server(page, server):
     page.get_by_role("button", name="Play", exact=True).click()
     wait_until(lambda: float(page.locator(".seek").input_value()) > 0)
     page.get_by_role("button", name="Download FLAC").click()  # which needs the server
-    page.locator(".note", has_text="There is no FLAC. The server does not answer.").wait_for()
+    refused = page.get_by_role("alert").filter(has_text="There is no FLAC. The server does not")
+    refused.wait_for()
+    page.evaluate("() => player.pause()")  # it stays said when the clip is paused or played
+    assert refused.is_visible()
     page.context.set_offline(False)
 
 
@@ -284,11 +289,54 @@ def test_a_melody_is_drawn_as_the_model_hears_it_and_followed(page):
 
 @pytest.mark.parametrize("data", [b"", b"not a sound " * 999, tone(1.0, 440)[:40]])
 def test_a_broken_file_is_refused_in_words(page, data):
-    files = [{"name": "broken.wav", "mimeType": "audio/wav", "buffer": data}]
-    page.get_by_label("Melody: choose a file").set_input_files(files)
+    choose(page, "Melody", data, "broken.wav")
     page.get_by_role("alert").filter(has_text="broken.wav").wait_for()
     make(page, "all the same", 1)
     says(page, "The clip is finished.")
+
+
+def test_make_waits_for_a_file_that_is_still_read(page):
+    page.evaluate(HOLD)
+    choose(page, "Melody", tone(2.0, 440), "slow.wav")
+    make(page, "a waltz", 1)
+    page.wait_for_function("() => held.length === 1")
+    assert not page.locator(".clip").count()
+    page.evaluate("() => held[0]()")
+    says(page, "The clip is finished.")
+    assert "melody of slow.wav" in page.locator(".facts").inner_text()
+
+
+def test_make_makes_nothing_if_the_file_turns_out_to_be_broken(page):
+    page.evaluate(HOLD)
+    choose(page, "Melody", b"not a sound " * 999, "broken.wav")
+    make(page, "a waltz", 1)
+    page.wait_for_function("() => held.length === 1")
+    page.evaluate("() => held[0]()")
+    page.get_by_role("alert").filter(has_text="broken.wav").wait_for()
+    assert not page.locator(".clip").count()
+    page.get_by_role("button", name="Make music").click()  # whoever has read that goes on without
+    says(page, "The clip is finished.")
+
+
+def test_of_two_files_the_last_one_counts_whichever_is_read_first(page):
+    page.evaluate(HOLD)
+    choose(page, "Melody", tone(2.0, 440), "first.wav")
+    choose(page, "Melody", tone(2.0, 523), "second.wav")
+    page.wait_for_function("() => held.length === 2")
+    page.evaluate("() => held[1]()")
+    name = page.get_by_role("region", name="Melody").locator(".name")
+    name.filter(has_text="second.wav").wait_for()
+    page.evaluate("() => held[0]()")
+    page.wait_for_timeout(300)
+    assert name.inner_text() == "second.wav"
+
+
+def test_a_melody_may_be_removed_right_after_it_was_cut(page):
+    sound = give(page, "Melody", tone(8.0, 440.0, 523.25))
+    sound.get_by_label("Melody: start").fill("1")
+    sound.get_by_role("button", name="Remove").click()
+    page.wait_for_timeout(600)  # then the page would ask for its notes; an error would be noticed
+    assert not sound.get_by_role("img").count()
 
 
 def test_the_microphone(browser, server):
@@ -311,6 +359,20 @@ def test_the_microphone(browser, server):
         )
         page.get_by_role("button", name="Melody: record").click()
         page.get_by_role("alert").filter(has_text="allow it for this page").wait_for()
+
+
+def test_make_ends_a_recording_and_uses_it(browser, server):
+    with opened(browser, server.url, permissions=["microphone"]) as page:
+        page.locator("body[data-ready]").wait_for()
+        record = page.get_by_role("button", name="Melody: record")
+        record.evaluate("button => (button.click(), button.click())")  # it records once
+        page.get_by_role("button", name="Melody: stop recording").wait_for()
+        page.wait_for_timeout(1500)
+        make(page, "what was hummed", 1)
+        says(page, "The clip is finished.")
+        assert "melody of your recording" in page.locator(".facts").inner_text()
+        page.wait_for_timeout(500)
+        assert record.inner_text() == "Record"
 
 
 def test_a_clip_is_continued_from_here_and_used_as_a_melody(page):
@@ -422,6 +484,23 @@ def test_a_clip_made_in_one_tab_appears_in_the_other_and_leaves_it(page, server)
     other.locator(".clip", has_text="two tabs").wait_for()
     other.get_by_role("button", name="Delete").click()
     page.locator("#empty").wait_for()
+
+
+def test_a_clip_that_the_browser_cannot_keep_stays_on_its_page(page, server):
+    other = page.context.new_page()
+    other.goto(server.url)
+    other.locator("body[data-ready]").wait_for()
+    page.evaluate("""() => {
+      const { run } = kept;
+      kept.run = (mode, work) => (mode === "readonly" ? run(mode, work) : Promise.reject("full"));
+    }""")
+    make(page, "for this page alone", 1)
+    says(page, "The clip is finished.")
+    page.locator("#kept", has_text="cannot keep more clips").wait_for()
+    make(other, "for all pages", 1)
+    page.locator(".clip", has_text="for all pages").wait_for()
+    assert page.locator(".clip", has_text="for this page alone").count() == 1
+    assert len(samples(page)) == RATE
 
 
 def test_two_tabs_make_music_at_once_and_stop_only_their_own(page, server):

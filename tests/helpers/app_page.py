@@ -17,6 +17,16 @@ RECORD = """() => {
   };
 }"""
 
+# Files are decoded only when a test calls the next function in `held`.
+HOLD = """() => {
+  window.held = [];
+  const decode = BaseAudioContext.prototype.decodeAudioData;
+  OfflineAudioContext.prototype.decodeAudioData = async function (data) {
+    await new Promise((resolve) => held.push(resolve));
+    return decode.call(this, data);
+  };
+}"""
+
 
 def make(page, text, seconds, seed=3):
     page.get_by_label("Describe the music").fill(text)
@@ -44,10 +54,15 @@ def tone(seconds, *pitches, rate=22050) -> bytes:
     return target.getvalue()
 
 
-def give(page, kind, data, name="tune.wav"):
-    """Chooses a file as a sound, and waits until it is there."""
+def choose(page, kind, data, name):
+    """Chooses a file as a sound."""
     files = [{"name": name, "mimeType": "audio/wav", "buffer": data}]
     page.get_by_label(f"{kind}: choose a file").set_input_files(files)
+
+
+def give(page, kind, data, name="tune.wav"):
+    """Chooses a file as a sound, and waits until it is there."""
+    choose(page, kind, data, name)
     sound = page.get_by_role("region", name=kind)
     sound.locator(".name", has_text=name).wait_for()
     return sound

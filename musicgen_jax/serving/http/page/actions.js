@@ -48,11 +48,13 @@ async function share(clip) {
 
 async function download(clip, form) {
   let blob;
+  const refused = clip.card.find(".refused");
+  refused.textContent = "";
   try {
     await clip.load();
     blob = await asFile(clip, form);
   } catch (error) {
-    clip.card.find(".note").textContent = `There is no ${form.toUpperCase()}. ${message(error)}`;
+    refused.textContent = `There is no ${form.toUpperCase()}. ${message(error)}`;
     return;
   }
   const link = document.createElement("a");
@@ -113,11 +115,13 @@ function remove(clip, forGood) {
 }
 
 async function showKept() {
-  const saved = (await kept.all()).sort((a, b) => a.created - b.created);
+  const saved = await kept.all();
+  if (!saved) return;
+  saved.sort((a, b) => a.created - b.created);
   const there = new Set(saved.map((entry) => entry.id));
-  for (const clip of clips) if (clip.end && kept.db && !there.has(clip.id)) remove(clip, false);
+  for (const clip of clips) if (clip.kept && !there.has(clip.id)) remove(clip, false);
   const shown = new Set(clips.map((clip) => clip.id));
-  for (const entry of saved) if (!shown.has(entry.id)) put(new Clip(entry.settings, entry));
+  for (const entry of saved) if (!shown.has(entry.id)) put(new Clip(entry.settings, { ...entry, kept: true }));
 }
 
 function put(clip) {

@@ -22,6 +22,7 @@ async function learn() {
   });
   $("examples").replaceChildren(...examples);
   $("examples").parentElement.hidden = !examples.length;
+  sounds.forEach((sound) => sound.hush());
   sounds = about.takes.map((kind) => new Sound(kind));
   $("sounds").querySelectorAll(".sound").forEach((node) => node.remove());
   $("sounds").append(...sounds.map((sound) => sound.node));

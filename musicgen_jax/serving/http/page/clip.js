@@ -35,6 +35,7 @@ class Clip {
     this.left = null; // seconds until it is finished
     this.stream = null; // the server's name for it, while it is made
     this.heard = null; // what the model understood of the description
+    this.kept = false; // in this browser, and not on this page alone
     this.loudest = 100; // of the picture: quiet music is drawn quiet, but not flat
     Object.assign(this, saved);
     this.total = this.end ? this.frames : Math.round((this.endless ? ROOM[0] : settings.duration) * this.rate);

@@ -71,13 +71,20 @@ function working() {
   document.title = busy ? "Making music … musicgen-jax" : "musicgen-jax";
 }
 
-function make() {
+let waiting = false; // for a sound that is still read
+
+async function make() {
+  if (waiting) return;
   const wrong = document.querySelector("#make :invalid");
   if (wrong?.closest("details")) wrong.closest("details").open = true;
   if (!$("make").reportValidity()) return;
   $("error").textContent = "";
   sounds.forEach((sound) => sound.hush());
   player.wake(about.sample_rate);
+  waiting = true;
+  const ready = await allRead();
+  waiting = false;
+  if (!ready) return; // and the sound says why
   const settings = read();
   const given = sounds.map((sound) => sound.sent()).filter(Boolean);
   const beginning = sounds.find(({ kind, samples }) => kind === "continue_from" && samples);

@@ -29,13 +29,15 @@ const kept = {
       step.onabort = step.onerror = () => reject(step.error);
     });
   },
-  all: () => kept.run("readonly", (list) => list.getAll()).catch(() => []),
+  // Null if they cannot be read.
+  all: () => kept.run("readonly", (list) => list.getAll()).catch(() => null),
   sound: (id) => kept.run("readonly", (_, sounds) => sounds.get(id)),
   async add(clip) {
     const { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given, dropped, heard } = clip;
     const entry = { id, created, settings, several, rate, channels, frames, peaks, program, end, model, lead, given, dropped, heard };
     try {
       await kept.run("readwrite", (list, sounds) => (list.put(entry), sounds.put(clip.samples().slice(), id)));
+      clip.kept = true;
     } catch {
       $("kept").textContent = "This browser cannot keep more clips: download the ones that you want to keep.";
     }

@@ -31,6 +31,7 @@ $("model").onchange = async () => {
   if (clips.some((clip) => !clip.end) && !confirm("Stop the clips that are being made?")) return void ($("model").value = about.model);
   stop();
   player.pause();
+  await allRead();
   try {
     await ask("app/model", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
   } catch (error) {

@@ -23,7 +23,7 @@ class Sound {
     this.file = this.find("input[type=file]");
     this.file.setAttribute("aria-label", `${title}: choose a file`);
     this.file.onchange = () => this.file.files[0] && this.read(this.file.files[0], this.file.files[0].name);
-    this.find(".record").onclick = () => (this.recorder ? this.recorder.stop() : this.record());
+    this.find(".record").onclick = () => (this.recorder ? this.finish() : this.record());
     this.find(".record").setAttribute("aria-label", `${title}: record`);
     this.find(".hear").onclick = () => this.hear();
     this.find(".drop").onclick = () => (this.clear(), this.file.focus());
@@ -40,6 +40,8 @@ class Sound {
       if (event.dataTransfer.files[0]) this.read(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
     };
     new ResizeObserver(() => this.draw()).observe(this.find(".shape"));
+    this.reads = this.asks = 0; // only the last file that is read counts, and the last answer
+    this.reading = null; // while a file is read or recorded: promises false if there is no sound in it
     this.clear();
   }
   find(selector) {
@@ -58,9 +60,12 @@ class Sound {
   }
   wrong(text) {
     this.find(".wrong").textContent = text;
+    return false;
   }
   clear() {
     this.hush();
+    clearTimeout(this.soon);
+    this.asks += 1;
     this.samples = null;
     this.chroma = null;
     this.file.value = "";
@@ -68,7 +73,22 @@ class Sound {
     this.find(".chroma").hidden = true;
     this.wrong("");
   }
-  async read(blob, name) {
+  // The user chooses again: what is still read or recorded no longer counts.
+  anew() {
+    this.reads += 1;
+    this.finish();
+  }
+  until(reading) {
+    this.reading = reading;
+    reading.then(() => this.reading === reading && (this.reading = null));
+    return reading;
+  }
+  read(blob, name) {
+    this.anew();
+    return this.until(this.decode(blob, name, this.reads));
+  }
+  async decode(blob, name, turn) {
+    if (turn !== this.reads) return true; // another one was chosen meanwhile
     this.wrong("");
     if (!blob.size) return this.wrong(`${name} is empty.`);
     if (blob.size > LARGEST) return this.wrong(`${name} has more than ${LARGEST / 1e6} MB: cut it first.`);
@@ -78,14 +98,17 @@ class Sound {
       sound = await context.decodeAudioData(await blob.arrayBuffer());
       if (!sound.length) throw new Error("empty");
     } catch {
+      if (turn !== this.reads) return true;
       this.file.value = "";
       return this.wrong(`${name} is not sound that this browser can read. WAV, FLAC, MP3 and Ogg work.`);
     }
-    this.take(name, interleaved(sound));
+    if (turn === this.reads) this.take(name, interleaved(sound));
+    return true;
   }
   // Samples at the model's rate and channels. `joined`: the new clip keeps all that comes before the
   // part that is cut out.
   take(name, samples, { joined = false, before = null, seam = null, start, end } = {}) {
+    this.anew();
     this.clear();
     Object.assign(this, { name, samples, joined, before, seam });
     const length = samples.length / about.channels / this.rate;
@@ -106,6 +129,7 @@ class Sound {
     }
   }
   async restore(given) {
+    this.anew();
     if (!given) return this.clear();
     const { name, samples, before, seam, file, rate, channels } = given;
     if (rate !== this.rate || channels !== about.channels) return this.read(file, name);
@@ -180,17 +204,24 @@ class Sound {
     this.find(".hear").textContent = "Pause";
   }
   async record() {
+    if (this.allowing) return; // the browser still asks whether it may
     this.wrong("");
     let stream;
     try {
       // Music, not speech: nothing is made louder, quieter or cleaner.
       const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
-      stream = await navigator.mediaDevices.getUserMedia({ audio });
+      this.allowing = navigator.mediaDevices.getUserMedia({ audio });
+      stream = await this.allowing;
     } catch (error) {
       if (error.name === "NotAllowedError") return this.wrong("The browser may not use the microphone: allow it for this page.");
       return this.wrong(error.name === "NotFoundError" ? "There is no microphone." : "The microphone does not answer.");
+    } finally {
+      this.allowing = null;
     }
+    const close = () => stream.getTracks().forEach((track) => track.stop());
+    if (!this.node.isConnected) return close(); // another model was chosen meanwhile
     player.pause();
+    const turn = ++this.reads;
     const recorder = (this.recorder = new MediaRecorder(stream));
     const parts = [];
     const began = performance.now();
@@ -201,36 +232,42 @@ class Sound {
     const counting = setInterval(() => {
       const passed = (performance.now() - began) / 1000;
       text.textContent = `Stop · ${clock(passed)}`;
-      if (passed >= most) recorder.stop();
+      if (passed >= most) this.finish();
     }, 200);
-    recorder.onstop = () => {
+    const stopped = new Promise((resolve) => (recorder.onstop = resolve));
+    const heard = stopped.then(() => {
       clearInterval(counting);
-      stream.getTracks().forEach((track) => track.stop());
+      close();
       this.recorder = null;
       button.dataset.on = false;
       button.setAttribute("aria-label", `${KINDS[this.kind].title}: record`);
       text.textContent = "Record";
-      say("The recording is ready.");
-      this.read(new Blob(parts, { type: recorder.mimeType }), "your recording");
-    };
+      if (turn === this.reads) say("The recording is ready.");
+      return this.decode(new Blob(parts, { type: recorder.mimeType }), "your recording", turn);
+    });
+    this.until(heard);
     recorder.start();
     button.dataset.on = true;
     button.setAttribute("aria-label", `${KINDS[this.kind].title}: stop recording`);
     text.textContent = "Stop · 0:00";
     say("Recording.");
   }
+  finish() {
+    if (this.recorder?.state === "recording") this.recorder.stop();
+  }
   // Asks the server what it hears, which is what the model will hear.
   async listen() {
-    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const turn = ++this.asks;
     const { file } = this.sent();
     let heard;
     try {
       const headers = { "Content-Type": "application/octet-stream" };
       heard = await (await ask("app/chroma", { method: "POST", headers, body: file })).json();
     } catch (error) {
-      return this.wrong(message(error));
+      if (turn === this.asks) this.wrong(message(error));
+      return;
     }
-    if (turn !== this.turn || !this.samples) return;
+    if (turn !== this.asks) return;
     this.chroma = heard.pitches;
     const notes = heard.pitches.filter((pitch, i) => pitch !== heard.pitches[i - 1]).map((pitch) => PITCHES[pitch]);
     const canvas = this.find(".chroma");
@@ -281,6 +318,13 @@ class Sound {
       pen.fillRect(i * step, height - (pitch + 1) * row + row * 0.1, step + 0.5, row * 0.8);
     });
   }
+}
+
+// Ends recordings, and waits for files that are still read. False if there is no sound in one.
+async function allRead() {
+  sounds.forEach((sound) => sound.finish());
+  const read = await Promise.all(sounds.map(({ reading }) => reading));
+  return !read.includes(false);
 }
 
 // Int16Array with the model's channels: mono goes to both of two, and more than two become one.
