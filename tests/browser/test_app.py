@@ -84,10 +84,14 @@ class Pause:
         pass
 
 
-def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, scheduler, monkeypatch):
-    page.evaluate(RECORD)
-    # Otherwise the whole clip may be there before a busy browser plays its first sample.
+@pytest.fixture
+def unhurried(scheduler, monkeypatch):
+    """Otherwise a long clip may be finished before a busy browser does what comes next."""
     monkeypatch.setattr(scheduler, "turn", Pause())
+
+
+def test_a_typed_prompt_sounds_as_the_model_made_it_and_without_gaps(page, scheduler, unhurried):
+    page.evaluate(RECORD)
     make(page, "a calm waltz", 20)
     says(page, "The clip is finished.")
     position = page.locator(".seek")
@@ -132,7 +136,7 @@ def test_variations_have_seeds_that_follow_and_stand_side_by_side(page):
     page.get_by_role("button", name="Again").nth(1).wait_for()
 
 
-def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
+def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler, unhurried):
     make(page, "a long hum", 500)
     page.locator(".pace", has_text="left").wait_for()
     wait_until(lambda: scheduler.busy)  # between two windows the clip is in no slot
@@ -142,7 +146,7 @@ def test_stop_frees_the_slot_and_keeps_what_there_is(page, scheduler):
     assert downloaded(page, "Download WAV")[1]
 
 
-def test_a_text_in_front_of_the_music_counts_from_the_next_window_on(page):
+def test_a_text_in_front_of_the_music_counts_from_the_next_window_on(page, unhurried):
     make(page, "a long hum", 500)
     page.locator(".steer").wait_for()
     page.get_by_label("Change the music to").fill("a loud hiss")
@@ -200,7 +204,7 @@ def test_without_a_server_the_page_says_so_and_goes_on_when_it_is_back(page):
     says(page, "The clip is finished.")
 
 
-def test_a_clip_that_is_cut_off_is_kept_and_needs_no_server(page, server):
+def test_a_clip_that_is_cut_off_is_kept_and_needs_no_server(page, server, unhurried):
     make(page, "half of a hum", 500)
     page.locator(".steer").wait_for()
     for ticket in server.service.streams.values():
@@ -428,7 +432,7 @@ def test_another_model_is_chosen(page, server):
 @pytest.mark.parametrize(
     "window", [{}, {**PHONE, "color_scheme": "dark"}], ids=["desktop", "dark phone"]
 )
-def test_axe_finds_nothing_serious(browser, server, window):
+def test_axe_finds_nothing_serious(browser, server, window, unhurried):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def serious(page):
@@ -503,7 +507,7 @@ def test_a_clip_that_the_browser_cannot_keep_stays_on_its_page(page, server):
     assert len(samples(page)) == RATE
 
 
-def test_two_tabs_make_music_at_once_and_stop_only_their_own(page, server):
+def test_two_tabs_make_music_at_once_and_stop_only_their_own(page, server, unhurried):
     other = page.context.new_page()
     other.goto(server.url)
     other.locator("body[data-ready]").wait_for()

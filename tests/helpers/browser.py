@@ -57,7 +57,7 @@ def opened(browser: "Browser", url: str, **options: Any) -> Iterator["Page"]:
     context.on("request", lambda request: asked.append(request.url))
     context.on("weberror", lambda error: errors.append(str(error.error)))
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # a busy machine
     page.goto(url)
     yield page
     context.close()
