@@ -12,8 +12,6 @@ from musicgen_jax.generation.settings import MAX_DURATION
 
 TOKEN_VARIABLE = "MUSICGEN_JAX_TOKEN"
 _NEEDED = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
-_SLOTS = {"cpu": 4}
-_SLOTS_OF_ACCELERATORS = 8
 _LONGEST_JOB = 600.0  # seconds
 
 
@@ -71,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
     # From here on it takes a while.
-    import jax
-
     from musicgen_jax.model import MusicGen
     from musicgen_jax.runtime import compile_cache
     from musicgen_jax.serving.http import run as server
@@ -99,9 +95,7 @@ def _serve(args: argparse.Namespace, token: str | None, taken) -> int:
         log_prompts=args.log_prompts,
         hear=models.hearing_of(args.model),
     )
-    slots = args.slots
-    if slots is None:
-        slots = _SLOTS.get(jax.default_backend(), _SLOTS_OF_ACCELERATORS)
+    slots = parts.lm.tuning.slots if args.slots is None else args.slots
     longest = max(args.max_duration, longest_job)
     pools = {"slots": slots, "seconds": longest, "negatives": not args.no_negatives}
     reserved = Reservation.of(parts, **pools, queue=args.queue)

@@ -5,12 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen_jax.runtime.tuning import CPU, GPU, TPU, Tuning, tuning
+from tests.helpers.paths import ROOT
 
 
 def test_every_platform_has_a_tuning():
     assert (tuning("cpu"), tuning("tpu")) == (CPU, TPU)
     assert tuning("gpu") == tuning("cuda") == tuning("something new") == GPU
     assert tuning() == CPU  # tests run on one
+
+
+def test_nothing_else_asks_for_the_kind_of_device():
+    files = (ROOT / "musicgen_jax").rglob("*.py")
+    asking = [file.name for file in files if "default_backend(" in file.read_text("utf-8")]
+    assert asking == ["tuning.py"]
 
 
 @given(st.integers(1, 2000))
