@@ -303,6 +303,7 @@ def test_make_waits_for_a_file_that_is_still_read(page):
     page.evaluate(HOLD)
     choose(page, "Melody", tone(2.0, 440), "slow.wav")
     make(page, "a waltz", 1)
+    says(page, "Waiting for the sound to be read.")
     page.wait_for_function("() => held.length === 1")
     assert not page.locator(".clip").count()
     page.evaluate("() => held[0]()")

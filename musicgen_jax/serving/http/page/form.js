@@ -71,7 +71,7 @@ function working() {
   document.title = busy ? "Making music … musicgen-jax" : "musicgen-jax";
 }
 
-let waiting = false; // for a sound that is still read
+let waiting = false; // for a sound that is still being read
 
 async function make() {
   if (waiting) return;
@@ -82,9 +82,12 @@ async function make() {
   sounds.forEach((sound) => sound.hush());
   player.wake(about.sample_rate);
   waiting = true;
-  const ready = await allRead();
-  waiting = false;
-  if (!ready) return; // and the sound says why
+  if (sounds.some(({ reading }) => reading)) say("Waiting for the sound to be read.");
+  try {
+    if (!(await allRead())) return; // and the sound says why
+  } finally {
+    waiting = false;
+  }
   const settings = read();
   const given = sounds.map((sound) => sound.sent()).filter(Boolean);
   const beginning = sounds.find(({ kind, samples }) => kind === "continue_from" && samples);

@@ -41,7 +41,7 @@ class Sound {
     };
     new ResizeObserver(() => this.draw()).observe(this.find(".shape"));
     this.reads = this.asks = 0; // only the last file that is read counts, and the last answer
-    this.reading = null; // while a file is read or recorded: promises false if there is no sound in it
+    this.reading = null; // a promise while a file is read or recorded: false if it holds no sound
     this.clear();
   }
   find(selector) {
@@ -58,6 +58,7 @@ class Sound {
   get seconds() {
     return this.end - this.start;
   }
+  // Returns false, as `decode` does for a file without sound.
   wrong(text) {
     this.find(".wrong").textContent = text;
     return false;
@@ -73,19 +74,19 @@ class Sound {
     this.find(".chroma").hidden = true;
     this.wrong("");
   }
-  // The user chooses again: what is still read or recorded no longer counts.
-  anew() {
+  // The user chooses again: a file that is still being read or recorded no longer counts.
+  supersede() {
     this.reads += 1;
     this.finish();
   }
-  until(reading) {
+  track(reading) {
     this.reading = reading;
     reading.then(() => this.reading === reading && (this.reading = null));
     return reading;
   }
   read(blob, name) {
-    this.anew();
-    return this.until(this.decode(blob, name, this.reads));
+    this.supersede();
+    return this.track(this.decode(blob, name, this.reads));
   }
   async decode(blob, name, turn) {
     if (turn !== this.reads) return true; // another one was chosen meanwhile
@@ -108,7 +109,7 @@ class Sound {
   // Samples at the model's rate and channels. `joined`: the new clip keeps all that comes before the
   // part that is cut out.
   take(name, samples, { joined = false, before = null, seam = null, start, end } = {}) {
-    this.anew();
+    this.supersede();
     this.clear();
     Object.assign(this, { name, samples, joined, before, seam });
     const length = samples.length / about.channels / this.rate;
@@ -129,7 +130,7 @@ class Sound {
     }
   }
   async restore(given) {
-    this.anew();
+    this.supersede();
     if (!given) return this.clear();
     const { name, samples, before, seam, file, rate, channels } = given;
     if (rate !== this.rate || channels !== about.channels) return this.read(file, name);
@@ -245,8 +246,8 @@ class Sound {
       if (turn === this.reads) say("The recording is ready.");
       return this.decode(new Blob(parts, { type: recorder.mimeType }), "your recording", turn);
     });
-    this.until(heard);
     recorder.start();
+    this.track(heard);
     button.dataset.on = true;
     button.setAttribute("aria-label", `${KINDS[this.kind].title}: stop recording`);
     text.textContent = "Stop · 0:00";
@@ -320,7 +321,7 @@ class Sound {
   }
 }
 
-// Ends recordings, and waits for files that are still read. False if there is no sound in one.
+// Ends recordings, and waits until every file is read. False if one holds no sound.
 async function allRead() {
   sounds.forEach((sound) => sound.finish());
   const read = await Promise.all(sounds.map(({ reading }) => reading));
