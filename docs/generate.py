@@ -135,15 +135,13 @@ def _body(operation: dict[str, Any]) -> list[str]:
     if "requestBody" not in operation:
         return []
     content = operation["requestBody"]["content"]
-    fields = {
-        name: schema
-        for kind in content.values()
-        for name, schema in kind["schema"]["properties"].items()
-    }
+    fields: dict[str, Any] = {}
+    for kind in content.values():  # JSON comes first: a form adds its files
+        fields = kind["schema"]["properties"] | fields
     rows = ["| field | type | default | |", "|---|---|---|---|"]
     for name, schema in fields.items():
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        kind = "file" if schema.get("format") == "binary" else " or ".join(map(str, kinds))
+        kind = "file" if "contentMediaType" in schema else " or ".join(map(str, kinds))
         default = f"`{schema['default']}`" if "default" in schema else ""
         bounds = [f"{schema[key]}" for key in ("minimum", "maximum") if key in schema]
         text = _escaped(schema.get("description", ""))

@@ -93,6 +93,23 @@ def test_a_form_without_a_file_and_a_job_with_one(server: Server):
     assert server.ask("GET", f"{job}/audio").body == server.post(GENERATE, *form(*parts)).body
 
 
+def test_an_empty_text_in_a_form_is_the_default_and_documented(server: Server):
+    document = server.ask("GET", "/openapi.json").json
+    content = document["paths"][GENERATE]["post"]["requestBody"]["content"]
+    plain = server.post(GENERATE, {"prompt": "x", "duration": 0.2})
+    given = {"prompt", "input", "description", "descriptions", "duration", "audio_length"}
+    for name, field in content["multipart/form-data"]["schema"]["properties"].items():
+        if name in ("melody", "style", "continue_from"):
+            assert field["contentMediaType"] == "application/octet-stream"
+            continue
+        assert "string" in field["type"], name
+        assert "" in field.get("enum", [""]), name
+        assert "minLength" not in field, name
+        if name not in given:
+            body = form(("prompt", "x"), ("duration", "0.2"), (name, ""))
+            assert server.post(GENERATE, *body).body == plain.body, name
+
+
 def test_a_style_is_taken():
     config = dataclasses.replace(testing.DEBUG_STYLE, max_duration=5.0)
     model = testing.random_model(config)

@@ -20,6 +20,9 @@ _MADE = {
     "X-Stream-Id": "streams only: the id for changing the stream",
 }
 
+# Raw bytes in a form, in the words of OpenAPI 3.1.
+_SOUND = {"type": "string", "contentMediaType": "application/octet-stream"}
+
 
 def document(settings: Settings) -> dict[str, Any]:
     """The whole document."""
@@ -134,23 +137,17 @@ def _body(
     schema: dict[str, Any] = {
         "type": "object", "properties": properties, "additionalProperties": False,
     }  # fmt: skip
-    texts = next(field for field in table if field.name in ("prompt", "input"))
-    names = [texts.name, *texts.others] + (["descriptions"] if "descriptions" in properties else [])
+    prompt = next(field for field in table if field.name in ("prompt", "input"))
+    names = [prompt.name, *prompt.others]
+    names += ["descriptions"] if "descriptions" in properties else []
     schema["oneOf"] = [{"required": [name]} for name in names]
-    twice = [[field.name, *field.others] for field in table if field.others and field != texts]
+    twice = [[field.name, *field.others] for field in table if field.others and field != prompt]
     schema["allOf"] = [{"not": {"required": names}} for names in twice]
     content = {"application/json": {"schema": schema}}
     if files:
-        binary = {
-            name: {"type": "string", "format": "binary", "description": text}
-            for name, text in fields.FILES.items()
-        }
-        # In a form what is empty is null.
-        texts_of_form = {
-            name: {word: bound for word, bound in each.items() if word != "minLength"}
-            for name, each in properties.items()
-        }
-        form = {**schema, "properties": {**texts_of_form, **binary}}
+        texts = {name: _in_form(each) for name, each in properties.items()}
+        sounds = {name: {**_SOUND, "description": text} for name, text in fields.FILES.items()}
+        form = {**schema, "properties": {**texts, **sounds}}
         content["multipart/form-data"] = {"schema": form}
     return {"required": True, "content": content}
 
@@ -185,6 +182,16 @@ def _schema(field: Field, longest: float, settings: Settings) -> dict[str, Any]:
     if field.name == "duration":
         schema |= {"maximum": longest, "default": min(DEFAULT_DURATION, longest)}
     return schema
+
+
+def _in_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """A field in a form, where an empty text stands for null."""
+    found = {word: bound for word, bound in schema.items() if word != "minLength"}
+    if "string" not in found["type"]:
+        found |= {"type": [*found["type"], "string"], "maxLength": 0}
+    if "enum" in found:
+        found["enum"] = [*found["enum"], ""]
+    return found
 
 
 def _audio() -> dict[str, Any]:
