@@ -26,6 +26,7 @@ from tests.helpers.app_page import (
     RECORD,
     choose,
     downloaded,
+    drop,
     give,
     make,
     samples,
@@ -297,6 +298,25 @@ def test_a_broken_file_is_refused_in_words(page, data):
     page.get_by_role("alert").filter(has_text="broken.wav").wait_for()
     make(page, "all the same", 1)
     says(page, "The clip is finished.")
+
+
+def test_a_file_is_dropped_on_a_sound(page):
+    melody = page.get_by_role("region", name="Melody")
+    first, second = ("first.wav", tone(1.0, 440)), ("second.wav", tone(1.0, 523))
+    drop(melody, first, second)
+    page.get_by_role("alert").filter(has_text="Drop one file, not 2.").wait_for()
+    assert not melody.locator(".given").is_visible()
+    drop(melody, second)
+    melody.locator(".name", has_text="second.wav").wait_for()
+    assert not melody.locator(".wrong").text_content()
+
+
+def test_a_file_that_is_dropped_elsewhere_does_not_replace_the_page(page):
+    drop(page.get_by_label("Describe the music"), ("tune.wav", tone(1.0, 440)))
+    alert = page.get_by_role("alert").filter(has_text="Drop the file on")
+    alert.wait_for()
+    for sound in page.locator(".sound").all():
+        assert sound.get_attribute("aria-label") in alert.inner_text()
 
 
 def test_make_waits_for_a_file_that_is_still_read(page):

@@ -27,6 +27,15 @@ HOLD = """() => {
   };
 }"""
 
+# Drops files on an element. Returns whether the page took the drop: otherwise the browser would
+# open the first file in place of the page.
+DROP = """(node, files) => {
+  const dropped = new DataTransfer();
+  for (const [name, bytes] of files) dropped.items.add(new File([new Uint8Array(bytes)], name));
+  const event = { dataTransfer: dropped, bubbles: true, cancelable: true };
+  return !node.dispatchEvent(new DragEvent("drop", event));
+}"""
+
 
 def make(page, text, seconds, seed=3):
     page.get_by_label("Describe the music").fill(text)
@@ -66,6 +75,11 @@ def give(page, kind, data, name="tune.wav"):
     sound = page.get_by_role("region", name=kind)
     sound.locator(".name", has_text=name).wait_for()
     return sound
+
+
+def drop(locator, *files: tuple[str, bytes]):
+    """Drops files, each a name and its bytes, from outside on an element of the page."""
+    assert locator.evaluate(DROP, [[name, [*data]] for name, data in files])
 
 
 def samples(page) -> np.ndarray:

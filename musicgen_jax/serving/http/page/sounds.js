@@ -32,12 +32,15 @@ class Sound {
     this.last.setAttribute("aria-label", `${title}: end`);
     this.first.oninput = () => this.cut("first");
     this.last.oninput = () => this.cut("last");
-    this.node.ondragover = (event) => (event.preventDefault(), (this.node.dataset.over = true));
+    this.node.ondragover = (event) => carriesFiles(event) && (event.preventDefault(), (this.node.dataset.over = true));
     this.node.ondragleave = () => delete this.node.dataset.over;
     this.node.ondrop = (event) => {
-      event.preventDefault();
       delete this.node.dataset.over;
-      if (event.dataTransfer.files[0]) this.read(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      const [file, ...others] = event.dataTransfer.files;
+      if (others.length) this.wrong(`Drop one file, not ${others.length + 1}.`);
+      else if (file) this.read(file, file.name);
     };
     new ResizeObserver(() => this.draw()).observe(this.find(".shape"));
     this.reads = this.asks = 0; // only the last file that is read counts, and the last answer
@@ -320,6 +323,16 @@ class Sound {
     });
   }
 }
+
+const carriesFiles = (event) => event.dataTransfer.types.includes("Files"); // and not text or a link
+
+// A file that is dropped beside the sounds would take the place of the page.
+document.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
+document.addEventListener("drop", (event) => {
+  if (event.defaultPrevented || !carriesFiles(event)) return;
+  event.preventDefault();
+  $("error").textContent = `Drop the file on ${sounds.map(({ kind }) => KINDS[kind].title).join(" or ")}.`;
+});
 
 // Ends recordings, and waits until every file is read. False if one holds no sound.
 async function allRead() {
