@@ -187,7 +187,7 @@ def _variable(number: int) -> bytes:
 # these, as the original's does.
 WAYS: dict[str, tuple[Callable[[Tune], np.ndarray], str]] = {
     "whistled, 35 cents flat": (whistled, ""),
-    "sung on loo, 20 cents sharp": (sung, "espeak-ng"),
+    'sung on "loo", 20 cents sharp': (sung, "espeak-ng"),
     "piano on the telephone": (telephone_piano, "fluidsynth"),
     "violin with drums": (violin_with_drums, "fluidsynth"),
 }

@@ -70,8 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_duration(
         parser,
-        "length, including the prompt audio; a piece longer than the model's window (30 s) is "
-        "made window by window and written as it grows, with finished windows kept in FILE.partial",
+        "length, including the prompt audio; a piece longer than the model's window (30 s; "
+        "nano-melody: 10 s) is made window by window and written as it grows, with finished windows "
+        "kept in FILE.partial",
     )
     options.add_windows(parser)
     add(

@@ -61,8 +61,8 @@ class Session:
     ) -> float:
         """Changes the music from the next frame that is not drawn yet.
 
-        A setting that is None stays as it is. In a melody or style model the text comes before the
-        tokens, so a new text takes effect with the next window.
+        A setting that is None stays as it is. In Meta's melody and style models the text comes
+        before the tokens, so a new text takes effect with the next window.
 
         Args:
           description: of all clips from then on; "" for none.
