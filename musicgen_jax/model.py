@@ -24,7 +24,12 @@ from jax.typing import DTypeLike
 from musicgen_jax.audio import convert_audio
 from musicgen_jax.conditioning.audio_input import Audio, Clips, check_audio, check_clips, rows_of
 from musicgen_jax.conditioning.melody import melodies_of, melody_conditions
-from musicgen_jax.conditioning.style import DEFAULT_EVAL_Q, DEFAULT_EXCERPT, style_conditions
+from musicgen_jax.conditioning.style import (
+    DEFAULT_EVAL_Q,
+    DEFAULT_EXCERPT,
+    style_conditions,
+    style_digest,
+)
 from musicgen_jax.conditioning.text import (
     ConditionAt,
     check_descriptions,
@@ -718,15 +723,14 @@ class MusicGen:
             schedule=schedule,
         )
 
+        seconds = request.seconds
+        melodies = melodies_of(
+            self.config, melody, melody_sample_rate, separate=separate, duration=seconds
+        )
+        request = request.following(melodies.digest)
+
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
-            return melody_conditions(
-                parts,
-                request.batch,
-                rows_of(melody, rows),
-                melody_sample_rate,
-                separate=separate,
-                duration=request.seconds,
-            )
+            return melody_conditions(parts, request.batch, melodies, rows)
 
         return self._make(request, conditions, slots=slots, progress=progress, on_audio=on_audio)
 
@@ -800,6 +804,8 @@ class MusicGen:
             negative_descriptions=negative_descriptions,
             schedule=schedule,
         )
+
+        request = request.following(partial(style_digest, style, style_sample_rate))
 
         def conditions(parts: loading.Parts, request: Request, rows: slice) -> ConditionAt:
             return style_conditions(

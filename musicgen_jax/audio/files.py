@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ def read(
         NaN or infinite samples, or is longer than `MAX_SECONDS` or `MAX_SAMPLES`. The length is
         checked from the header, before the samples are read.
     """
-    return _samples(opened(path), path, start, seconds, MAX_SECONDS, MAX_SAMPLES)
+    longest = MAX_SECONDS if seconds is None else math.inf
+    return _samples(opened(path), path, start, seconds, longest, MAX_SAMPLES)
 
 
 def read_bytes(data: bytes, name: str, *, longest: float, most: int) -> tuple[np.ndarray, int]:
@@ -110,7 +112,7 @@ def _samples(
         if frames > min(longest * rate, most // file.channels):
             raise UserError(
                 f"{name} is too long: {file.channels} channels of {frames / rate:.0f} s at "
-                f"{rate} Hz; at most {longest:g} s and {most} samples fit"
+                f"{rate} Hz; at most {min(longest, most // file.channels / rate):.0f} s fit: cut it"
             )
         if first:
             file.seek(first)

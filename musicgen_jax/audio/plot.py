@@ -1,12 +1,13 @@
 """Draws pictures. Only this file imports matplotlib, which the extra `[plot]` installs."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from musicgen_jax import files
-from musicgen_jax.errors import UserError
+from musicgen_jax.errors import UserError, one_line
 
 
 def require_matplotlib() -> None:
@@ -57,7 +58,7 @@ def draw_chroma(
         axes.tick_params(which="minor", length=0)
         axes.set_xlabel("seconds")
         axes.set_ylabel("pitch class")
-        axes.set_title(title)
+        axes.set_title(_plain(title))
     _save(figure, path)
 
 
@@ -90,10 +91,17 @@ def draw_spectrogram(
     )
     axes.set_xlabel("seconds")
     axes.set_ylabel("kHz")
-    axes.set_title(title[:100].replace("$", r"\$"))
+    axes.set_title(_plain(title))
     _save(figure, path)
 
 
+def _plain(title: str) -> str:
+    """A title that holds names of files: as text, not as a formula."""
+    return one_line(title)[:100].replace("$", r"\$")
+
+
 def _save(figure, path: str | os.PathLike[str]) -> None:
-    with files.new_file(path) as file:
+    with files.new_file(path) as file, warnings.catch_warnings():
+        # The font lacks some characters, and draws boxes in their place.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="png", metadata={"Software": None})

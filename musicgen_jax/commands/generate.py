@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 _MOST_STDIN = 1 << 20  # bytes of prompts
 _MOST_CLIPS = 1000  # in one call, which makes them all at once
 
+# Of options that need another one, or exclude one: if they are given, they must have an effect.
+_DEFAULTS = {"output": "out.wav", "strategy": "loudness", "eval_q": 3, "excerpt_length": 3.0}
+_OF_A_FILE = ("output", "strategy", "json", "resume", "save_codes")
+_OF_A_SOUND = {"eval_q": "style", "excerpt_length": "style", "separate": "melody"}
+_FILES = ("melody", "style", "continue_from", "schedule", "stream", "output")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to a parser."""
@@ -63,16 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "-o",
         "--output",
-        default="out.wav",
         metavar="FILE",
         help="a .wav, .flac, .mp3 or .ogg file; overwritten if it exists, and its folder is "
-        "created. Several clips become out-0.wav, out-1.wav and so on",
+        "created. Several clips become out-0.wav, out-1.wav and so on "
+        f"(default: {_DEFAULTS['output']})",
     )
     options.add_duration(
         parser,
         "length, including the prompt audio; a piece longer than the model's window (30 s; "
-        "nano-melody: 10 s) is made window by window and written as it grows, with finished windows "
-        "kept in FILE.partial",
+        "nano-melody: 10 s) is made window by window and written as it grows, with finished "
+        "windows kept in FILE.partial",
     )
     options.add_windows(parser)
     add(
@@ -112,21 +118,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how closely to follow the prompt when there is a style or melody, 1 to 9; audiocraft "
         "advises 5 for a style",
     )
-    add("--eval-q", type=int, default=3, metavar="Q", help="how closely to follow the style, 1-6")
+    add(
+        "--eval-q",
+        type=int,
+        metavar="Q",
+        help=f"how closely to follow the style, 1-6 (default: {_DEFAULTS['eval_q']})",
+    )
     add(
         "--excerpt-length",
         type=float,
-        default=3.0,
         metavar="SECONDS",
-        help="length of the style excerpt that the model uses",
+        help="length of the style excerpt that the model uses (default: "
+        f"{_DEFAULTS['excerpt_length']})",
     )
     add("--unconditional", type=int, metavar="N", help="make N clips without a prompt")
     add(
         "--strategy",
         choices=STRATEGIES,
-        default="loudness",
         help="the level of the file: loudness (-14 LUFS, soft limiter), peak (-1 dBFS), "
-        "rms (-18 dBFS), or clip (unchanged, clipped at -1 dBFS)",
+        "rms (-18 dBFS), or clip (unchanged, clipped at -1 dBFS) "
+        f"(default: {_DEFAULTS['strategy']})",
     )
     add("--save-codes", action="store_true", help="also write the tokens, as .npy [K, T]")
     options.add_reports(parser)
@@ -134,16 +145,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Makes the clips and writes them."""
+    _check_options(args)
+    for name, value in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.model is None:
         args.model = BUNDLED_MELODY if args.melody else BUNDLED
     prompts = _prompts(args)
     sampling = options.sampling(args)
     schedule = schedule_file.read(args.schedule) if args.schedule else ()
-    if args.stream and args.play:
-        raise UserError("--stream and --play cannot be combined: give one of them")
-    if (args.stream or args.play) and (len(prompts) > 1 or args.resume or args.save_codes):
+    if (args.stream or args.play) and len(prompts) > 1:
         name = "--stream" if args.stream else "--play"
-        raise UserError(f"{name} is for one clip, and not with --resume or --save-codes")
+        raise UserError(f"{name} is for one clip: give one PROMPT")
+    # What exists may be a pipe.
+    if args.stream and args.stream != "-" and not Path(args.stream).exists():
+        options.check_writable(Path(args.stream))
     if args.play:
         from musicgen_jax.commands import output
 
@@ -348,6 +364,29 @@ def _adapter(text: str) -> tuple[str, float]:
         ) from None
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """UserError if an option would have no effect."""
+    for name in _FILES:
+        if getattr(args, name) == "":
+            raise UserError(f"{_option(name)} needs the name of a file, got an empty one")
+    for name, sound in _OF_A_SOUND.items():
+        if getattr(args, name) is not None and not getattr(args, sound):
+            raise UserError(f"{_option(name)} is about a {sound}: give --{sound} FILE too")
+    if args.stream and args.play:
+        raise UserError("--stream and --play cannot be combined: give one of them")
+    if args.stream or args.play:
+        for name in _OF_A_FILE:
+            if getattr(args, name):
+                raise UserError(
+                    f"{_option(name)} is for a file, and {'--stream' if args.stream else '--play'} "
+                    "writes none: give one of them"
+                )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _prompts(args: argparse.Namespace) -> list[str | None]:
     """The description of each clip, None where there is none."""
     files = {
@@ -371,6 +410,8 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return [None] * args.unconditional
     if args.prompts == ["-"]:
         return _prompts_of_stdin()
+    if "-" in args.prompts:
+        raise UserError("- reads the prompts from stdin: give it alone, or leave it out")
     if args.prompts:
         return args.prompts
     if args.continue_from or args.style or args.melody or args.schedule:

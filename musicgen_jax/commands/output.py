@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -111,7 +112,8 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
     """Writes raw PCM while the music is made: 16 bit, little-endian, channels interleaved.
 
     The level cannot depend on music that is not made yet: samples stay as the codec gives them,
-    clipped at -1 dBFS. When the reader closes the pipe, generation ends without a message.
+    clipped at -1 dBFS. When the reader closes the pipe, generation ends without a message. A file
+    that exists is overwritten when there is music, and not before.
 
     Args:
       make: generates one clip; takes `on_audio` and `chunk_seconds`.
@@ -124,19 +126,19 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
     if target == "-" and sys.stdout.isatty():
         raise UserError("--stream - writes samples to stdout: pipe them to a player or a file")
     channels = model.audio_channels
+    kind = f"s16le, {model.sample_rate} Hz, {channels} channel{'s' if channels > 1 else ''}"
+    pipe: BinaryIO | None = None
     try:
         with user_error("write", target), contextlib.ExitStack() as stack:
-            pipe = sys.stdout.buffer
-            if target != "-":
-                pipe = stack.enter_context(open(target, "wb"))
-            print(
-                f"raw PCM: s16le, {model.sample_rate} Hz, {channels} "
-                f"channel{'s' if channels > 1 else ''}",
-                file=sys.stderr,
-                flush=True,
-            )
 
             def write(audio: np.ndarray) -> None:
+                nonlocal pipe
+                if pipe is None:
+                    pipe = sys.stdout.buffer
+                    if target != "-":
+                        Path(target).parent.mkdir(parents=True, exist_ok=True)
+                        pipe = stack.enter_context(open(target, "wb"))
+                    print(f"raw PCM: {kind}", file=sys.stderr, flush=True)
                 pipe.write(to_pcm(audio[0]))
                 pipe.flush()
 

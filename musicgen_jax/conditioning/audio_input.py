@@ -1,5 +1,6 @@
 """Audio that a caller passes as an array: the checks, and their messages."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import TypeVar
@@ -47,6 +48,16 @@ def check_clips(
                 raise UserError(f"each {what} of a list must be [C, W], got {list(np.shape(each))}")
         clips.append(clip)
     return clips
+
+
+def digest(clips: Sequence[np.ndarray | None], sample_rate: int) -> str:
+    """Identifies the clips of a batch, float32 [C, W] or None, at `sample_rate` Hz."""
+    found = hashlib.sha256(f"{sample_rate} Hz".encode())
+    for clip in clips:
+        found.update(f"{None if clip is None else clip.shape}".encode())
+        if clip is not None:
+            found.update(np.ascontiguousarray(clip))
+    return found.hexdigest()
 
 
 def check_audio(audio: Audio, sample_rate: int, what: str) -> np.ndarray:

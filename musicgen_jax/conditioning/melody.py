@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.audio import convert_audio, convert_channels, resample
-from musicgen_jax.conditioning.audio_input import Clips, check_clips, one_for_each
+from musicgen_jax.conditioning.audio_input import Clips, check_clips, digest, one_for_each
 from musicgen_jax.conditioning.chroma import (
     chroma_frames,
     melody_chroma,
@@ -35,33 +36,27 @@ _MARGIN = 1.0  # seconds of a long melody beyond the part that is used, for the 
 
 
 def melody_conditions(
-    parts: Parts,
-    batch: int,
-    melody: Clips,
-    sample_rate: int,
-    *,
-    separate: bool | None,
-    duration: float,
+    parts: Parts, batch: int, melodies: "Melodies", rows: slice = slice(None)
 ) -> ConditionAt:
     """The condition of every window of a piece: the text once, the melody from where it begins.
 
     Args:
       parts: of a melody model.
       batch: B.
-      melody: as in `MusicGen.generate_with_chroma`.
-      sample_rate: of `melody`, in Hz.
-      separate: as in `MusicGen.generate_with_chroma`.
-      duration: seconds of the piece, checked.
+      melodies: from `melodies_of`, one for all clips or one for each.
+      rows: the B clips among those of `melodies`.
 
     Raises:
-      UserError: the model takes no melody, or the melody is not audio for these clips.
+      UserError: there are not as many melodies as clips.
     """
-    melodies = melodies_of(parts.config, melody, sample_rate, separate=separate, duration=duration)
-    one_for_each([None] * len(melodies), batch, "melodies")  # one melody is projected once
+    rows = slice(None) if len(melodies) == 1 else rows  # one melody is projected once
+    one_for_each([None] * len(range(len(melodies))[rows]), batch, "melodies")
     text = text_conditions(parts)
     project = parts.lm.chroma_conditioner
     assert project is not None
-    return lambda offset, texts: _with_melody(project, text(texts), *melodies.chroma_at(offset))
+    return lambda offset, texts: _with_melody(
+        project, text(texts), *melodies.chroma_at(offset, rows)
+    )
 
 
 def melodies_of(
@@ -72,7 +67,18 @@ def melodies_of(
     separate: bool | None,
     duration: float,
 ) -> "Melodies":
-    """The checked melodies of a batch; the arguments are those of `melody_conditions`."""
+    """The checked melodies of a batch.
+
+    Args:
+      config: of the model.
+      melody: as in `MusicGen.generate_with_chroma`.
+      sample_rate: of `melody`, in Hz.
+      separate: as in `MusicGen.generate_with_chroma`.
+      duration: seconds of the piece, checked.
+
+    Raises:
+      UserError: the model takes no melody, or the melody is not audio.
+    """
     if not config.lm.chroma_bins:
         raise UserError(
             f"{config.name or 'this model'} takes no melody: use a melody model, such as "
@@ -88,7 +94,8 @@ class Melodies:
 
     Each clip is processed on its own. audiocraft first pads the melodies of a batch to the longest
     one, so a short melody is followed by near-silence there. Here a short melody repeats, as it
-    does in audiocraft in a batch of one.
+    does in audiocraft in a batch of one. It is prepared (separated, its key found) on first use,
+    and only once, whichever thread asks.
 
     Args:
       clips: per item float [C, W] at `sample_rate`, checked, or None for no melody.
@@ -112,6 +119,8 @@ class Melodies:
         self.num_frames = chroma_frames(config)
         self._config, self._rate, self._separate = config, sample_rate, separate
         self._clips = list(clips)
+        self._prepared: dict[int, tuple[np.ndarray | None, Move | None]] = {}
+        self._lock = threading.Lock()
         self._given = np.array([clip is not None for clip in clips])
         self._long = duration > config.max_duration
         if self._long:
@@ -123,17 +132,26 @@ class Melodies:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def chroma_at(self, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    def digest(self) -> str:
+        """Identifies the audio."""
+        return digest(self._clips, self._rate)
+
+    def chroma_at(self, offset: float, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """The chroma of the window that begins `offset` seconds into the piece.
+
+        Args:
+          offset: in seconds.
+          rows: the clips that are wanted.
 
         Returns:
           float32 [B, T, bins], one-hot, zeros for a clip without a melody; and bool [B], whether
-          the clip has one. B is the number of clips.
+          the clip has one. B is the number of those clips.
         """
-        config = self._config
+        config, wanted = self._config, range(len(self._clips))[rows]
         bins = config.lm.chroma_bins
-        chroma = np.zeros((len(self._clips), self.num_frames, bins), np.float32)
-        for row, wav, move in zip(chroma, self._melodies, self.moves, strict=True):
+        chroma = np.zeros((len(wanted), self.num_frames, bins), np.float32)
+        for row, number in zip(chroma, wanted, strict=True):
+            wav, move = self._melody(number)
             if wav is None:
                 continue
             if self._long:
@@ -150,37 +168,36 @@ class Melodies:
                 tuning=move.tuning if move else 0.0,
             )
             row[:] = np.roll(heard, move.semitones, axis=1) if move else heard
-        return chroma, self._given
+        return chroma, self._given[rows]
 
-    @functools.cached_property
+    @property
     def moves(self) -> list[Move | None]:
         """How each clip is moved into the key of a model that plays in only one key; else None.
 
         The logger `musicgen_jax` says which clips are moved.
         """
-        lm = self._config.lm
-        if lm.chroma_tonic is None:
-            return [None] * len(self._clips)
-        rest = self._config.sample_rate, lm.chroma_tonic, lm.chroma_window, lm.chroma_hop
-        moves = [None if wav is None else find_move(wav, *rest) for wav in self._melodies]
-        for move in moves:
-            if move is not None and move.semitones:
-                logging.getLogger("musicgen_jax").warning("melody: %s", move)
-        return moves
+        return [self._melody(number)[1] for number in range(len(self._clips))]
 
-    @functools.cached_property
-    def _melodies(self) -> list[np.ndarray | None]:
-        """Mono at the model's rate. Made on first use, when all arguments have been checked."""
-        melodies: list[np.ndarray | None] = []
-        separator = find_separator(self._separate) if self._given.any() else None
-        for clip in self._clips:
-            if clip is None:
-                melodies.append(None)
-                continue
-            clip = clip[:, : int((self._seconds + _MARGIN) * self._rate)]
-            to = self._config.sample_rate, self._config.audio_channels
-            melodies.append(melody_of(convert_audio(clip, self._rate, *to), to[0], separator))
-        return melodies
+    def _melody(self, number: int) -> tuple[np.ndarray | None, Move | None]:
+        """A melody, mono at the model's rate, and its move."""
+        with self._lock:
+            if number not in self._prepared:
+                self._prepared[number] = self._prepare(self._clips[number])
+            return self._prepared[number]
+
+    def _prepare(self, clip: np.ndarray | None) -> tuple[np.ndarray | None, Move | None]:
+        if clip is None:
+            return None, None
+        config, lm = self._config, self._config.lm
+        clip = clip[:, : int((self._seconds + _MARGIN) * self._rate)]
+        audio = convert_audio(clip, self._rate, config.sample_rate, config.audio_channels)
+        wav = melody_of(audio, config.sample_rate, find_separator(self._separate))
+        if lm.chroma_tonic is None:
+            return wav, None
+        move = find_move(wav, config.sample_rate, lm.chroma_tonic, lm.chroma_window, lm.chroma_hop)
+        if move is not None and move.semitones:
+            logging.getLogger("musicgen_jax").warning("melody: %s", move)
+        return wav, move
 
 
 @jax.jit

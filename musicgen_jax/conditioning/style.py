@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musicgen_jax.audio import convert_audio
-from musicgen_jax.conditioning.audio_input import Clips, check_clips, one_for_each
+from musicgen_jax.conditioning.audio_input import Clips, check_clips, digest, one_for_each
 from musicgen_jax.conditioning.excerpt import DEFAULT_EXCERPT, excerpt
 from musicgen_jax.conditioning.resample import resample_frac
 from musicgen_jax.conditioning.text import ConditionAt, Texts, text_conditions
@@ -22,7 +22,7 @@ from musicgen_jax.nn.style_conditioner import DEFAULT_EVAL_Q, StyleConditioner
 from musicgen_jax.runtime import sharding
 from musicgen_jax.storage.loading import Parts
 
-__all__ = ["DEFAULT_EVAL_Q", "DEFAULT_EXCERPT", "Styles", "style_conditions"]
+__all__ = ["DEFAULT_EVAL_Q", "DEFAULT_EXCERPT", "Styles", "style_conditions", "style_digest"]
 
 
 def style_conditions(
@@ -77,6 +77,11 @@ def style_conditions(
         return _with_style(conditioner, text(texts), heard, styles.has_style, eval_q=eval_q)
 
     return condition_at
+
+
+def style_digest(style: Clips, sample_rate: int) -> str:
+    """Identifies the audio of styles; the arguments are those of `style_conditions`."""
+    return digest(check_clips(style, sample_rate, "style"), int(sample_rate))
 
 
 class Styles:

@@ -224,6 +224,8 @@ def open_store(
         settings["negative_descriptions"] = list(request.negative_descriptions)
     if request.schedule:
         settings["schedule"] = [cue.fields() for cue in request.timeline().schedule]
+    if request.followed is not None:
+        settings["followed"] = request.followed
     if program is not None:
         settings["program"] = str(program)
     assert request.checkpoint is not None

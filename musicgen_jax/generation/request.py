@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -46,6 +46,8 @@ class Request:
       chunk_seconds: length of the stretches of audio that are wanted while the model still runs;
         None for all at the end of each window.
       first: the index of the first clip among those of one seed, see `clip`.
+      followed: identifies the audio whose melody or style the clips follow, if there is any and a
+        checkpoint.
 
     Raises:
       UserError: a value has the wrong type or is out of range; the message names it.
@@ -64,6 +66,7 @@ class Request:
     first: int = 0
     negative_descriptions: Sequence[str | None] | None = None
     schedule: Sequence[CueLike] = ()
+    followed: str | None = None
 
     def __post_init__(self) -> None:
         config, keep = self.config, functools.partial(object.__setattr__, self)
@@ -91,6 +94,10 @@ class Request:
     def with_prompt(self, codes: jax.Array | np.ndarray) -> "Request":
         """This request, with codes to continue."""
         return dataclasses.replace(self, prompt_codes=codes)
+
+    def following(self, digest: Callable[[], str]) -> "Request":
+        """This request, for clips that follow audio with this digest, which only a folder needs."""
+        return self if self.checkpoint is None else dataclasses.replace(self, followed=digest())
 
     def clip(self, index: int) -> "Request":
         """One of the clips as a request of its own, which draws the same tokens."""
@@ -251,16 +258,16 @@ def match_batch(codes: np.ndarray, batch: int) -> np.ndarray:
 def check_prompt(config: MusicGenConfig, prompt: int, total: int) -> None:
     """UserError if a prompt of `prompt` frames leaves nothing of `total` frames to generate."""
     seconds = prompt / config.frame_rate
+    if prompt >= window_frames(config):
+        raise UserError(
+            f"the prompt lasts {seconds:.2f} s: it must be shorter than the model's window of "
+            f"{config.max_duration:g} s; cut it"
+        )
     if prompt >= total:
         raise UserError(
             f"the prompt lasts {seconds:.2f} s and leaves nothing of the duration of "
             f"{total / config.frame_rate:.2f} s, which includes it: raise the duration or cut the "
             "prompt"
-        )
-    if prompt >= window_frames(config):
-        raise UserError(
-            f"the prompt lasts {seconds:.2f} s: it must be shorter than the model's window of "
-            f"{config.max_duration:g} s"
         )
 
 

@@ -28,6 +28,7 @@ from musicgen_jax.generation.windows import Window
 from musicgen_jax.nn.condition import Condition
 
 SETTINGS = "settings.json"
+_ADDED = "followed"  # a setting that older versions did not keep
 _OURS = re.compile(
     rf"settings\.json|window-\d+\.npy|audio-\d+\.f32|\.lock|{files.TEMPORARY.pattern}"
 )
@@ -61,6 +62,8 @@ class WindowStore:
         self.rows, self.card = (batch, codebooks), card
         settings = json.loads(json.dumps(settings, default=float))  # as they will be read
         found = self._found()
+        if found is not None and _ADDED not in found:
+            settings.pop(_ADDED, None)
         if found is None:
             content = json.dumps(settings, indent=2).encode()
             files.write_bytes(self.folder / SETTINGS, content)
@@ -221,5 +224,6 @@ def _difference(found: dict, wanted: dict) -> str:
 _DIGESTS = {
     "model": "model",
     "condition": "condition (description, melody or style)",
+    "followed": "melody or style",
     "prompt": "prompt",
 }

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from musicgen_jax import testing
+from musicgen_jax import audio, testing
 from musicgen_jax.commands import output
 from musicgen_jax.commands.cli import main
 from musicgen_jax.model import MusicGen
@@ -114,13 +115,71 @@ def test_a_stream_to_a_pipe(folder, tmp_path):
     raw, told = process.communicate(timeout=240)
     assert process.returncode == 0, told
     assert told.decode() == "raw PCM: s16le, 4000 Hz, 1 channel\n"
-    audio = MusicGen.from_pretrained(folder).generate(["bells"], duration=1.5).audio[0]
-    expected = np.frombuffer(output.to_pcm(audio), "<i2")
+    wav = MusicGen.from_pretrained(folder).generate(["bells"], duration=1.5).audio[0]
+    expected = np.frombuffer(output.to_pcm(wav), "<i2")
     streamed = np.frombuffer(raw, "<i2")
     assert streamed.shape == (6000,)
     assert np.abs(streamed.astype(int) - expected).max() <= 1
     assert np.abs(expected).max() > 1000
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b", "--stream", "-"], "--stream is for one clip: give one PROMPT"),
+        (["a", "--stream", "-", "--resume"], "--resume is for a file, and --stream writes none"),
+        (["a", "--stream", "-", "--json"], "--json is for a file, and --stream writes none"),
+        (["a", "--play", "--strategy", "rms"], "--strategy is for a file, and --play writes none"),
+        (["a", "--play", "--stream", "-"], "--stream and --play cannot be combined"),
+        (["a", "--stream", ""], "--stream needs the name of a file, got an empty one"),
+        (["a", "--melody", ""], "--melody needs the name of a file, got an empty one"),
+        (["a", "--schedule", ""], "--schedule needs the name of a file, got an empty one"),
+        (["a", "--eval-q", "3"], "--eval-q is about a style: give --style FILE too"),
+        (["a", "--excerpt-length", "2"], "--excerpt-length is about a style: give --style"),
+        (["a", "--no-separate"], "--separate is about a melody: give --melody FILE too"),
+        (["-", "a"], "- reads the prompts from stdin: give it alone, or leave it out"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    folder, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", *arguments, "--model", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--duration", "0"], "duration must be more than 0"),
+        (["--top-k", "-1"], "top_k must be"),
+        (["--melody", "tone.wav"], "takes no melody"),
+    ],
+)
+def test_a_stream_that_cannot_begin_leaves_its_file_alone(
+    folder, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    audio.write("tone.wav", np.full((1, 4000), 0.1, np.float32), 4000, "clip")
+    Path("good.pcm").write_bytes(b"good")
+    command = ["generate", "a", "--model", str(folder), *arguments]
+    assert main([*command, "--stream", "good.pcm"]) == 2
+    assert main([*command, "--stream", "new/new.pcm"]) == 2
+    err = capsys.readouterr().err
+    assert err.count(message) == err.count("\n") == 2
+    assert Path("good.pcm").read_bytes() == b"good"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["good.pcm", "tone.wav"]
+
+
+def test_a_stream_to_a_file_in_a_new_folder(folder, tmp_path):
+    file = tmp_path / "new" / "music.pcm"
+    command = ["generate", "bells", "--model", str(folder), "--duration", "1.5"]
+    assert main([*command, "--stream", str(file)]) == 0
+    assert file.stat().st_size == 2 * 6000
 
 
 def test_a_reader_that_goes_away_is_no_error(folder):
@@ -143,8 +202,7 @@ def test_pcm_is_little_endian_interleaved_and_cut():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a", "b", "--stream", "-"], "--stream is for one clip"),
-        (["a", "--stream", "-", "--resume"], "--stream is for one clip"),
+        (["a", "--stream", "-"], "--output is for a file, and --stream writes none"),
         (["a", "--duration", "nan"], "duration must be"),
         (["a", "--duration", "inf"], "duration must be"),
         (["a", "--duration", "1e6"], "at most 86400 seconds"),

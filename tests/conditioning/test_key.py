@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from musicgen_jax import testing
 from musicgen_jax.conditioning.chroma import PITCHES
 from musicgen_jax.conditioning.key import find_move, find_tuning, loudest_classes
 from musicgen_jax.conditioning.melody import melodies_of
@@ -93,6 +94,17 @@ def test_a_model_of_one_key_is_given_the_moved_melody_and_says_so_once(caplog):
     assert melodies.moves[0].semitones == 5
     notes = [moved[round((i + 0.4) * 0.5 * 4000 / 480)] for i in range(8)]
     assert [PITCHES[note] for note in notes] == ["G", "A", "B", "C", "D", "E", "F#", "G"]
+
+
+def test_a_melody_for_all_clips_is_prepared_once_in_slots_too(caplog, tmp_path):
+    model = testing.random_model(melody_config(G))
+    audio = played(MAJOR, 62, rate=4000, seconds=0.5)
+    settings = {"separate": False, "duration": 0.2, "slots": 2, "checkpoint": tmp_path / "x"}
+    with caplog.at_level(logging.WARNING, "musicgen_jax"):
+        model.generate_with_chroma(["a", "b", "c"], audio[None], 4000, **settings)
+    assert [record.getMessage() for record in caplog.records] == [
+        "melody: heard in D major, played in G major"
+    ]
 
 
 def test_other_models_are_given_the_melody_as_it_is(caplog):

@@ -1,6 +1,7 @@
 """Melody: what is heard of audio, and how it reaches the language model; no torch."""
 
 import dataclasses
+import json
 import logging
 import sys
 
@@ -319,6 +320,23 @@ def test_a_melody_excludes_other_audio(home, tmp_path, capsys):
         assert f"--melody and {other} cannot be combined" in capsys.readouterr().err
 
 
+def test_a_folder_of_windows_belongs_to_the_whole_melody(tmp_path):
+    model = testing.random_model(dataclasses.replace(shallow.MELODY, max_duration=1.0))
+    settings = {"duration": 2.4, "separate": False, "checkpoint": tmp_path}
+    given = tune(262, 330, 392, seconds=2.0)
+    model.generate_with_chroma(["bells"], given, RATE, **settings)
+    other = given.copy()
+    other[:, int(1.2 * RATE) : int(1.3 * RATE)] = tone(523, 0.1)  # neither first nor last window
+    with pytest.raises(UserError, match="started with a different melody or style"):
+        model.generate_with_chroma(["bells"], other, RATE, **settings)
+    model.generate_with_chroma(["bells"], given, RATE, **settings)
+    file = tmp_path / "settings.json"
+    kept = json.loads(file.read_text())
+    del kept["followed"]  # as older versions wrote it
+    file.write_text(json.dumps(kept))
+    model.generate_with_chroma(["bells"], given, RATE, **settings)
+
+
 def test_chroma_as_data(home, tmp_path, capsys):
     out = tmp_path / "new" / "chroma.npy"
     assert cli.main(["chroma", str(home / "tune.wav"), "-o", str(out), "--no-separate"]) == 0
@@ -327,6 +345,17 @@ def test_chroma_as_data(home, tmp_path, capsys):
     assert (data.shape, data.dtype) == ((235, 12), np.float32)
     assert set(pitches(data)) == {"C", "E"}
     assert [file.name for file in out.parent.iterdir()] == ["chroma.npy"]
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", ["a$_^$b", "$x", "bad\udcff", "\u97f3\u697d", "two\nlines", ""])
+def test_a_picture_of_a_file_with_any_name(tmp_path, name):
+    pytest.importorskip("matplotlib")
+    from musicgen_jax.audio import plot
+
+    plot.draw_chroma(tmp_path / "x.png", {name: np.eye(12)}, 1.0, chroma.PITCHES)
+    plot.draw_spectrogram(tmp_path / "y.png", np.ones(2000), RATE, name)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.extra

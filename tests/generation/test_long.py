@@ -342,6 +342,13 @@ def test_only_the_same_generation_goes_on(model, tmp_path):
     assert json.loads((folder / "settings.json").read_text())["descriptions"] == ["bells"]
 
 
+def test_a_prompt_that_no_duration_has_room_for_must_be_cut(model):
+    codes = np.ones((1, 4, 60), int)  # the window has 50
+    for duration in (0.5, 5.0):
+        with pytest.raises(UserError, match=r"shorter than the model's window of 1 s; cut it"):
+            model.generate(["bells"], duration=duration, prompt_codes=codes)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

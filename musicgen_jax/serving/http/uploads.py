@@ -129,7 +129,8 @@ def _condition(
 ) -> ConditionAt:
     duration = request.seconds
     if name == "melody":
-        return melody_conditions(parts, 1, samples, rate, separate=False, duration=duration)
+        melodies = melodies_of(parts.config, samples, rate, separate=False, duration=duration)
+        return melody_conditions(parts, 1, melodies)
     return style_conditions(
         parts,
         1,
