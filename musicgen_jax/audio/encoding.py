@@ -208,11 +208,16 @@ class _Growing(io.RawIOBase):
         return True
 
 
+def check_wav(channels: int, samples: int) -> None:
+    """UserError if a wav file cannot hold `samples` per channel, of 16 bits."""
+    if 2 * channels * samples > _MAX_WAV:
+        raise UserError("a wav file has at most 4 GiB: ask for flac")
+
+
 def _wav_header(sample_rate: int, channels: int, samples: int, comment: str) -> bytes:
     """Everything in front of the samples; the comment is a chunk LIST INFO ICMT."""
     size = 2 * channels * samples
-    if size > _MAX_WAV:
-        raise UserError("a wav file has at most 4 GiB: ask for flac")
+    check_wav(channels, samples)
     form = struct.pack(
         "<HHIIHH", 1, channels, sample_rate, 2 * channels * sample_rate, 2 * channels, 16
     )

@@ -149,6 +149,7 @@ def _until_switched(
 
     def switch(other: str) -> None:
         chosen.append(other)
+        service.draining = f"{other} is being loaded: try again in a moment"
         http.handle_exit(signal.SIGTERM, None)  # finishes what runs
 
     service.switch = switch

@@ -12,7 +12,7 @@ from musicgen_jax.errors import UserError
 from musicgen_jax.generation.piece import GenerationOutput, OnAudio, open_store
 from musicgen_jax.generation.progress import Progress, progress_callback
 from musicgen_jax.generation.request import Request
-from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.generation.schedule import Cue, TooLate
 from musicgen_jax.generation.windows import Store, Window
 from musicgen_jax.serving.scheduler import check_one_process, scheduler_for
 from musicgen_jax.serving.shapes import name_program, shape_of
@@ -91,6 +91,8 @@ class SlotPiece:
             raise UserError("a piece with a checkpoint cannot be steered: give it a schedule")
         if not self._tickets:
             raise UserError("the music has not begun: ask for its first chunk, or give a schedule")
+        if self._tickets[0].done:
+            raise TooLate("the music is finished: there is nothing left to change")
         return self._tickets[0].steer(cue).result()
 
     def stretches(self, callback: Callable[[int, int], None] | None = None) -> Iterator[np.ndarray]:

@@ -420,6 +420,30 @@ def test_a_clip_is_continued_from_here_and_used_as_a_melody(page):
     page.get_by_role("region", name="Melody").get_by_role("img").wait_for()
 
 
+def test_a_clip_that_another_model_made_is_not_made_again_without_its_melody(page):
+    give(page, "Melody", tone(2.0, 440))
+    make(page, "a waltz", 1)
+    says(page, "The clip is finished.")
+
+    def other(route):
+        told = route.fetch().json()
+        told |= {"model": "other", "started": told["started"] + 9, "takes": ["continue_from"]}
+        route.fulfill(json=told)
+
+    page.route("**/app/about", other)
+    page.evaluate("() => tabs.onmessage()")  # as another tab says that something has changed
+    page.wait_for_function("() => about.model === 'other'")
+    page.get_by_role("button", name="Again").first.click()
+    alert = page.get_by_role("alert").filter(has_text="other takes no melody: choose debug")
+    alert.wait_for()
+    assert page.locator(".clip").count() == 1
+    with page.expect_request("**/v1/audio/generate") as asked:
+        page.get_by_role("button", name="Make music").click()
+    assert asked.value.post_data_json["model"] == "other"  # and never another one's music
+    page.get_by_role("alert").filter(has_text="there is no model 'other' here").wait_for()
+    page.unroute_all(behavior="wait")  # the page looks once more which model there is
+
+
 def test_another_model_is_chosen(page, server):
     chosen = []
     server.service.switch = chosen.append

@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -157,6 +158,26 @@ def test_a_clip_is_steered_and_its_schedule_makes_it_again(page, scheduler):
     assert again["seed"] != 3
     assert "schedule" in page.url
     page.get_by_role("button", name="Remove them").click()
+    assert not page.locator("#plan").is_visible()
+
+
+def test_what_a_schedule_has_changed_can_be_changed_back(page, scheduler, server):
+    schedule = json.dumps([[0.5, "drums enter"]])
+    page.goto(f"{server.url}#{urlencode({'prompt': 'a calm waltz', 'schedule': schedule})}")
+    page.locator("#plan", has_text="drums enter").wait_for()
+    begin(page, scheduler)
+    wait_until(lambda: page.evaluate("() => clips[0].seconds") > 0.5)
+    steered, refused = page.locator(".steered"), page.locator(".refused")
+    page.get_by_label("Change the music to").fill("drums enter")
+    page.get_by_label("Change the music to").press("Enter")
+    refused.filter(has_text="Change the text or a number first.").wait_for()
+    steer(page, scheduler, "a calm waltz")
+    assert "a calm waltz" in steered.inner_text()
+
+
+def test_a_link_whose_changes_cannot_be_read_says_so(page, server):
+    page.goto(f"{server.url}#{urlencode({'prompt': 'a calm waltz', 'schedule': '[[0.5, '})}")
+    page.get_by_role("alert").filter(has_text="changes in this link cannot be read").wait_for()
     assert not page.locator("#plan").is_visible()
 
 

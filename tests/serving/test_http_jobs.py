@@ -72,6 +72,28 @@ def test_longer_than_a_clip_may_be(server: Server):
     assert len(audio) == 9 * 4000
 
 
+def test_the_newest_finished_job_stays_however_large_it_is(server: Server):
+    small, large = (begin(server, {**PIECE, "duration": seconds}) for seconds in (1, 140))
+    assert finish(server, small)["status"] == "completed"
+    assert finish(server, large)["bytes"] > 1 << 20  # more than the server keeps
+    server.service.jobs.forget_old()
+    assert server.ask("GET", f"{large}/audio").status == 200
+    gone = server.ask("GET", small)
+    assert (gone.status, gone.error["code"]) == (404, "job_not_found")
+    assert "is kept for at most 3600 s" in gone.error["message"]
+
+
+def test_a_wav_file_that_would_be_too_large_is_refused_at_once(server: Server, monkeypatch):
+    monkeypatch.setattr("musicgen_jax.audio.encoding._MAX_WAV", 8000)
+    for body in ({**PIECE, "duration": 2}, {**PIECE, "duration": 2, "response_format": "wav"}):
+        for path in (JOBS, GENERATE):
+            answer = server.post(path, body)
+            assert (answer.status, answer.error["param"]) == (400, "response_format")
+            assert "at most 4 GiB: ask for flac" in answer.error["message"]
+    flac = {**PIECE, "duration": 2, "response_format": "flac"}
+    assert finish(server, begin(server, flac))["status"] == "completed"
+
+
 def test_parts_of_a_file(server: Server):
     job = begin(server, PIECE)
     finish(server, job)

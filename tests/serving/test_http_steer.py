@@ -15,9 +15,11 @@ from musicgen_jax.audio.files import to_int16
 from musicgen_jax.audio.level import apply_level
 from musicgen_jax.generation.request import Request
 from musicgen_jax.generation.schedule import Cue
+from musicgen_jax.serving.http import asked as asks
 from musicgen_jax.serving.http.errors import ClientGone
 from musicgen_jax.serving.http.listener import Listener
 from musicgen_jax.serving.http.pace import Pace
+from musicgen_jax.serving.http.settings import Settings
 from musicgen_jax.serving.scheduler import Scheduler
 from tests.helpers.http_server import GENERATE, JOBS, SMALL, Server, serving, wait_until
 
@@ -136,6 +138,16 @@ def test_endless_music_is_sent_at_the_pace_of_listening(server: Server):
     assert said["seconds"] < 60
     connection.close()
     wait_until(lambda: server.service.scheduler.busy == 0)
+
+
+def test_the_settings_of_endless_music_make_endless_music():
+    body = {"prompt": "x", "endless": True, "stream": True, "seed": 3}
+    settings = asks.GENERATE.read(body, SMALL, Settings("debug")).settings()
+    again = {**settings, "prompt": "x", "stream": True}
+    assert asks.GENERATE.read(again, SMALL, Settings("debug")).settings() == settings
+    assert settings["endless"]
+    finite = asks.GENERATE.read({"prompt": "x"}, SMALL, Settings("debug")).settings()
+    assert "endless" not in finite
 
 
 def test_whoever_leaves_endless_music_frees_the_slot_at_once(server: Server):

@@ -142,6 +142,10 @@ def test_a_model_is_chosen_among_those_that_are_here(server, monkeypatch):
         assert words in answer.error["message"]
     assert server.ask("POST", "/app/model", {"name": "other"}).status == 202
     assert chosen == ["other"]
+    monkeypatch.setattr(server.service, "draining", "other is being loaded")
+    again = server.ask("POST", "/app/model", {"name": "other"})
+    assert (again.status, again.error["code"]) == (409, "not_now")
+    assert chosen == ["other"]
 
 
 def test_another_site_cannot_use_it(server):

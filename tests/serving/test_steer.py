@@ -122,6 +122,15 @@ def test_endless_music_in_a_slot_waits_for_its_listener(model):
     assert [cue.description for cue in session.schedule] == ["drums"]
 
 
+@pytest.mark.parametrize("slots", [None, 1])
+def test_finished_music_cannot_be_steered(model, slots):
+    session = model.stream(["a"], duration=0.5, slots=slots)
+    for _ in session:
+        pass
+    with pytest.raises(UserError, match="the music is finished: there is nothing left to change"):
+        session.steer(description="b")
+
+
 def test_a_session_in_slots_can_be_steered_while_nobody_listens(model):
     with model.stream(["a"], duration=None, slots=1, chunk_seconds=0.5) as session:
         next(session)

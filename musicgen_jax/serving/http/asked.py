@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from musicgen_jax.audio.encoding import check_wav
 from musicgen_jax.config import MusicGenConfig
 from musicgen_jax.errors import UserError
 from musicgen_jax.generation.request import Request
@@ -82,6 +83,7 @@ class Asked:
         request = self.request
         named = {
             "duration": request.duration,
+            "endless": request.endless or None,
             "seed": request.seed,
             **dataclasses.asdict(request.sampling),
             "extend_stride": request.extend_stride,
@@ -183,7 +185,13 @@ def _asked(
         )
     form, most = values["response_format"], settings.max_endless or settings.max_job_duration
     heard = settings.hear(prompt) if settings.hear is not None and prompt else None
-    return Asked(request, form, streamed, events, strategy, deadline, most, heard=heard)
+    asked = Asked(request, form, streamed, events, strategy, deadline, most, heard=heard)
+    if form == "wav" and not streamed:
+        try:
+            check_wav(config.audio_channels, asked.samples)
+        except UserError as error:
+            raise invalid(str(error), "response_format") from error
+    return asked
 
 
 def _description(values: dict[str, Any], used: dict[str, str], longest: int) -> str | None:

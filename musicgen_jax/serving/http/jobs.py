@@ -162,7 +162,7 @@ class Jobs:
             raise HTTPError(
                 404,
                 "there is no such job: a finished job is kept for at most "
-                "{self._settings.job_seconds:g} s",
+                f"{self._settings.job_seconds:g} s",
                 "job_not_found",
             )
         return job
@@ -187,12 +187,17 @@ class Jobs:
         return [job for job in self._jobs.values() if job.finished is not None]
 
     def forget_old(self) -> None:
-        """Forgets finished jobs that are too old, or the oldest of too many bytes."""
-        now, size = time.monotonic(), 0
+        """Forgets finished jobs that are too old, or the oldest of too many bytes.
+
+        The newest one stays, however large it is: nobody has had the time to fetch it.
+        """
+        now, newer = time.monotonic(), 0
         for job in reversed(list(self._jobs.values())):
-            size += len(job.audio or b"")
+            size = len(job.audio or b"")
+            too_many = newer > 0 and newer + size > self._settings.job_bytes
+            newer += size
             if job.finished is not None and (
-                now - job.finished > self._settings.job_seconds or size > self._settings.job_bytes
+                too_many or now - job.finished > self._settings.job_seconds
             ):
                 del self._jobs[job.id]
 

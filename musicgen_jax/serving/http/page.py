@@ -95,6 +95,8 @@ def routes(service: Service) -> list[Route]:
             raise invalid("name must be one of the models that the page lists", "name")
         if not choice.ready:
             raise invalid(f"{choice.name} is not here: {choice.way or choice.what}", "name")
+        if service.draining is not None:
+            raise HTTPError(409, "the model is being changed already: wait for it", "not_now")
         service.switch(choice.name)
         return JSONResponse({"model": choice.name}, 202)
 

@@ -2,15 +2,19 @@
 // What can be done with a clip.
 
 async function again(clip) {
-  await reuse(clip);
+  if (!(await reuse(clip))) return;
   $("seed").value = newSeed();
   $("variations").value = "1";
   make();
 }
 
+// False if this model does not take all that the clip was made from.
 async function reuse(clip) {
   fill(clip.settings);
   for (const sound of sounds) await sound.restore(clip.given.find(({ kind }) => kind === sound.kind));
+  const left = clip.given.find(({ kind }) => !about.takes.includes(kind));
+  if (left) $("error").textContent = `${about.model} takes no ${left.kind}: choose ${clip.model}, which made this clip, or make one without.`;
+  return !left;
 }
 
 // A clip, or what it has up to here, as the sound that the next one begins with or follows.

@@ -137,7 +137,7 @@ class Clip {
       const answer = await ask("v1/audio/generate", {
         method: "POST",
         signal: this.controller.signal,
-        ...body({ ...this.settings, stream: true, response_format: "pcm" }, this.given, { "X-Clip": this.id }),
+        ...body({ model: this.model, ...this.settings, stream: true, response_format: "pcm" }, this.given, { "X-Clip": this.id }),
       });
       this.rate = +answer.headers.get("X-Sample-Rate");
       this.channels = +answer.headers.get("X-Channels");
@@ -151,6 +151,7 @@ class Clip {
       if (this.end === "lost") {
         if (this.begun) lost();
         if (!this.begun || error instanceof Refused) $("error").textContent = message(error);
+        if (error instanceof Refused) relearn();
       }
     }
     this.total = this.frames;

@@ -14,14 +14,16 @@ function setPlan(schedule) {
   $("plan").querySelector(".scenes").replaceChildren(...lines);
 }
 
-// The schedule of a link.
+// The schedule of a link: objects, or pairs of seconds and a text, as the server takes them.
 function scheduleOf(text) {
   try {
-    const found = JSON.parse(text);
-    return Array.isArray(found) && found.every((cue) => Number.isFinite(cue?.seconds)) ? found : [];
+    const found = JSON.parse(text).map((cue) => (Array.isArray(cue) ? { seconds: cue[0], prompt: cue[1] } : cue));
+    if (found.every((cue) => Number.isFinite(cue.seconds))) return found;
   } catch {
-    return [];
+    // It says so below.
   }
+  $("error").textContent = "The changes in this link cannot be read: a clip is made without them.";
+  return [];
 }
 
 function setEndless(on) {

@@ -45,4 +45,4 @@ const kept = {
   remove: (id) => kept.run("readwrite", (list, sounds) => (list.delete(id), sounds.delete(id))).catch(() => {}),
 };
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("musicgen-jax") : { postMessage() {} };
-tabs.onmessage = () => showKept();
+tabs.onmessage = () => (showKept(), relearn());

@@ -29,12 +29,14 @@ $("model").onchange = async () => {
     return;
   }
   if (clips.some((clip) => !clip.end) && !confirm("Stop the clips that are being made?")) return void ($("model").value = about.model);
+  $("model").disabled = true; // a second choice would come too late
   stop();
   player.pause();
   await allRead();
   try {
     await ask("app/model", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ name }) });
   } catch (error) {
+    $("model").disabled = false;
     $("model").value = about.model;
     $("error").textContent = message(error);
     return;
@@ -60,4 +62,11 @@ async function changed(name) {
   $("go").disabled = $("model").disabled = false;
   await learn();
   say(`${about.model} is ready.`);
+  tabs.postMessage("changed");
+}
+
+// Another tab, or whoever started the server again, may have chosen another model.
+async function relearn() {
+  const told = await fetch("app/about", { cache: "no-store" }).then((answer) => answer.json(), () => null);
+  if (told && about && told.started !== about.started && !document.body.dataset.loading) await learn();
 }

@@ -30,6 +30,7 @@ async function lost() {
   $("error").textContent = "";
   say("The server answers again.");
   if (!about) begin();
+  else await relearn();
 }
 
 const message = (error) => (error instanceof Refused ? `The server says: ${error.message}.` : "The server does not answer.");

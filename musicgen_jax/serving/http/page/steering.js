@@ -9,15 +9,22 @@ class Steering {
     this.button = this.form.querySelector("button");
     const field = (name) => this.form.querySelector(`.${name}-to`);
     this.fields = { prompt: field("prompt"), negative_prompt: field("negative"), cfg_coef: field("cfg"), temperature: field("temperature") };
-    this.asked = this.before();
     this.waiting = null; // a change that has no place yet, and what the server said of it
-    for (const [name, input] of Object.entries(this.fields)) input.value = this.asked[name];
+    this.placed = 0; // seconds of the last change that was made here
+    for (const [name, input] of Object.entries(this.fields)) input.value = this.before()[name];
     this.form.onsubmit = (event) => (event.preventDefault(), this.steer());
   }
   // What holds at the beginning.
   before() {
     const { prompt, negative_prompt, cfg_coef, temperature } = this.clip.settings;
     return { prompt: prompt ?? "", negative_prompt: negative_prompt ?? "", cfg_coef, temperature };
+  }
+  // What holds for the music that is made next, whoever asked for it.
+  inForce() {
+    const { clip } = this;
+    const made = Math.max(this.placed, (clip.dropped + clip.frames - clip.lead) / clip.rate);
+    const cues = (clip.settings.schedule ?? []).filter(({ seconds }) => seconds <= made);
+    return Object.assign(this.before(), ...cues, this.waiting?.changes);
   }
   refresh() {
     const open = !this.clip.end && this.clip.stream !== null;
@@ -37,12 +44,13 @@ class Steering {
   // What is new in the fields; null if a number is missing or out of range.
   changes() {
     const changes = {};
+    const now = this.inForce();
     for (const [name, input] of Object.entries(this.fields)) {
       if (input.disabled) continue;
       const isNumber = input.type === "number";
       if (isNumber && (!input.validity.valid || input.value === "")) return this.refuse(`${NAMES[name]} must be a number from ${input.min} to ${input.max}.`, input);
       const value = isNumber ? input.valueAsNumber : input.value.trim();
-      if (value !== this.asked[name]) changes[name] = value;
+      if (value !== now[name]) changes[name] = value;
     }
     if (!Object.keys(changes).length) return this.refuse("Change the text or a number first.", this.fields.prompt);
     return changes;
@@ -70,7 +78,7 @@ class Steering {
   // The server has taken a change, and says from when on it counts.
   took(changes, said) {
     const { clip, card } = this;
-    Object.assign(this.asked, changes);
+    if (said.seconds !== null) this.placed = Math.max(this.placed, said.seconds);
     clip.learn(said.schedule);
     this.waiting = said.seconds === null ? { changes, said } : null;
     card.find(".refused").textContent = "";
