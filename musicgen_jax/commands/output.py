@@ -127,20 +127,23 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
         raise UserError("--stream - writes samples to stdout: pipe them to a player or a file")
     channels = model.audio_channels
     kind = f"s16le, {model.sample_rate} Hz, {channels} channel{'s' if channels > 1 else ''}"
-    pipe: BinaryIO | None = None
+    pipes: list[BinaryIO] = []  # one, once there is music
     try:
         with user_error("write", target), contextlib.ExitStack() as stack:
 
+            def begin() -> BinaryIO:
+                pipe = sys.stdout.buffer
+                if target != "-":
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
+                    pipe = stack.enter_context(open(target, "wb"))
+                print(f"raw PCM: {kind}", file=sys.stderr, flush=True)
+                return pipe
+
             def write(audio: np.ndarray) -> None:
-                nonlocal pipe
-                if pipe is None:
-                    pipe = sys.stdout.buffer
-                    if target != "-":
-                        Path(target).parent.mkdir(parents=True, exist_ok=True)
-                        pipe = stack.enter_context(open(target, "wb"))
-                    print(f"raw PCM: {kind}", file=sys.stderr, flush=True)
-                pipe.write(to_pcm(audio[0]))
-                pipe.flush()
+                if not pipes:
+                    pipes.append(begin())
+                pipes[0].write(to_pcm(audio[0]))
+                pipes[0].flush()
 
             make(on_audio=write, chunk_seconds=STREAM_CHUNK)
     except UserError as error:

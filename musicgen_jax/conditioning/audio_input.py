@@ -56,7 +56,7 @@ def digest(clips: Sequence[np.ndarray | None], sample_rate: int) -> str:
     for clip in clips:
         found.update(f"{None if clip is None else clip.shape}".encode())
         if clip is not None:
-            found.update(np.ascontiguousarray(clip))
+            found.update(clip.tobytes())
     return found.hexdigest()
 
 
