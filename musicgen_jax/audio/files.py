@@ -19,7 +19,7 @@ from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.audio.samples import MAX_SAMPLES
 from musicgen_jax.errors import UserError, user_error
 
-MAX_SECONDS = 3600  # longer files are refused: this package never uses more than a few minutes
+MAX_SECONDS = 3600  # longer files are not read as a whole: a few minutes are what is used
 
 FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "opus"}  # see `encoding`
 
@@ -67,8 +67,8 @@ def read(
 
     Raises:
       UserError: the file does not exist, is not audio, is damaged or cut off, has no samples, has
-        NaN or infinite samples, or is longer than `MAX_SECONDS` or `MAX_SAMPLES`. The length is
-        checked from the header, before the samples are read.
+        NaN or infinite samples, or is longer than `MAX_SECONDS` (unless `seconds` is set) or
+        `MAX_SAMPLES`. The length is checked from the header, before the samples are read.
     """
     longest = MAX_SECONDS if seconds is None else math.inf
     return _samples(opened(path), path, start, seconds, longest, MAX_SAMPLES)

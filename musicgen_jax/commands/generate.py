@@ -157,12 +157,11 @@ def run(args: argparse.Namespace) -> None:
     if (args.stream or args.play) and len(prompts) > 1:
         name = "--stream" if args.stream else "--play"
         raise UserError(f"{name} is for one clip: give one PROMPT")
-    # What exists may be a pipe.
-    if args.stream and args.stream != "-" and not Path(args.stream).exists():
-        options.check_writable(Path(args.stream))
-    if args.play:
-        from musicgen_jax.commands import output
+    from musicgen_jax.commands import output
 
+    if args.stream and args.stream != "-":
+        output.check_target(Path(args.stream))
+    if args.play:
         output.player(1, 1)  # refuses now, before minutes of work
     files = [] if args.stream or args.play else _output_files(Path(args.output), len(prompts))
     for file in files:
@@ -371,7 +370,8 @@ def _check_options(args: argparse.Namespace) -> None:
             raise UserError(f"{_option(name)} needs the name of a file, got an empty one")
     for name, sound in _OF_A_SOUND.items():
         if getattr(args, name) is not None and not getattr(args, sound):
-            raise UserError(f"{_option(name)} is about a {sound}: give --{sound} FILE too")
+            names = "--separate and --no-separate" if name == "separate" else _option(name)
+            raise UserError(f"{names} only matter{'' if ' ' in names else 's'} with --{sound} FILE")
     if args.stream and args.play:
         raise UserError("--stream and --play cannot be combined: give one of them")
     if args.stream or args.play:

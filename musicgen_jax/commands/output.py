@@ -13,6 +13,7 @@ import numpy as np
 
 from musicgen_jax.audio import GrowingFile
 from musicgen_jax.audio.level import apply_level
+from musicgen_jax.commands import options
 from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.files import locked
 from musicgen_jax.generation.program_name import ProgramName
@@ -108,6 +109,14 @@ def _to_files(
     return out
 
 
+def check_target(target: Path) -> None:
+    """UserError now, before minutes of work, if `to_pipe` cannot write there; it may be a pipe."""
+    if not target.exists() or target.is_dir():
+        options.check_writable(target)
+    elif not os.access(target, os.W_OK):
+        raise UserError(f"cannot write {target}: it is write-protected")
+
+
 def to_pipe(make: Make, model: MusicGen, target: str) -> None:
     """Writes raw PCM while the music is made: 16 bit, little-endian, channels interleaved.
 
@@ -145,6 +154,9 @@ def to_pipe(make: Make, model: MusicGen, target: str) -> None:
                 pipes[0].write(to_pcm(audio[0]))
                 pipes[0].flush()
 
+            # Whoever reads a pipe waits until it is opened. It holds nothing that could be lost.
+            if target != "-" and Path(target).exists() and not Path(target).is_file():
+                pipes.append(begin())
             make(on_audio=write, chunk_seconds=STREAM_CHUNK)
     except UserError as error:
         if not isinstance(error.__cause__, BrokenPipeError):

@@ -171,6 +171,15 @@ def test_what_a_schedule_has_changed_can_be_changed_back(page, scheduler, server
     page.get_by_label("Change the music to").fill("drums enter")
     page.get_by_label("Change the music to").press("Enter")
     refused.filter(has_text="Change the text or a number first.").wait_for()
+    # A field that nobody has edited asks for nothing, whatever it said at the beginning.
+    text = page.get_by_label("Change the music to")
+    assert text.input_value() == "drums enter"
+    page.get_by_text("Steer away from, guidance, temperature").click()
+    with page.expect_request("**/steer") as asked:
+        page.locator(".cfg-to").fill("2")
+        page.locator(".cfg-to").press("Enter")
+    assert asked.value.post_data_json == {"cfg_coef": 2}
+    steered.filter(has_text="Guidance").wait_for()
     steer(page, scheduler, "a calm waltz")
     assert "a calm waltz" in steered.inner_text()
 

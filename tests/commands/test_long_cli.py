@@ -135,9 +135,9 @@ def test_a_stream_to_a_pipe(folder, tmp_path):
         (["a", "--stream", ""], "--stream needs the name of a file, got an empty one"),
         (["a", "--melody", ""], "--melody needs the name of a file, got an empty one"),
         (["a", "--schedule", ""], "--schedule needs the name of a file, got an empty one"),
-        (["a", "--eval-q", "3"], "--eval-q is about a style: give --style FILE too"),
-        (["a", "--excerpt-length", "2"], "--excerpt-length is about a style: give --style"),
-        (["a", "--no-separate"], "--separate is about a melody: give --melody FILE too"),
+        (["a", "--eval-q", "3"], "--eval-q only matters with --style FILE"),
+        (["a", "--excerpt-length", "2"], "--excerpt-length only matters with --style FILE"),
+        (["a", "--no-separate"], "--separate and --no-separate only matter with --melody FILE"),
         (["-", "a"], "- reads the prompts from stdin: give it alone, or leave it out"),
     ],
 )

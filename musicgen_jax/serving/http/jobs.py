@@ -147,7 +147,7 @@ class Jobs:
     def begin(self, asked: Asked, ticket: Ticket) -> Job:
         """A job for a ticket. The oldest finished one is forgotten if there are too many."""
         if len(self._jobs) >= self._settings.jobs and (finished := self._finished()):
-            del self._jobs[finished[0].id]
+            del self._jobs[finished[0][1].id]
         job = Job(asked, ticket, self._settings.model)
         self._jobs[job.id] = job
         return job
@@ -183,22 +183,21 @@ class Jobs:
         if len(self._jobs) >= self._settings.jobs and not self._finished():
             raise HTTPError(429, "too many jobs: try again later", "too_many_jobs")
 
-    def _finished(self) -> list[Job]:
-        return [job for job in self._jobs.values() if job.finished is not None]
+    def _finished(self) -> list[tuple[float, Job]]:
+        """When each finished job finished, and the job; those that began first come first."""
+        return [(job.finished, job) for job in self._jobs.values() if job.finished is not None]
 
     def forget_old(self) -> None:
         """Forgets finished jobs that are too old, or the oldest of too many bytes.
 
-        The newest one stays, however large it is: nobody has had the time to fetch it.
+        The one that finished last stays, however large it is: nobody has had the time to fetch it.
         """
         now, newer = time.monotonic(), 0
-        for job in reversed(list(self._jobs.values())):
+        for finished, job in sorted(self._finished(), key=lambda each: each[0], reverse=True):
             size = len(job.audio or b"")
             too_many = newer > 0 and newer + size > self._settings.job_bytes
             newer += size
-            if job.finished is not None and (
-                too_many or now - job.finished > self._settings.job_seconds
-            ):
+            if too_many or now - finished > self._settings.job_seconds:
                 del self._jobs[job.id]
 
     @property

@@ -96,7 +96,7 @@ def routes(service: Service) -> list[Route]:
         if not choice.ready:
             raise invalid(f"{choice.name} is not here: {choice.way or choice.what}", "name")
         if service.draining is not None:
-            raise HTTPError(409, "the model is being changed already: wait for it", "not_now")
+            raise HTTPError(409, service.draining, "not_now")
         service.switch(choice.name)
         return JSONResponse({"model": choice.name}, 202)
 

@@ -121,7 +121,9 @@ class MusicServer(uvicorn.Server):
             counter += 1
             await asyncio.sleep(_TICK)
         service = self._service
-        service.draining = "the server is about to stop: it finishes only the clips that it has"
+        service.draining = service.draining or (
+            "the server is about to stop: it finishes only the clips that it has"
+        )
         LOG.info("draining", {"event": "draining"})
         drained = asyncio.create_task(asyncio.to_thread(service.scheduler.drain))
         while not drained.done() and self._signals < 2:

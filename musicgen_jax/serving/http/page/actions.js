@@ -10,6 +10,7 @@ async function again(clip) {
 
 // False if this model does not take all that the clip was made from.
 async function reuse(clip) {
+  $("error").textContent = "";
   fill(clip.settings);
   for (const sound of sounds) await sound.restore(clip.given.find(({ kind }) => kind === sound.kind));
   const left = clip.given.find(({ kind }) => !about.takes.includes(kind));

@@ -3,8 +3,11 @@
 
 // What there is to know of the model.
 async function learn() {
-  const given = about && sounds.map((sound) => sound.sent()).filter(Boolean);
-  about = await (await ask("app/about")).json();
+  const told = await (await ask("app/about")).json();
+  const same = about && ["model", "sample_rate", "channels", "window", "upload_seconds"].every((name) => told[name] === about[name]);
+  const before = sounds;
+  const given = same ? [] : before.map((sound) => sound.sent()).filter(Boolean);
+  about = told;
   showModels();
   $("licence").textContent = `${about.model}: licence and limits`;
   $("limits").textContent = about.limits;
@@ -22,11 +25,11 @@ async function learn() {
   });
   $("examples").replaceChildren(...examples);
   $("examples").parentElement.hidden = !examples.length;
-  sounds.forEach((sound) => sound.hush());
-  sounds = about.takes.map((kind) => new Sound(kind));
+  before.forEach((sound) => sound.hush());
+  sounds = about.takes.map((kind) => (same && before.find((sound) => sound.kind === kind)) || new Sound(kind));
   $("sounds").querySelectorAll(".sound").forEach((node) => node.remove());
   $("sounds").append(...sounds.map((sound) => sound.node));
-  for (const each of given ?? []) sounds.find(({ kind }) => kind === each.kind)?.restore(each);
+  for (const each of given) sounds.find(({ kind }) => kind === each.kind)?.restore(each);
   clips.forEach((clip) => clip.card.refresh());
 }
 

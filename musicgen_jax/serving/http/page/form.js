@@ -22,7 +22,7 @@ function scheduleOf(text) {
   } catch {
     // It says so below.
   }
-  $("error").textContent = "The changes in this link cannot be read: a clip is made without them.";
+  $("error").textContent = "The changes in this link cannot be read: the clip will be made without them.";
   return [];
 }
 

@@ -88,6 +88,7 @@ class Sound {
     return reading;
   }
   read(blob, name) {
+    $("error").textContent = "";
     this.supersede();
     return this.track(this.decode(blob, name, this.reads));
   }
@@ -331,7 +332,7 @@ document.addEventListener("dragover", (event) => carriesFiles(event) && event.pr
 document.addEventListener("drop", (event) => {
   if (event.defaultPrevented || !carriesFiles(event)) return;
   event.preventDefault();
-  $("error").textContent = `Drop the file on ${sounds.map(({ kind }) => KINDS[kind].title).join(" or ")}.`;
+  if (sounds.length) $("error").textContent = `Drop the file on ${sounds.map(({ kind }) => KINDS[kind].title).join(" or ")}.`;
 });
 
 // Ends recordings, and waits until every file is read. False if one holds no sound.

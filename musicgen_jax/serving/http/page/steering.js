@@ -11,7 +11,8 @@ class Steering {
     this.fields = { prompt: field("prompt"), negative_prompt: field("negative"), cfg_coef: field("cfg"), temperature: field("temperature") };
     this.waiting = null; // a change that has no place yet, and what the server said of it
     this.placed = 0; // seconds of the last change that was made here
-    for (const [name, input] of Object.entries(this.fields)) input.value = this.before()[name];
+    this.shown = {}; // what a field said before anybody edited it
+    for (const [name, input] of Object.entries(this.fields)) this.show(name, input, this.before()[name]);
     this.form.onsubmit = (event) => (event.preventDefault(), this.steer());
   }
   // What holds at the beginning.
@@ -19,15 +20,26 @@ class Steering {
     const { prompt, negative_prompt, cfg_coef, temperature } = this.clip.settings;
     return { prompt: prompt ?? "", negative_prompt: negative_prompt ?? "", cfg_coef, temperature };
   }
-  // What holds for the music that is made next, whoever asked for it.
+  show(name, input, value) {
+    if (input.value !== String(value)) input.value = value;
+    this.shown[name] = input.value;
+  }
+  // What holds for the music that is made next.
   inForce() {
     const { clip } = this;
     const made = Math.max(this.placed, (clip.dropped + clip.frames - clip.lead) / clip.rate);
     const cues = (clip.settings.schedule ?? []).filter(({ seconds }) => seconds <= made);
     return Object.assign(this.before(), ...cues, this.waiting?.changes);
   }
+  // A field that nobody has edited follows the changes of the schedule.
+  follow() {
+    const now = this.inForce();
+    for (const [name, input] of Object.entries(this.fields)) if (input.value === this.shown[name]) this.show(name, input, now[name]);
+    return now;
+  }
   refresh() {
     const open = !this.clip.end && this.clip.stream !== null;
+    if (open) this.follow();
     // Whoever was typing when the music ended goes on at the play button.
     if (!open && this.form.contains(document.activeElement)) this.card.find(".play").focus({ preventScroll: true });
     this.form.hidden = !open;
@@ -44,7 +56,7 @@ class Steering {
   // What is new in the fields; null if a number is missing or out of range.
   changes() {
     const changes = {};
-    const now = this.inForce();
+    const now = this.follow();
     for (const [name, input] of Object.entries(this.fields)) {
       if (input.disabled) continue;
       const isNumber = input.type === "number";
@@ -66,10 +78,13 @@ class Steering {
     const changes = this.changes();
     if (!changes || this.button.disabled) return;
     this.button.disabled = true;
+    const sent = Object.fromEntries(Object.keys(changes).map((name) => [name, this.fields[name].value]));
     try {
       const headers = { "Content-Type": "application/json" };
       const answer = await ask(`v1/audio/streams/${this.clip.stream}/steer`, { method: "POST", headers, body: JSON.stringify(changes) });
-      this.took(changes, await answer.json());
+      const said = await answer.json();
+      Object.assign(this.shown, sent);
+      this.took(changes, said);
     } catch (error) {
       this.refuse(message(error));
     }
@@ -90,7 +105,8 @@ class Steering {
   place(schedule) {
     if (!this.waiting) return;
     const { changes, said } = this.waiting;
-    const cue = schedule.find((cue) => Object.entries(changes).every(([name, value]) => cue[name] === value));
+    const known = said.schedule.map((cue) => JSON.stringify(cue)); // also the same change, made earlier
+    const cue = schedule.find((cue) => !known.includes(JSON.stringify(cue)) && Object.entries(changes).every(([name, value]) => cue[name] === value));
     if (cue) this.took(changes, { ...said, seconds: cue.seconds, schedule });
   }
   inWords(changes, { seconds, heard }) {
