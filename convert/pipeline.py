@@ -171,11 +171,12 @@ def convert(
             progress(before, total)
         for file, data in found.bpe.items():
             writer.write_file(file, data)
+        called = found.name if config else name or found.name  # a model has its name in its config
         writer.finish(
             config or configs,
             tokenizer=found.tokenizer,
             license=LICENSE,
-            source={"name": found.name, "revision": found.revision, "components": found.origins},
+            source={"name": called, "revision": found.revision, "components": found.origins},
         )
     return config or configs
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"
 MODEL_FILES = "model_files"  # in the settings: `files_of` the model
 _MANIFEST = re.compile(r"manifest(-\d+-of-\d+)?\.jsonl")
+_CLIP = re.compile(r"\d{6,}").fullmatch
 _LARGEST = 1 << 28  # bytes of a file of prompts or a manifest
 _LONGEST = 10_000  # characters of a line
 _MOST_PROMPTS = 1_000_000
@@ -219,11 +220,18 @@ class Folder:
           keep: whether to store them if the folder has none yet.
 
         Raises:
-          UserError: they differ; the message names the first that does.
+          UserError: they differ; the message names the first that does. Or the folder has clips of
+            somebody else.
         """
         file = self.path / SETTINGS
         wanted = json.loads(json.dumps(settings))
+        clips = sorted(each.name for each in self.path.glob(f"*{self.suffix}") if _CLIP(each.stem))
         if not file.exists():
+            if clips and not any(self.path.glob("manifest*.jsonl")):
+                raise UserError(
+                    f"{self.path / clips[0]} was not made here, and would be overwritten: choose "
+                    "another folder"
+                )
             if keep:
                 files.write_bytes(file, json.dumps(wanted, indent=2).encode())
             return

@@ -221,7 +221,13 @@ def _network() -> Finding:
     library = importlib.util.find_spec("huggingface_hub") is not None
     data: dict[str, Any] = {"huggingface_hub": library, "online": None}
     lacking = "" if library else "; downloads need pip install 'musicgen-jax[hub]'"
-    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        address = urllib.parse.urlsplit(endpoint)
+        port = address.port or 443
+    except ValueError:
+        text = f"HF_ENDPOINT is not an address: {endpoint}"
+        return Finding("network", NOTE, text + lacking, data)
     host = address.hostname or "huggingface.co"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         data["online"] = False
@@ -230,7 +236,7 @@ def _network() -> Finding:
         host = urllib.parse.urlsplit(proxy).hostname or "a proxy"
         return Finding("network", NOTE, f"goes through {host}, which was not tried{lacking}", data)
     try:
-        socket.create_connection((host, address.port or 443), timeout=3).close()
+        socket.create_connection((host, port), timeout=3).close()
     except (OSError, ValueError) as error:
         data["online"] = False
         text = f"{host} does not answer ({reason(error)}): official models cannot be downloaded"

@@ -193,6 +193,9 @@ def _open(args: argparse.Namespace) -> _Opened:
     measures = evaluate_measures.open_measures(
         args, count=len(files), reference=reference, statistics=statistics, texts=texts, cache=cache
     )
+    if args.save_statistics:
+        measures.check_statistics()
+        options.check_writable(Path(args.save_statistics))
     return _Opened(work, audio, reference, texts, measures, cache)
 
 
@@ -221,10 +224,10 @@ def _measure(args: argparse.Namespace, opened: _Opened, shown: console.Console) 
     report = evaluation.evaluate(plan, bar)
     if opened.work:
         report["model"] = opened.work.about
-    if args.save_statistics is not None:
-        opened.measures.save_statistics(args.save_statistics)
     if args.out:
         _write(Path(args.out), report, plan, opened.texts)
+    if args.save_statistics is not None:
+        opened.measures.save_statistics(args.save_statistics)
     from musicgen_jax.metrics.report import summary
 
     if args.json:
@@ -239,6 +242,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"statistics are written to a .npz file, got {args.save_statistics!r}")
     if args.save_statistics and not args.reference:
         raise UserError("--save-statistics needs --reference")
+    if args.save_statistics and args.worker[1] > 1:
+        raise UserError("--save-statistics is for the run that reports: leave it out with --worker")
     if not args.reference and not args.captions:
         raise UserError("nothing to compare with: add --reference, --captions or both")
     if args.model and not args.captions:

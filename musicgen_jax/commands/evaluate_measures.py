@@ -33,11 +33,20 @@ class Opened:
         self.not_computed: dict[str, str] = {}
         self.distances: Distances | None = None
 
+    def check_statistics(self) -> "Distances":
+        """What `save_statistics` needs.
+
+        Raises:
+          UserError: neither FAD nor KAD is computed.
+        """
+        if self.distances is None:
+            raise UserError("--save-statistics needs fad or kad among the metrics")
+        return self.distances
+
     def save_statistics(self, path: str) -> None:
         """Writes the mean and covariance of the reference that was measured."""
-        distances = self.distances
-        if distances is None or distances.target is None:
-            raise UserError("--save-statistics needs fad or kad among the metrics")
+        distances = self.check_statistics()
+        assert distances.target is not None
         about = {
             "embedding": distances.embedding.name,
             "weights": distances.embedding.weights,

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--remat, --devices, --save-every and --log-every may change",
     )
     add(
+        "--data-changed",
+        action="store_true",
+        help="resume even if the data differs from what the run started with",
+    )
+    add(
         "--codes",
         metavar="DIR",
         help="where encoded audio is kept (default: the run's DIR with -codes added)",
@@ -98,7 +103,14 @@ def run(args: argparse.Namespace) -> None:
             **{name: value for name, value in chosen.items() if value is not None}
         )
     out = console.Console.of(args)
-    made = finetune.finetune(config, args.folder, resume=args.resume, say=out.say, bar=out.bar)
+    made = finetune.finetune(
+        config,
+        args.folder,
+        resume=args.resume,
+        data_changed=args.data_changed,
+        say=out.say,
+        bar=out.bar,
+    )
     what = "folder" if made.is_dir() else "file"
     out.made(f"wrote {made}", **{what: str(made)})
 

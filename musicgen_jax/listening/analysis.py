@@ -101,9 +101,11 @@ def analyse(
     kept = [i for i in range(len(scores.raters)) if i not in out]
     if not kept:
         first = next(iter(out))
+        hint = " (--least-reference 0 turns off the rule about the reference)"
+        by_reference = any("reference" in reason for reason in out.values())
         raise UserError(
-            f"every rater is left out; rater {scores.raters[first].number} {out[first]} "
-            "(--least-reference 0 turns off the rule about the reference)"
+            f"every rater is left out; rater {scores.raters[first].number} {out[first]}"
+            f"{hint if by_reference else ''}"
         )
     return {
         "study": study.id,
@@ -266,6 +268,9 @@ def _people(results: dict[str, Any]) -> list[str]:
     finished, counted = raters["finished_a_piece"], len(raters["counted"])
     lines = [f"{counted} of {finished} raters count ({raters['joined']} came)"]
     lines += [f"rater {one['rater']} is left out: {one['reason']}" for one in raters["left_out"]]
+    if scores := results["unfinished_scores"]:
+        noun = "score does" if scores == 1 else "scores do"
+        lines.append(f"{scores} {noun} not count: other clips of the piece have no score yet")
     for scale in results["scales"].values():
         if scale["alpha"] is not None:
             lines.append(

@@ -71,6 +71,8 @@ def _cell(row: Row, column: str | None, where: str) -> str | None:
         raise UserError(f"{where}: {column} must be a text")
     if len(value) > _LONGEST:
         raise UserError(f"{where}: {column} has more than {_LONGEST} characters")
+    if "\0" in value:
+        raise UserError(f"{where}: {column} has a null character")
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair

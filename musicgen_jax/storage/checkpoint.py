@@ -196,6 +196,13 @@ def component_configs(config: MusicGenConfig) -> dict[str, ComponentConfig]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
+def _is_model(folder: Path) -> bool:
+    """Whether we wrote it: many folders have a config.json, those of transformers among them."""
+    with contextlib.suppress(UserError):
+        return "format_version" in files.read_json(folder / CONFIG)
+    return False
+
+
 @contextlib.contextmanager
 def writing_model(
     path: str | os.PathLike[str], *, overwrite: bool = False
@@ -213,7 +220,7 @@ def writing_model(
       UserError: something is at `path` and stays there, or the folder cannot be written.
     """
     target, first = Path(path).absolute(), jax.process_index() == 0
-    replacing: Any = {"overwrite": overwrite, "ours": lambda folder: (folder / CONFIG).is_file()}
+    replacing: Any = {"overwrite": overwrite, "ours": _is_model}
     # Every process checks for itself, so that all of them refuse.
     files.check_vacant(target, **replacing)
     barrier("model folder: target inspected")

@@ -63,7 +63,7 @@ def train(
         keep=config.keep,
         tensorboard=config.tensorboard,
     ) as run:
-        restored = run.restore(abstract)
+        restored = run.restore(abstract, settings.steps)
         if restored is None:
             params = None if base is None else load_params(base, model)
             began, state = 0, codec.init(model, settings, params)

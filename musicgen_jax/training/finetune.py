@@ -210,6 +210,7 @@ def finetune(
     folder: str | os.PathLike,
     *,
     resume: bool = False,
+    data_changed: bool = False,
     say: Say = lambda line: None,
     bar: Bar = plain,
 ) -> Path:
@@ -223,6 +224,7 @@ def finetune(
       config: settings of the run.
       folder: of the run; see `Run`.
       resume: whether the run may exist already.
+      data_changed: whether it goes on with other data than it began with.
       say: receives lines about the progress.
       bar: wraps the iterations over clips and over steps.
 
@@ -248,7 +250,9 @@ def finetune(
         t5, music = lm_run.load(source, "t5", model.t5), lm_run.load(source, "lm", model.lm, dtype)
         return init(model, settings, t5, lm=music, layout=layout)
 
-    with Run(folder, config, fingerprint=codes.fingerprint, resume=resume) as run:
+    with Run(
+        folder, config, fingerprint=codes.fingerprint, resume=resume, data_changed=data_changed
+    ) as run:
         state = lm_run.complete(
             run,
             model,

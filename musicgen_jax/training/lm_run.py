@@ -161,7 +161,7 @@ def complete(
             return state
         return dataclasses.replace(state, params=lm.trained(state.params, config))
 
-    restored = run.restore(kept(lm.abstract_state(model, config, layout)))
+    restored = run.restore(kept(lm.abstract_state(model, config, layout)), config.steps)
     if restored is None:
         began, state = 0, begin()
     else:

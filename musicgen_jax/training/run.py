@@ -113,13 +113,18 @@ class Run:
         for entry in (self.folder / CHECKPOINTS).iterdir():
             if not entry.name.isdigit():  # left by a process killed while writing or deleting
                 shutil.rmtree(entry, ignore_errors=True)
-        _replace(self.folder / CONFIG, toml.dump(config))
-        about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
-        _replace(self.folder / ABOUT, about)
+        self._config = toml.dump(config)
+        if not self.steps():  # otherwise once it is known that they fit, see `restore`
+            self._keep_settings()
         if tensorboard:
             import tensorboardX  # type: ignore[import-not-found]
 
             self._writer = tensorboardX.SummaryWriter(str(self.folder / "tensorboard"))
+
+    def _keep_settings(self) -> None:
+        _replace(self.folder / CONFIG, self._config)
+        about = json.dumps({"fingerprint": self._fingerprint}, indent=2) + "\n"
+        _replace(self.folder / ABOUT, about)
 
     def __enter__(self) -> "Run":
         return self
@@ -259,21 +264,24 @@ class Run:
         path = self.folder / CHECKPOINTS / str(steps[-1])
         return f"the last good checkpoint is {path}; --resume continues from there"
 
-    def restore(self, abstract: Any) -> tuple[int, Any] | None:
+    def restore(self, abstract: Any, steps: int | None = None) -> tuple[int, Any] | None:
         """Loads the last checkpoint.
 
-        This drops the records of later steps from metrics.jsonl. If a checkpoint is damaged, it
+        The settings of the run are written now, since they fit what is there. This drops the
+        records of later steps from metrics.jsonl. If a checkpoint is damaged, it
         prints a line and tries the previous checkpoint.
 
         Args:
           abstract: a pytree of `jax.ShapeDtypeStruct`. Each array is read into the sharding of its
             struct, which may differ from the saved one (default: the default device).
+          steps: of the whole run, if that is known.
 
         Returns:
           (steps done, state), or None if there is no checkpoint yet.
 
         Raises:
-          UserError: the checkpoints belong to another model or optimizer, or all are damaged.
+          UserError: the checkpoints belong to another model or optimizer, all are damaged, or more
+            than `steps` steps are done.
         """
         default = jax.numpy.zeros(()).sharding
         named = {
@@ -286,7 +294,10 @@ class Run:
             try:
                 stored: Any = ocp.metadata(str(path)).metadata
                 if difference := _difference(named, stored):
-                    raise UserError(f"{path} is of other settings: {difference}")
+                    raise UserError(
+                        f"{path} is of other settings: {difference}; resume with the settings in "
+                        f"{self.folder / CONFIG}, or start a new run"
+                    )
                 loaded: Any = ocp.load(str(path), named)
             except UserError:
                 raise
@@ -295,6 +306,10 @@ class Run:
                     raise UserError(f"cannot read {path}: {fault}") from error
                 damaged.append(path)
                 continue
+            if steps is not None and step > steps:
+                raise UserError(
+                    f"{self.folder} has done {step} steps already: give --steps {step} or more"
+                )
             for later in damaged if self._first else []:
                 aside = files.unused_name(later.with_name(f"damaged-{later.name}"))
                 os.replace(later, aside)
@@ -305,6 +320,9 @@ class Run:
                     flush=True,
                 )
             barrier("run folder: checkpoint read")
+            if self._first:
+                with user_error("write", self.folder):
+                    self._keep_settings()
             self._forget_after(step)
             leaves = [loaded[name] for name in named]  # Orbax has its own order
             return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves)
@@ -343,8 +361,8 @@ def check_base(folder: str | os.PathLike, began: str, now: str) -> None:
     """
     if began != now:
         raise UserError(
-            f"{folder} began with base {began!r}, not {now!r}: leave --base out; if the base was "
-            f"moved, change base in {Path(folder) / CONFIG}"
+            f"{folder} began with base {began!r}, not {now!r}: leave --base or CONFIG out; if the "
+            f"base was moved, change base in {Path(folder) / CONFIG}"
         )
 
 

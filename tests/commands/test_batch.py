@@ -206,6 +206,17 @@ def test_a_refused_option_leaves_nothing(folder, prompts, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_files_of_somebody_else_are_not_overwritten(folder, prompts, tmp_path, capsys):
+    (tmp_path / "000001.wav").write_bytes(b"mine")
+    for _ in range(2):
+        assert main(arguments(folder, prompts, tmp_path)) == 2
+        error = capsys.readouterr().err
+        assert "000001.wav was not made here, and would be overwritten: choose another" in error
+        assert error.count("\n") == 1
+    assert clips(tmp_path) == {"000001.wav": b"mine"}
+    assert not list(tmp_path.glob("*.json*"))
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

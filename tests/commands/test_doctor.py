@@ -58,6 +58,14 @@ def test_a_healthy_machine(doctor, tmp_path):
     assert found["network"]["data"]["online"] is False
 
 
+@pytest.mark.parametrize("endpoint", ["http://[x", "http://hub:port"])
+def test_an_endpoint_that_is_no_address_is_named(doctor, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    code, found, _ = doctor()
+    assert code == 0
+    assert f"HF_ENDPOINT is not an address: {endpoint}" in found["network"]["text"]
+
+
 def test_it_makes_music_and_checks_its_tokens(doctor):
     code, found, _ = doctor("--json")
     assert code == 0

@@ -537,7 +537,8 @@ def test_a_single_file(source, tmp_path):
     """A file is converted with what lies beside it."""
     config = convert(source / "state_dict.bin", tmp_path / "x", encodec_from=str(source))
     assert config.lm == DEBUG.lm
-    parts = convert(source / "compression_state_dict.bin", tmp_path / "codec")
+    parts = convert(source / "compression_state_dict.bin", tmp_path / "codec", name="mine")
+    assert checkpoint.load_info(tmp_path / "codec").source["name"] == "mine"
     assert parts == {"encodec": DEBUG.encodec}
 
 

@@ -112,6 +112,9 @@ def test_unfinished_pieces_do_not_count_and_are_counted():
     scores = analysis.tabulate(found, raters, answers[:-1])
     assert scores.unfinished == 3
     assert np.isnan(scores.values[3, found.scales.index(gone.scale)]).sum() == 4
+    results = analysis.analyse(found, raters, answers[:-1], Rules(reference=0))
+    said = analysis.summary(results)
+    assert "3 scores do not count: other clips of the piece have no score yet" in said
     with pytest.raises(UserError, match="no rater has finished a piece yet: 4 came, and 1 scores"):
         analysis.tabulate(found, raters, answers[:1])
 

@@ -278,6 +278,7 @@ def test_musiccaps_as_published_is_read(tmp_path):
         ("a.jsonl", '{"id": 1, "text": "x"}\n{"id": 1}', "line 2: the id '1' appears twice"),
         ("a.jsonl", '{"id": "1", "text": 5.5}', "line 1: text must be a text"),
         ("a.jsonl", r'{"id": "1", "text": "\ud800"}', "line 1: text is not valid Unicode"),
+        ("a.jsonl", r'{"id": "1", "text": "\u0000"}', "line 1: text has a null character"),
         ("a.jsonl", "[1]", "line 1: not a JSON object"),
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.txt", "x", "is not a table"),

@@ -215,10 +215,15 @@ def test_named_statistics(evaluate, tmp_path, monkeypatch):
         (["--metrics", "clap"], "it needs --captions"),
         (["--worker", "1/2"], "--worker needs --out"),
         (["--save-statistics", "a.npz", "--metrics", "chroma"], "--save-statistics needs fad"),
+        (["--save-statistics", "a.npz", "--worker", "1/2", "--out", "o"], "leave it out with --w"),
         (["--captions", "gone.csv"], "gone.csv does not exist"),
     ],
 )
-def test_refused(evaluate, tmp_path, words, message):
+def test_refused(evaluate, tmp_path, monkeypatch, words, message):
+    def never(*_):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("musicgen_jax.metrics.evaluation.evaluate", never)
     for side in ("made", "real"):
         audio.write(tmp_path / side / "a.wav", noise(1), RATE)
     code, error = evaluate(*words)

@@ -145,9 +145,12 @@ def test_existing_folder_is_kept_unless_overwritten(folder, tmp_path):
     assert checkpoint.load_info(tmp_path / "m").source == {"from": "there"}
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").write_text("dear")
-    with pytest.raises(UserError, match="did not write it"):
-        _save(tmp_path / "home", overwrite=True)
-    assert (tmp_path / "home" / "letter").exists()
+    for config in (None, "{}", '{"model_type": "musicgen"}', "[1]", "{"):  # of transformers, say
+        if config is not None:
+            (tmp_path / "home" / "config.json").write_text(config)
+        with pytest.raises(UserError, match="did not write it"):
+            _save(tmp_path / "home", overwrite=True)
+        assert (tmp_path / "home" / "letter").exists()
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])

@@ -45,7 +45,8 @@ REFUSED = {
 def test_finetune_uses_or_refuses_every_option(run):
     folder, config = run
     options = {action.dest for action in parser_of(finetune_command)._actions}
-    options = options - {"help", "folder", "resume", "devices", "quiet", "json"} | {"mesh"}
+    own = {"help", "folder", "resume", "data_changed", "devices", "quiet", "json"}
+    options = options - own | {"mesh"}
     assert options == {*CHANGED, *REFUSED}
     assert finetune.resumed_config(folder, dict.fromkeys(options)) == config
     for name, (value, of) in CHANGED.items():
@@ -92,7 +93,9 @@ def test_train_uses_or_refuses_every_option(kind, tmp_path):
     assert not settings("--no-tensorboard").tensorboard
     assert settings("--steps", "7").training.steps == 7
     assert settings("--base", config.base) == config
-    with pytest.raises(UserError, match=r"began with base .* not 'other': leave --base out"):
+    with pytest.raises(
+        UserError, match=r"began with base .* not 'other': leave --base or CONFIG out"
+    ):
         settings("--base", "other")
     with pytest.raises(UserError, match="steps must be at least 1"):
         settings("--steps", "0")

@@ -74,6 +74,26 @@ def test_a_checkpoint_holds_the_state_of_its_moment(tmp_path):
     assert set(np.asarray(loaded["x"])) == {7.0}
 
 
+def test_settings_that_do_not_fit_the_checkpoints_leave_those_of_the_run(tmp_path):
+    folder = tmp_path / "run"
+    with open_run(folder) as run:
+        run.save(4, state(4))
+    kept = {name: (folder / name).read_bytes() for name in ("config.toml", "run.json")}
+    other = Settings(rate=0.5)
+    options = {"fingerprint": "other data", "resume": True, "data_changed": True}
+    for wanted, steps, message in (
+        (abstract((4,)), 9, "of other settings: .*; resume with the settings in .*config.toml"),
+        (abstract(), 3, "has done 4 steps already: give --steps 4 or more"),
+    ):
+        with Run(folder, other, **options) as run, pytest.raises(UserError, match=message):
+            run.restore(wanted, steps)
+        assert kept == {name: (folder / name).read_bytes() for name in kept}
+    with Run(folder, other, **options) as run:
+        assert run.restore(abstract(), 4)[0] == 4
+    assert b"rate = 0.5" in (folder / "config.toml").read_bytes()
+    assert "other data" in (folder / "run.json").read_text()
+
+
 def test_records_after_the_checkpoint_are_forgotten(tmp_path):
     folder = tmp_path / "run"
     with open_run(folder) as run:
