@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -157,11 +158,11 @@ def run(args: argparse.Namespace) -> None:
     if (args.stream or args.play) and len(prompts) > 1:
         name = "--stream" if args.stream else "--play"
         raise UserError(f"{name} is for one clip: give one PROMPT")
-    from musicgen_jax.commands import output
-
     if args.stream and args.stream != "-":
-        output.check_target(Path(args.stream))
+        _check_stream(Path(args.stream))
     if args.play:
+        from musicgen_jax.commands import output
+
         output.player(1, 1)  # refuses now, before minutes of work
     files = [] if args.stream or args.play else _output_files(Path(args.output), len(prompts))
     for file in files:
@@ -381,6 +382,14 @@ def _check_options(args: argparse.Namespace) -> None:
                     f"{_option(name)} is for a file, and {'--stream' if args.stream else '--play'} "
                     "writes none: give one of them"
                 )
+
+
+def _check_stream(target: Path) -> None:
+    """UserError now, before minutes of work, if `target` cannot be written; it may be a pipe."""
+    if not target.exists() or target.is_dir():
+        options.check_writable(target)
+    elif not os.access(target, os.W_OK):
+        raise UserError(f"cannot write {target}: it is write-protected")
 
 
 def _option(name: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 
 from musicgen_jax.audio import GrowingFile
 from musicgen_jax.audio.level import apply_level
-from musicgen_jax.commands import options
 from musicgen_jax.errors import UserError, user_error
 from musicgen_jax.files import locked
 from musicgen_jax.generation.program_name import ProgramName
@@ -107,14 +106,6 @@ def _to_files(
     for i, file in enumerate(growing):
         file.finish(comment(i, out.program))
     return out
-
-
-def check_target(target: Path) -> None:
-    """UserError now, before minutes of work, if `to_pipe` cannot write there; it may be a pipe."""
-    if not target.exists() or target.is_dir():
-        options.check_writable(target)
-    elif not os.access(target, os.W_OK):
-        raise UserError(f"cannot write {target}: it is write-protected")
 
 
 def to_pipe(make: Make, model: MusicGen, target: str) -> None:

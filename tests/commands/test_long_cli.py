@@ -169,8 +169,11 @@ def test_a_stream_that_cannot_begin_leaves_its_file_alone(
     command = ["generate", "a", "--model", str(folder), *arguments]
     assert main([*command, "--stream", "good.pcm"]) == 2
     assert main([*command, "--stream", "new/new.pcm"]) == 2
+    assert main(["generate", "a", "--model", str(folder), "--stream", str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert err.count(message) == err.count("\n") == 2
+    assert err.count(message) == 2
+    assert err.count("it is a folder") == 1
+    assert err.count("\n") == 3
     assert Path("good.pcm").read_bytes() == b"good"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["good.pcm", "tone.wav"]
 
