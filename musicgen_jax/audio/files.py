@@ -19,7 +19,7 @@ from musicgen_jax.audio.level import normalize_audio
 from musicgen_jax.audio.samples import MAX_SAMPLES
 from musicgen_jax.errors import UserError, user_error
 
-MAX_SECONDS = 3600  # longer files are not read as a whole: a few minutes are what is used
+MAX_SECONDS = 3600  # longer files are not read whole: only a few minutes are used
 
 FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".ogg": "opus"}  # see `encoding`
 

@@ -224,7 +224,7 @@ def finetune(
       config: settings of the run.
       folder: of the run; see `Run`.
       resume: whether the run may exist already.
-      data_changed: whether it goes on with other data than it began with.
+      data_changed: whether to resume although the data has changed.
       say: receives lines about the progress.
       bar: wraps the iterations over clips and over steps.
 

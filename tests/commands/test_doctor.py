@@ -59,7 +59,7 @@ def test_a_healthy_machine(doctor, tmp_path):
 
 
 @pytest.mark.parametrize("endpoint", ["http://[x", "http://hub:port"])
-def test_an_endpoint_that_is_no_address_is_named(doctor, monkeypatch, endpoint):
+def test_an_endpoint_that_is_not_an_address_is_named(doctor, monkeypatch, endpoint):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     code, found, _ = doctor()
     assert code == 0

@@ -128,7 +128,7 @@ def test_a_load_counts_clients_that_are_cut_off_and_goes_on(capsys, monkeypatch)
 def test_schemathesis_finds_nothing(scheduler, tmp_path):
     """Not that all valid bodies are taken: random bytes are not a melody.
 
-    Always the same requests: whether a change lands is not a matter of luck.
+    Always the same requests, so that the test does not depend on luck.
     """
     pytest.importorskip("schemathesis", reason="needs the extra [serve-test]")
     compiled = scheduler.compilations  # the tests before have made clips in this process
