@@ -225,9 +225,11 @@ class Folder:
         """
         file = self.path / SETTINGS
         wanted = json.loads(json.dumps(settings))
-        clips = sorted(each.name for each in self.path.glob(f"*{self.suffix}") if _CLIP(each.stem))
         if not file.exists():
-            if clips and not any(self.path.glob("manifest*.jsonl")):
+            names = self.path.glob(f"*{self.suffix}")
+            clips = sorted(each.name for each in names if _CLIP(each.stem))
+            begun = file.exists() or any(self.path.glob("manifest*.jsonl"))  # by another worker now
+            if clips and not begun:
                 raise UserError(
                     f"{self.path / clips[0]} was not made here, and would be overwritten: choose "
                     "another folder"

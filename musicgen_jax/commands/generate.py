@@ -370,9 +370,10 @@ def _check_options(args: argparse.Namespace) -> None:
         if getattr(args, name) == "":
             raise UserError(f"{_option(name)} needs the name of a file, got an empty one")
     for name, sound in _OF_A_SOUND.items():
-        if getattr(args, name) is not None and not getattr(args, sound):
-            names = "--separate and --no-separate" if name == "separate" else _option(name)
-            raise UserError(f"{names} only matter{'' if ' ' in names else 's'} with --{sound} FILE")
+        value = getattr(args, name)
+        if value is not None and not getattr(args, sound):
+            given = f"--no-{name}" if value is False else _option(name)
+            raise UserError(f"{given} only matters with --{sound} FILE")
     if args.stream and args.play:
         raise UserError("--stream and --play cannot be combined: give one of them")
     if args.stream or args.play:

@@ -386,6 +386,31 @@ def test_the_microphone(browser, server):
         page.get_by_role("alert").filter(has_text="allow it for this page").wait_for()
 
 
+def test_another_tab_ends_a_recording_only_with_another_model(browser, server):
+    with opened(browser, server.url, permissions=["microphone"]) as page:
+        page.locator("body[data-ready]").wait_for()
+        page.get_by_role("button", name="Melody: record").click()
+        stop = page.get_by_role("button", name="Melody: stop recording")
+        stop.wait_for()
+        page.evaluate("() => relearn()")  # as after each clip of another tab
+        page.wait_for_timeout(500)
+        assert stop.count() == 1
+
+        def other(route):
+            told = route.fetch().json()
+            told |= {"model": "other", "started": told["started"] + 9}
+            route.fulfill(json=told)
+
+        page.route("**/app/about", other)
+        page.wait_for_timeout(700)  # so that there is something to keep
+        page.evaluate("() => relearn()")
+        melody = page.get_by_role("region", name="Melody")
+        melody.locator(".name", has_text="your recording").wait_for()
+        page.get_by_role("button", name="Melody: record").wait_for()
+        assert page.evaluate("() => about.model") == "other"
+        page.unroute_all(behavior="wait")
+
+
 def test_make_ends_a_recording_and_uses_it(browser, server):
     with opened(browser, server.url, permissions=["microphone"]) as page:
         page.locator("body[data-ready]").wait_for()

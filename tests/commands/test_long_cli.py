@@ -137,7 +137,8 @@ def test_a_stream_to_a_pipe(folder, tmp_path):
         (["a", "--schedule", ""], "--schedule needs the name of a file, got an empty one"),
         (["a", "--eval-q", "3"], "--eval-q only matters with --style FILE"),
         (["a", "--excerpt-length", "2"], "--excerpt-length only matters with --style FILE"),
-        (["a", "--no-separate"], "--separate and --no-separate only matter with --melody FILE"),
+        (["a", "--separate"], "error: --separate only matters with --melody FILE"),
+        (["a", "--no-separate"], "error: --no-separate only matters with --melody FILE"),
         (["-", "a"], "- reads the prompts from stdin: give it alone, or leave it out"),
     ],
 )

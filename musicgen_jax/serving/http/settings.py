@@ -34,7 +34,7 @@ class Settings:
       steer_seconds: time that a change may wait for its slot before it is answered.
       connections: most connections at the same time.
       jobs: most jobs that are kept, including finished ones.
-      job_bytes: most bytes of all finished jobs; the newest one may have more.
+      job_bytes: most bytes of all finished jobs; the one that finished last may have more.
       job_seconds: time that a finished job is kept.
       hear: what the model understands of a description, in one line; None if nobody can say.
       page: what the page says about the model; None for a server without a page.

@@ -67,7 +67,8 @@ async function changed(name) {
 
 // Another tab, or whoever started the server again, may have chosen another model.
 async function relearn() {
-  await allRead();
   const told = await fetch("app/about", { cache: "no-store" }).then((answer) => answer.json(), () => null);
-  if (told && about && told.started !== about.started && !document.body.dataset.loading) await learn();
+  if (!told || !about || told.started === about.started || document.body.dataset.loading) return;
+  await allRead(); // a recording ends here, and is kept
+  await learn();
 }
